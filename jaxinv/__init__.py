@@ -1,0 +1,1 @@
+"""jaxinv: exact inversion of diffusion models in JAX."""
