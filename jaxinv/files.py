@@ -1,0 +1,158 @@
+"""Files that are never half written, and reasons given before the computing starts.
+
+A result goes into a temporary file in the same folder, is flushed to the disk, and is
+renamed over the target: whoever looks sees the old file or the new one.
+"""
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+
+def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
+    """Writes one array as a NumPy ``.npy`` file, atomically.
+
+    Args:
+        path: Target file.
+        array: Any numeric array.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with open_atomically(path) as file:
+        np.save(file, np.asarray(array), allow_pickle=False)
+
+
+def read_array(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads an array that :func:`write_array` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not a ``.npy`` array of numbers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a readable .npy array: {error}") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        raise ValueError(f"{path} does not hold one array of real numbers")
+    return array
+
+
+def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
+    """Writes a JSON object atomically; see :func:`to_json`.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with open_atomically(path) as file:
+        file.write(to_json(value).encode() + b"\n")
+
+
+def to_json(value: Mapping[str, Any]) -> str:
+    """Formats a JSON object from Python and array scalars.
+
+    JSON has no NaN and no infinity: they become ``null``, which every parser reads.
+
+    >>> to_json({"a": np.float32(0.5), "b": float("nan")})
+    '{"a": 0.5, "b": null}'
+    """
+    return json.dumps(_plain(value), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+@contextlib.contextmanager
+def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Opens a binary file for writing that appears only when all of it is on disk.
+
+    Args:
+        path: Target file; its folder must exist. An existing file is replaced.
+
+    Yields:
+        The file to write to. If the block raises, the target stays as it was.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent or ".")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    # There is no way to read it without setting it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def check_writable_folder(folder: str | os.PathLike[str]) -> Path:
+    """Makes a folder if need be and proves, by trying, that files can be put there.
+
+    To be called before the computing starts, not after it.
+
+    Args:
+        folder: The folder that results go into.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If it cannot be made or written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except FileExistsError:
+        raise ValueError(f"cannot write to {folder}: it is a file") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(f"cannot write to {folder}: {reason}") from None
+    return folder
+
+
+def check_writable_file(path: str | os.PathLike[str]) -> Path:
+    """Proves, by trying, that a file can be written; see :func:`check_writable_folder`.
+
+    Raises:
+        ValueError: If it cannot, or if it is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder")
+    check_writable_folder(path.parent)
+    return path

@@ -1,0 +1,223 @@
+"""Reading images and writing files."""
+
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxinv import files, images
+
+
+def random_pixels(height=6, width=9, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_png_round_trip_keeps_every_value(tmp_path):
+    pixels = random_pixels()
+    images.write_image(tmp_path / "a.png", pixels)
+    read = images.read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(read.pixels, pixels)
+    assert read.changes == ()
+
+
+def test_floats_are_rounded_to_the_nearest_of_256_levels(tmp_path):
+    pixels = random_pixels()
+    images.write_image(tmp_path / "a.png", pixels / 255 + 0.4 / 255)
+    # 255 + 0.4 is outside of [0, 1] and is clipped: the nearest level is still 255.
+    np.testing.assert_array_equal(images.read_image(tmp_path / "a.png").pixels, pixels)
+
+
+def test_transparent_pixels_become_white_and_it_is_said(tmp_path):
+    rgba = np.zeros((2, 2, 4), np.uint8)
+    rgba[..., 0] = 200
+    rgba[0, 0, 3], rgba[1, 1, 3] = 255, 51  # opaque; one fifth opaque; the rest empty
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    read = images.read_image(tmp_path / "a.png")
+    assert read.pixels[0, 0].tolist() == [200, 0, 0]
+    assert read.pixels[0, 1].tolist() == [255, 255, 255]
+    assert read.pixels[1, 1].tolist() == [244, 204, 204]
+    assert any("white" in change for change in read.changes)
+
+
+def test_opaque_rgba_is_unchanged_and_nothing_is_said(tmp_path):
+    pixels = random_pixels()
+    Image.fromarray(pixels).convert("RGBA").save(tmp_path / "a.png")
+    read = images.read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(read.pixels, pixels)
+    assert read.changes == ()
+
+
+def test_sixteen_bit_greyscale_is_reduced_not_clipped(tmp_path):
+    Image.fromarray(np.array([[0, 32768, 65535]], np.uint16)).save(tmp_path / "a.png")
+    read = images.read_image(tmp_path / "a.png")
+    assert read.pixels[0, :, 0].tolist() == [0, 128, 255]
+    assert any("8 bits" in change for change in read.changes)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "LA"])
+def test_every_colour_mode_gives_three_channels(tmp_path, mode):
+    image = Image.fromarray(random_pixels()).convert(mode)
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    image.save(path)
+    read = images.read_image(path)
+    assert read.pixels.shape == (6, 9, 3)
+    assert read.pixels.dtype == np.uint8
+
+
+def test_orientation_tag_is_applied_and_it_is_said(tmp_path):
+    image = Image.fromarray(random_pixels(6, 9))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    image.save(tmp_path / "a.png", exif=exif)
+    read = images.read_image(tmp_path / "a.png")
+    assert read.pixels.shape == (9, 6, 3)
+    assert any("turned" in change for change in read.changes)
+
+
+def test_animation_gives_its_first_frame_and_it_is_said(tmp_path):
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    read = images.read_image(tmp_path / "a.gif")
+    assert read.pixels[0, 0].tolist() == [255, 0, 0]
+    assert any("first of 2 frames" in change for change in read.changes)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.png"):
+        images.read_image(tmp_path / "nothing.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"this is text", b"\x89PNG\r\n\x1a\n"])
+def test_a_file_that_is_no_image_is_refused(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.png is (not an image|damaged)"):
+        images.read_image(tmp_path / "a.png")
+
+
+def test_a_truncated_image_is_refused(tmp_path):
+    images.write_image(tmp_path / "a.png", random_pixels(64, 64))
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"a\.png is damaged"):
+        images.read_image(tmp_path / "a.png")
+
+
+def test_a_folder_is_no_image(tmp_path):
+    with pytest.raises(ValueError, match="folder"):
+        images.read_image(tmp_path)
+
+
+def test_an_absurdly_large_image_is_refused(tmp_path, monkeypatch):
+    images.write_image(tmp_path / "a.png", random_pixels(64, 64))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="too large"):
+        images.read_image(tmp_path / "a.png")
+
+
+def test_resize_crops_around_the_centre():
+    pixels = np.zeros((4, 12, 3), np.uint8)
+    pixels[:, 4:8] = 255  # exactly the central square
+    assert (images.resize_image(pixels, (4, 4)) == 255).all()
+
+
+def test_resize_gives_height_and_width_in_that_order():
+    assert images.resize_image(random_pixels(20, 30), (8, 12)).shape == (8, 12, 3)
+
+
+def test_an_unknown_ending_is_refused_before_writing(tmp_path):
+    with pytest.raises(ValueError, match=r"use \.png"):
+        images.write_image(tmp_path / "a.xyz", random_pixels())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "result.bin"
+    target.write_bytes(b"old")
+
+    def write_half():
+        with files.open_atomically(target) as file:
+            file.write(b"half of the n")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["result.bin"]
+
+
+def test_nothing_is_visible_until_all_is_written(tmp_path):
+    target = tmp_path / "result.bin"
+    with files.open_atomically(target) as file:
+        file.write(b"new")
+        file.flush()
+        assert not target.exists()
+    assert target.read_bytes() == b"new"
+
+
+def test_written_files_have_the_usual_permissions(tmp_path):
+    old = os.umask(0o022)
+    try:
+        files.write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o644
+
+
+def test_json_of_arrays_and_nan_is_read_by_a_strict_parser(tmp_path):
+    value = {"a": np.float32(0.5), "b": np.arange(2), "c": [np.nan, np.inf], "d": None}
+    files.write_json(tmp_path / "a.json", value)
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    read = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
+    assert read == {"a": 0.5, "b": [0, 1], "c": [None, None], "d": None}
+
+
+def test_array_round_trip_is_exact(tmp_path):
+    array = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    files.write_array(tmp_path / "a.npy", array)
+    read = files.read_array(tmp_path / "a.npy")
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, array)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an array", b"PK\x03\x04"])
+def test_a_file_that_is_no_array_is_refused(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.npy"):
+        files.read_array(tmp_path / "a.npy")
+
+
+def test_an_array_of_objects_is_refused_unread(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([{}], object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"a\.npy"):
+        files.read_array(tmp_path / "a.npy")
+
+
+def test_a_missing_output_folder_is_made(tmp_path):
+    assert files.check_writable_folder(tmp_path / "a" / "b").is_dir()
+
+
+def test_output_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot write to"):
+        files.check_writable_folder(tmp_path / "file")
+    with pytest.raises(ValueError, match="cannot write to"):
+        files.check_writable_folder(tmp_path / "file" / "below")
+
+
+def test_a_folder_is_no_output_file(tmp_path):
+    with pytest.raises(ValueError, match="folder"):
+        files.check_writable_file(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_output_folder_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match="permission denied"):
+        files.check_writable_folder(tmp_path)
