@@ -1,0 +1,283 @@
+r"""A latent diffusion model: autoencoder, text encoder, tokenizer, UNet and schedule.
+
+The diffusion runs on latents ``z``, which the autoencoder (E, D) makes of images:
+
+    z = (E(2 image - 1) - shift) * scaling,    image = (D(z / scaling + shift) + 1) / 2
+
+This module joins the parts and nothing else. What it hands to samplers and inverses is
+a denoiser, a callable pytree ``(z, t) -> f`` with the prompt filled in; the numerical
+core knows nothing of prompts, and nothing of autoencoders.
+
+As everywhere here, each function takes one sample, channels last. The pipeline is a
+pytree whose leaves are the parameters: pass it through ``jax.jit``, ``jax.vmap`` its
+methods.
+
+References:
+    Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models",
+    arXiv:2112.10752.
+"""
+
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, UInt8
+
+from jaxinv.denoiser import Denoiser, as_denoiser, conditioned, guided
+from jaxinv.models import AutoencoderKL, CLIPTextModel, UNet2DConditionModel
+from jaxinv.schedule import NoiseSchedule
+
+Image = Float[Array, "h w 3"] | UInt8[Array, "h w 3"] | np.ndarray
+TextVectors = Float[Array, "l d"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class LatentDiffusion:
+    """A text-to-image latent diffusion model; made by :func:`jaxinv.load`.
+
+    Attributes:
+        unet: predicts noise (or velocity, or data) from ``(z, t, text vectors)``.
+        vae: the autoencoder.
+        text_encoder: turns token ids into text vectors.
+        tokenizer: turns a prompt into token ids; any callable with the interface of
+            transformers' tokenizers (static).
+        schedule: noise levels and prediction type (static).
+        image_size: (height, width) that the model was trained on, pixels (static).
+        name: where the model came from, for reports (static).
+    """
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: Any = dataclasses.field(metadata={"static": True})
+    schedule: NoiseSchedule = dataclasses.field(metadata={"static": True})
+    image_size: tuple[int, int] = dataclasses.field(metadata={"static": True})
+    name: str = dataclasses.field(metadata={"static": True})
+
+    @property
+    def factor(self) -> int:
+        """Image height over latent height, and the same for the widths."""
+        return self.vae.config.downsampling_factor
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape (h, w, c) of the latent of an image of ``image_size``."""
+        height, width = self.image_size
+        channels = self.vae.config.latent_channels
+        return height // self.factor, width // self.factor, channels
+
+    def encode(self, image: Image) -> Float[Array, "h w c"]:
+        """Turns an image into the latent that the diffusion runs on.
+
+        The latent is the mean of the encoder's posterior: the same image always gives
+        the same latent.
+
+        Args:
+            image: (h, w, 3), floats in [0, 1] or ``uint8``. Any height and width that
+                are multiples of ``factor``; the model knows ``image_size`` best.
+
+        Returns:
+            The latent (h / factor, w / factor, c), shifted and scaled.
+
+        Raises:
+            ValueError: If the image has another shape, dtype, range, or NaNs. Under
+                ``jax.jit`` and ``jax.vmap`` only shape and dtype are known and checked.
+        """
+        _check_image(image, self.factor)
+        return _encode(self.vae, image)
+
+    def decode(self, latent: Float[Array, "h w c"]) -> Float[Array, "fh fw 3"]:
+        """Turns a latent into an image, clipped to [0, 1].
+
+        Args:
+            latent: (h, w, c), as :meth:`encode` and sampling give it.
+
+        Returns:
+            The image (factor h, factor w, 3). Autoencoders overshoot black and white a
+            little; see :meth:`decode_unclipped` for what they say.
+
+        Raises:
+            ValueError: If the latent has another shape or dtype.
+        """
+        return jnp.clip(self.decode_unclipped(latent), 0, 1)
+
+    def decode_unclipped(
+        self, latent: Float[Array, "h w c"]
+    ) -> Float[Array, "fh fw 3"]:
+        """Turns a latent into an image without clipping: smooth, so differentiable.
+
+        Args:
+            latent: (h, w, c), as :meth:`encode` and sampling give it.
+
+        Returns:
+            The image (factor h, factor w, 3), mostly within [0, 1].
+
+        Raises:
+            ValueError: If the latent has another shape or dtype.
+        """
+        channels = self.vae.config.latent_channels
+        shape, dtype = jnp.shape(latent), jnp.result_type(latent)
+        if len(shape) != 3 or shape[-1] != channels:
+            raise ValueError(
+                f"expected one latent of shape (h, w, {channels}), got {shape}"
+                + _batch_hint(shape)
+            )
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"expected a latent of floats, got {dtype}")
+        return _decode(self.vae, latent)
+
+    def tokenize(self, prompt: str) -> Int[np.ndarray, " l"]:
+        """Turns a prompt into token ids, padded to the text encoder's length.
+
+        Args:
+            prompt: The text. What does not fit is cut off, with a warning.
+
+        Returns:
+            The ids, int32.
+
+        Raises:
+            ValueError: If the prompt is not a string.
+        """
+        if not isinstance(prompt, str):
+            raise ValueError(
+                f"a prompt must be one string, got {type(prompt).__name__}; for "
+                "several prompts, stack their encode_prompt() and use jax.vmap"
+            )
+        longest = self.text_encoder.config.max_position_embeddings
+        length = min(longest, self.tokenizer.model_max_length)
+        ids = self.tokenizer(
+            prompt, padding="max_length", max_length=length, truncation=True
+        )["input_ids"]
+        needed = len(self.tokenizer(prompt)["input_ids"])
+        if needed > length:
+            warnings.warn(
+                f"the prompt has {needed} tokens and the text encoder reads {length}: "
+                "the rest has no effect",
+                stacklevel=2,
+            )
+        return np.asarray(ids, np.int32)
+
+    def encode_prompt(self, prompt: str) -> TextVectors:
+        """Turns a prompt into the vectors that the UNet attends to.
+
+        Args:
+            prompt: The text; the empty string stands for "no prompt".
+
+        Returns:
+            One vector per token, (l, d).
+
+        Raises:
+            ValueError: If the prompt is not a string.
+        """
+        return _encode_prompt(self.text_encoder, self.tokenize(prompt))
+
+    def denoiser(
+        self,
+        prompt: str | TextVectors,
+        negative_prompt: str | TextVectors = "",
+        guidance_scale: float | Float[Array, ""] = 1.0,
+    ) -> Denoiser:
+        """The model with a prompt filled in: what samplers and inverses take.
+
+        Args:
+            prompt: The text, or what :meth:`encode_prompt` made of it.
+            negative_prompt: What guidance pushes away from, likewise.
+            guidance_scale: Weight s of classifier-free guidance. At the number 1 the
+                negative prompt has no effect and the model is evaluated once per call;
+                at any other (or an array) twice, in one batched call.
+
+        Returns:
+            A callable pytree ``(z, t) -> f``. Neither text nor scale is part of the
+            compiled program: changing them does not compile again.
+
+        Raises:
+            ValueError: If a prompt is neither text nor an array of its shape, or the
+                scale is not finite.
+        """
+        cond = self._vectors(prompt)
+        if isinstance(guidance_scale, jax.core.Tracer):
+            scale: Any = guidance_scale
+        else:
+            scale = float(guidance_scale)
+            if not math.isfinite(scale):
+                raise ValueError(f"guidance_scale must be finite, got {scale}")
+        if isinstance(scale, float) and scale == 1.0:
+            model: Denoiser = conditioned(self.unet, cond)
+        else:
+            model = guided(self.unet, cond, self._vectors(negative_prompt), scale)
+        return as_denoiser(model, self.schedule)
+
+    def _vectors(self, prompt: str | TextVectors) -> TextVectors:
+        if isinstance(prompt, str):
+            return self.encode_prompt(prompt)
+        if not isinstance(prompt, jax.Array | np.ndarray) or np.ndim(prompt) != 2:
+            raise ValueError(
+                "a prompt must be a string, or an array (l, d) from encode_prompt(); "
+                f"got {type(prompt).__name__}"
+                + (f" of shape {prompt.shape}" if hasattr(prompt, "shape") else "")
+            )
+        return jnp.asarray(prompt)
+
+
+@jax.jit
+def _encode(vae: AutoencoderKL, image: Image) -> Float[Array, "h w c"]:
+    pixels = jnp.asarray(image)
+    if pixels.dtype == jnp.uint8:
+        pixels = pixels.astype(jnp.float32) / 255
+    latent = vae.encode(2 * pixels - 1).mode()
+    return (latent - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+
+
+@jax.jit
+def _decode(vae: AutoencoderKL, latent: ArrayLike) -> Float[Array, "fh fw 3"]:
+    raw = jnp.asarray(latent) / vae.config.scaling_factor
+    return (vae.decode(raw + (vae.config.shift_factor or 0.0)) + 1) / 2
+
+
+@jax.jit
+def _encode_prompt(text_encoder: CLIPTextModel, ids: Int[Array, " l"]) -> TextVectors:
+    return text_encoder(ids).last_hidden_state
+
+
+def _batch_hint(shape: tuple[int, ...]) -> str:
+    return " (no batch axis: use jax.vmap for more than one)" if len(shape) > 3 else ""
+
+
+def _check_image(image: Any, factor: int) -> None:
+    """Raises ValueError unless the image can be encoded; values only if there are."""
+    shape, dtype = jnp.shape(image), jnp.result_type(image)
+    if len(shape) != 3 or shape[-1] != 3:
+        hint = _batch_hint(shape)
+        if len(shape) == 3 and shape[0] == 3:
+            hint = " (channels come last: use jnp.moveaxis(image, 0, -1))"
+        raise ValueError(f"expected one image of shape (h, w, 3), got {shape}{hint}")
+    height, width, _ = shape
+    if height < 1 or width < 1 or height % factor or width % factor:
+        raise ValueError(
+            f"height and width of an image must be multiples of {factor}, "
+            f"got {height} and {width}"
+        )
+    if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"expected an image of floats in [0, 1] or uint8, got {dtype}")
+    if isinstance(image, jax.core.Tracer) or dtype == jnp.uint8:
+        return
+    values = np.asarray(image)
+    if not np.all(np.isfinite(values)):
+        bad = int(np.sum(~np.isfinite(values)))
+        raise ValueError(
+            f"the image must be finite, but {bad} of its {values.size} values are NaN "
+            "or infinite"
+        )
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 1:
+        hint = "map [-1, 1] with (image + 1) / 2" if high <= 1 else "divide by 255"
+        raise ValueError(
+            f"image values must lie in [0, 1], but they go from {low:.4g} to "
+            f"{high:.4g}: {hint}, or clip"
+        )
