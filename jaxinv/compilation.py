@@ -1,0 +1,97 @@
+r"""What stands between a user's call and the compiled program.
+
+The public functions are ordinary Python: they check what can be checked on the host,
+with errors that say what was expected, and then call a jitted function. Two things make
+that work for *any* callable:
+
+* :func:`split_callable` parts a denoiser into its arrays, which become arguments of the
+  compiled program, and the rest, which selects it. One program serves all parameters.
+* the checks look at values only when there are values: under the caller's ``jax.jit``
+  or ``jax.vmap`` only shapes and dtypes are known, and only they are checked.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rebuild:
+    """The part of a callable that is not arrays: hashable, a static argument."""
+
+    treedef: Any
+    static: tuple[Any, ...]
+
+    def __call__(self, arrays: list[Any]) -> Callable[..., Any]:
+        remaining = iter(arrays)
+        leaves = [next(remaining) if s is _ARRAY else s for s in self.static]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+class _Marker:
+    """Stands for an array among the static leaves."""
+
+
+_ARRAY = _Marker()
+
+
+def split_callable(fn: Callable[..., Any]) -> tuple[list[Any], _Rebuild]:
+    """Part a callable pytree into its arrays and everything else.
+
+    Args:
+        fn: a Flax NNX or Equinox module, a ``jax.tree_util.Partial``, a plain
+            function, or any pytree of these.
+
+    Returns:
+        The list of array leaves, and a hashable value that makes the callable again
+        from such a list.
+    """
+    leaves, treedef = jax.tree.flatten(fn)
+    is_array = [
+        isinstance(x, jax.Array | np.ndarray | np.generic | float | complex)
+        for x in leaves
+    ]
+    static = tuple(_ARRAY if a else x for a, x in zip(is_array, leaves, strict=True))
+    arrays = [x for a, x in zip(is_array, leaves, strict=True) if a]
+    return arrays, _Rebuild(treedef, static)
+
+
+def check_finite(x: Array, what: str) -> None:
+    """Raise ValueError unless x is a floating-point array without NaN or infinity."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"the {what} must be a floating-point array, got dtype {x.dtype}"
+        )
+    if not isinstance(x, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(x))):
+        bad = int(jnp.sum(~jnp.isfinite(x)))
+        raise ValueError(
+            f"the {what} must be finite, but {bad} of its {x.size} values are NaN or "
+            "infinite"
+        )
+
+
+def check_denoiser(denoise: Callable[..., Any], x: Array) -> None:
+    """Raise ValueError unless ``denoise(x, t)`` maps x's shape to itself."""
+    if not callable(denoise):
+        raise ValueError(
+            "the denoiser must be callable as denoise(x, t); got "
+            f"{type(denoise).__name__}"
+        )
+    t = jax.ShapeDtypeStruct((), x.dtype)
+    try:
+        out = jax.eval_shape(denoise, jax.ShapeDtypeStruct(x.shape, x.dtype), t)
+    except Exception as error:
+        raise ValueError(
+            f"the denoiser does not accept one sample of shape {x.shape} (no batch "
+            f"axis: use jax.vmap for more) and a scalar time: {error}"
+        ) from error
+    if getattr(out, "shape", None) != x.shape:
+        raise ValueError(
+            f"the denoiser must return the shape that it is given, {x.shape}; it "
+            f"returned {getattr(out, 'shape', type(out).__name__)}"
+        )

@@ -1,0 +1,1 @@
+"""Samplers: tables of coefficients (multistep) on a time grid."""

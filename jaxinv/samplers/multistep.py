@@ -1,0 +1,83 @@
+r"""Multistep samplers: constructors of :class:`~jaxinv.samplers.table.LinearMultistep`.
+
+Each is a formula for a table of coefficients on a grid, and nothing else.
+"""
+
+import numpy as np
+
+from jaxinv.samplers.table import LinearMultistep, from_rows
+from jaxinv.schedule import NoiseSchedule, Spacing, TimeGrid, time_grid
+
+
+def ddim(grid: TimeGrid) -> LinearMultistep:
+    """Deterministic DDIM: Euler's method in ``tau``.
+
+    ``y[i-1] = y[i] + (tau[i-1] - tau[i]) f[i]``
+
+    Args:
+        grid: the noise levels.
+
+    Returns:
+        A first-order table with a memory of one state.
+
+    References:
+        Song et al. 2021, arXiv:2010.02502, Eq. 13 with sigma = 0, and Eq. 14.
+    """
+    step = (grid.tau[:-1] - grid.tau[1:])[:, None]
+    return from_rows(grid, np.ones_like(step), step, name="ddim", order=1)
+
+
+def euler(grid: TimeGrid) -> LinearMultistep:
+    """Euler's method: :func:`ddim` under the name it has in flow matching.
+
+    Args:
+        grid: the noise levels.
+
+    Returns:
+        A first-order table with a memory of one state.
+
+    References:
+        Liu et al. 2023, arXiv:2209.03003, Algorithm 1.
+    """
+    return ddim(grid)
+
+
+def ddim_diffusers(
+    schedule: NoiseSchedule, num_steps: int, spacing: Spacing | None = None
+) -> LinearMultistep:
+    """DDIM exactly as diffusers' ``DDIMScheduler`` steps, for images made with it.
+
+    That scheduler steps from timestep t to ``t - T // N`` whatever its grid is. Where
+    the next grid time is another one (``"linspace"``; ``"trailing"`` when N does not
+    divide T) it carries the state x over unchanged and reads it as one of the next
+    time. In the coordinate y that is a factor ``scale(t - T // N) / scale[i-1]`` on the
+    whole row; on all other grids the factor is 1 and this is :func:`ddim`.
+
+    Args:
+        schedule: a variance-preserving schedule.
+        num_steps: N.
+        spacing: ``"leading"``, ``"trailing"`` or ``"linspace"``; by default the
+            schedule's own.
+
+    Returns:
+        A table with a memory of one state (first order where the factor is 1).
+
+    Raises:
+        ValueError: if the schedule is not VP, or for a spacing or number of steps that
+            diffusers does not have.
+    """
+    spacing = spacing or schedule.timestep_spacing
+    if schedule.family != "vp" or spacing == "log_snr":
+        raise ValueError(
+            "diffusers' DDIMScheduler has a VP schedule and the spacings leading, "
+            f"trailing and linspace; got {schedule.family!r} and {spacing!r}"
+        )
+    grid = time_grid(schedule, num_steps, spacing)
+    jump = schedule.num_train_timesteps // num_steps
+    previous = np.round(grid.model_time[1:]).astype(int) - jump
+    end = 0.0 if schedule.set_alpha_to_one else schedule.taus[0]
+    target = np.where(previous >= 0, schedule.taus[np.maximum(previous, 0)], end)
+    factor = schedule.scale(target) / grid.scale[:-1]
+    a = factor[:, None]
+    b = (factor * (target - grid.tau[1:]))[:, None]
+    return from_rows(grid, a, b, name="ddim_diffusers", order=1)

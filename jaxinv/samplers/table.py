@@ -1,0 +1,112 @@
+r"""The one table behind every sampler: a linear multistep method on a variable grid.
+
+In the coordinates of :mod:`jaxinv.schedule`, where ``dy/dtau = f``, a sampler with a
+memory of k states is a table of coefficients,
+
+    y[i-1] = sum_{j=0}^{k-1}  a[i,j] y[i+j] + b[i,j] f[i+j],      i = N .. 1,
+
+with one row per step. Rows near the noise end hold zeros where there is no history yet,
+so starting up needs no special code. The coefficients are made once, in float64, and
+the same table drives sampling and inversion.
+
+Solving a row for ``y[i]``, with everything older known, is an implicit equation: f[i]
+depends on it. That is what inverting a multistep sampler means.
+
+References:
+    Hairer, Norsett & Wanner 1993, "Solving Ordinary Differential Equations I", III.5.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxinv.schedule import TimeGrid
+
+# NumPy float64 when made; tracers or jax arrays inside of compiled programs.
+Coefficients = Array | np.ndarray
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearMultistep:
+    """A sampler: coefficients on a grid. A pytree, so it passes through ``jax.jit``.
+
+    Attributes:
+        a: shape (N, k). Row i - 1 weighs the states of the step to ``y[i-1]``.
+        b: shape (N, k). The same for the model outputs f.
+        scale: shape (N + 1,). ``x[i] = scale[i] * y[i]``.
+        tau: shape (N + 1,). Noise levels, increasing.
+        model_time: shape (N + 1,). What the model is given at each level.
+        init_noise_scale: shape (). Standard deviation of ``x[N]``.
+        name: the sampler's name (static).
+        order: its nominal order of accuracy (static).
+    """
+
+    a: Coefficients
+    b: Coefficients
+    scale: Coefficients
+    tau: Coefficients
+    model_time: Coefficients
+    init_noise_scale: Coefficients
+    name: str = dataclasses.field(metadata={"static": True})
+    order: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps, N."""
+        return self.a.shape[0]
+
+    @property
+    def history(self) -> int:
+        """Number of states that a step uses, k."""
+        return self.a.shape[1]
+
+
+def from_rows(
+    grid: TimeGrid,
+    a: Float[np.ndarray, "n k"],
+    b: Float[np.ndarray, "n k"],
+    *,
+    name: str,
+    order: int,
+) -> LinearMultistep:
+    """Make a sampler from its coefficients on a grid.
+
+    Args:
+        grid: the noise levels.
+        a: weights of the states, row i - 1 for the step to ``y[i-1]``.
+        b: weights of the model outputs.
+        name: the sampler's name, for reports.
+        order: nominal order of accuracy.
+
+    Returns:
+        The table, in float64.
+
+    Raises:
+        ValueError: if the table does not fit the grid, is not finite, or uses states
+            from before the start.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    n = grid.num_steps
+    if a.shape != b.shape or a.ndim != 2 or a.shape[0] != n or a.shape[1] > n:
+        raise ValueError(
+            f"expected coefficients of shape ({n}, k) with k <= {n} for a grid of {n} "
+            f"steps, got {a.shape} and {b.shape}"
+        )
+    if not (np.all(np.isfinite(a)) and np.all(np.isfinite(b))):
+        raise ValueError(f"the coefficients of {name!r} are not finite on this grid")
+    step, age = np.indices(a.shape)
+    if np.any((a != 0) | (b != 0), where=step + 1 + age > n):
+        raise ValueError(f"{name!r} uses states from before the start of the grid")
+    return LinearMultistep(
+        a,
+        b,
+        grid.scale,
+        grid.tau,
+        grid.model_time,
+        np.asarray(grid.init_noise_scale),
+        name=name,
+        order=order,
+    )

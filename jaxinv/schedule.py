@@ -1,0 +1,494 @@
+r"""Noise schedules and time grids: the coordinates in which every sampler is linear.
+
+A diffusion model describes a path from data to noise, ``x_t = alpha_t x0 + sigma_t e``.
+Divide the state by a known ``scale`` and measure time by a noise level ``tau``, and its
+probability-flow ODE becomes trivial,
+
+    y = x / scale(t),    dy / dtau = f(x, t),
+
+with the same three functions for every family of models:
+
+======  ==========================  ==================  ===============
+family  scale                       tau                 f
+======  ==========================  ==================  ===============
+vp      alpha_t                     sigma_t / alpha_t   noise prediction
+flow    1                           t                   velocity
+ve      1                           sigma_t             noise prediction
+======  ==========================  ==================  ===============
+
+In all three the data prediction is ``y - tau f``. A :class:`NoiseSchedule` is the map
+between the model's own time (what the network is given) and ``tau``; a
+:class:`TimeGrid` is a choice of ``N + 1`` noise levels. Both live on the host in
+float64; nothing here is traced.
+
+Index convention, everywhere in the library: grid index ``i = 0`` is the data end,
+``i = N`` the noise end. Sampling goes from N to 0, inversion from 0 to N.
+
+Which grid matters. A step from ``tau[i]`` to ``tau[i-1]`` loses the noise when the
+ratio ``tau[i-1] / tau[i]`` is small: the network then throws the noise away and several
+noises lead to one image. Grids linear in the timestep end with a ratio of 0.2 to 0.4
+(or 0); the default grid here, uniform in log-SNR, has the same ratio at every step.
+
+References:
+    Song et al. 2021, "Denoising Diffusion Implicit Models", arXiv:2010.02502, Eq. 14.
+    Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative
+    Models", arXiv:2206.00364, Eq. 4.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+Family = Literal["vp", "flow", "ve"]
+Spacing = Literal["log_snr", "leading", "trailing", "linspace"]
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """The map between a model's time and the noise level ``tau``.
+
+    Attributes:
+        family: ``"vp"``, ``"flow"`` or ``"ve"``; decides ``scale`` and what f is.
+        model_times: shape (T,), float64, increasing. The times seen in training.
+        taus: shape (T,), float64, increasing, positive. Their noise levels.
+        prediction_type: what a network trained with this schedule returns.
+        timestep_spacing: the spacing that the model's own configuration names.
+        steps_offset: added to the timesteps of the ``"leading"`` spacing.
+        set_alpha_to_one: end at ``tau = 0`` rather than at the smallest training
+            noise level, for the timestep spacings.
+        shift: resolution shift of a flow-matching schedule (1 for none).
+    """
+
+    family: Family
+    model_times: Float[np.ndarray, "t"]
+    taus: Float[np.ndarray, "t"]
+    prediction_type: PredictionType = "epsilon"
+    timestep_spacing: Spacing = "leading"
+    steps_offset: int = 0
+    set_alpha_to_one: bool = True
+    shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.prediction_type not in get_args(PredictionType):
+            raise ValueError(
+                f"unknown prediction type {self.prediction_type!r}; expected one of "
+                f"{', '.join(get_args(PredictionType))}"
+            )
+        taus = self.taus
+        if not (np.all(np.isfinite(taus)) and np.all(taus > 0)):
+            raise ValueError(
+                "every training noise level tau = sigma / alpha must be finite and "
+                "positive; a schedule whose terminal SNR is zero (alpha = 0) has no "
+                "finite tau and is not supported"
+            )
+        if np.any(np.diff(taus) <= 0) or np.any(np.diff(self.model_times) <= 0):
+            raise ValueError("noise levels and model times must strictly increase")
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """Number of noise levels seen in training, T."""
+        return len(self.taus)
+
+    def scale(self, tau: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """The factor between the state x and the coordinate ``y = x / scale``."""
+        tau = np.asarray(tau, np.float64)
+        return 1 / np.sqrt(1 + tau**2) if self.family == "vp" else np.ones_like(tau)
+
+    def model_time(self, tau: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """Model time of a noise level, between training times by log-SNR.
+
+        Args:
+            tau: noise levels; outside of the training range they are clamped to it.
+
+        Returns:
+            Times in the unit that the network was trained with, fractional.
+        """
+        tau = np.clip(np.asarray(tau, np.float64), self.taus[0], self.taus[-1])
+        if self.family == "vp":
+            return np.interp(np.log(tau), np.log(self.taus), self.model_times)
+        return tau * (self.model_times[-1] / self.taus[-1])
+
+    @property
+    def init_noise_scale(self) -> float:
+        """Standard deviation of the state from which sampling starts."""
+        return float(self.taus[-1]) if self.family == "ve" else 1.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TimeGrid:
+    """``N + 1`` noise levels, from data (index 0) to noise (index N), in float64.
+
+    Attributes:
+        tau: shape (N + 1,), increasing. ``tau[0]`` may be 0, and may equal ``tau[1]``:
+            diffusers' linspace grid with ``set_alpha_to_one=False`` ends in such a
+            step that goes nowhere.
+        scale: shape (N + 1,). ``x[i] = scale[i] * y[i]``.
+        model_time: shape (N + 1,). What the network is given at each level.
+        init_noise_scale: standard deviation of ``x[N]``; unit noise is multiplied by
+            it (1 for VP and flow matching, ``tau[N]`` for VE).
+    """
+
+    tau: Float[np.ndarray, "n+1"]
+    scale: Float[np.ndarray, "n+1"]
+    model_time: Float[np.ndarray, "n+1"]
+    init_noise_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        steps = np.diff(self.tau)
+        if len(steps) < 1 or self.tau[0] < 0 or steps[0] < 0 or np.any(steps[1:] <= 0):
+            raise ValueError(
+                "noise levels of a grid must be non-negative and strictly increase "
+                f"from data (index 0) to noise; got tau = {np.array2string(self.tau)}"
+            )
+
+    @property
+    def num_steps(self) -> int:
+        """Number of sampler steps, N."""
+        return len(self.tau) - 1
+
+    @property
+    def ratio(self) -> Float[np.ndarray, "n"]:
+        """Noise-level ratio ``tau[i-1] / tau[i]`` of the steps i = 1 .. N.
+
+        A step is safely invertible while this stays above about 0.7.
+        """
+        return self.tau[:-1] / self.tau[1:]
+
+
+# --- schedules ----------------------------------------------------------------------
+
+
+def _vp(betas: Float[np.ndarray, "t"], **options: Any) -> NoiseSchedule:
+    """Variance-preserving schedule: alpha^2 is the running product of 1 - beta."""
+    alpha_squared = np.cumprod(1 - betas)
+    with np.errstate(divide="ignore"):
+        taus = np.sqrt((1 - alpha_squared) / alpha_squared)
+    return NoiseSchedule("vp", np.arange(len(betas), dtype=np.float64), taus, **options)
+
+
+def linear(
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    num_train_timesteps: int = 1000,
+    **options: Any,
+) -> NoiseSchedule:
+    """DDPM's schedule: beta linear in the timestep.
+
+    Args:
+        beta_start: beta of the first timestep.
+        beta_end: beta of the last timestep.
+        num_train_timesteps: T.
+        **options: further fields of :class:`NoiseSchedule`.
+
+    Returns:
+        A variance-preserving schedule with model times 0 .. T - 1.
+
+    Raises:
+        ValueError: for betas outside of (0, 1) or an unknown prediction type.
+
+    References:
+        Ho et al. 2020, arXiv:2006.11239, Section 4.
+    """
+    _check_betas(beta_start, beta_end, num_train_timesteps)
+    return _vp(np.linspace(beta_start, beta_end, num_train_timesteps), **options)
+
+
+def scaled_linear(
+    beta_start: float = 0.00085,
+    beta_end: float = 0.012,
+    num_train_timesteps: int = 1000,
+    **options: Any,
+) -> NoiseSchedule:
+    """Stable Diffusion's schedule: the square root of beta linear in the timestep.
+
+    Args:
+        beta_start: beta of the first timestep.
+        beta_end: beta of the last timestep.
+        num_train_timesteps: T.
+        **options: further fields of :class:`NoiseSchedule`.
+
+    Returns:
+        A variance-preserving schedule with model times 0 .. T - 1.
+
+    Raises:
+        ValueError: for betas outside of (0, 1) or an unknown prediction type.
+
+    References:
+        Rombach et al. 2022, arXiv:2112.10752; values of Stable Diffusion 1 and 2.
+    """
+    _check_betas(beta_start, beta_end, num_train_timesteps)
+    roots = np.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps)
+    return _vp(roots**2, **options)
+
+
+def cosine(
+    num_train_timesteps: int = 1000, *, max_beta: float = 0.999, **options: Any
+) -> NoiseSchedule:
+    """Improved DDPM's schedule: alpha^2 a squared cosine of time.
+
+    Args:
+        num_train_timesteps: T.
+        max_beta: cap on beta near the noise end.
+        **options: further fields of :class:`NoiseSchedule`.
+
+    Returns:
+        A variance-preserving schedule with model times 0 .. T - 1.
+
+    Raises:
+        ValueError: for T below 1 or an unknown prediction type.
+
+    References:
+        Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. 17.
+    """
+    _check_betas(0.5, 0.5, num_train_timesteps)
+    t = np.arange(num_train_timesteps + 1) / num_train_timesteps
+    alpha_bar = np.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+    return _vp(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta), **options)
+
+
+def flow_matching(
+    num_train_timesteps: int = 1000, *, shift: float = 1.0
+) -> NoiseSchedule:
+    """Rectified flow: ``x_t = (1 - t) x_0 + t e`` with the network giving ``e - x_0``.
+
+    Args:
+        num_train_timesteps: T; the network is given ``T t``.
+        shift: resolution shift s, ``t -> s t / (1 + (s - 1) t)`` (3 for SD3).
+
+    Returns:
+        A flow schedule with tau = t in (0, 1].
+
+    Raises:
+        ValueError: for T below 1 or a shift that is not positive.
+
+    References:
+        Liu et al. 2023, arXiv:2209.03003, Eq. 1; Esser et al. 2024, arXiv:2403.03206,
+        Eq. 23 (shift).
+    """
+    if num_train_timesteps < 1 or not shift > 0:
+        raise ValueError(
+            "flow matching needs num_train_timesteps >= 1 and shift > 0; got "
+            f"{num_train_timesteps} and {shift}"
+        )
+    t = np.arange(1, num_train_timesteps + 1) / num_train_timesteps
+    taus = _shifted(t, shift)
+    return NoiseSchedule(
+        "flow",
+        taus * num_train_timesteps,
+        taus,
+        prediction_type="flow",
+        timestep_spacing="linspace",
+        shift=shift,
+    )
+
+
+def variance_exploding(
+    sigma_min: float = 0.02,
+    sigma_max: float = 100.0,
+    num_train_timesteps: int = 1000,
+    **options: Any,
+) -> NoiseSchedule:
+    """Variance-exploding schedule: ``x = x_0 + sigma e``, sigma geometric.
+
+    Args:
+        sigma_min: smallest noise level.
+        sigma_max: largest noise level.
+        num_train_timesteps: T.
+        **options: further fields of :class:`NoiseSchedule`.
+
+    Returns:
+        A VE schedule; the network is given sigma itself as its time.
+
+    Raises:
+        ValueError: unless 0 < sigma_min < sigma_max.
+
+    References:
+        Song et al. 2021, arXiv:2011.13456, Eq. 31.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(
+            f"expected 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}"
+        )
+    sigmas = np.geomspace(sigma_min, sigma_max, num_train_timesteps)
+    return NoiseSchedule("ve", sigmas, sigmas, **options)
+
+
+def schedule_from_diffusers(
+    config: Mapping[str, Any] | str | Path,
+) -> NoiseSchedule:
+    """Read a schedule from a diffusers ``scheduler_config.json``.
+
+    Args:
+        config: the parsed JSON, the file, or the folder that holds it.
+
+    Returns:
+        The schedule, with the configuration's prediction type, spacing, offset and
+        end. Which sampler the file names does not matter: any sampler can be used.
+
+    Raises:
+        ValueError: for an unknown beta schedule, prediction type or spacing, or for a
+            schedule with zero terminal SNR.
+        FileNotFoundError: if the file does not exist.
+    """
+    if isinstance(config, str | Path):
+        path = Path(config)
+        path = path / "scheduler_config.json" if path.is_dir() else path
+        config = dict(json.loads(path.read_text()))
+    steps = int(config.get("num_train_timesteps", 1000))
+    if str(config.get("_class_name", "")).startswith("FlowMatch"):
+        return flow_matching(steps, shift=float(config.get("shift", 1.0)))
+    if config.get("rescale_betas_zero_snr", False):
+        raise ValueError(
+            "rescale_betas_zero_snr gives a terminal SNR of zero (alpha = 0), where "
+            "tau = sigma / alpha is infinite: this schedule is not supported"
+        )
+    options: dict[str, Any] = {
+        "prediction_type": config.get("prediction_type", "epsilon"),
+        "timestep_spacing": _spacing(config.get("timestep_spacing", "leading")),
+        "steps_offset": int(config.get("steps_offset", 0)),
+        "set_alpha_to_one": bool(config.get("set_alpha_to_one", True)),
+    }
+    if config.get("trained_betas") is not None:
+        return _vp(np.asarray(config["trained_betas"], np.float64), **options)
+    kind = config.get("beta_schedule", "linear")
+    if kind == "squaredcos_cap_v2":
+        return cosine(steps, **options)
+    constructors = {"linear": linear, "scaled_linear": scaled_linear}
+    if kind not in constructors:
+        raise ValueError(
+            f"unknown beta_schedule {kind!r}; expected linear, scaled_linear or "
+            "squaredcos_cap_v2"
+        )
+    return constructors[kind](
+        float(config.get("beta_start", 1e-4)),
+        float(config.get("beta_end", 0.02)),
+        steps,
+        **options,
+    )
+
+
+# --- grids --------------------------------------------------------------------------
+
+
+def time_grid(
+    schedule: NoiseSchedule,
+    num_steps: int,
+    spacing: Spacing = "log_snr",
+) -> TimeGrid:
+    """Choose the noise levels of a sampler with ``num_steps`` steps.
+
+    Args:
+        schedule: the model's schedule.
+        num_steps: N, between 1 and the number of training timesteps.
+        spacing: ``"log_snr"`` (default): uniform in log-SNR over the training range,
+            with fractional model times, so that every step has the same noise-level
+            ratio. ``"leading"``, ``"trailing"``, ``"linspace"``: integer timesteps
+            as diffusers spaces them (for flow matching only ``"linspace"`` exists
+            there), ended as the schedule's ``set_alpha_to_one`` says.
+
+    Returns:
+        The grid, ``N + 1`` levels.
+
+    Raises:
+        ValueError: for a number of steps or a spacing that does not exist.
+
+    Example:
+        >>> grid = time_grid(scaled_linear(), 20)
+        >>> float(grid.ratio.min().round(3)), float(grid.ratio.max().round(3))
+        (0.733, 0.733)
+        >>> time_grid(scaled_linear(), 4, "trailing").model_time[1:]
+        array([249., 499., 749., 999.])
+
+    References:
+        Lin et al. 2024, arXiv:2305.08891, Table 2 (leading, trailing, linspace); Lu et
+        al. 2022, arXiv:2206.00927, Section 3.3 (uniform log-SNR).
+    """
+    if not 1 <= num_steps <= schedule.num_train_timesteps:
+        raise ValueError(
+            f"num_steps must be between 1 and the {schedule.num_train_timesteps} "
+            f"training timesteps, got {num_steps}"
+        )
+    spacing = _spacing(spacing)
+    if spacing == "log_snr":
+        tau = _uniform_log_snr(schedule, num_steps)
+    elif schedule.family == "flow":
+        tau = _flow_grid(schedule, num_steps, spacing)
+    else:
+        timesteps = _diffusers_timesteps(schedule, num_steps, spacing)
+        end = 0.0 if schedule.set_alpha_to_one else schedule.taus[0]
+        tau = np.append(end, schedule.taus[timesteps])
+    return TimeGrid(
+        tau, schedule.scale(tau), schedule.model_time(tau), schedule.init_noise_scale
+    )
+
+
+def _spacing(name: str) -> Spacing:
+    if name not in get_args(Spacing):
+        raise ValueError(
+            f"unknown spacing {name!r}; expected one of {', '.join(get_args(Spacing))}"
+        )
+    return name  # type: ignore[return-value]
+
+
+def _uniform_log_snr(schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+    low, high = schedule.taus[0], schedule.taus[-1]
+    if schedule.family != "flow":
+        return np.geomspace(low, high, num_steps + 1)
+    # sigma / alpha = t / (1 - t) is infinite at t = 1: space up to the level before,
+    # then start from pure noise as the model was trained to.
+    high = schedule.taus[-2] if len(schedule.taus) > 1 else 0.5
+    ratio = np.geomspace(low / (1 - low), high / (1 - high), num_steps + 1)
+    return np.append(ratio[:-1] / (1 + ratio[:-1]), schedule.taus[-1])
+
+
+def _flow_grid(schedule: NoiseSchedule, num_steps: int, spacing: str) -> np.ndarray:
+    if spacing != "linspace":
+        raise ValueError(
+            f"spacing {spacing!r} is not defined for flow matching; use 'linspace' "
+            "(as diffusers' FlowMatchEulerDiscreteScheduler) or 'log_snr'"
+        )
+    levels = np.linspace(schedule.taus[0], schedule.taus[-1], num_steps)
+    levels = levels if num_steps > 1 else schedule.taus[-1:]
+    # diffusers shifts the already shifted end points once more; so do we, so that
+    # images made there are inverted on the grid on which they were made.
+    return np.append(0.0, _shifted(levels, schedule.shift))
+
+
+def _shifted(t: np.ndarray, shift: float) -> np.ndarray:
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def _diffusers_timesteps(
+    schedule: NoiseSchedule, num_steps: int, spacing: str
+) -> np.ndarray:
+    """Increasing integer timesteps as diffusers' DDIMScheduler spaces them."""
+    total = schedule.num_train_timesteps
+    timesteps: np.ndarray
+    if spacing == "leading":
+        timesteps = np.arange(num_steps) * (total // num_steps) + schedule.steps_offset
+    elif spacing == "trailing":
+        timesteps = np.round(np.arange(total, 0, -total / num_steps))[::-1] - 1
+    else:
+        timesteps = np.linspace(0, total - 1, num_steps).round()
+    if timesteps[-1] >= total:
+        raise ValueError(
+            f"steps_offset {schedule.steps_offset} moves the last of {num_steps} "
+            f"timesteps to {int(timesteps[-1])}, past the last training timestep "
+            f"{total - 1}; use fewer steps or a smaller offset"
+        )
+    return timesteps.astype(int)
+
+
+def _check_betas(start: float, end: float, num_train_timesteps: int) -> None:
+    if not (0 < start <= end < 1 and num_train_timesteps >= 1):
+        raise ValueError(
+            "expected 0 < beta_start <= beta_end < 1 and num_train_timesteps >= 1; got "
+            f"{start}, {end} and {num_train_timesteps}"
+        )

@@ -1,0 +1,15 @@
+"""Implicit solvers: hashable values that solve ``R(z) = 0`` for one sample."""
+
+from jaxinv.solvers.anderson import Anderson
+from jaxinv.solvers.common import Solution, Solver
+from jaxinv.solvers.fixed_point import FixedPoint, ForwardStep
+from jaxinv.solvers.gradient import Gradient
+
+__all__ = [
+    "Anderson",
+    "FixedPoint",
+    "ForwardStep",
+    "Gradient",
+    "Solution",
+    "Solver",
+]

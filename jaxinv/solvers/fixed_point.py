@@ -1,0 +1,126 @@
+r"""Fixed-point iteration and the forward step method.
+
+Fixed point:   ``z <- z - R(z) / slope``    (hold the model's output, solve for z)
+Forward step:  ``z <- z - rho R(z)``        (the paper's, with a schedule for rho)
+
+The fixed-point map contracts when the model's output changes little between noise
+levels. The forward step method is its damped form: with ``rho < 1 / slope`` it
+converges where the undamped map overshoots, slowly.
+
+References:
+    Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387,
+    Algorithm 1 (forward step method and its settings).
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxinv.solvers.common import (
+    Evaluation,
+    Residual,
+    Solution,
+    Stopping,
+    iterate,
+    norm,
+    plain,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedPoint:
+    """Fixed-point iteration ``z <- z - damping R(z) / slope``.
+
+    Attributes:
+        max_iterations: at most so many evaluations per solve.
+        rtol: relative residual at which to stop; None for 1e-6 in float32 and 1e-13
+            in float64.
+        damping: 1 for the plain iteration.
+        patience: stop after so many iterations without a better iterate.
+    """
+
+    max_iterations: int = 100
+    rtol: float | None = None
+    damping: float = 1.0
+    patience: int = 10
+
+    def __call__(
+        self,
+        residual: Residual,
+        guess: Float[Array, "*shape"],
+        *,
+        slope: Float[Array, ""],
+        reference: Float[Array, ""],
+    ) -> Solution:
+        """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
+
+        def update(
+            _k: Array, z: Array, at: Evaluation, memory: None
+        ) -> tuple[Array, None]:
+            return z - self.damping * at.direction / slope, memory
+
+        stopping = Stopping(self.max_iterations, self.rtol, patience=self.patience)
+        return iterate(plain(residual), update, None, guess, reference, stopping)
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardStep:
+    """The forward step method, with warm-up and reduction on a plateau.
+
+    The defaults are the published settings (also available as ``ForwardStep.paper``):
+    rho 0.5 after a linear warm-up, at most 500 iterations, stop when the sum of squares
+    of the residual is below 1e-3, halve rho when 20 iterations bring nothing better.
+
+    Attributes:
+        rho: step size in units of the state x.
+        warmup: iterations over which rho grows linearly to its value.
+        max_iterations: at most so many evaluations per solve.
+        sum_of_squares: stop when ``|R|^2`` is below this.
+        rtol: stop also when the relative residual is below this; 0 for never.
+        plateau: halve rho after so many iterations without a better residual.
+        plateau_factor: by which rho is multiplied then.
+    """
+
+    rho: float = 0.5
+    warmup: int = 20
+    max_iterations: int = 500
+    sum_of_squares: float = 1e-3
+    rtol: float | None = 0.0
+    plateau: int = 20
+    plateau_factor: float = 0.5
+
+    paper: ClassVar["ForwardStep"]
+
+    def __call__(
+        self,
+        residual: Residual,
+        guess: Float[Array, "*shape"],
+        *,
+        slope: Float[Array, ""],
+        reference: Float[Array, ""],
+    ) -> Solution:
+        """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
+        del slope
+        one = jnp.ones((), guess.dtype)
+
+        def update(
+            k: Array, z: Array, at: Evaluation, memory: Any
+        ) -> tuple[Array, Any]:
+            reduction, best, since = memory
+            error = norm(at.residual)
+            since = jnp.where(error < best, 0, since + 1)
+            reduce = since > self.plateau
+            reduction = jnp.where(reduce, reduction * self.plateau_factor, reduction)
+            since = jnp.where(reduce, 0, since)
+            warmup = jnp.minimum((k + 1) / max(self.warmup, 1), 1).astype(guess.dtype)
+            z = z - self.rho * warmup * reduction * at.direction
+            return z, (reduction, jnp.minimum(best, error), since)
+
+        memory = (one, one * jnp.inf, jnp.zeros((), jnp.int32))
+        stopping = Stopping(self.max_iterations, self.rtol, self.sum_of_squares)
+        return iterate(plain(residual), update, memory, guess, reference, stopping)
+
+
+ForwardStep.paper = ForwardStep()

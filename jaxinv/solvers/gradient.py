@@ -1,0 +1,72 @@
+r"""Gradient descent on ``|R(z)|^2``, with any optax transformation.
+
+The gradient ``2 J^T R`` needs reverse-mode differentiation through the model: about
+three times the time of an evaluation and the memory of its activations. It is here
+because it is the published baseline, and for models whose fixed-point map does not
+contract at all.
+
+References:
+    Hong et al. 2024, arXiv:2311.18387, Algorithm 1 (gradient descent).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+from jaxtyping import Array, Float
+
+from jaxinv.solvers.common import Evaluation, Residual, Solution, Stopping, iterate
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+    """Minimise ``|R(z)|^2`` by an optax gradient transformation.
+
+    An iteration is one forward and one reverse pass; the certificate counts it as one
+    evaluation.
+
+    Attributes:
+        transformation: the optimiser; by default Adam with learning rate 0.1 decaying
+            by a cosine over ``max_iterations``.
+        max_iterations: at most so many iterations per solve.
+        rtol: relative residual at which to stop; None for the dtype's default.
+        sum_of_squares: stop also when ``|R|^2`` is below this; 0 for never.
+        patience: stop after so many iterations without a better iterate.
+    """
+
+    transformation: optax.GradientTransformation | None = None
+    max_iterations: int = 200
+    rtol: float | None = None
+    sum_of_squares: float = 0.0
+    patience: int = 100
+
+    def __call__(
+        self,
+        residual: Residual,
+        guess: Float[Array, "*shape"],
+        *,
+        slope: Float[Array, ""],
+        reference: Float[Array, ""],
+    ) -> Solution:
+        """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
+        del slope
+        optimiser = self.transformation or optax.adam(
+            optax.cosine_decay_schedule(0.1, self.max_iterations)
+        )
+
+        def evaluate(z: Array) -> Evaluation:
+            r, pullback = jax.vjp(residual, z)
+            return Evaluation(r, pullback(2 * r)[0])
+
+        def update(
+            _k: Array, z: Array, at: Evaluation, memory: Any
+        ) -> tuple[Array, Any]:
+            step, memory = optimiser.update(at.direction, memory, z)
+            return optax.apply_updates(z, step), memory
+
+        stopping = Stopping(
+            self.max_iterations, self.rtol, self.sum_of_squares, self.patience
+        )
+        memory = optimiser.init(guess)
+        return iterate(evaluate, update, memory, guess, reference, stopping)
