@@ -1,0 +1,83 @@
+"""From a component's ``config.json`` to the class that implements it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from jaxinv.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+from jaxinv.models.clip_text import CLIPTextConfig, CLIPTextModel
+from jaxinv.models.unet import UNet2DConditionModel
+from jaxinv.models.unet_config import UNet2DConditionConfig
+
+Component = UNet2DConditionModel | AutoencoderKL | CLIPTextModel
+ComponentConfig = UNet2DConditionConfig | AutoencoderKLConfig | CLIPTextConfig
+
+_CLASSES: dict[str, tuple[type, type]] = {
+    "UNet2DConditionModel": (UNet2DConditionConfig, UNet2DConditionModel),
+    "AutoencoderKL": (AutoencoderKLConfig, AutoencoderKL),
+    "CLIPTextModel": (CLIPTextConfig, CLIPTextModel),
+}
+_MODELS: dict[type, type] = dict(_CLASSES.values())
+
+
+def component_config(data: Mapping[str, Any]) -> ComponentConfig:
+    """Reads a component's ``config.json``.
+
+    Args:
+        data: The parsed JSON. diffusers names the class in ``_class_name``,
+            transformers in ``architectures``.
+
+    Returns:
+        The configuration of the class that is named.
+
+    Raises:
+        ValueError: If no class is named, or it or one of its options is not
+            implemented.
+    """
+    names = (
+        [data["_class_name"]] if "_class_name" in data else data.get("architectures")
+    )
+    if not names:
+        raise ValueError("config.json names no class (_class_name or architectures)")
+    if names[0] not in _CLASSES:
+        raise ValueError(
+            f"class {names[0]!r} is not implemented "
+            f"(implemented: {', '.join(sorted(_CLASSES))})"
+        )
+    return _CLASSES[names[0]][0].from_dict(data)
+
+
+def abstract_component(
+    config: ComponentConfig,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+) -> Component:
+    """Builds a model whose parameters are shapes only, in no time and no memory.
+
+    Args:
+        config: Configuration of the model.
+        dtype: Data type of the computation.
+        param_dtype: Data type of the parameters.
+
+    Returns:
+        The module, every parameter being a ``jax.ShapeDtypeStruct``.
+    """
+    model = _MODELS[type(config)]
+    return nnx.eval_shape(
+        lambda: model(config, dtype=dtype, param_dtype=param_dtype, rngs=_OneKey())
+    )
+
+
+class _OneKey:
+    """Stands in for ``nnx.Rngs`` where no number is ever drawn.
+
+    Counting keys inside a trace takes time quadratic in the number of layers.
+    """
+
+    def params(self) -> jax.Array:
+        return jax.random.key(0)

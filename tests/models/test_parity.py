@@ -1,0 +1,186 @@
+"""Our models equal PyTorch's on the same weights.
+
+The bar is a maximal error of 1e-4 of the output's root mean square, in float32.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch_models import (
+    AUTOENCODERS,
+    CASES,
+    TEXT_ENCODERS,
+    UNETS,
+    from_torch,
+    relative_error,
+    save,
+    to_torch,
+)
+
+import weights_convert
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Returns a function that gives (PyTorch's model, ours) for a case, cached."""
+    cache = {}
+
+    def pair(kind, name):
+        if (kind, name) not in cache:
+            folder = tmp_path_factory.mktemp(f"{kind}-{name}") / kind
+            torch_model = save(kind, name, folder)
+            cache[kind, name] = torch_model, weights_convert.load_component(folder)
+        return cache[kind, name]
+
+    return pair
+
+
+def unet_inputs(config, size=(16, 16), length=7, seed=0):
+    """Random latent and text vectors."""
+    rng = np.random.default_rng(seed)
+    context = config.cross_attention_dim
+    if isinstance(context, tuple):
+        context = max(context)
+    sample = rng.standard_normal((*size, config.in_channels), np.float32)
+    return sample, rng.standard_normal((length, context), np.float32)
+
+
+def torch_unet(model, sample, timestep, context):
+    """Runs PyTorch's UNet on one channels-last sample."""
+    with torch.no_grad():
+        timestep = torch.tensor(timestep, dtype=torch.float32)
+        out = model(to_torch(sample), timestep, torch.from_numpy(context)[None])
+    return from_torch(out.sample)
+
+
+def run_unet(unet, *args):
+    """Runs our UNet, compiled once for all modules of one shape."""
+    return _run(unet, *args)
+
+
+@jax.jit
+def _run(unet, *args):
+    return unet(*args)
+
+
+@pytest.mark.parametrize("name", [n for n in UNETS if n != "options"])
+@pytest.mark.parametrize("timestep", [0.0, 321.75, 999.0])
+def test_unet_equals_pytorch_at_whole_and_fractional_times(pairs, name, timestep):
+    theirs, ours = pairs("unet", name)
+    sample, context = unet_inputs(ours.config)
+    wanted = torch_unet(theirs, sample, timestep, context)
+    found = run_unet(ours, sample, timestep, context)
+    assert found.shape == wanted.shape
+    assert relative_error(found, wanted) < TOLERANCE
+
+
+@pytest.mark.parametrize("size", [(8, 16), (12, 20), (9, 11)])
+@pytest.mark.parametrize("name", ["sd1", "sd2"])
+def test_unet_equals_pytorch_at_other_sizes(pairs, name, size):
+    # 9 x 11 is odd at every level: rounded up on the way down, back on the way up.
+    theirs, ours = pairs("unet", name)
+    sample, context = unet_inputs(ours.config, size=size, length=3)
+    wanted = torch_unet(theirs, sample, 500.0, context)
+    found = run_unet(ours, sample, 500.0, context)
+    assert relative_error(found, wanted) < TOLERANCE
+
+
+def test_different_times_and_texts_give_different_outputs(pairs):
+    _, ours = pairs("unet", "sd1")
+    sample, context = unet_inputs(ours.config)
+    one = run_unet(ours, sample, 100.0, context)
+    assert relative_error(run_unet(ours, sample, 700.0, context), one) > 0.01
+    assert relative_error(run_unet(ours, sample, 100.0, context[::-1]), one) < 1e-4
+    assert relative_error(run_unet(ours, sample, 100.0, 2 * context), one) > 0.01
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 48)])
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_encoder_equals_pytorch(pairs, name, size):
+    theirs, ours = pairs("vae", name)
+    image = np.random.default_rng(1).uniform(-1, 1, (*size, 3)).astype(np.float32)
+    with torch.no_grad():
+        wanted = theirs.encode(to_torch(image)).latent_dist
+    found = jax.jit(type(ours).encode)(ours, image)
+    assert relative_error(found.mode(), from_torch(wanted.mode())) < TOLERANCE
+    assert relative_error(found.log_var, from_torch(wanted.logvar)) < TOLERANCE
+    assert relative_error(found.std, from_torch(wanted.std)) < TOLERANCE
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 12)])
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_decoder_equals_pytorch(pairs, name, size):
+    theirs, ours = pairs("vae", name)
+    rng = np.random.default_rng(2)
+    latent = rng.standard_normal((*size, ours.config.latent_channels), np.float32)
+    with torch.no_grad():
+        wanted = theirs.decode(to_torch(latent)).sample
+    found = jax.jit(type(ours).decode)(ours, latent)
+    factor = ours.config.downsampling_factor
+    assert found.shape == (factor * size[0], factor * size[1], 3)
+    assert relative_error(found, from_torch(wanted)) < TOLERANCE
+
+
+def prompt_tokens(length=16):
+    """Token ids as a tokenizer makes them: text, end token, padding with end tokens."""
+    tokens = np.random.default_rng(3).integers(0, 97, length)
+    tokens[0], tokens[6:] = 97, 98
+    return tokens.astype(np.int32)
+
+
+@pytest.mark.parametrize("length", [16, 9])
+@pytest.mark.parametrize("name", TEXT_ENCODERS)
+def test_text_encoder_equals_pytorch(pairs, name, length):
+    theirs, ours = pairs("text_encoder", name)
+    tokens = prompt_tokens(length)
+    with torch.no_grad():
+        wanted = theirs(
+            torch.from_numpy(tokens)[None].long(), output_hidden_states=True
+        )
+    found = jax.jit(lambda model, ids: model(ids))(ours, tokens)
+    last = wanted.last_hidden_state[0]
+    penultimate = wanted.hidden_states[-2][0]
+    assert relative_error(found.last_hidden_state, last) < TOLERANCE
+    assert relative_error(found.penultimate_hidden_state, penultimate) < TOLERANCE
+    assert relative_error(found.pooled, wanted.pooler_output[0]) < TOLERANCE
+
+
+def test_pooling_takes_the_first_end_token(pairs):
+    _, ours = pairs("text_encoder", "gelu")
+    tokens = prompt_tokens()
+    found = ours(jnp.asarray(tokens))
+    np.testing.assert_array_equal(found.pooled, found.last_hidden_state[6])
+
+
+def test_text_encoder_is_causal(pairs):
+    _, ours = pairs("text_encoder", "gelu")
+    tokens = prompt_tokens()
+    changed = tokens.copy()
+    changed[10:] = 5
+    one, other = ours(jnp.asarray(tokens)), ours(jnp.asarray(changed))
+    before = one.last_hidden_state[:10], other.last_hidden_state[:10]
+    assert relative_error(*before) < 1e-5
+    assert relative_error(one.last_hidden_state, other.last_hidden_state) > 0.01
+
+
+def test_a_text_that_is_too_long_is_an_error(pairs):
+    _, ours = pairs("text_encoder", "gelu")
+    with pytest.raises(ValueError, match=r"17 tokens.*at most 16"):
+        ours(jnp.zeros(17, jnp.int32))
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_stored_configuration_is_read_back_by_the_library(pairs, kind, name):
+    theirs, ours = pairs(kind, name)
+    written = ours.config.to_dict()
+    original = theirs.config.to_dict() if kind == "text_encoder" else theirs.config
+    for key, value in written.items():
+        if key in original and not key.startswith("_"):
+            mine = tuple(value) if isinstance(value, list) else value
+            other = original[key]
+            other = tuple(other) if isinstance(other, list) else other
+            assert mine == other, key

@@ -1,0 +1,19 @@
+"""PyTorch weights of diffusers and transformers to Flax modules, and back.
+
+No PyTorch is needed: safetensors are read through NumPy. Conversion is a handful of
+rules (:mod:`weights_convert.rules`), and strict: every tensor is used exactly once,
+every parameter is filled, every shape is checked.
+"""
+
+from weights_convert.component import load_component, save_component
+from weights_convert.errors import WeightsError
+from weights_convert.pipeline import convert
+from weights_convert.rules import tensor_shapes
+
+__all__ = [
+    "WeightsError",
+    "convert",
+    "load_component",
+    "save_component",
+    "tensor_shapes",
+]

@@ -1,0 +1,131 @@
+"""One component: a diffusers folder to a module, and a module to a diffusers folder."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from safetensors.numpy import save_file
+
+from jaxinv.checkpoint import atomic_folder, write_json
+from jaxinv.models import CLIPTextConfig
+from jaxinv.models.parameters import parameters, with_parameters
+from jaxinv.models.registry import Component, abstract_component
+from weights_convert.errors import WeightsError
+from weights_convert.reader import (
+    StoredTensor,
+    open_tensors,
+    read_config,
+    require_floats,
+)
+from weights_convert.rules import (
+    canonical_name,
+    from_torch,
+    tensor_name,
+    to_torch,
+    torch_shape,
+)
+
+
+def load_component(
+    folder: str | os.PathLike,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+) -> Component:
+    """Loads a model from the folder that diffusers or transformers saved it in.
+
+    The model is built without values and filled tensor by tensor: nothing is
+    initialised at random, and nothing is held twice.
+
+    Args:
+        folder: Holds ``config.json`` and safetensors (one file, or several with an
+            index; a ``.fp16`` variant is taken if there is no plain one).
+        dtype: Data type of the computation.
+        param_dtype: Data type of the parameters, whatever they are stored in.
+
+    Returns:
+        The model that ``config.json`` names.
+
+    Raises:
+        WeightsError: If the model is not implemented, a file is broken or a pickle, a
+            tensor is missing, not used, or has the wrong shape.
+
+    Example:
+        ::
+
+            unet = load_component("stable-diffusion-v1-5/unet", dtype=jnp.bfloat16)
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    module = abstract_component(config, dtype=dtype, param_dtype=param_dtype)
+    wanted = parameters(module)
+    paths = {tensor_name(path, config): path for path in wanted}
+
+    stored: dict[str, StoredTensor] = {}
+    for tensor in open_tensors(folder):
+        name = canonical_name(tensor.name, config)
+        if name is None:
+            continue
+        if name in stored:
+            raise WeightsError(
+                f"{folder}: tensors {stored[name].name!r} and {tensor.name!r} are the "
+                "same weight"
+            )
+        if name not in paths:
+            raise WeightsError(
+                f"{folder}: tensor {tensor.name!r} of shape {tensor.shape} has no "
+                f"place in {type(module).__name__} with this config.json"
+            )
+        expected = torch_shape(paths[name], wanted[paths[name]].shape)
+        if tensor.shape != expected:
+            raise WeightsError(
+                f"{folder}: tensor {tensor.name!r} has shape {tensor.shape}, but "
+                f"config.json asks for {expected}"
+            )
+        require_floats(folder, tensor)
+        stored[name] = tensor
+    missing = [name for name in paths if name not in stored]
+    if missing:
+        path = paths[missing[0]]
+        raise WeightsError(
+            f"{folder}: tensor {missing[0]!r} of shape "
+            f"{torch_shape(path, wanted[path].shape)} is missing"
+            + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")
+        )
+
+    values = {}
+    for name, tensor in stored.items():
+        path = paths[name]
+        value = from_torch(path, tensor.read()).astype(wanted[path].dtype, order="C")
+        values[path] = jax.device_put(value)
+    return with_parameters(module, values)
+
+
+def save_component(
+    module: Component, folder: str | os.PathLike, *, dtype: DTypeLike | None = None
+) -> None:
+    """Writes a model as diffusers or transformers would, readable by them.
+
+    Args:
+        module: The model.
+        folder: Where to write; it must not exist, or be empty. It appears only when it
+            is complete.
+        dtype: Data type to store; that of the parameters if None.
+
+    Raises:
+        FileExistsError: If the folder has content.
+        OSError: If it cannot be written.
+    """
+    config = module.config
+    tensors = {}
+    for path, value in parameters(module).items():
+        array = to_torch(path, np.asarray(value))
+        tensors[tensor_name(path, config)] = np.ascontiguousarray(array, dtype)
+    stem = "model" if isinstance(config, CLIPTextConfig) else "diffusion_pytorch_model"
+    with atomic_folder(folder) as partial:
+        write_json(partial / "config.json", config.to_dict())
+        # transformers refuses files that do not say which framework's layout they have.
+        save_file(tensors, partial / f"{stem}.safetensors", metadata={"format": "pt"})

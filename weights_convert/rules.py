@@ -1,0 +1,117 @@
+"""The rules by which a tensor of PyTorch becomes a parameter here, and back.
+
+Modules carry diffusers' and transformers' attribute names, so a parameter's path is the
+tensor's name but for its last part:
+
+    =============  ==============  =========================
+    layer          tensor          parameter
+    =============  ==============  =========================
+    convolution    weight (OIHW)   kernel (HWIO)
+    dense          weight (O, I)   kernel (I, O)
+    normalisation  weight          scale
+    embedding      weight          embedding
+    any            bias            bias
+    =============  ==============  =========================
+
+The exceptions:
+
+* Autoencoders saved by early versions of diffusers name the projections of their
+  attention ``query``, ``key``, ``value`` and ``proj_attn``.
+* The text encoder's tensors are published under the prefix ``text_model.``, which
+  recent versions of transformers leave out. Both are read; the prefix is written, since
+  every version reads it.
+* ``position_ids`` is a buffer that counts from zero, not a weight.
+"""
+
+import re
+
+import numpy as np
+
+from jaxinv.models import AutoencoderKLConfig, CLIPTextConfig
+from jaxinv.models.parameters import parameters
+from jaxinv.models.registry import ComponentConfig, abstract_component
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+_LEGACY_ATTENTION = {
+    "query": "to_q",
+    "key": "to_k",
+    "value": "to_v",
+    "proj_attn": "to_out.0",
+}
+_LEGACY_NAME = re.compile(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(\w+)")
+_CLIP_PREFIX = "text_model."
+_BUFFERS = ("embeddings.position_ids",)
+
+# Axes of a kernel here in terms of PyTorch's, by number of dimensions.
+_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
+_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
+
+
+def tensor_name(path: str, config: ComponentConfig) -> str:
+    """Returns the name under which PyTorch stores a parameter.
+
+    Args:
+        path: The parameter's path.
+        config: Configuration of the model that it belongs to.
+
+    Returns:
+        The tensor's name.
+    """
+    module, leaf = path.rsplit(".", 1)
+    prefix = _CLIP_PREFIX if isinstance(config, CLIPTextConfig) else ""
+    return f"{prefix}{module}.{_LEAVES[leaf]}"
+
+
+def canonical_name(name: str, config: ComponentConfig) -> str | None:
+    """Returns a tensor's present-day name, or None for a buffer that is no weight."""
+    if isinstance(config, CLIPTextConfig):
+        name = _CLIP_PREFIX + name.removeprefix(_CLIP_PREFIX)
+        return None if name.endswith(_BUFFERS) else name
+    legacy = _LEGACY_NAME.fullmatch(name)
+    if legacy and isinstance(config, AutoencoderKLConfig):
+        return f"{legacy[1]}.{_LEGACY_ATTENTION[legacy[2]]}.{legacy[3]}"
+    return name
+
+
+def torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape in which PyTorch stores a parameter of shape ``shape``."""
+    return tuple(shape[axis] for axis in _axes(path, len(shape), _TO_TORCH))
+
+
+def from_torch(path: str, tensor: np.ndarray) -> np.ndarray:
+    """Returns a tensor of PyTorch in the layout of the parameter at ``path``."""
+    return tensor.transpose(_axes(path, tensor.ndim, _FROM_TORCH))
+
+
+def to_torch(path: str, value: np.ndarray) -> np.ndarray:
+    """Returns the parameter at ``path`` in PyTorch's layout."""
+    return value.transpose(_axes(path, value.ndim, _TO_TORCH))
+
+
+def tensor_shapes(config: ComponentConfig) -> dict[str, tuple[int, ...]]:
+    """Returns the names and shapes of a model's tensors in PyTorch.
+
+    Takes no memory: the model is built abstractly.
+
+    Args:
+        config: Configuration of the model.
+
+    Returns:
+        Shapes in PyTorch's layout by present-day tensor name.
+
+    Example:
+        >>> from jaxinv.models import UNet2DConditionConfig
+        >>> shapes = tensor_shapes(UNet2DConditionConfig.sd15())
+        >>> shapes["conv_in.weight"]
+        (320, 4, 3, 3)
+    """
+    wanted = parameters(abstract_component(config))
+    return {
+        tensor_name(path, config): torch_shape(path, x.shape)
+        for path, x in wanted.items()
+    }
+
+
+def _axes(path: str, ndim: int, table: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
+    """Returns the permutation of a parameter's axes; only kernels have one."""
+    return table[ndim] if path.endswith(".kernel") else tuple(range(ndim))
