@@ -2,7 +2,12 @@
 
 From an image back to the noise that the model's own sampler turns into it, with a
 certificate of how exact the answer is. See the README for a first example.
+
+The numerical core needs no model and no Flax: ``load`` and ``LatentDiffusion`` are
+imported when they are first used.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from jaxinv.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
 from jaxinv.inversion import InversionResult, certify, invert
@@ -23,12 +28,17 @@ from jaxinv.schedule import (
 )
 from jaxinv.solvers import Anderson, FixedPoint, ForwardStep, Gradient
 
+if TYPE_CHECKING:
+    from jaxinv.hub import load
+    from jaxinv.pipeline import LatentDiffusion
+
 __all__ = [
     "Anderson",
     "FixedPoint",
     "ForwardStep",
     "Gradient",
     "InversionResult",
+    "LatentDiffusion",
     "LinearMultistep",
     "NoiseSchedule",
     "TimeGrid",
@@ -45,6 +55,7 @@ __all__ = [
     "guided",
     "invert",
     "linear",
+    "load",
     "nmse_db",
     "psnr",
     "sample",
@@ -54,3 +65,16 @@ __all__ = [
     "time_grid",
     "variance_exploding",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs Flax on first use."""
+    if name == "load":
+        from jaxinv.hub import load
+
+        return load
+    if name == "LatentDiffusion":
+        from jaxinv.pipeline import LatentDiffusion
+
+        return LatentDiffusion
+    raise AttributeError(f"module 'jaxinv' has no attribute {name!r}")

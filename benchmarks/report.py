@@ -1,0 +1,59 @@
+"""Markdown tables, the machine they were measured on, and where results go."""
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxinv.files import open_atomically
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; the first column is text, the others are right-aligned."""
+    lines = [
+        "| " + " | ".join(header) + " |",
+        "|" + "|".join(["---"] + ["---:"] * (len(header) - 1)) + "|",
+    ]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def decibels(values: Sequence[float] | np.ndarray) -> str:
+    """Median and worst of some NMSE values, in dB."""
+    values = np.asarray(values, np.float64)
+    if not np.all(np.isfinite(values)):
+        bad = int(np.sum(~np.isfinite(values)))
+        return f"{bad} of {values.size} not finite"
+    return f"{np.median(values):.1f} / {np.max(values):.1f}"
+
+
+def provenance(command: str) -> str:
+    """How a result was made: command, versions, device."""
+    device = jax.devices()[0]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    ).stdout.strip()
+    return (
+        f"Made by `{command}` at commit {commit or 'unknown'}, jax {jax.__version__}, "
+        f"{device.device_kind} ({jax.device_count()} device), "
+        f"Python {platform.python_version()}."
+    )
+
+
+def save(name: str, text: str) -> Path:
+    """Write ``benchmarks/results/NAME`` atomically and print it."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / name
+    with open_atomically(path) as file:
+        file.write(text.encode())
+    print(text)
+    return path
