@@ -1,0 +1,256 @@
+"""Train the UNet and the text encoder of ``emoji64`` together.
+
+    python -m training.train_unet --out work --minutes 75
+
+Input is the latent cache; checkpoint and sample sheet go to the same folder. The noise
+is predicted (eps); the timesteps are stratified over the batch and lean to the middle
+and high noise, where the text decides; the loss is weighted by min(1/alpha^2, 5), the
+weight of the velocity loss, capped: a plain eps loss hardly sees the layout and the
+background colour, which are decided where the signal is weak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from training.cache_latents import load_autoencoder
+from training.checkpoints import save_checkpoint
+from training.control import Ema, learning_rate
+from training.optimizer import make_optimizer
+from training.sheet import PROMPTS, contact_sheet
+
+UNET_CONFIG = {
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [64, 96, 160],
+    "layers_per_block": 1,
+    "cross_attention_dim": 128,
+    # diffusers reads this as the number of heads.
+    "attention_head_dim": 4,
+    "norm_num_groups": 16,
+}
+
+SCHEDULER_CONFIG = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "prediction_type": "epsilon",
+}
+
+
+def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    """A small CLIP text model that fits a tokenizer."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=512,
+        projection_dim=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        hidden_act="quick_gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+class TextToNoise(torch.nn.Module):
+    """UNet and text encoder as one module with one forward pass."""
+
+    def __init__(self, config: CLIPTextConfig) -> None:
+        super().__init__()
+        self.unet = UNet2DConditionModel(**UNET_CONFIG)
+        self.text = CLIPTextModel(config)
+
+    def forward(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, ids: torch.Tensor
+    ) -> torch.Tensor:
+        """Predict the noise.
+
+        Args:
+            noisy: (n, 4, 16, 16).
+            timesteps: (n,), integers.
+            ids: (n, length), token ids.
+
+        Returns:
+            The noise, (n, 4, 16, 16).
+        """
+        return self.unet(noisy, timesteps, self.text(ids).last_hidden_state).sample
+
+
+def draw_timesteps(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Stratified timesteps: half uniform over 0..999, half a Beta bump on 200..950.
+
+    Args:
+        rng: Source of randomness.
+        count: Batch size.
+
+    Returns:
+        (count,) int64.
+    """
+    half = count // 2
+    strata = (np.arange(half) + rng.random(half)) / half
+    uniform = np.minimum(strata * 1000, 999)
+    bump = 200 + 750 * rng.beta(1.5, 1.5, count - half)
+    return np.concatenate([uniform, bump]).astype(np.int64)
+
+
+def loss_weight(alphas_cumprod: torch.Tensor, cap: float = 5.0) -> torch.Tensor:
+    """Weight of the eps loss per timestep: ``min(1 / alpha^2, cap)``."""
+    return (1.0 / alphas_cumprod).clamp(max=cap)
+
+
+class Batches:
+    """Random noisy latents with captions from the cache."""
+
+    def __init__(self, cache: dict, empty: torch.Tensor, alphas: torch.Tensor) -> None:
+        self.cache, self.empty, self.alphas = cache, empty, alphas
+        self.scale = 1.0 / float(cache["latent_std"])
+        weight = cache["weight"].numpy()
+        self.cumulative = np.cumsum(weight / weight.sum())
+
+    def draw(
+        self, rng: np.random.Generator, generator: torch.Generator, count: int
+    ) -> tuple[torch.Tensor, ...]:
+        """Draw noisy latents, timesteps, token ids and the noise."""
+        rows = np.searchsorted(self.cumulative, rng.random(count))
+        rows = np.minimum(rows, len(self.cumulative) - 1)
+        mean, std = (self.cache[k][rows].float() for k in ("mean", "std"))
+        shape = mean.shape
+        latent = mean + std * torch.randn(shape, generator=generator)
+        latent = latent * self.scale
+        which = rng.integers(self.cache["ids"].shape[1], size=count)
+        ids = self.cache["ids"][rows, which].long()
+        ids[torch.from_numpy(rng.random(count) < 0.1)] = self.empty
+        timesteps = torch.from_numpy(draw_timesteps(rng, count))
+        noise = torch.randn(shape, generator=generator)
+        alpha = self.alphas[timesteps][:, None, None, None]
+        noisy = alpha.sqrt() * latent + (1 - alpha).sqrt() * noise
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        return noisy, timesteps, ids, noise
+
+
+def parse_args() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=75)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
+    parser.add_argument("--sheet-minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train until the budget is used up, writing ``unet.pt`` as it goes."""
+    args = parse_args()
+    checkpoint_file = args.out / "unet.pt"
+    cache = torch.load(args.out / "latents.pt")
+    tokenizer = CLIPTokenizer.from_pretrained(args.out / "tokenizer")
+    vae = load_autoencoder(args.out / "autoencoder.pt")
+    scheduler = DDIMScheduler(**SCHEDULER_CONFIG)
+    alphas = scheduler.alphas_cumprod
+    weights = loss_weight(alphas)
+    empty = torch.tensor(tokenizer("", padding="max_length").input_ids)
+    batches = Batches(cache, empty, alphas)
+
+    torch.manual_seed(args.seed)
+    model = TextToNoise(text_config(tokenizer)).to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, args.optimizer)
+    ema = Ema(model, 0.998)
+    step, elapsed = 0, 0.0
+    if checkpoint_file.exists():
+        state = torch.load(checkpoint_file)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema.load_state_dict(state["ema"])
+        step, elapsed = state["step"], state["elapsed"]
+    rng = np.random.default_rng((args.seed, step))
+    generator = torch.Generator().manual_seed(args.seed * 100_003 + step)
+    for name in ("unet", "text"):
+        count = sum(p.numel() for p in getattr(model, name).parameters())
+        print(f"{name}: {count / 1e6:.2f} M parameters")
+    print(f"from step {step}", flush=True)
+
+    budget = args.minutes * 60
+    last = time.monotonic()
+    saved = sheet_at = last
+    sums, since = np.zeros(2), 0
+    while elapsed < budget:
+        optimizer.set_lr(learning_rate(elapsed, budget, args.lr, 0.03 * budget))
+        noisy, timesteps, ids, noise = batches.draw(rng, generator, args.batch)
+        error = (model(noisy, timesteps, ids) - noise).square().mean((1, 2, 3))
+        loss = (weights[timesteps] * error).mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if torch.isfinite(norm):
+            optimizer.step()
+            ema.update(model)
+        optimizer.zero_grad()
+        step, since = step + 1, since + 1
+        # The plain eps loss of the uniform half compares with other runs.
+        sums += [loss.item(), error[: args.batch // 2].mean().item()]
+        now = time.monotonic()
+        elapsed, last = elapsed + now - last, now
+        if step % 50 == 0:
+            record = {
+                "step": step,
+                "minutes": round(elapsed / 60, 2),
+                "loss": round(sums[0] / since, 4),
+                "eps": round(sums[1] / since, 4),
+                "norm": round(float(norm), 3),
+            }
+            sums, since = np.zeros(2), 0
+            print(json.dumps(record), flush=True)
+        if now - saved > 180 or elapsed >= budget:
+            saved = now
+            save_checkpoint(
+                checkpoint_file,
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "ema": ema.state_dict(),
+                    "latent_std": float(cache["latent_std"]),
+                    "step": step,
+                    "elapsed": elapsed,
+                },
+            )
+        if now - sheet_at > args.sheet_minutes * 60:
+            average = TextToNoise(text_config(tokenizer)).eval()
+            ema.copy_to(average)
+            image = contact_sheet(
+                average.unet,
+                average.text,
+                vae,
+                tokenizer,
+                scheduler,
+                batches.scale,
+                PROMPTS,
+                seeds=3,
+            )
+            image.save(args.out / f"sheet-{step:05d}.png")
+            sheet_at = time.monotonic()
+            elapsed, last = elapsed + sheet_at - last, sheet_at
+
+
+if __name__ == "__main__":
+    main()
