@@ -9,7 +9,8 @@ Writes ``benchmarks/results/reconstruction.md``.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
-from benchmarks.report import decibels, provenance, save, table
+from benchmarks.report import RESULTS, decibels, provenance, save, table
 
 PROMPTS = (
     "red heart on a light blue background",
@@ -104,7 +105,7 @@ def runs(pipe: Any, arguments: argparse.Namespace) -> Iterator[Run]:
     noises = jax.random.normal(
         jax.random.key(arguments.seed), (len(conds), *pipe.latent_shape)
     )
-    compiled = {name: inverter(options) for name, options in METHODS.items()}
+    compiled = {name: inverter(METHODS[name]) for name in arguments.methods}
     for spacing in ("log_snr", "leading"):
         for steps in arguments.steps:
             grid = grid_for(pipe.schedule, steps, spacing)
@@ -195,7 +196,7 @@ def per_step(pipe: Any, cells: list[Run], steps: int, guidance: float) -> str:
     return "\n\n".join(parts)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="emoji64")
     parser.add_argument("--samples", type=int, default=8, help="at most 8")
@@ -203,8 +204,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 50])
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 3.0, 7.5])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="reconstruction.md")
-    arguments = parser.parse_args()
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--out", type=Path, default=RESULTS / "reconstruction.md")
+    arguments = parser.parse_args(argv)
     pipe = ji.load(arguments.model)
     cells = []
     for cell in runs(pipe, arguments):

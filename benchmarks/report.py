@@ -49,11 +49,9 @@ def provenance(command: str) -> str:
     )
 
 
-def save(name: str, text: str) -> Path:
-    """Write ``benchmarks/results/NAME`` atomically and print it."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / name
+def save(path: Path, text: str) -> None:
+    """Write a result atomically and print it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open_atomically(path) as file:
         file.write(text.encode())
     print(text)
-    return path
