@@ -73,18 +73,24 @@ class Guided:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _FromPrediction:
-    """A model of another prediction type, on a schedule's table of noise levels."""
+    """A model of another prediction type, on a schedule's table of noise levels.
+
+    The noise level of a time is the inverse of ``NoiseSchedule.model_time``: between
+    training times log tau is linear for VP, tau itself for the other families.
+    """
 
     model: Denoiser
     times: Float[Array, "t"]
-    log_taus: Float[Array, "t"]
+    levels: Float[Array, "t"]
     convert: Callable[..., Array] = dataclasses.field(metadata={"static": True})
+    log_levels: bool = dataclasses.field(metadata={"static": True})
 
     def __call__(self, x: Float[Array, "..."], t: Float[Array, ""]) -> Array:
-        times, log_taus = (
-            jnp.asarray(table, x.dtype) for table in (self.times, self.log_taus)
+        times, levels = (
+            jnp.asarray(table, x.dtype) for table in (self.times, self.levels)
         )
-        tau = jnp.exp(jnp.interp(jnp.asarray(t, x.dtype), times, log_taus))
+        level = jnp.interp(jnp.asarray(t, x.dtype), times, levels)
+        tau = jnp.exp(level) if self.log_levels else level
         return self.convert(x, tau, self.model(x, t))
 
 
@@ -145,7 +151,7 @@ def from_x0(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
         A callable pytree ``(x, t) -> f`` with ``f = (x / scale - x0) / tau``.
     """
     convert = _vp_x0_to_f if schedule.family == "vp" else _x0_to_f
-    return _FromPrediction(model, *_table(schedule), convert)
+    return _from_prediction(model, schedule, convert)
 
 
 def from_v(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
@@ -169,7 +175,7 @@ def from_v(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
             "v-prediction is defined for variance-preserving schedules; this one is "
             f"{schedule.family!r} (a flow-matching velocity is 'flow')"
         )
-    return _FromPrediction(model, *_table(schedule), _v_to_f)
+    return _from_prediction(model, schedule, _v_to_f)
 
 
 def as_denoiser(
@@ -209,8 +215,13 @@ def as_denoiser(
     return model
 
 
-def _table(schedule: NoiseSchedule) -> tuple[Any, Any]:
-    return schedule.model_times, np.log(schedule.taus)
+def _from_prediction(
+    model: Denoiser, schedule: NoiseSchedule, convert: Callable[..., Array]
+) -> _FromPrediction:
+    log_levels = schedule.family == "vp"
+    levels: Any = np.log(schedule.taus) if log_levels else schedule.taus
+    times: Any = schedule.model_times
+    return _FromPrediction(model, times, levels, convert, log_levels)
 
 
 def _x0_to_f(x: Array, tau: Array, x0: Array) -> Array:
