@@ -142,7 +142,9 @@ class TimeGrid:
 
     def __post_init__(self) -> None:
         steps = np.diff(self.tau)
-        if len(steps) < 1 or self.tau[0] < 0 or steps[0] < 0 or np.any(steps[1:] <= 0):
+        # Written so that NaN fails, too.
+        increasing = len(steps) >= 1 and steps[0] >= 0 and np.all(steps[1:] > 0)
+        if not (increasing and self.tau[0] >= 0 and np.isfinite(self.tau[-1])):
             raise ValueError(
                 "noise levels of a grid must be non-negative and strictly increase "
                 f"from data (index 0) to noise; got tau = {np.array2string(self.tau)}"
@@ -333,8 +335,8 @@ def schedule_from_diffusers(
         end. Which sampler the file names does not matter: any sampler can be used.
 
     Raises:
-        ValueError: for an unknown beta schedule, prediction type or spacing, or for a
-            schedule with zero terminal SNR.
+        ValueError: for an unknown beta schedule, prediction type or spacing, for a
+            schedule with zero terminal SNR, or for a shift that depends on the size.
         FileNotFoundError: if the file does not exist.
     """
     if isinstance(config, str | Path):
@@ -343,6 +345,11 @@ def schedule_from_diffusers(
         config = dict(json.loads(path.read_text()))
     steps = int(config.get("num_train_timesteps", 1000))
     if str(config.get("_class_name", "")).startswith("FlowMatch"):
+        if config.get("use_dynamic_shifting", False):
+            raise ValueError(
+                "use_dynamic_shifting makes the shift depend on the image size: build "
+                "the schedule of one size with flow_matching(shift=...)"
+            )
         return flow_matching(steps, shift=float(config.get("shift", 1.0)))
     if config.get("rescale_betas_zero_snr", False):
         raise ValueError(
@@ -474,7 +481,9 @@ def _diffusers_timesteps(
     if spacing == "leading":
         timesteps = np.arange(num_steps) * (total // num_steps) + schedule.steps_offset
     elif spacing == "trailing":
-        timesteps = np.round(np.arange(total, 0, -total / num_steps))[::-1] - 1
+        # For some N rounding makes the range one too long (N = 61): cut it.
+        timesteps = np.round(np.arange(total, 0, -total / num_steps)[:num_steps])
+        timesteps = timesteps[::-1] - 1
     else:
         timesteps = np.linspace(0, total - 1, num_steps).round()
     if timesteps[-1] >= total:
