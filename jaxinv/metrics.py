@@ -23,7 +23,7 @@ def nmse_db(x: Float[Array, "..."], reference: Float[Array, "..."]) -> Float[Arr
     Raises:
         ValueError: if the shapes differ.
     """
-    _check_shapes(x, reference)
+    x, reference = _same_shape_floats(x, reference)
     error = jnp.sum(jnp.abs(x - reference) ** 2)
     return 10 * jnp.log10(error / jnp.sum(jnp.abs(reference) ** 2))
 
@@ -44,12 +44,15 @@ def psnr(
     Raises:
         ValueError: if the shapes differ.
     """
-    _check_shapes(a, b)
+    a, b = _same_shape_floats(a, b)
     return 10 * jnp.log10(data_range**2 / jnp.mean(jnp.abs(a - b) ** 2))
 
 
-def _check_shapes(a: Float[Array, "..."], b: Float[Array, "..."]) -> None:
+def _same_shape_floats(a: Array, b: Array) -> tuple[Array, Array]:
     if jnp.shape(a) != jnp.shape(b):
         raise ValueError(
             f"expected two arrays of one shape, got {jnp.shape(a)} and {jnp.shape(b)}"
         )
+    # 8-bit images are arrays, too, and unsigned differences wrap around.
+    dtype = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
+    return jnp.asarray(a, dtype), jnp.asarray(b, dtype)
