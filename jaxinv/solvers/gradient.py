@@ -16,7 +16,14 @@ import jax
 import optax
 from jaxtyping import Array, Float
 
-from jaxinv.solvers.common import Evaluation, Residual, Solution, Stopping, iterate
+from jaxinv.solvers.common import (
+    Evaluation,
+    Residual,
+    Solution,
+    Stopping,
+    dot,
+    iterate,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +35,8 @@ class Gradient:
 
     Attributes:
         transformation: the optimiser; by default Adam with learning rate 0.1 decaying
-            by a cosine over ``max_iterations``.
+            by a cosine over ``max_iterations``. Any that works from the gradient and
+            the value at one point: a line search would evaluate the model uncounted.
         max_iterations: at most so many iterations per solve.
         rtol: relative residual at which to stop; None for the dtype's default.
         sum_of_squares: stop also when ``|R|^2`` is below this; 0 for never.
@@ -51,8 +59,9 @@ class Gradient:
     ) -> Solution:
         """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
         del slope
-        optimiser = self.transformation or optax.adam(
-            optax.cosine_decay_schedule(0.1, self.max_iterations)
+        optimiser = optax.with_extra_args_support(
+            self.transformation
+            or optax.adam(optax.cosine_decay_schedule(0.1, self.max_iterations))
         )
 
         def evaluate(z: Array) -> Evaluation:
@@ -62,7 +71,8 @@ class Gradient:
         def update(
             _k: Array, z: Array, at: Evaluation, memory: Any
         ) -> tuple[Array, Any]:
-            step, memory = optimiser.update(at.direction, memory, z)
+            value = dot(at.residual, at.residual)
+            step, memory = optimiser.update(at.direction, memory, z, value=value)
             return optax.apply_updates(z, step), memory
 
         stopping = Stopping(
