@@ -138,10 +138,9 @@ def invert(
     check_finite(x0, "data x0")
     arrays, rebuild = split_callable(denoise)
     if strategy == "naive":
-        result = _naive(sampler, arrays, rebuild, x0)
-    else:
-        result = _stepwise(sampler, arrays, rebuild, x0, _solver(solver))
-    return result if return_trajectory else result._replace(trajectory=None)
+        return _naive(sampler, arrays, rebuild, x0, return_trajectory)
+    chosen = _solver(solver)
+    return _stepwise(sampler, arrays, rebuild, x0, chosen, return_trajectory)
 
 
 def certify(
@@ -170,15 +169,23 @@ def certify(
     return _certify(sampler, arrays, rebuild, trajectory)
 
 
+class _Certificate(NamedTuple):
+    """What a solve proves, without the state that it found."""
+
+    residual: Array
+    iterations: Array
+    converged: Array
+
+
 def _solver(solver: str | Solver) -> Solver:
-    if not isinstance(solver, str):
-        return solver
-    if solver not in SOLVERS:
+    if isinstance(solver, str) and solver in SOLVERS:
+        return SOLVERS[solver]
+    if isinstance(solver, str | type) or not callable(solver):
         raise ValueError(
             f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}, or a "
             "solver value such as Anderson(history=8)"
         )
-    return SOLVERS[solver]
+    return solver
 
 
 def _step(table: LinearMultistep, denoise: Denoiser, i: Array, x: Array) -> Array:
@@ -188,9 +195,14 @@ def _step(table: LinearMultistep, denoise: Denoiser, i: Array, x: Array) -> Arra
     return table.scale[i - 1] * apply_row(table, i, y[None], f[None])
 
 
-@jax.jit(static_argnames=("rebuild", "solver"))
+@jax.jit(static_argnames=("rebuild", "solver", "keep"))
 def _stepwise(
-    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, x0: Array, solver: Solver
+    sampler: LinearMultistep,
+    arrays: list[Any],
+    rebuild: Any,
+    x0: Array,
+    solver: Solver,
+    keep: bool,
 ) -> InversionResult:
     denoise = rebuild(arrays)
     check_denoiser(denoise, x0)
@@ -198,7 +210,7 @@ def _stepwise(
 
     def solve(
         carry: tuple[Array, Array, Array], i: Array
-    ) -> tuple[tuple[Array, Array, Array], Solution]:
+    ) -> tuple[tuple[Array, Array, Array], tuple[Array | None, _Certificate]]:
         x_after, f1, f2 = carry
         a, b = table.a[i - 1, 0], table.b[i - 1, 0]
         y_after = x_after / table.scale[i - 1]
@@ -213,22 +225,26 @@ def _stepwise(
         # The row itself gives the model's output at the solution: no evaluation.
         f = (y_after - a * x / table.scale[i]) / jnp.where(b == 0, 1, b)
         f = jnp.where(b == 0, f1, f)
-        return (x, f, jnp.where(i == 1, f, f1)), solution
+        certificate = _Certificate(
+            solution.residual, solution.iterations, solution.converged
+        )
+        return (x, f, jnp.where(i == 1, f, f1)), (x if keep else None, certificate)
 
     steps = jnp.arange(1, table.num_steps + 1)
     zeros = jnp.zeros_like(x0)
-    _, solutions = jax.lax.scan(solve, (x0, zeros, zeros), steps)
-    evals = jnp.sum(solutions.iterations)
+    end, (xs, steps_done) = jax.lax.scan(solve, (x0, zeros, zeros), steps)
+    noise = end[0] / table.init_noise_scale
+    evals = jnp.sum(steps_done.iterations)
     return InversionResult(
-        noise=solutions.value[-1] / table.init_noise_scale,
-        state=solutions.value[-1] / table.init_noise_scale,
-        trajectory=jnp.concatenate([x0[None], solutions.value]),
-        residual=jnp.max(solutions.residual),
-        step_residuals=solutions.residual,
-        iterations=solutions.iterations,
+        noise=noise,
+        state=noise,
+        trajectory=None if xs is None else jnp.concatenate([x0[None], xs]),
+        residual=jnp.max(steps_done.residual),
+        step_residuals=steps_done.residual,
+        iterations=steps_done.iterations,
         num_evals=evals,
         depth=evals,
-        converged=jnp.all(solutions.converged),
+        converged=jnp.all(steps_done.converged),
     )
 
 
@@ -245,26 +261,27 @@ def _extrapolate(table: LinearMultistep, i: Array, f1: Array, f2: Array) -> Arra
     return f1 + jnp.where(usable, weight, 0) * (f1 - f2)
 
 
-@jax.jit(static_argnames="rebuild")
+@jax.jit(static_argnames=("rebuild", "keep"))
 def _naive(
-    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, x0: Array
+    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, x0: Array, keep: bool
 ) -> InversionResult:
     denoise = rebuild(arrays)
     check_denoiser(denoise, x0)
     table = in_dtype(sampler, x0.dtype)
 
-    def step(x: Array, i: Array) -> tuple[Array, Array]:
+    def step(x: Array, i: Array) -> tuple[Array, Array | None]:
         f = denoise(x, table.model_time[i]).astype(x.dtype)
         y = x / table.scale[i - 1]
         y = (y - table.b[i - 1, 0] * f) / table.a[i - 1, 0]
-        return table.scale[i] * y, table.scale[i] * y
+        x = table.scale[i] * y
+        return x, x if keep else None
 
     n = table.num_steps
     x, xs = jax.lax.scan(step, x0, jnp.arange(1, n + 1))
     return InversionResult(
         noise=x / table.init_noise_scale,
         state=x / table.init_noise_scale,
-        trajectory=jnp.concatenate([x0[None], xs]),
+        trajectory=None if xs is None else jnp.concatenate([x0[None], xs]),
         residual=jnp.full((), jnp.nan, x.dtype),
         step_residuals=jnp.full((n,), jnp.nan, x.dtype),
         iterations=jnp.ones((n,), jnp.int32),
