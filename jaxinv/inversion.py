@@ -39,7 +39,7 @@ from jaxinv.denoiser import Denoiser
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import apply_row, evaluate, in_dtype
 from jaxinv.solvers import Anderson, FixedPoint, ForwardStep, Gradient, Solver
-from jaxinv.solvers.common import Solution, norm
+from jaxinv.solvers.common import norm
 
 Strategy = Literal["stepwise", "naive"]
 

@@ -43,7 +43,7 @@ def sample(
         >>> ji.sample(sampler, denoise, noise).shape
         (4, 4, 3)
     """
-    return sample_trajectory(sampler, denoise, noise)[0]
+    return _run(sampler, denoise, noise, keep=False)[0]
 
 
 def sample_trajectory(
@@ -62,16 +62,23 @@ def sample_trajectory(
     Raises:
         ValueError: as :func:`sample`.
     """
+    return _run(sampler, denoise, noise, keep=True)
+
+
+def _run(
+    sampler: LinearMultistep, denoise: Denoiser, noise: Array, *, keep: bool
+) -> Array:
     noise = jnp.asarray(noise)
     check_finite(noise, "noise")
     arrays, rebuild = split_callable(denoise)
-    return _sample(sampler, arrays, rebuild, noise)
+    return _sample(sampler, arrays, rebuild, noise, keep)
 
 
-@jax.jit(static_argnames="rebuild")
+@jax.jit(static_argnames=("rebuild", "keep"))
 def _sample(
-    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, noise: Array
+    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, noise: Array, keep: bool
 ) -> Array:
+    """The states, data first: all of them, or (not ``keep``) only the last, x[0]."""
     denoise = rebuild(arrays)
     check_denoiser(denoise, noise)
     table = in_dtype(sampler, noise.dtype)
@@ -82,15 +89,20 @@ def _sample(
     states = jnp.zeros((k, *noise.shape), noise.dtype)
     states = states.at[0].set(start / table.scale[-1])
 
-    def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], Array]:
+    def step(
+        carry: tuple[Array, Array], i: Array
+    ) -> tuple[tuple[Array, Array], Array | None]:
         states, outputs = carry
         f = evaluate(table, denoise, i, states[0])
         outputs = _push(outputs, f)
         y = apply_row(table, i, states, outputs)
-        return (_push(states, y), outputs), table.scale[i - 1] * y
+        x = table.scale[i - 1] * y if keep else None
+        return (_push(states, y), outputs), x
 
     steps = jnp.arange(table.num_steps, 0, -1)
-    _, xs = jax.lax.scan(step, (states, jnp.zeros_like(states)), steps)
+    end, xs = jax.lax.scan(step, (states, jnp.zeros_like(states)), steps)
+    if xs is None:
+        return table.scale[0] * end[0][:1]
     return jnp.concatenate([xs[::-1], start[None]])
 
 
