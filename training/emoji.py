@@ -42,6 +42,8 @@ four_leaf_clover maple_leaf earth_americas large_blue_circle red_circle hankey
 dragon_face
 """
 
+#: Sampling weight of an iconic emoji, against 1 for an ordinary one.
+ICONIC_WEIGHT = 8.0
 #: Emoji that everybody knows: never held out, and sampled more often.
 ICONIC = frozenset(_ICONIC_SHORT_NAMES.split())
 
@@ -97,7 +99,7 @@ def read_metadata(folder: Path) -> list[Emoji]:
             if v["has_img_google"]
         ]
         iconic = bool(ICONIC & set(entry["short_names"]))
-        total = 3.0 if iconic else 0.3 if entry["category"] == "Flags" else 1.0
+        total = ICONIC_WEIGHT if iconic else 0.3 if entry["category"] == "Flags" else 1.0
         common = {
             "base": entry["unified"],
             "name": clean_words(entry["name"] or entry["short_name"]),
