@@ -80,6 +80,10 @@ class AutoencoderKLConfig:
 
     def __post_init__(self):
         """Checks that the options describe a model that can be built."""
+        try:
+            activation(self.act_fn)
+        except ValueError as error:
+            raise ValueError(f"act_fn: {error}") from error
         for name, known in (
             ("down_block_types", "DownEncoderBlock2D"),
             ("up_block_types", "UpDecoderBlock2D"),

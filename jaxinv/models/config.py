@@ -88,6 +88,7 @@ def per_block(name: str, value: Any, num_blocks: int) -> tuple[Any, ...]:
         return (value,) * num_blocks
     if len(value) != num_blocks:
         raise ValueError(
-            f"{name} has {len(value)} values, but the model has {num_blocks} blocks"
+            f"{name} has {len(value)} values, but block_out_channels describes "
+            f"{num_blocks} blocks"
         )
     return value

@@ -202,13 +202,7 @@ def _transformer_specs(
         "transformer_layers_per_block", config.transformer_layers_per_block, n
     )
     up_depth = config.reverse_transformer_layers_per_block
-    if up_depth is None:
-        if any(isinstance(depth, tuple) for depth in down_depth):
-            raise ValueError(
-                "transformer_layers_per_block with a value per layer also needs "
-                "reverse_transformer_layers_per_block"
-            )
-        up_depth = down_depth[::-1]
+    up_depth = down_depth[::-1] if up_depth is None else up_depth
     up_depth = per_block("reverse_transformer_layers_per_block", up_depth, n)
 
     down = [

@@ -5,10 +5,22 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from jaxinv.models.config import config_from_dict, config_to_dict, per_block
+from jaxinv.models.layers import activation
 
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
 MID_BLOCKS = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
+TIME_SHIFTS = ("default", "scale_shift")
+
+_PER_BLOCK = (
+    "down_block_types",
+    "up_block_types",
+    "only_cross_attention",
+    "layers_per_block",
+    "cross_attention_dim",
+    "transformer_layers_per_block",
+    "attention_head_dim",
+)
 
 # Options of diffusers that select parts which do not exist here, with the values that
 # leave them off. Those of SDXL, Kandinsky, DeepFloyd, GLIGEN and LCM are among them.
@@ -113,24 +125,24 @@ class UNet2DConditionConfig:
     def __post_init__(self):
         """Checks that the options describe a model that can be built."""
         blocks = len(self.block_out_channels)
+        for name in _PER_BLOCK:
+            per_block(name, getattr(self, name), blocks)
         for name, values, known in (
             ("down_block_types", self.down_block_types, DOWN_BLOCKS),
             ("up_block_types", self.up_block_types, UP_BLOCKS),
             ("mid_block_type", (self.mid_block_type,), MID_BLOCKS),
+            ("resnet_time_scale_shift", (self.resnet_time_scale_shift,), TIME_SHIFTS),
         ):
-            if name != "mid_block_type":
-                per_block(name, values, blocks)
             for value in values:
                 if value not in known:
                     raise ValueError(
-                        f"{name}: {value!r} is not implemented "
+                        f"{name}={value!r} is not implemented "
                         f"(implemented: {', '.join(map(str, known))})"
                     )
-        if self.resnet_time_scale_shift not in ("default", "scale_shift"):
-            raise ValueError(
-                f"resnet_time_scale_shift={self.resnet_time_scale_shift!r} is not "
-                "implemented (implemented: default, scale_shift)"
-            )
+        try:
+            activation(self.act_fn)
+        except ValueError as error:
+            raise ValueError(f"act_fn: {error}") from error
         if not isinstance(self.norm_num_groups, int):
             raise ValueError(
                 "norm_num_groups=None (no normalisation) is not implemented"
@@ -139,8 +151,15 @@ class UNet2DConditionConfig:
             if channels % heads or channels % self.norm_num_groups:
                 raise ValueError(
                     f"a block of {channels} channels cannot have {heads} attention "
-                    f"heads and {self.norm_num_groups} normalisation groups"
+                    f"heads (attention_head_dim) and {self.norm_num_groups} groups"
                 )
+        depth = self.transformer_layers_per_block
+        nested = isinstance(depth, tuple) and any(isinstance(d, tuple) for d in depth)
+        if nested and self.reverse_transformer_layers_per_block is None:
+            raise ValueError(
+                "transformer_layers_per_block with a value per layer also needs "
+                "reverse_transformer_layers_per_block"
+            )
 
     @property
     def heads(self) -> tuple[int, ...]:
