@@ -1,0 +1,5 @@
+"""``python -m jaxinv.cli``."""
+
+from jaxinv.cli import main
+
+main()

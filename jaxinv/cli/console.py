@@ -1,0 +1,114 @@
+"""What every command shares: where text goes, how errors look, what exit codes mean.
+
+Standard output carries results: a table for people, or with ``--json`` one JSON object
+and nothing else. Standard error carries everything else: progress, notes, errors.
+"""
+
+import contextlib
+import enum
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from jaxinv.files import to_json
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of the command line; 1 is left to unexpected failures."""
+
+    OK = 0
+    BAD_INPUT = 2
+    NOT_CONVERGED = 3
+
+
+class Output:
+    """The two streams of a command.
+
+    Args:
+        as_json: Whether standard output is for machines.
+    """
+
+    def __init__(self, as_json: bool):
+        self.as_json = as_json
+        self.results = Console(highlight=False)
+        self.messages = Console(stderr=True, highlight=False)
+
+    def note(self, text: str) -> None:
+        """Says something that the user should know, on standard error."""
+        self.messages.print(f"[yellow]note:[/] {escape(text)}", soft_wrap=True)
+
+    def done(self, text: str, seconds: float) -> None:
+        """Reports a finished piece of work, on standard error."""
+        self.messages.print(f"[green]✓[/] {escape(text)} [dim]{seconds:.1f} s[/]")
+
+    def show(self, *renderables: Any) -> None:
+        """Prints results for people; nothing in JSON mode."""
+        if not self.as_json:
+            self.results.print(*renderables, sep="\n")
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Prints the result for machines; nothing unless in JSON mode."""
+        if self.as_json:
+            print(to_json(record), flush=True)
+
+
+@contextlib.contextmanager
+def explained(output: Output) -> Iterator[None]:
+    """Turns what is wrong with the input into one line and an exit code.
+
+    Only checks and file access belong inside: an error of the computation itself is not
+    the user's mistake, and keeps its traceback.
+
+    Args:
+        output: Where warnings and errors are shown.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        typer.Exit: With ``BAD_INPUT``, in place of ValueError and OSError.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default", UserWarning)
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            message = " ".join(str(error).split())
+            output.messages.print(
+                f"[bold red]error:[/] {escape(message)}", soft_wrap=True
+            )
+            raise typer.Exit(ExitCode.BAD_INPUT) from None
+    for warning in caught:
+        if warning.category is UserWarning:
+            output.note(str(warning.message))
+
+
+def check_choice(what: str, value: str, known: Iterable[str]) -> str:
+    """Returns a name in the library's spelling; hyphens count as underscores.
+
+    Raises:
+        ValueError: If it is not among the known names.
+    """
+    known = tuple(known)
+    name = value.replace("-", "_")
+    if name not in known:
+        raise ValueError(
+            f"unknown {what} {value!r}; expected one of {', '.join(known)}"
+        )
+    return name
+
+
+def check_guidance(value: float) -> float:
+    """Returns a guidance scale.
+
+    Raises:
+        ValueError: If it is not a finite number.
+    """
+    if not math.isfinite(value):
+        raise ValueError(f"--guidance must be a finite number, got {value}")
+    return value

@@ -1,0 +1,270 @@
+"""``jaxinv invert``: an image to its noise, with a certificate, and back."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from jaxinv.cli import options
+from jaxinv.cli.console import (
+    ExitCode,
+    Output,
+    check_choice,
+    check_guidance,
+    explained,
+)
+from jaxinv.files import check_writable_folder, write_array, write_json
+from jaxinv.images import (
+    ReadImage,
+    describe_resize,
+    read_image,
+    resize_image,
+    write_image,
+)
+
+# How much the panel magnifies what is left between two images.
+_GAIN = 10.0
+
+
+def invert(
+    image: Annotated[Path, typer.Argument(help="The image to invert.")],
+    prompt: options.Prompt,
+    negative_prompt: options.NegativePrompt = "",
+    model: options.Model = "emoji64",
+    revision: options.Revision = None,
+    steps: options.Steps = 20,
+    guidance: options.Guidance = 3.0,
+    spacing: options.Grid = "log_snr",
+    strategy: Annotated[
+        str,
+        typer.Option("--strategy", help="stepwise (exact) or naive (DDIM inversion)."),
+    ] = "stepwise",
+    solver: Annotated[
+        str,
+        typer.Option(
+            "--solver",
+            help="For stepwise: anderson, fixed_point, forward_step or gradient.",
+        ),
+    ] = "anderson",
+    resize: Annotated[
+        bool,
+        typer.Option(
+            "--resize",
+            help="Crop and resample an image of another size to the model's.",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the results [IMAGE-inverted]."),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Find the noise that the model's own sampler turns into an image.
+
+    Writes noise.npy, reconstruction.png, panel.png and result.json. The exit code is 0
+    if the certificate holds at every step, 3 if not (the files are written all the
+    same; naive inversion certifies nothing), 2 for bad input.
+    """
+    output = Output(as_json)
+    folder = out or Path(f"{image.stem}-inverted")
+    with explained(output):
+        check_guidance(guidance)
+        read = read_image(image)
+        check_writable_folder(folder)
+
+        import jax.numpy as jnp
+
+        import jaxinv as ji
+        from jaxinv.cli import runs
+        from jaxinv.cli.progress import Observed, Progress
+
+        strategy = check_choice("strategy", strategy, runs.STRATEGIES)
+        solver = check_choice("solver", solver, runs.SOLVER_NAMES)
+        spacing = check_choice("spacing", spacing, runs.SPACINGS)
+        pipe = ji.load(model, revision=revision)
+        sampler = runs.make_sampler(pipe.schedule, steps, spacing)
+        read = _fit(read, image, pipe.image_size, pipe.name, resize)
+        for change in read.changes:
+            output.note(f"{image}: {change}")
+        denoise = pipe.denoiser(prompt, negative_prompt, guidance)
+
+    latent = pipe.encode(read.pixels)
+    progress = Progress(output.messages)
+    watched = Observed(denoise)
+    title = f"{strategy} inversion"
+    outcome = runs.find_noise(
+        progress, title, sampler, watched, latent, strategy=strategy, solver=solver
+    )
+    output.done(title, outcome.seconds)
+    noise = outcome.result.noise
+    again, seconds = runs.draw(progress, "reconstruction", sampler, watched, noise)
+    output.done("reconstruction", seconds)
+
+    decoded, rebuilt = pipe.decode(latent), pipe.decode(again)
+    original = jnp.asarray(read.pixels) / 255
+    measures = {
+        "latent_nmse_db": float(ji.nmse_db(again, latent)),
+        "psnr_to_autoencoder_db": float(ji.psnr(rebuilt, decoded)),
+        "psnr_to_image_db": float(ji.psnr(rebuilt, original)),
+        "autoencoder_psnr_db": float(ji.psnr(decoded, original)),
+    }
+    files = {
+        name: folder / file
+        for name, file in (
+            ("noise", "noise.npy"),
+            ("reconstruction", "reconstruction.png"),
+            ("panel", "panel.png"),
+            ("result", "result.json"),
+        )
+    }
+    record = {
+        "image": image,
+        "changes": read.changes,
+        "model": pipe.name,
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "steps": steps,
+        "guidance": guidance,
+        "spacing": spacing,
+        "strategy": strategy,
+        "solver": solver if strategy == "stepwise" else None,
+        "certificate": outcome.record(),
+        "worst_noise_level_ratio": sampler.worst_ratio,
+        "noise": {"mean": float(noise.mean()), "std": float(noise.std())},
+        "reconstruction": measures,
+        "files": files,
+    }
+    with explained(output):
+        write_array(files["noise"], np.asarray(noise))
+        write_image(files["reconstruction"], np.asarray(rebuilt))
+        _draw_panel(files["panel"], record, original, decoded, rebuilt, noise)
+        write_json(files["result"], record)
+
+    output.show(_table(record), f"[dim]results in[/] {folder}")
+    if sampler.worst_ratio < runs.SAFE_RATIO:
+        output.note(
+            f"one step's noise-level ratio is {sampler.worst_ratio:.2f}, below "
+            f"{runs.SAFE_RATIO}: several noises can give this image, and the one "
+            "found need not be the one it was made from; more steps help, or "
+            "--spacing log_snr"
+        )
+    output.finish(record)
+    if not bool(outcome.result.converged):
+        output.note(
+            "naive inversion certifies nothing; use --strategy stepwise"
+            if strategy == "naive"
+            else f"not converged: the worst step is left with a residual of "
+            f"{float(outcome.result.residual):.1e}; try more --steps or less --guidance"
+        )
+        raise typer.Exit(ExitCode.NOT_CONVERGED)
+
+
+def _fit(
+    read: ReadImage, path: Path, size: tuple[int, int], model: str, resize: bool
+) -> ReadImage:
+    """Brings an image to the model's size, only if asked to.
+
+    A resized picture is another picture, so this is never done silently.
+    """
+    found = read.pixels.shape[:2]
+    if found == size:
+        return read
+    way = describe_resize(found, size)
+    if not resize:
+        raise ValueError(
+            f"{path} is {found[1]}x{found[0]} and {model} works at "
+            f"{size[1]}x{size[0]}; with --resize, it will {way}"
+        )
+    return ReadImage(resize_image(read.pixels, size), (*read.changes, way))
+
+
+def _table(record: dict[str, Any]) -> Table:
+    from jaxinv.cli.runs import decibels
+
+    certificate, rebuilt = record["certificate"], record["reconstruction"]
+    table = Table(title=f"{record['image']} → noise", title_justify="left")
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("", style="dim")
+    converged = certificate["converged"]
+    rows = (
+        (
+            "converged",
+            "[green]yes[/]" if converged else "[red]no[/]",
+            "every step of the sampler is solved to its tolerance",
+        ),
+        ("worst residual", f"{certificate['residual']:.1e}", "relative, of one step"),
+        (
+            "evaluations per step",
+            f"{certificate['evals_per_step']:.1f}",
+            f"{certificate['num_evals']} in all",
+        ),
+        (
+            "reconstruction NMSE",
+            decibels(rebuilt["latent_nmse_db"]),
+            "of the latent, sampled again from the noise",
+        ),
+        (
+            "image PSNR",
+            decibels(rebuilt["psnr_to_image_db"]),
+            f"{decibels(rebuilt['autoencoder_psnr_db'])} is the autoencoder's limit",
+        ),
+        (
+            "noise mean, std",
+            f"{record['noise']['mean']:.2f}, {record['noise']['std']:.2f}",
+            "0 and 1 for a typical image",
+        ),
+    )
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _draw_panel(
+    path: Path,
+    record: dict[str, Any],
+    original: Any,
+    decoded: Any,
+    rebuilt: Any,
+    noise: Any,
+) -> None:
+    from jaxinv import plotting
+    from jaxinv.cli.runs import decibels
+
+    certificate, measures = record["certificate"], record["reconstruction"]
+    good = certificate["converged"]
+    tiles = [
+        plotting.Tile(original, "image"),
+        plotting.Tile(
+            decoded,
+            "autoencoder alone",
+            f"PSNR {decibels(measures['autoencoder_psnr_db'])}",
+        ),
+        plotting.Tile(
+            plotting.latent_picture(noise),
+            "noise found",
+            f"residual {certificate['residual']:.0e}",
+            good,
+        ),
+        plotting.Tile(
+            rebuilt,
+            "sampled from that noise",
+            f"NMSE {decibels(measures['latent_nmse_db'])}",
+            good,
+        ),
+        plotting.Tile(
+            plotting.difference_picture(rebuilt, decoded, gain=_GAIN),
+            f"difference × {_GAIN:.0f}",
+            f"PSNR {decibels(measures['psnr_to_autoencoder_db'])}",
+            good,
+        ),
+    ]
+    figure = plotting.panel(
+        [plotting.Row(f"{record['strategy']}\ninversion", tiles)],
+        f"{Path(record['image']).name}: “{record['prompt']}”",
+        f"{record['model']}, DDIM with {record['steps']} steps, "
+        f"guidance {record['guidance']:g}. Difference: to the autoencoder's image.",
+    )
+    plotting.save_figure(figure, path)

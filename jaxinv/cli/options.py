@@ -1,0 +1,44 @@
+"""The options that several commands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Prompt = Annotated[
+    str, typer.Option("--prompt", "-p", help="What the image shows, in words.")
+]
+NegativePrompt = Annotated[
+    str, typer.Option("--negative-prompt", help="What guidance pushes away from.")
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="'emoji64' (inside this package), a diffusers folder, a folder made by "
+        "'jaxinv convert', or a Hugging Face hub name.",
+    ),
+]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit on the hub.")
+]
+Steps = Annotated[int, typer.Option("--steps", "-n", help="Sampler steps.")]
+Guidance = Annotated[
+    float,
+    typer.Option("--guidance", "-g", help="Classifier-free guidance scale; 1 is none."),
+]
+Grid = Annotated[
+    str,
+    typer.Option(
+        "--spacing",
+        help="Time grid: log_snr (keeps the noise), or leading, trailing, linspace as "
+        "in diffusers, for images that were made there.",
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on standard output, no table."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the random noise.", min=0)]
+ImageFile = Annotated[Path, typer.Option("--out", "-o", help="The image to write.")]

@@ -1,0 +1,89 @@
+"""``jaxinv sample``: an image from a prompt, or from a noise that was found before."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from jaxinv.cli import options
+from jaxinv.cli.console import Output, check_choice, check_guidance, explained
+from jaxinv.files import check_writable_file, read_array
+from jaxinv.images import image_suffix, write_image
+
+
+def sample(
+    prompt: options.Prompt,
+    negative_prompt: options.NegativePrompt = "",
+    model: options.Model = "emoji64",
+    revision: options.Revision = None,
+    steps: options.Steps = 20,
+    guidance: options.Guidance = 3.0,
+    spacing: options.Grid = "log_snr",
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of the noise (default 0).", min=0)
+    ] = None,
+    noise: Annotated[
+        Path | None,
+        typer.Option("--noise", help="Noise from 'jaxinv invert', in place of a seed."),
+    ] = None,
+    out: options.ImageFile = Path("sample.png"),
+    as_json: options.AsJson = False,
+) -> None:
+    """Make an image from a prompt: DDIM, deterministic given the noise."""
+    output = Output(as_json)
+    with explained(output):
+        if seed is not None and noise is not None:
+            raise ValueError("--seed and --noise exclude each other")
+        check_guidance(guidance)
+        image_suffix(out)
+        given = None if noise is None else read_array(noise)
+        check_writable_file(out)
+
+        import jax
+
+        import jaxinv as ji
+        from jaxinv.cli import runs
+        from jaxinv.cli.progress import Observed, Progress
+
+        spacing = check_choice("spacing", spacing, runs.SPACINGS)
+        pipe = ji.load(model, revision=revision)
+        sampler = runs.make_sampler(pipe.schedule, steps, spacing)
+        start = _noise(given, seed, pipe.latent_shape)
+        denoise = pipe.denoiser(prompt, negative_prompt, guidance)
+    progress = Progress(output.messages)
+    latent, seconds = runs.draw(progress, "sampling", sampler, Observed(denoise), start)
+    image = np.asarray(jax.device_get(pipe.decode(latent)))
+    with explained(output):
+        write_image(out, image)
+    output.done(f"sampled in {steps} steps", seconds)
+    output.show(f"{out}")
+    output.finish(
+        {
+            "image": out,
+            "model": pipe.name,
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "steps": steps,
+            "guidance": guidance,
+            "spacing": spacing,
+            "seed": None if noise is not None else seed or 0,
+            "noise": noise,
+            "seconds": round(seconds, 3),
+        }
+    )
+
+
+def _noise(given: np.ndarray | None, seed: int | None, shape: tuple[int, ...]) -> Any:
+    """The noise to start from; a given one is checked against the model."""
+    import jax
+
+    if given is None:
+        return jax.random.normal(jax.random.key(seed or 0), shape)
+    if given.shape != shape:
+        raise ValueError(
+            f"the noise has shape {given.shape}, but this model's is {shape}"
+        )
+    if not np.all(np.isfinite(given)):
+        raise ValueError("the noise has values that are NaN or infinite")
+    return given.astype(np.float32)

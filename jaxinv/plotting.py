@@ -1,0 +1,148 @@
+"""Pictures of inversions: images, noises, and what is left between them.
+
+Figures are made without pyplot: no global state, no window, no display needed.
+"""
+
+import io
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from jaxinv.files import open_atomically
+
+_INK, _FAINT, _GOOD, _BAD = "#1f2430", "#7a8194", "#1a7f4e", "#b3362a"
+_FONT = "DejaVu Sans"  # ships with matplotlib: the picture is the same everywhere
+
+
+class Tile(NamedTuple):
+    """One picture in a panel.
+
+    Attributes:
+        picture: (h, w, 3) in [0, 1].
+        title: What it is.
+        caption: A figure that belongs to it; may be empty.
+        good: Colours the caption: green, red, or grey for None.
+    """
+
+    picture: Float[np.ndarray, "h w 3"]
+    title: str
+    caption: str = ""
+    good: bool | None = None
+
+
+class Row(NamedTuple):
+    """One row of a panel.
+
+    Attributes:
+        label: Stands left of the row.
+        tiles: The pictures, None for an empty place.
+    """
+
+    label: str
+    tiles: Sequence[Tile | None]
+
+
+def latent_picture(
+    latent: Float[np.ndarray, "h w c"], *, reach: float = 3.0
+) -> Float[np.ndarray, "h w 3"]:
+    """Shows the first three channels of a latent as red, green and blue.
+
+    Args:
+        latent: A latent or a noise, at least one channel; of two, or one, the last is
+            repeated.
+        reach: The values ``-reach`` and ``reach`` become 0 and 1: 3 standard deviations
+            of unit noise.
+
+    Returns:
+        A picture in [0, 1].
+    """
+    channels = np.minimum(np.arange(3), latent.shape[-1] - 1)
+    values = np.asarray(latent, np.float64)[..., channels]
+    return np.clip(np.nan_to_num(values) / (2 * reach) + 0.5, 0, 1)
+
+
+def difference_picture(
+    a: Float[np.ndarray, "h w c"], b: Float[np.ndarray, "h w c"], *, gain: float
+) -> Float[np.ndarray, "h w 3"]:
+    """Shows a signed difference around grey.
+
+    Args:
+        a: An image or latent.
+        b: Another one of that shape.
+        gain: The difference is multiplied by this; half the range is then white.
+
+    Returns:
+        A picture in [0, 1]; equal values are mid-grey.
+    """
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    channels = np.minimum(np.arange(3), difference.shape[-1] - 1)
+    return np.clip(np.nan_to_num(gain * difference[..., channels]) / 2 + 0.5, 0, 1)
+
+
+def panel(rows: Sequence[Row], title: str, footnote: str = "") -> Figure:
+    """Lays pictures out in rows, with captions.
+
+    Args:
+        rows: The rows, from the top.
+        title: Stands above all.
+        footnote: Stands below all.
+
+    Returns:
+        The figure.
+    """
+    columns = max(len(row.tiles) for row in rows)
+    tile, gap_x, gap_y = 1.55, 0.18, 0.62  # inches
+    left, top, bottom = 1.25, 1.0, 0.45 if footnote else 0.2
+    width = left + columns * (tile + gap_x) + 0.1
+    height = top + len(rows) * (tile + gap_y) + bottom
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    style: dict[str, Any] = {"family": _FONT, "color": _INK}
+    figure.text(
+        0.2 / width, 1 - 0.38 / height, title, fontsize=13, weight="bold", **style
+    )
+    for r, row in enumerate(rows):
+        y = height - top - r * (tile + gap_y) - tile
+        middle = (y + tile / 2) / height
+        figure.text(
+            0.2 / width, middle, row.label, fontsize=10, va="center", weight="bold",
+            linespacing=1.4, **style,
+        )  # fmt: skip
+        for c, content in enumerate(row.tiles):
+            if content is None:
+                continue
+            x = left + c * (tile + gap_x)
+            axes = figure.add_axes((x / width, y / height, tile / width, tile / height))
+            axes.imshow(np.asarray(content.picture), interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set(color="#d5d9e2", linewidth=0.8)
+            axes.set_title(content.title, fontsize=8.5, pad=4, **style)
+            tone = {None: _FAINT, True: _GOOD, False: _BAD}[content.good]
+            axes.set_xlabel(
+                content.caption, fontsize=8.5, labelpad=4, family=_FONT, color=tone
+            )
+    if footnote:
+        figure.text(
+            0.2 / width, 0.2 / height, footnote, fontsize=8, family=_FONT, color=_FAINT
+        )
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Writes a figure as a PNG file, atomically.
+
+    Args:
+        figure: The figure.
+        path: Target file.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format="png")
+    with open_atomically(path) as file:
+        file.write(encoded.getvalue())
