@@ -1,0 +1,165 @@
+"""The full-size Stable Diffusion models: layout without memory, one real forward pass."""
+
+import gc
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch_models import from_torch, relative_error, to_torch
+
+import weights_convert
+from jaxinv.models import AutoencoderKLConfig, CLIPTextConfig, UNet2DConditionConfig
+
+# The published config.json of each model, without bookkeeping keys.
+SD15_UNET = {
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "center_input_sample": False,
+    "cross_attention_dim": 768,
+    "down_block_types": [
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+    ],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": [
+        "UpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+    ],
+}
+SD21_UNET = SD15_UNET | {
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "dual_cross_attention": False,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "sample_size": 96,
+    "upcast_attention": True,
+    "use_linear_projection": True,
+}
+SD15_VAE = {
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": 512,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+SD3_VAE = SD15_VAE | {
+    "force_upcast": True,
+    "latent_channels": 16,
+    "latents_mean": None,
+    "latents_std": None,
+    "sample_size": 1024,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+    "use_post_quant_conv": False,
+    "use_quant_conv": False,
+}
+FLUX_VAE = SD3_VAE | {
+    "mid_block_add_attention": True,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+}
+SD15_TEXT = {
+    "attention_dropout": 0.0,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "hidden_act": "quick_gelu",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 77,
+    "model_type": "clip_text_model",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pad_token_id": 1,
+    "projection_dim": 768,
+    "vocab_size": 49408,
+}
+SD21_TEXT = SD15_TEXT | {
+    "hidden_act": "gelu",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 23,
+    "projection_dim": 512,
+}
+
+MODELS = {
+    "sd15-unet": (SD15_UNET, UNet2DConditionConfig.sd15(), 859_520_964),
+    "sd21-unet": (SD21_UNET, UNet2DConditionConfig.sd21(), 865_910_724),
+    "sd15-vae": (SD15_VAE, AutoencoderKLConfig.sd15(), 83_653_863),
+    "sd21-vae": (
+        SD15_VAE | {"sample_size": 768},
+        AutoencoderKLConfig.sd21(),
+        83_653_863,
+    ),
+    "sd3-vae": (SD3_VAE, AutoencoderKLConfig.sd3(), 83_819_683),
+    "flux-vae": (FLUX_VAE, AutoencoderKLConfig.flux(), 83_819_683),
+    "sd15-text": (SD15_TEXT, CLIPTextConfig.sd15(), 123_060_480),
+    "sd21-text": (SD21_TEXT, CLIPTextConfig.sd21(), 340_387_840),
+}
+
+
+def published_layout(name, data):
+    """Names and shapes of the tensors that PyTorch stores, without memory."""
+    with torch.device("meta"):
+        if "unet" in name:
+            model = diffusers.UNet2DConditionModel.from_config(data)
+        elif "vae" in name:
+            model = diffusers.AutoencoderKL.from_config(data)
+        else:
+            model = transformers.CLIPTextModel(transformers.CLIPTextConfig(**data))
+    # transformers 5 leaves out the prefix under which these weights are published.
+    prefix = "text_model." if "text" in name else ""
+    return {prefix + key: tuple(x.shape) for key, x in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_tensor_of_the_published_layout_maps(name):
+    data, config, size = MODELS[name]
+    assert type(config).from_dict(data) == config
+    layout = weights_convert.tensor_shapes(config)
+    assert layout == published_layout(name, data)
+    assert sum(map(np.prod, layout.values())) == size
+
+
+@pytest.mark.slow
+def test_full_size_sd15_unet_equals_pytorch(tmp_path):
+    torch.manual_seed(0)
+    model = diffusers.UNet2DConditionModel.from_config(SD15_UNET).eval()
+    model.save_pretrained(tmp_path / "unet")
+    rng = np.random.default_rng(0)
+    sample = rng.standard_normal((32, 32, 4), np.float32)
+    context = rng.standard_normal((77, 768), np.float32)
+    with torch.no_grad():
+        wanted = model(
+            to_torch(sample), torch.tensor(321.5), torch.from_numpy(context)[None]
+        )
+    wanted = from_torch(wanted.sample)
+    del model
+    gc.collect()
+    unet = weights_convert.load_component(tmp_path / "unet")
+    found = jax.jit(lambda unet, *args: unet(*args))(unet, sample, 321.5, context)
+    assert relative_error(found, wanted) < 1e-4
