@@ -1,4 +1,4 @@
-"""The full-size Stable Diffusion models: layout without memory, one real forward pass."""
+"""The full-size Stable Diffusion models: layouts without memory, one forward pass."""
 
 import gc
 
