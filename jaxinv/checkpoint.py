@@ -92,9 +92,10 @@ def load_component(
             configuration.
 
     Example:
-        Shard every parameter over its last axis where that divides evenly::
+        Shard every parameter over its last axis where that divides evenly. The mesh's
+        axes are ``Auto``: the models leave it to the compiler where activations go::
 
-            mesh = jax.make_mesh((8,), ("model",))
+            mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
 
             def rule(path, shape):
                 spec = [None] * len(shape)

@@ -1,0 +1,278 @@
+"""A diffusers pipeline to an Orbax checkpoint and back, on the command line and off."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import weights_convert
+from jaxinv import checkpoint
+from jaxinv.models.parameters import parameters
+from weights_convert import WeightsError
+from weights_convert.__main__ import main
+from weights_convert.pipeline import wanted_files
+
+PARTS = ("unet", "vae", "text_encoder")
+
+
+@pytest.fixture(scope="module")
+def converted(diffusers_folder, tmp_path_factory):
+    """The random pipeline as a checkpoint."""
+    return weights_convert.convert(
+        diffusers_folder, tmp_path_factory.mktemp("converted") / "tiny"
+    )
+
+
+@pytest.fixture
+def source(diffusers_folder, tmp_path):
+    """A copy of the random pipeline, to be spoilt."""
+    return shutil.copytree(diffusers_folder, tmp_path / "source")
+
+
+def assert_equal(found, wanted):
+    assert found.config == wanted.config
+    found, wanted = parameters(found), parameters(wanted)
+    assert found.keys() == wanted.keys()
+    for path in found:
+        assert found[path].dtype == wanted[path].dtype
+        np.testing.assert_array_equal(found[path], wanted[path], err_msg=path)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_checkpoint_holds_exactly_the_converted_weights(
+    diffusers_folder, converted, part
+):
+    found = checkpoint.load_component(converted / part)
+    assert_equal(found, weights_convert.load_component(diffusers_folder / part))
+
+
+def test_a_checkpoint_has_the_documented_layout(diffusers_folder, converted):
+    assert checkpoint.is_checkpoint(converted)
+    assert not checkpoint.is_checkpoint(diffusers_folder)
+    for part in PARTS:
+        assert (converted / part / "config.json").is_file()
+        assert (converted / part / "params").is_dir()
+    for part in ("tokenizer", "scheduler"):
+        for file in (diffusers_folder / part).iterdir():
+            copy = converted / part / file.name
+            assert copy.read_bytes() == file.read_bytes()
+    index = json.loads((converted / "model_index.json").read_text())
+    assert index == json.loads((diffusers_folder / "model_index.json").read_text())
+    assert [p.name for p in converted.parent.iterdir()] == [converted.name]
+
+
+def test_restored_parameters_take_the_dtype_that_is_asked_for(converted):
+    vae = checkpoint.load_component(
+        converted / "vae", dtype=jnp.bfloat16, param_dtype=jnp.bfloat16
+    )
+    wide = checkpoint.load_component(converted / "vae")
+    assert vae.dtype == jnp.bfloat16
+    assert_equal(vae, jax.tree.map(lambda x: x.astype(jnp.bfloat16), wide))
+
+
+def test_the_command_line_converts_and_does_not_overwrite(
+    diffusers_folder, tmp_path, capsys
+):
+    dst = tmp_path / "new" / "dst"
+    command = [str(diffusers_folder), str(dst), "--dtype", "bfloat16"]
+    assert main(command) == 0
+    assert str(dst) in capsys.readouterr().out
+    (dst / "mine").write_text("precious")
+    assert main(command) == 1
+    assert "--force" in capsys.readouterr().err
+    assert (dst / "mine").exists()
+    assert main([*command, "--force"]) == 0
+    assert not (dst / "mine").exists()
+    assert os.listdir(tmp_path / "new") == ["dst"]
+    vae = checkpoint.load_component(dst / "vae")
+    original = weights_convert.load_component(diffusers_folder / "vae")
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), original)
+    assert_equal(vae, rounded)
+
+
+def test_a_conversion_that_fails_leaves_nothing_behind(source, tmp_path, capsys):
+    weights = source / "vae/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert main([str(source), str(tmp_path / "dst")]) == 1
+    assert f"{weights} is truncated or corrupt" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["source"]
+
+
+def test_an_incomplete_or_foreign_pipeline_is_named(source, tmp_path):
+    index = json.loads((source / "model_index.json").read_text())
+
+    def write_index(**entries):
+        (source / "model_index.json").write_text(json.dumps(index | entries))
+
+    dst = tmp_path / "dst"
+    write_index(transformer=["diffusers", "FluxTransformer2DModel"])
+    with pytest.raises(WeightsError, match=r"'transformer' \(FluxTransformer2DModel"):
+        weights_convert.convert(source, dst)
+    write_index(text_encoder_2=[None, None], safety_checker=["x", "Checker"])
+    shutil.rmtree(source / "tokenizer")
+    with pytest.raises(WeightsError, match="folder 'tokenizer' is missing"):
+        weights_convert.convert(source, dst)
+    (source / "model_index.json").unlink()
+    with pytest.raises(WeightsError, match=r"model_index\.json is missing"):
+        weights_convert.convert(source, dst)
+    with pytest.raises(WeightsError, match="neither a folder nor a name on the hub"):
+        weights_convert.convert(tmp_path / "nowhere", dst)
+
+
+def test_an_output_that_cannot_be_written_is_an_error(
+    diffusers_folder, tmp_path, capsys
+):
+    (tmp_path / "file").write_text("no folder")
+    assert main([str(diffusers_folder), str(tmp_path / "file")]) == 1
+    assert "is no folder" in capsys.readouterr().err
+    assert main([str(diffusers_folder), str(tmp_path / "file/dst")]) == 1
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_hub_name_downloads_only_what_is_needed(
+    diffusers_folder, tmp_path, monkeypatch
+):
+    asked = {}
+
+    def snapshot_download(name, allow_patterns):
+        asked[name] = allow_patterns
+        return str(diffusers_folder)
+
+    files = ["model_index.json", "unet/diffusion_pytorch_model.safetensors", "big.ckpt"]
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "list_repo_files", lambda self, name: files
+    )
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    weights_convert.convert("someone/some-model", tmp_path / "dst")
+    assert asked == {"someone/some-model": files[:2]}
+
+
+def test_a_download_that_fails_is_an_error(tmp_path, monkeypatch):
+    def refuse(self, name):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", refuse)
+    with pytest.raises(WeightsError, match="someone/model cannot be downloaded: no ro"):
+        weights_convert.convert("someone/model", tmp_path / "dst")
+    assert not os.listdir(tmp_path)
+
+
+def test_of_all_variants_on_the_hub_one_set_of_safetensors_is_taken():
+    stem = "diffusion_pytorch_model"
+    files = [
+        "README.md",
+        "v1-5-pruned.safetensors",
+        "model_index.json",
+        "unet/config.json",
+        f"unet/{stem}.bin",
+        f"unet/{stem}.fp16.safetensors",
+        f"unet/{stem}.non_ema.safetensors",
+        f"unet/{stem}.safetensors",
+        "vae/config.json",
+        f"vae/{stem}.fp16.safetensors",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors.index.json",
+        "text_encoder/model-00001-of-00002.safetensors",
+        "text_encoder/model-00002-of-00002.safetensors",
+        "text_encoder/pytorch_model.bin",
+        "text_encoder/onnx/model.safetensors",
+        "tokenizer/merges.txt",
+        "tokenizer/vocab.json",
+        "scheduler/scheduler_config.json",
+        "safety_checker/model.safetensors",
+    ]
+    assert set(files) - set(wanted_files(files)) == {
+        "README.md",
+        "v1-5-pruned.safetensors",
+        f"unet/{stem}.bin",
+        f"unet/{stem}.fp16.safetensors",
+        f"unet/{stem}.non_ema.safetensors",
+        "text_encoder/pytorch_model.bin",
+        "text_encoder/onnx/model.safetensors",
+        "safety_checker/model.safetensors",
+    }
+
+
+def test_a_folder_that_is_no_checkpoint_is_an_error(diffusers_folder, converted):
+    with pytest.raises(ValueError, match="no jaxinv component"):
+        checkpoint.load_component(diffusers_folder / "unet")
+    with pytest.raises(ValueError, match="no jaxinv component"):
+        checkpoint.load_component(converted)
+
+
+def test_a_checkpoint_that_does_not_match_its_configuration_is_named(
+    converted, tmp_path
+):
+    folder = shutil.copytree(converted / "vae", tmp_path / "vae")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"latent_channels": 8}))
+    with pytest.raises(
+        ValueError, match=r"'decoder\.conv_in\.kernel'.*\(3, 3, 8, \d+\)"
+    ):
+        checkpoint.load_component(folder)
+    config["use_quant_conv"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"'quant_conv\.bias'.*None"):
+        checkpoint.load_component(folder)
+
+
+def test_a_checkpoint_is_restored_straight_into_shards(converted):
+    # Eight devices need a fresh process: their number is fixed when JAX starts.
+    code = """
+        import sys, jax, jax.numpy as jnp, numpy as np
+        from jax.sharding import (
+            AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
+        )
+        from jaxinv import checkpoint
+        from jaxinv.models.parameters import parameters
+
+        mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
+
+        def rule(path, shape):
+            split = "model" if path.endswith("kernel") and shape[-1] % 8 == 0 else None
+            return NamedSharding(mesh, PartitionSpec(*[None] * (len(shape) - 1), split))
+
+        plain = checkpoint.load_component(sys.argv[1])
+        last = SingleDeviceSharding(jax.devices()[-1])
+        rules = {path: rule(path, x.shape) for path, x in parameters(plain).items()}
+        count = 0
+        for sharding in (rule, rules, last):
+            found = checkpoint.load_component(sys.argv[1], sharding=sharding)
+            for path, x in parameters(found).items():
+                wanted = rules[path] if sharding is not last else last
+                assert x.sharding.is_equivalent_to(wanted, x.ndim), path
+                np.testing.assert_array_equal(x, parameters(plain)[path])
+                if wanted.is_fully_replicated or sharding is last:
+                    continue
+                assert x.addressable_shards[0].data.size * 8 == x.size
+                count += 1
+        assert count > 20
+
+        sharded = checkpoint.load_component(sys.argv[1], sharding=rule)
+        ids = jnp.arange(9)
+        run = jax.jit(lambda model, ids: model(ids).last_hidden_state)
+        error = jnp.abs(jax.device_get(run(sharded, ids)) - run(plain, ids)).max()
+        assert error < 1e-5, error
+        print("ok", count)
+    """
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(converted / "text_encoder")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("ok")
