@@ -32,7 +32,7 @@ def _report(t: Any) -> None:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Observed:
     """A denoiser that reports the model's time at every evaluation.
 

@@ -1,0 +1,315 @@
+"""The command line: results, exit codes, and what it says about bad input."""
+
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+import jaxinv as ji
+from jaxinv.cli import app
+from jaxinv.cli.progress import Observed, Progress
+from jaxinv.images import read_image, write_image
+
+OK, BAD_INPUT, NOT_CONVERGED = 0, 2, 3
+
+
+def run(*arguments):
+    """Runs a command in this process, so that programs are compiled only once."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def only_json(result):
+    """Parses standard output, which must be one JSON object on one line."""
+    lines = result.stdout.splitlines()
+    assert len(lines) == 1, result.stdout
+    return json.loads(lines[0])
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A smooth 32x32 image file."""
+    x, y = np.meshgrid(*[np.linspace(0, 1, 32)] * 2)
+    path = tmp_path_factory.mktemp("images") / "cat.png"
+    write_image(path, np.stack([x, y, 0.5 + 0.4 * np.sin(6 * x * y)], -1))
+    return path
+
+
+@pytest.fixture(scope="module")
+def inverted(picture, diffusers_folder, tmp_path_factory):
+    """The result of ``jaxinv invert`` on the random model, and its folder."""
+    out = tmp_path_factory.mktemp("out") / "new" / "folder"
+    common = ("--model", diffusers_folder, "--prompt", "red cat", "--out", out)
+    return run("invert", picture, *common, "--json"), out
+
+
+@pytest.fixture(scope="module")
+def demonstrated(emoji64, tmp_path_factory):
+    """The result of ``jaxinv demo``, and its picture."""
+    out = tmp_path_factory.mktemp("demo") / "demo.png"
+    return run("demo", "--out", out, "--json"), out
+
+
+# --- demo ----------------------------------------------------------------------------
+
+
+def test_demo_finds_the_noise_that_naive_inversion_misses(demonstrated):
+    result, _ = demonstrated
+    assert result.exit_code == OK, result.output
+    record = only_json(result)
+    naive, exact = record["naive"], record["exact"]
+    assert exact["converged"]
+    assert not naive["converged"]
+    assert exact["residual"] < 1e-5 < 1e-2 < naive["residual"]
+    assert exact["reconstruction_nmse_db"] < -90
+    assert exact["noise_nmse_db"] < naive["noise_nmse_db"] - 20
+
+
+def test_demo_draws_a_picture(demonstrated):
+    _, path = demonstrated
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.width > 1000
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 1000
+
+
+def test_demo_prints_a_table_for_people(demonstrated, tmp_path):
+    result = run("demo", "--out", tmp_path / "demo.png")  # compiled already
+    assert result.exit_code == OK
+    for word in ("noise NMSE", "reconstruction NMSE", "image PSNR", "converged", "dB"):
+        assert word in result.stdout
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(result.stdout)
+
+
+# --- invert --------------------------------------------------------------------------
+
+
+def test_invert_writes_the_noise_and_its_certificate(inverted):
+    result, out = inverted
+    assert result.exit_code == OK, result.output
+    record = only_json(result)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "noise.npy",
+        "panel.png",
+        "reconstruction.png",
+        "result.json",
+    ]
+    assert json.loads((out / "result.json").read_text()) == record
+    certificate = record["certificate"]
+    assert certificate["converged"] is True
+    assert certificate["residual"] == max(certificate["step_residuals"]) <= 1e-6
+    assert certificate["num_evals"] == sum(certificate["iterations"])
+    assert len(certificate["iterations"]) == record["steps"] == 20
+
+
+def test_the_written_noise_is_sampled_to_the_written_reconstruction(
+    inverted, diffusers_folder, tmp_path
+):
+    _, out = inverted
+    common = ("--model", diffusers_folder, "--prompt", "red cat")
+    target = tmp_path / "again.png"
+    noise = ("--noise", out / "noise.npy")
+    result = run("sample", *common, *noise, "--out", target, "--json")
+    assert result.exit_code == OK, result.output
+    assert only_json(result)["noise"] == str(out / "noise.npy")
+    again = read_image(target).pixels.astype(int)
+    first = read_image(out / "reconstruction.png").pixels.astype(int)
+    assert np.abs(again - first).max() <= 1
+
+
+def test_naive_inversion_is_reported_as_not_certified(
+    picture, diffusers_folder, tmp_path
+):
+    common = ("--model", diffusers_folder, "--prompt", "red cat", "--out", tmp_path)
+    result = run("invert", picture, *common, "--strategy", "naive")
+    assert result.exit_code == NOT_CONVERGED
+    assert "certifies nothing" in result.stderr
+    assert "worst residual" in result.stdout
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["certificate"]["converged"] is False
+    assert record["certificate"]["residual"] > 1e-4
+    assert record["certificate"]["evals_per_step"] == 1
+    assert (tmp_path / "noise.npy").exists()
+
+
+def test_another_size_is_resized_only_when_asked_and_said(
+    picture, diffusers_folder, tmp_path
+):
+    large = tmp_path / "large.png"
+    Image.open(picture).resize((80, 60)).convert("RGBA").save(large)
+    pixels = np.array(Image.open(large))
+    pixels[:30, :, 3] = 0  # transparent above
+    Image.fromarray(pixels).save(large)
+    common = ("--model", diffusers_folder, "--prompt", "red cat", "--out", tmp_path)
+    way = "centre-crop 80x60 to 60x60 and resample to 32x32"
+
+    refused = run("invert", large, *common)
+    assert refused.exit_code == BAD_INPUT
+    assert f"with --resize, it will {way}" in refused.stderr
+    assert not (tmp_path / "noise.npy").exists()
+
+    result = run("invert", large, *common, "--resize", "--json")
+    assert result.exit_code == OK, result.output
+    assert way in result.stderr
+    assert "on white" in result.stderr
+    white = "composited transparent pixels on white"
+    assert only_json(result)["changes"] == [white, way]
+
+
+# --- sample --------------------------------------------------------------------------
+
+
+def test_a_seed_decides_the_image(diffusers_folder, tmp_path):
+    def pixels(seed, name):
+        common = ("--model", diffusers_folder, "--prompt", "red cat")
+        path = tmp_path / name
+        assert run("sample", *common, "--seed", seed, "-o", path).exit_code == OK
+        return read_image(path).pixels
+
+    first, same, other = pixels(1, "a.png"), pixels(1, "b.png"), pixels(2, "c.png")
+    np.testing.assert_array_equal(first, same)
+    assert (first != other).any()
+
+
+# --- convert -------------------------------------------------------------------------
+
+
+def test_convert_makes_a_folder_that_loads_and_never_overwrites_unasked(
+    diffusers_folder, tiny, tmp_path
+):
+    target = tmp_path / "converted"
+    result = run("convert", diffusers_folder, target, "--json")
+    assert result.exit_code == OK, result.output
+    assert only_json(result)["target"] == str(target)
+    leaves = zip(jax.tree.leaves(ji.load(target)), jax.tree.leaves(tiny), strict=True)
+    assert all((a == b).all() for a, b in leaves)
+
+    refused = run("convert", diffusers_folder, target)
+    assert refused.exit_code == BAD_INPUT
+    assert "not empty" in refused.stderr
+    assert run("convert", diffusers_folder, target, "--force").exit_code == OK
+
+
+# --- bad input -----------------------------------------------------------------------
+
+
+def expect_one_clear_line(result, *words):
+    assert result.exit_code == BAD_INPUT, result.output
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--steps", 0], ("between 1 and", "got 0")),
+        (["--steps", 1001], ("between 1 and", "got 1001")),
+        (["--spacing", "cubic"], ("unknown spacing 'cubic'", "log_snr")),
+        (["--strategy", "magic"], ("unknown strategy 'magic'", "stepwise")),
+        (["--solver", "magic"], ("unknown solver 'magic'", "anderson")),
+        (["--guidance", "nan"], ("--guidance must be a finite number",)),
+        (["--guidance", "inf"], ("--guidance must be a finite number",)),
+        (["--model", "no-such-model"], ("no model 'no-such-model'", "tried")),
+    ],
+)
+def test_a_bad_option_of_invert_is_explained(
+    picture, diffusers_folder, tmp_path, options, words
+):
+    common = ("--model", diffusers_folder, "--prompt", "red", "--out", tmp_path)
+    result = run("invert", picture, *common, *options, "--json")
+    expect_one_clear_line(result, *words)
+
+
+def test_a_missing_image_is_explained(tmp_path):
+    result = run("invert", tmp_path / "no.png", "--prompt", "red", "--out", tmp_path)
+    expect_one_clear_line(result, "no such image", "no.png")
+
+
+def test_an_image_that_is_no_image_is_explained(tmp_path):
+    (tmp_path / "text.png").write_text("this is text")
+    image = tmp_path / "text.png"
+    result = run("invert", image, "--prompt", "red", "--out", tmp_path)
+    expect_one_clear_line(result, "is not an image")
+
+
+@pytest.mark.parametrize("command", ["invert", "sample", "demo"])
+def test_an_unwritable_output_is_explained_before_the_model_is_looked_for(
+    monkeypatch, picture, tmp_path, command
+):
+    def never(*args, **kwargs):
+        raise AssertionError("the model was loaded before the output was checked")
+
+    monkeypatch.setattr("jaxinv.hub.load", never)
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "x.png"
+    arguments = {
+        "invert": ("invert", picture, "--prompt", "red"),
+        "sample": ("sample", "--prompt", "red"),
+        "demo": ("demo",),
+    }[command]
+    expect_one_clear_line(run(*arguments, "--out", out), "cannot write to")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--noise", "missing.npy"], ("no such file", "missing.npy")),
+        (["--noise", "shape.npy"], ("shape (3, 3)", "(8, 8, 4)")),
+        (["--noise", "nan.npy"], ("NaN",)),
+        (["--noise", "text.npy"], ("text.npy is not a readable",)),
+        (["--noise", "nan.npy", "--seed", 1], ("exclude each other",)),
+        (["--out", "a.xyz"], ("no image format",)),
+    ],
+)
+def test_a_bad_option_of_sample_is_explained(
+    monkeypatch, diffusers_folder, tmp_path, options, words
+):
+    monkeypatch.chdir(tmp_path)
+    np.save("shape.npy", np.zeros((3, 3)))
+    np.save("nan.npy", np.full((8, 8, 4), np.nan))
+    (tmp_path / "text.npy").write_text("this is text")
+    result = run("sample", "--model", diffusers_folder, "--prompt", "red", *options)
+    expect_one_clear_line(result, *words)
+
+
+def test_converting_what_is_no_model_is_explained(tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = run("convert", tmp_path / "empty", tmp_path / "out")
+    expect_one_clear_line(result, "model_index.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_it_is_said(diffusers_folder, tmp_path):
+    long = "a b c d e f g h i j k l m n o p q r s"
+    out = tmp_path / "a.png"
+    result = run("sample", "--model", diffusers_folder, "--prompt", long, "--out", out)
+    assert result.exit_code == OK
+    assert "note: the prompt has 21 tokens" in result.stderr
+
+
+# --- progress ------------------------------------------------------------------------
+
+
+def test_every_evaluation_is_reported_with_its_step():
+    sampler = ji.ddim(ji.time_grid(ji.scaled_linear(), 20))
+    denoise = Observed(jax.tree_util.Partial(lambda x, t: 0.9 * x))
+    noise = jax.random.normal(jax.random.key(0), (4, 4, 3))
+    with open(os.devnull, "w") as nowhere:
+        progress = Progress(Console(file=nowhere, force_terminal=True))
+        with progress.phase("sampling", sampler.model_time[:0:-1]) as phase:
+            data = ji.sample(sampler, denoise, noise).block_until_ready()
+        assert (phase.evaluations, phase.step) == (20, 20)
+        with progress.phase("inverting", sampler.model_time[1:]) as phase:
+            result = ji.invert(sampler, denoise, data)
+            result.noise.block_until_ready()
+        assert (phase.evaluations, phase.step) == (int(result.num_evals), 20)
+        assert phase.seconds > 0
