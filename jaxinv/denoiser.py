@@ -137,7 +137,8 @@ def guided(
             "the condition and the negative condition must agree in structure and "
             f"shapes, got {shapes[0]} and {shapes[1]}"
         )
-    return Guided(model, cond, uncond, guidance_scale)
+    # An array, always: an integer would be a constant of the compiled program.
+    return Guided(model, cond, uncond, jnp.asarray(guidance_scale, float))
 
 
 def from_x0(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
