@@ -111,7 +111,8 @@ class ForwardStep:
             k: Array, z: Array, at: Evaluation, memory: Any
         ) -> tuple[Array, Any]:
             reduction, best, since = memory
-            warmup = jnp.minimum((k + 1) / max(self.warmup, 1), 1).astype(guess.dtype)
+            # Cast before dividing: int32 divides in float32, also in double precision.
+            warmup = jnp.minimum((k + 1).astype(guess.dtype) / max(self.warmup, 1), 1)
             z = z - self.rho * warmup * reduction * at.direction
             loss = dot(at.residual, at.residual)
             better = loss < best * (1 - 1e-4)
