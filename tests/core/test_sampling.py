@@ -110,8 +110,6 @@ def test_guided_samples_agree_with_ddim_scheduler(spacing):
 @pytest.mark.parametrize(("spacing", "steps"), [("leading", 30), ("trailing", 20)])
 def test_ddim_is_ddim_diffusers_where_its_steps_end_on_the_grid(spacing, steps):
     schedule = ji.scaled_linear(steps_offset=1, set_alpha_to_one=False)
-    if spacing == "leading":
-        steps = 20
     grid = ji.time_grid(schedule, steps, spacing)
     ours, theirs = ji.ddim(grid), ji.ddim_diffusers(schedule, steps, spacing)
     np.testing.assert_allclose(ours.a, theirs.a, rtol=1e-12)
@@ -233,8 +231,9 @@ def test_a_trajectory_runs_from_the_sample_to_the_scaled_noise(schedule, dtype):
     states = ji.sample_trajectory(table, denoise, noise)
     assert states.shape == (6, *SHAPE)
     assert states.dtype == dtype
-    np.testing.assert_array_equal(states[0], ji.sample(table, denoise, noise))
     eps = float(jnp.finfo(dtype).eps)
+    # Two programs, each with a few roundings per step.
+    assert relative_error(states[0], ji.sample(table, denoise, noise)) < 100 * eps
     np.testing.assert_allclose(
         states[-1], noise * schedule.init_noise_scale, rtol=2 * eps
     )

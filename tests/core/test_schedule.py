@@ -291,7 +291,7 @@ def test_timestep_spacings_that_flow_matching_lacks_are_refused(spacing):
     ],
 )
 def test_impossible_schedules_are_refused(make):
-    with pytest.raises(ValueError, match="expected|needs"):
+    with pytest.raises(ValueError, match=r"expected|needs"):
         make()
 
 

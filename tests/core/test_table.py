@@ -47,7 +47,6 @@ def test_rows_that_use_states_from_before_the_start_are_refused(grid):
 
 
 def test_rows_may_use_all_of_the_history_that_there_is(grid):
-    a = np.tril(np.ones((4, 2)))[::-1]
     a = np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
     assert from_rows(grid, a, a, name="two", order=1).history == 2
 

@@ -1,0 +1,421 @@
+"""Inversion: exactness, its certificate, isolation of samples, and bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from core_cases import (
+    EXACT_SOLVERS,
+    SAMPLERS,
+    SCHEDULES,
+    SOLVERS,
+    TIMESTEP_SAMPLERS,
+    each,
+    relative_error,
+)
+from gaussian_mixture import SHAPE, VARIANCE, gaussian_mixture
+from jax.tree_util import Partial
+
+import jaxinv as ji
+from jaxinv.inversion import SOLVERS as SOLVERS_BY_NAME
+
+VP = SCHEDULES["vp"]
+STEPS = 20
+
+
+def round_trip(table, denoise, dtype, **options):
+    """Relative errors of the noise and of the reconstruction, and the result."""
+    noise = jnp.asarray(np.random.default_rng(1).standard_normal(SHAPE), dtype)
+    x0 = ji.sample(table, denoise, noise)
+    result = ji.invert(table, denoise, x0, **options)
+    again = ji.sample(table, denoise, result.noise)
+    return relative_error(result.noise, noise), relative_error(again, x0), result
+
+
+def stretched(gain, x, t):
+    """A smooth model, as steep as its gain; its only parameter is data."""
+    return gain * jnp.sin(x + 0.001 * t)
+
+
+# --- exactness ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", EXACT_SOLVERS)
+@pytest.mark.parametrize("schedule", each(SCHEDULES))
+@pytest.mark.parametrize("sampler", each(SAMPLERS))
+def test_inversion_is_exact_in_float64(sampler, schedule, solver, float64):
+    table, denoise = sampler.build(schedule, STEPS), gaussian_mixture(schedule)
+    noise, reconstruction, result = round_trip(table, denoise, float64, solver=solver)
+    assert bool(result.converged)
+    assert noise < 1e-12
+    assert reconstruction < 1e-12
+
+
+@pytest.mark.parametrize("sampler", each(TIMESTEP_SAMPLERS))
+def test_inversion_is_exact_on_the_grids_of_diffusers(sampler, float64):
+    schedule = ji.scaled_linear(set_alpha_to_one=True)
+    table, denoise = sampler.build(schedule, STEPS), gaussian_mixture(schedule)
+    noise, reconstruction, result = round_trip(table, denoise, float64)
+    assert bool(result.converged)
+    assert noise < 1e-12
+    assert reconstruction < 1e-12
+
+
+def test_a_grid_whose_last_step_goes_nowhere_is_inverted(float64):
+    schedule = ji.scaled_linear(set_alpha_to_one=False)
+    table = ji.ddim(ji.time_grid(schedule, STEPS, "linspace"))
+    assert table.tau[0] == table.tau[1]
+    noise, reconstruction, result = round_trip(
+        table, gaussian_mixture(schedule), float64
+    )
+    assert bool(result.converged)
+    assert max(noise, reconstruction) < 1e-12
+
+
+@pytest.mark.parametrize("solver", EXACT_SOLVERS)
+@pytest.mark.parametrize("schedule", each(SCHEDULES))
+def test_inversion_in_float32_is_as_exact_as_its_tolerance(schedule, solver):
+    table, denoise = ji.ddim(ji.time_grid(schedule, STEPS)), gaussian_mixture(schedule)
+    noise, reconstruction, result = round_trip(
+        table, denoise, jnp.float32, solver=solver
+    )
+    assert bool(result.converged)
+    # Every step may be off by the tolerance of 1e-6. A component of data with standard
+    # deviation s becomes noise of standard deviation 1: errors relative to the state
+    # grow by at most |x0| / (s |noise|) on the way up, and not at all on the way down.
+    bound = STEPS * 1e-6
+    assert reconstruction < bound
+    assert noise < bound / VARIANCE**0.5
+
+
+@pytest.mark.parametrize("prediction", ["v", "x0"])
+def test_inversion_is_exact_for_other_prediction_types(prediction, float64):
+    convert = {"v": ji.from_v, "x0": ji.from_x0}[prediction]
+    denoise = convert(gaussian_mixture(VP).predicting(prediction), VP)
+    table = ji.ddim(ji.time_grid(VP, STEPS))
+    noise, reconstruction, _ = round_trip(table, denoise, float64)
+    assert max(noise, reconstruction) < 1e-11
+
+
+@pytest.mark.parametrize("solver", each(SOLVERS))
+def test_every_solver_meets_its_tolerance_at_every_step(solver, float64):
+    table = ji.ddim(ji.time_grid(VP, STEPS))
+    _, reconstruction, result = round_trip(
+        table, gaussian_mixture(VP), float64, solver=solver
+    )
+    assert bool(result.converged)
+    assert np.all(result.step_residuals <= 1e-6)
+    assert reconstruction < STEPS * 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "solver"),
+    [
+        ("anderson", ji.Anderson()),
+        ("fixed_point", ji.FixedPoint()),
+        ("forward_step", ji.ForwardStep.paper),
+        ("gradient", ji.Gradient()),
+    ],
+)
+def test_a_named_solver_is_the_one_with_its_default_settings(name, solver):
+    assert SOLVERS_BY_NAME[name] == solver
+
+
+def test_naive_inversion_is_far_less_exact(float64):
+    table = ji.ddim(ji.time_grid(VP, STEPS))
+    noise, _, _ = round_trip(table, gaussian_mixture(VP), float64, strategy="naive")
+    assert 1e-3 < noise < 1
+
+
+def test_naive_inversion_evaluates_the_model_at_the_state_that_it_has(float64):
+    grid = ji.time_grid(VP, STEPS)
+    denoise = gaussian_mixture(VP)
+    x = x0 = jax.random.normal(jax.random.key(2), SHAPE, float64)
+    states = [x]
+    for i in range(1, STEPS + 1):
+        f = denoise(x, grid.model_time[i])
+        y = x / grid.scale[i - 1] + (grid.tau[i] - grid.tau[i - 1]) * f
+        x = grid.scale[i] * y
+        states.append(x)
+    result = ji.invert(
+        ji.ddim(grid), denoise, x0, strategy="naive", return_trajectory=True
+    )
+    np.testing.assert_allclose(result.trajectory, jnp.stack(states), rtol=1e-11)
+
+
+def test_data_that_the_sampler_never_made_is_inverted_as_well(float64):
+    table, denoise = ji.ddim(ji.time_grid(VP, STEPS)), gaussian_mixture(VP)
+    # A draw from the data's own distribution.
+    noise = np.random.default_rng(5).standard_normal(SHAPE)
+    x0 = jnp.asarray(denoise.centres[0] + VARIANCE**0.5 * noise)
+    result = ji.invert(table, denoise, x0)
+    assert bool(result.converged)
+    assert relative_error(ji.sample(table, denoise, result.noise), x0) < 1e-12
+
+
+# --- the certificate ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schedule", "solver"),
+    [("vp", "anderson"), ("flow", "fixed_point"), ("ve", "forward_step")],
+)
+def test_the_residuals_are_those_of_the_returned_trajectory(schedule, solver, float64):
+    schedule = SCHEDULES[schedule]
+    table, denoise = ji.ddim(ji.time_grid(schedule, STEPS)), gaussian_mixture(schedule)
+    x0 = jax.random.normal(jax.random.key(2), SHAPE, float64)
+    result = ji.invert(table, denoise, x0, solver=solver, return_trajectory=True)
+    measured = ji.certify(table, denoise, result.trajectory)
+    # Two programs round a step differently, each of its dozen operations by eps.
+    eps = float(jnp.finfo(float64).eps)
+    np.testing.assert_allclose(measured, result.step_residuals, atol=50 * eps)
+    assert float(result.residual) == float(np.max(result.step_residuals))
+
+
+def test_the_trajectory_runs_from_the_data_to_the_noise(dtype):
+    schedule = SCHEDULES["ve"]
+    table, denoise = ji.ddim(ji.time_grid(schedule, STEPS)), gaussian_mixture(schedule)
+    x0 = jax.random.normal(jax.random.key(2), SHAPE, dtype)
+    result = ji.invert(table, denoise, x0, solver="fixed_point", return_trajectory=True)
+    assert result.trajectory.shape == (STEPS + 1, *SHAPE)
+    assert result.trajectory.dtype == result.noise.dtype == dtype
+    np.testing.assert_array_equal(result.trajectory[0], x0)
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        result.trajectory[-1], result.noise * schedule.init_noise_scale, rtol=4 * eps
+    )
+
+
+def test_the_trajectory_is_left_out_unless_asked_for():
+    table = ji.ddim(ji.time_grid(VP, 2))
+    x0 = jnp.ones((2, 2))
+    result = ji.invert(table, Partial(stretched, 0.5), x0, strategy="naive")
+    assert result.trajectory is None
+
+
+def test_naive_inversion_claims_nothing():
+    table, denoise = ji.ddim(ji.time_grid(VP, STEPS)), gaussian_mixture(VP)
+    x0 = jax.random.normal(jax.random.key(2), SHAPE)
+    result = ji.invert(table, denoise, x0, strategy="naive")
+    assert not bool(result.converged)
+    assert np.isnan(result.residual)
+    assert np.all(np.isnan(result.step_residuals))
+    assert result.step_residuals.shape == (STEPS,)
+
+
+def test_a_naive_trajectory_can_be_certified_afterwards(float64):
+    table, denoise = ji.ddim(ji.time_grid(VP, STEPS)), gaussian_mixture(VP)
+    x0 = jax.random.normal(jax.random.key(2), SHAPE, float64)
+    naive = ji.invert(table, denoise, x0, strategy="naive", return_trajectory=True)
+    residuals = ji.certify(table, denoise, naive.trajectory)
+    assert np.all(np.isfinite(residuals))
+    assert 1e-4 < float(jnp.max(residuals)) < 1
+
+
+def counting_denoiser(calls):
+    """A model that counts how often it is run, not how often it is traced."""
+
+    def denoise(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return stretched(0.7, x, t)
+
+    return denoise
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "anderson"},
+        {"solver": "fixed_point"},
+        {"solver": "forward_step"},
+        {"solver": ji.Gradient(max_iterations=5)},
+        {"strategy": "naive"},
+    ],
+    ids=["anderson", "fixed_point", "forward_step", "gradient", "naive"],
+)
+def test_evaluations_are_counted_exactly(options):
+    calls = []
+    table = ji.ddim(ji.time_grid(VP, 5))
+    x0 = jax.random.normal(jax.random.key(3), (3, 3))
+    result = ji.invert(table, counting_denoiser(calls), x0, **options)
+    jax.effects_barrier()
+    assert len(calls) == int(result.num_evals) == int(np.sum(result.iterations))
+    assert int(result.depth) == int(result.num_evals)
+
+
+def test_certifying_costs_one_evaluation_per_step():
+    calls = []
+    table = ji.ddim(ji.time_grid(VP, 5))
+    ji.certify(table, counting_denoiser(calls), jnp.ones((6, 3, 3)))
+    jax.effects_barrier()
+    assert len(calls) == 5
+
+
+def test_not_converging_is_reported_and_carries_the_best_found():
+    table = ji.ddim(ji.time_grid(VP, STEPS))
+    denoise = Partial(stretched, 40.0)
+    x0 = jax.random.normal(jax.random.key(3), (3, 3))
+    result = ji.invert(table, denoise, x0, solver=ji.Anderson(max_iterations=3))
+    assert not bool(result.converged)
+    assert np.isfinite(result.residual)
+    assert float(result.residual) > 1e-3
+    assert np.all(np.isfinite(result.noise))
+
+
+# --- many samples -------------------------------------------------------------------
+
+
+def invert_all(table, x0s, gains):
+    """Inverts with a gain per sample: the models differ in their data only."""
+    return jax.vmap(lambda x, g: ji.invert(table, Partial(stretched, g), x))(x0s, gains)
+
+
+@pytest.fixture
+def eight():
+    """Eight samples, and the gain of the model of each."""
+    table = ji.ddim(ji.time_grid(VP, 10))
+    x0s = jax.random.normal(jax.random.key(4), (8, 4, 4))
+    x0s = x0s * jnp.geomspace(0.1, 4.0, 8)[:, None, None]
+    return table, x0s, jnp.linspace(0.2, 0.9, 8)
+
+
+def test_vmap_is_a_loop_that_stops_every_sample_on_its_own(eight):
+    table, x0s, gains = eight
+    together = invert_all(table, x0s, gains)
+    assert np.all(together.converged)
+    assert len(set(together.num_evals.tolist())) > 1
+    for k in range(8):
+        alone = ji.invert(table, Partial(stretched, gains[k]), x0s[k])
+        assert relative_error(together.noise[k], alone.noise) < 1e-5
+        np.testing.assert_array_equal(together.iterations[k], alone.iterations)
+
+
+@pytest.mark.parametrize("gain", [np.nan, np.inf, 40.0, 1e30])
+def test_one_failing_sample_does_not_touch_the_others(eight, gain):
+    table, x0s, gains = eight
+    healthy = invert_all(table, x0s, gains)
+    mixed = invert_all(table, x0s, gains.at[3].set(gain))
+    others = np.arange(8) != 3
+    for before, after in zip(
+        jax.tree.leaves(healthy), jax.tree.leaves(mixed), strict=True
+    ):
+        np.testing.assert_array_equal(after[others], before[others])
+    assert not bool(mixed.converged[3])
+    assert not float(mixed.residual[3]) <= 1e-6
+
+
+def test_a_nan_among_batched_data_is_reported_for_its_sample_only(eight):
+    table, x0s, gains = eight
+    mixed = invert_all(table, x0s.at[5, 0, 0].set(np.nan), gains)
+    np.testing.assert_array_equal(mixed.converged, np.arange(8) != 5)
+    assert np.all(np.isfinite(mixed.noise[np.arange(8) != 5]))
+
+
+# --- programs -----------------------------------------------------------------------
+
+
+def test_jit_of_invert_is_invert(float64):
+    table, denoise = ji.ddim(ji.time_grid(VP, STEPS)), gaussian_mixture(VP)
+    x0 = jax.random.normal(jax.random.key(2), SHAPE, float64)
+    plain = ji.invert(table, denoise, x0)
+    jitted = jax.jit(ji.invert)(table, denoise, x0)
+    np.testing.assert_allclose(jitted.noise, plain.noise, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(jitted.iterations, plain.iterations)
+
+
+def test_inversion_compiles_once_for_new_data_and_new_parameters():
+    traces = []
+
+    def network(params, x, t, cond):
+        traces.append(1)
+        return params["gain"] * jnp.tanh(x + 0.001 * t) + jnp.mean(cond)
+
+    def denoiser(gain, prompt, scale):
+        model = Partial(network, {"gain": jnp.float32(gain)})
+        return ji.guided(model, jnp.full((2, 3), prompt), jnp.zeros((2, 3)), scale)
+
+    def run(seed, steps=5, gain=0.5, prompt=0.1, scale=2.0):
+        table = ji.ddim(ji.time_grid(VP, steps))
+        x0 = jax.random.normal(jax.random.key(seed), (3, 3))
+        denoise = denoiser(gain, prompt, scale)
+        return ji.invert(table, denoise, x0, solver="fixed_point")
+
+    first = run(0)
+    count = len(traces)
+    assert count > 0
+    changed = [run(1), run(0, gain=0.3), run(0, prompt=0.2), run(0, scale=3)]
+    assert len(traces) == count
+    assert all(np.any(first.noise != other.noise) for other in changed)
+    run(0, steps=6)
+    assert len(traces) > count
+
+
+def test_sampling_compiles_once_for_new_noise_and_new_grids_of_one_length():
+    traces = []
+
+    def denoise(x, t):
+        traces.append(1)
+        return stretched(0.5, x, t)
+
+    noise = jnp.ones((3, 3))
+    ji.sample(ji.ddim(ji.time_grid(VP, 5)), denoise, noise)
+    count = len(traces)
+    ji.sample(ji.ddim(ji.time_grid(ji.linear(), 5, "trailing")), denoise, 2 * noise)
+    assert len(traces) == count
+
+
+# --- bad input ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("x0", "message"),
+    [
+        (np.ones((2, 2), np.int32), "data x0 must be a floating-point array"),
+        (np.ones((2, 2), np.uint8), "data x0 must be a floating-point array"),
+        (np.array([1.0, np.nan]), "data x0 must be finite, but 1 of its 2 values"),
+    ],
+    ids=["integer", "8-bit", "nan"],
+)
+def test_data_that_is_no_data_is_refused(x0, message):
+    table = ji.ddim(ji.time_grid(VP, 4))
+    with pytest.raises(ValueError, match=message):
+        ji.invert(table, Partial(stretched, 0.5), x0)
+
+
+@pytest.mark.parametrize("strategy", ["stepwise", "naive"])
+def test_data_of_another_shape_than_the_model_takes_is_refused(strategy):
+    table = ji.ddim(ji.time_grid(VP, 4))
+    denoise = Partial(lambda w, x, t: x @ w, jnp.ones((4, 4)))
+    with pytest.raises(ValueError, match=r"sample of shape \(1, 4, 3\) \(no batch"):
+        ji.invert(table, denoise, jnp.ones((1, 4, 3)), strategy=strategy)
+
+
+def test_an_unknown_strategy_is_refused():
+    with pytest.raises(ValueError, match="unknown strategy 'exact'; expected one of"):
+        ji.invert(
+            ji.ddim(ji.time_grid(VP, 4)), stretched, jnp.ones(3), strategy="exact"
+        )
+
+
+@pytest.mark.parametrize("solver", ["newton", None, 3, ji.Anderson])
+def test_an_unknown_solver_is_refused(solver):
+    with pytest.raises(ValueError, match=r"unknown solver .*; expected one of"):
+        ji.invert(ji.ddim(ji.time_grid(VP, 4)), stretched, jnp.ones(3), solver=solver)
+
+
+@pytest.mark.parametrize("length", [4, 6])
+def test_a_trajectory_of_another_length_is_refused(length):
+    table = ji.ddim(ji.time_grid(VP, 4))
+    with pytest.raises(ValueError, match="expected the 5 states"):
+        ji.certify(table, Partial(stretched, 0.5), jnp.ones((length, 3)))
+
+
+def test_samplers_with_a_longer_memory_are_refused():
+    from jaxinv.samplers.table import from_rows
+
+    grid = ji.time_grid(VP, 4)
+    a, b = np.ones((4, 2)), np.ones((4, 2))
+    a[-1, 1] = b[-1, 1] = 0
+    table = from_rows(grid, a, b, name="two", order=2)
+    with pytest.raises(ValueError, match="'two' remembers 2"):
+        ji.invert(table, Partial(stretched, 0.5), jnp.ones(3))
