@@ -10,6 +10,7 @@ imported when they are first used.
 from typing import TYPE_CHECKING, Any
 
 from jaxinv.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
+from jaxinv.grid import TimeGrid, time_grid
 from jaxinv.inversion import InversionResult, certify, invert
 from jaxinv.metrics import nmse_db, psnr
 from jaxinv.samplers.multistep import ddim, ddim_diffusers, euler
@@ -17,13 +18,11 @@ from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import sample, sample_trajectory
 from jaxinv.schedule import (
     NoiseSchedule,
-    TimeGrid,
     cosine,
     flow_matching,
     linear,
     scaled_linear,
     schedule_from_diffusers,
-    time_grid,
     variance_exploding,
 )
 from jaxinv.solvers import Anderson, FixedPoint, ForwardStep, Gradient

@@ -1,4 +1,4 @@
-r"""Noise schedules and time grids: the coordinates in which every sampler is linear.
+r"""Noise schedules: the coordinates in which every sampler is linear.
 
 A diffusion model describes a path from data to noise, ``x_t = alpha_t x0 + sigma_t e``.
 Divide the state by a known ``scale`` and measure time by a noise level ``tau``, and its
@@ -17,17 +17,9 @@ ve      1                           sigma_t             noise prediction
 ======  ==========================  ==================  ===============
 
 In all three the data prediction is ``y - tau f``. A :class:`NoiseSchedule` is the map
-between the model's own time (what the network is given) and ``tau``; a
-:class:`TimeGrid` is a choice of ``N + 1`` noise levels. Both live on the host in
+between the model's own time (what the network is given) and ``tau``; which noise levels
+a sampler visits is the business of :mod:`jaxinv.grid`. Both live on the host in
 float64; nothing here is traced.
-
-Index convention, everywhere in the library: grid index ``i = 0`` is the data end,
-``i = N`` the noise end. Sampling goes from N to 0, inversion from 0 to N.
-
-Which grid matters. A step from ``tau[i]`` to ``tau[i-1]`` loses the noise when the
-ratio ``tau[i-1] / tau[i]`` is small: the network then throws the noise away and several
-noises lead to one image. Grids linear in the timestep end with a ratio of 0.2 to 0.4
-(or 0); the default grid here, uniform in log-SNR, has the same ratio at every step.
 
 References:
     Song et al. 2021, "Denoising Diffusion Implicit Models", arXiv:2010.02502, Eq. 14.
@@ -119,52 +111,6 @@ class NoiseSchedule:
     def init_noise_scale(self) -> float:
         """Standard deviation of the state from which sampling starts."""
         return float(self.taus[-1]) if self.family == "ve" else 1.0
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class TimeGrid:
-    """``N + 1`` noise levels, from data (index 0) to noise (index N), in float64.
-
-    Attributes:
-        tau: shape (N + 1,), increasing. ``tau[0]`` may be 0, and may equal ``tau[1]``:
-            diffusers' linspace grid with ``set_alpha_to_one=False`` ends in such a
-            step that goes nowhere.
-        scale: shape (N + 1,). ``x[i] = scale[i] * y[i]``.
-        model_time: shape (N + 1,). What the network is given at each level.
-        init_noise_scale: standard deviation of ``x[N]``; unit noise is multiplied by
-            it (1 for VP and flow matching, ``tau[N]`` for VE).
-    """
-
-    tau: Float[np.ndarray, "n+1"]
-    scale: Float[np.ndarray, "n+1"]
-    model_time: Float[np.ndarray, "n+1"]
-    init_noise_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        steps = np.diff(self.tau)
-        # Written so that NaN fails, too.
-        increasing = len(steps) >= 1 and steps[0] >= 0 and np.all(steps[1:] > 0)
-        if not (increasing and self.tau[0] >= 0 and np.isfinite(self.tau[-1])):
-            raise ValueError(
-                "noise levels of a grid must be non-negative and strictly increase "
-                f"from data (index 0) to noise; got tau = {np.array2string(self.tau)}"
-            )
-
-    @property
-    def num_steps(self) -> int:
-        """Number of sampler steps, N."""
-        return len(self.tau) - 1
-
-    @property
-    def ratio(self) -> Float[np.ndarray, "n"]:
-        """Noise-level ratio ``tau[i-1] / tau[i]`` of the steps i = 1 .. N.
-
-        A step is safely invertible while this stays above about 0.7.
-        """
-        return self.tau[:-1] / self.tau[1:]
-
-
-# --- schedules ----------------------------------------------------------------------
 
 
 def _vp(betas: Float[np.ndarray, "t"], **options: Any) -> NoiseSchedule:
@@ -280,7 +226,7 @@ def flow_matching(
             f"{num_train_timesteps} and {shift}"
         )
     t = np.arange(1, num_train_timesteps + 1) / num_train_timesteps
-    taus = _shifted(t, shift)
+    taus = shifted(t, shift)
     return NoiseSchedule(
         "flow",
         taus * num_train_timesteps,
@@ -358,7 +304,7 @@ def schedule_from_diffusers(
         )
     options: dict[str, Any] = {
         "prediction_type": config.get("prediction_type", "epsilon"),
-        "timestep_spacing": _spacing(config.get("timestep_spacing", "leading")),
+        "timestep_spacing": check_spacing(config.get("timestep_spacing", "leading")),
         "steps_offset": int(config.get("steps_offset", 0)),
         "set_alpha_to_one": bool(config.get("set_alpha_to_one", True)),
     }
@@ -381,62 +327,8 @@ def schedule_from_diffusers(
     )
 
 
-# --- grids --------------------------------------------------------------------------
-
-
-def time_grid(
-    schedule: NoiseSchedule,
-    num_steps: int,
-    spacing: Spacing = "log_snr",
-) -> TimeGrid:
-    """Choose the noise levels of a sampler with ``num_steps`` steps.
-
-    Args:
-        schedule: the model's schedule.
-        num_steps: N, between 1 and the number of training timesteps.
-        spacing: ``"log_snr"`` (default): uniform in log-SNR over the training range,
-            with fractional model times, so that every step has the same noise-level
-            ratio. ``"leading"``, ``"trailing"``, ``"linspace"``: integer timesteps
-            as diffusers spaces them (for flow matching only ``"linspace"`` exists
-            there), ended as the schedule's ``set_alpha_to_one`` says.
-
-    Returns:
-        The grid, ``N + 1`` levels.
-
-    Raises:
-        ValueError: for a number of steps or a spacing that does not exist.
-
-    Example:
-        >>> grid = time_grid(scaled_linear(), 20)
-        >>> float(grid.ratio.min().round(3)), float(grid.ratio.max().round(3))
-        (0.733, 0.733)
-        >>> time_grid(scaled_linear(), 4, "trailing").model_time[1:]
-        array([249., 499., 749., 999.])
-
-    References:
-        Lin et al. 2024, arXiv:2305.08891, Table 2 (leading, trailing, linspace); Lu et
-        al. 2022, arXiv:2206.00927, Section 3.3 (uniform log-SNR).
-    """
-    if not 1 <= num_steps <= schedule.num_train_timesteps:
-        raise ValueError(
-            f"num_steps must be between 1 and the {schedule.num_train_timesteps} "
-            f"training timesteps, got {num_steps}"
-        )
-    spacing = _spacing(spacing)
-    if spacing == "log_snr":
-        tau = _uniform_log_snr(schedule, num_steps)
-    elif schedule.family == "flow":
-        tau = _flow_grid(schedule, num_steps, spacing)
-    else:
-        timesteps = _diffusers_timesteps(schedule, num_steps, spacing)
-        end = 0.0 if schedule.set_alpha_to_one else schedule.taus[0]
-        tau = np.append(end, schedule.taus[timesteps])
-    return TimeGrid(
-        tau, schedule.scale(tau), schedule.model_time(tau), schedule.init_noise_scale
-    )
-
-
-def _spacing(name: str) -> Spacing:
+def check_spacing(name: str) -> Spacing:
+    """Return the name, or raise ValueError saying which spacings there are."""
     if name not in get_args(Spacing):
         raise ValueError(
             f"unknown spacing {name!r}; expected one of {', '.join(get_args(Spacing))}"
@@ -444,55 +336,9 @@ def _spacing(name: str) -> Spacing:
     return name  # type: ignore[return-value]
 
 
-def _uniform_log_snr(schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
-    low, high = schedule.taus[0], schedule.taus[-1]
-    if schedule.family != "flow":
-        return np.geomspace(low, high, num_steps + 1)
-    # sigma / alpha = t / (1 - t) is infinite at t = 1: space up to the level before,
-    # then start from pure noise as the model was trained to.
-    high = schedule.taus[-2] if len(schedule.taus) > 1 else 0.5
-    ratio = np.geomspace(low / (1 - low), high / (1 - high), num_steps + 1)
-    return np.append(ratio[:-1] / (1 + ratio[:-1]), schedule.taus[-1])
-
-
-def _flow_grid(schedule: NoiseSchedule, num_steps: int, spacing: str) -> np.ndarray:
-    if spacing != "linspace":
-        raise ValueError(
-            f"spacing {spacing!r} is not defined for flow matching; use 'linspace' "
-            "(as diffusers' FlowMatchEulerDiscreteScheduler) or 'log_snr'"
-        )
-    levels = np.linspace(schedule.taus[0], schedule.taus[-1], num_steps)
-    levels = levels if num_steps > 1 else schedule.taus[-1:]
-    # diffusers shifts the already shifted end points once more; so do we, so that
-    # images made there are inverted on the grid on which they were made.
-    return np.append(0.0, _shifted(levels, schedule.shift))
-
-
-def _shifted(t: np.ndarray, shift: float) -> np.ndarray:
+def shifted(t: np.ndarray, shift: float) -> np.ndarray:
+    """The resolution shift of flow times, ``s t / (1 + (s - 1) t)``."""
     return shift * t / (1 + (shift - 1) * t)
-
-
-def _diffusers_timesteps(
-    schedule: NoiseSchedule, num_steps: int, spacing: str
-) -> np.ndarray:
-    """Increasing integer timesteps as diffusers' DDIMScheduler spaces them."""
-    total = schedule.num_train_timesteps
-    timesteps: np.ndarray
-    if spacing == "leading":
-        timesteps = np.arange(num_steps) * (total // num_steps) + schedule.steps_offset
-    elif spacing == "trailing":
-        # For some N rounding makes the range one too long (N = 61): cut it.
-        timesteps = np.round(np.arange(total, 0, -total / num_steps)[:num_steps])
-        timesteps = timesteps[::-1] - 1
-    else:
-        timesteps = np.linspace(0, total - 1, num_steps).round()
-    if timesteps[-1] >= total:
-        raise ValueError(
-            f"steps_offset {schedule.steps_offset} moves the last of {num_steps} "
-            f"timesteps to {int(timesteps[-1])}, past the last training timestep "
-            f"{total - 1}; use fewer steps or a smaller offset"
-        )
-    return timesteps.astype(int)
 
 
 def _check_betas(start: float, end: float, num_train_timesteps: int) -> None:

@@ -5,8 +5,9 @@ Each is a formula for a table of coefficients on a grid, and nothing else.
 
 import numpy as np
 
+from jaxinv.grid import TimeGrid, time_grid
 from jaxinv.samplers.table import LinearMultistep, from_rows
-from jaxinv.schedule import NoiseSchedule, Spacing, TimeGrid, time_grid
+from jaxinv.schedule import NoiseSchedule, Spacing
 
 
 def ddim(grid: TimeGrid) -> LinearMultistep:

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxinv.schedule import TimeGrid
+from jaxinv.grid import TimeGrid
 
 # NumPy float64 when made; tracers or jax arrays inside of compiled programs.
 Coefficients = Array | np.ndarray
