@@ -4,6 +4,7 @@ A component's folder holds one file, or several with an index. Tensors are memor
 and read one at a time, so that a model is never in memory twice.
 """
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -100,7 +101,7 @@ def open_tensors(folder: Path) -> list[StoredTensor]:
                 name=name,
                 shape=tuple(header.get_shape()),
                 dtype=header.get_dtype(),
-                read=lambda handle=handle, name=name: handle.get_tensor(name),
+                read=functools.partial(handle.get_tensor, name),
             )
     return list(tensors.values())
 

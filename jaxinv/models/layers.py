@@ -219,7 +219,7 @@ class TimestepEmbedding(nnx.Module):
 
 
 def sinusoidal_embedding(
-    timestep: Float[Array, ""],
+    timestep: Float[Array, ""] | float,
     dim: int,
     *,
     flip_sin_to_cos: bool,

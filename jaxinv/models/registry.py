@@ -16,12 +16,12 @@ from jaxinv.models.unet_config import UNet2DConditionConfig
 Component = UNet2DConditionModel | AutoencoderKL | CLIPTextModel
 ComponentConfig = UNet2DConditionConfig | AutoencoderKLConfig | CLIPTextConfig
 
-_CLASSES: dict[str, tuple[type, type]] = {
+_CLASSES: dict[str, tuple[type[ComponentConfig], type[Component]]] = {
     "UNet2DConditionModel": (UNet2DConditionConfig, UNet2DConditionModel),
     "AutoencoderKL": (AutoencoderKLConfig, AutoencoderKL),
     "CLIPTextModel": (CLIPTextConfig, CLIPTextModel),
 }
-_MODELS: dict[type, type] = dict(_CLASSES.values())
+_MODELS: dict[type[ComponentConfig], Any] = dict(_CLASSES.values())
 
 
 def component_config(data: Mapping[str, Any]) -> ComponentConfig:

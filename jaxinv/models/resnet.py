@@ -68,6 +68,8 @@ class ResnetBlock2D(nnx.Module):
         h = self.conv1(self.activation(self.norm1(x)))
         if self.time_emb_proj is None:
             h = self.norm2(h)
+        elif time is None:
+            raise ValueError("this block needs a time embedding, and none was given")
         else:
             projected = self.time_emb_proj(self.activation(time))
             if self.scale_shift:

@@ -172,18 +172,18 @@ class UNet2DConditionModel(nnx.Module):
             x = 2 * x - 1
 
         x = self.conv_in(x)
-        skips = (x,)
-        for block in self.down_blocks:
-            x, states = block(x, time, context)
+        skips = [x]
+        for down in self.down_blocks:
+            x, states = down(x, time, context)
             skips += states
         if self.mid_block is not None:
             x = self.mid_block(x, time, context)
-        for block in self.up_blocks:
-            taken = len(block.resnets)
+        for up in self.up_blocks:
+            taken = len(up.resnets)
             skips, own = skips[:-taken], skips[-taken:]
             # An odd size was rounded up on the way down: return to the skip's size.
-            size = skips[-1].shape[:2] if skips else None
-            x = block(x, time, context, own, size)
+            size = (skips[-1].shape[0], skips[-1].shape[1]) if skips else None
+            x = up(x, time, context, own, size)
         x = self.conv_out(self.activation(self.conv_norm_out(x)))
         return x.astype(sample.dtype)
 
@@ -219,5 +219,8 @@ def _transformer_specs(
     ]
     mid = None
     if config.mid_block_type == "UNetMidBlock2DCrossAttn":
-        mid = TransformerSpec(heads[-1], down_depth[-1], context[-1])
+        # The mid block has one layer: the first of the last block's values.
+        depth = down_depth[-1]
+        depth = depth[0] if isinstance(depth, tuple) else depth
+        mid = TransformerSpec(heads[-1], depth, context[-1])
     return down, mid, up

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxinv.models.attention import Transformer2DModel
+from jaxinv.models.config import per_block
 from jaxinv.models.layers import Downsample2D, LayerFactory, Upsample2D
 from jaxinv.models.resnet import ResnetBlock2D
 
@@ -55,19 +56,28 @@ class BlockFactory(NamedTuple):
             make=self.make,
         )
 
-    def transformer(self, channels: int, spec: "TransformerSpec", layer: int):
-        """The spatial transformer that follows residual block ``layer``."""
-        depth = spec.num_layers
-        return Transformer2DModel(
-            channels,
-            heads=spec.heads,
-            num_layers=depth[layer] if isinstance(depth, tuple) else depth,
-            context_features=spec.context_features,
-            groups=self.groups,
-            use_linear_projection=self.use_linear_projection,
-            only_cross_attention=spec.only_cross_attention,
-            upcast_attention=self.upcast_attention,
-            make=self.make,
+    def transformers(
+        self, channels: int, spec: "TransformerSpec | None", number: int
+    ) -> nnx.List[Transformer2DModel]:
+        """The spatial transformers that follow ``number`` residual blocks, if any."""
+        if spec is None:
+            return nnx.List([])
+        depths = per_block("transformer_layers_per_block", spec.num_layers, number)
+        return nnx.List(
+            [
+                Transformer2DModel(
+                    channels,
+                    heads=spec.heads,
+                    num_layers=depth,
+                    context_features=spec.context_features,
+                    groups=self.groups,
+                    use_linear_projection=self.use_linear_projection,
+                    only_cross_attention=spec.only_cross_attention,
+                    upcast_attention=self.upcast_attention,
+                    make=self.make,
+                )
+                for depth in depths
+            ]
         )
 
 
@@ -115,26 +125,21 @@ class DownBlock(nnx.Module):
                 for i in range(num_layers)
             ]
         )
-        self.attentions = nnx.List([])
-        if transformer is not None:
-            self.attentions = nnx.List(
-                [
-                    blocks.transformer(out_channels, transformer, i)
-                    for i in range(num_layers)
-                ]
-            )
-        self.downsamplers = nnx.List([])
-        if downsample_padding is not None:
-            self.downsamplers.append(
+        self.attentions = blocks.transformers(out_channels, transformer, num_layers)
+        self.downsamplers = nnx.List(
+            []
+            if downsample_padding is None
+            else [
                 Downsample2D(out_channels, padding=downsample_padding, make=blocks.make)
-            )
+            ]
+        )
 
     def __call__(
         self,
         x: Float[Array, "h w c"],
         time: Float[Array, " d"],
         context: Float[Array, "l e"],
-    ) -> tuple[Float[Array, "h2 w2 c2"], tuple[Float[Array, "..."], ...]]:
+    ) -> tuple[Float[Array, "h2 w2 c2"], list[Float[Array, "..."]]]:
         """Returns the output, and all states that the up path takes as skips."""
         skips = []
         for i, resnet in enumerate(self.resnets):
@@ -145,7 +150,7 @@ class DownBlock(nnx.Module):
         for downsampler in self.downsamplers:
             x = downsampler(x)
             skips.append(x)
-        return x, tuple(skips)
+        return x, skips
 
 
 class MidBlock(nnx.Module):
@@ -166,11 +171,13 @@ class MidBlock(nnx.Module):
         output_scale: float,
         blocks: BlockFactory,
     ):
-        self.resnets = nnx.List([blocks.resnet(channels, channels, output_scale)])
-        self.attentions = nnx.List([])
-        if transformer is not None:
-            self.attentions.append(blocks.transformer(channels, transformer, 0))
-            self.resnets.append(blocks.resnet(channels, channels, output_scale))
+        self.attentions = blocks.transformers(channels, transformer, 1)
+        self.resnets = nnx.List(
+            [
+                blocks.resnet(channels, channels, output_scale)
+                for _ in range(1 + len(self.attentions))
+            ]
+        )
 
     def __call__(
         self,
@@ -217,24 +224,17 @@ class UpBlock(nnx.Module):
                 for width, skip in zip(widths, skips, strict=True)
             ]
         )
-        self.attentions = nnx.List([])
-        if transformer is not None:
-            self.attentions = nnx.List(
-                [
-                    blocks.transformer(out_channels, transformer, i)
-                    for i in range(num_layers)
-                ]
-            )
-        self.upsamplers = nnx.List([])
-        if upsample:
-            self.upsamplers.append(Upsample2D(out_channels, make=blocks.make))
+        self.attentions = blocks.transformers(out_channels, transformer, num_layers)
+        self.upsamplers = nnx.List(
+            [Upsample2D(out_channels, make=blocks.make)] if upsample else []
+        )
 
     def __call__(
         self,
         x: Float[Array, "h w c"],
         time: Float[Array, " d"],
         context: Float[Array, "l e"],
-        skips: tuple[Float[Array, "h w s"], ...],
+        skips: list[Float[Array, "h w s"]],
         size: tuple[int, int] | None,
     ) -> Float[Array, "h2 w2 c2"]:
         """Consumes ``skips`` from the last to the first; doubles to ``size``."""

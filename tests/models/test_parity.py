@@ -20,6 +20,7 @@ from torch_models import (
 )
 
 import weights_convert
+from jaxinv.models.config import as_tuple
 
 TOLERANCE = 1e-4
 
@@ -177,7 +178,4 @@ def test_stored_configuration_is_read_back_by_the_library(pairs, kind, name):
     original = theirs.config.to_dict() if kind == "text_encoder" else theirs.config
     for key, value in written.items():
         if key in original and not key.startswith("_"):
-            mine = tuple(value) if isinstance(value, list) else value
-            other = original[key]
-            other = tuple(other) if isinstance(other, list) else other
-            assert mine == other, key
+            assert as_tuple(value) == as_tuple(original[key]), key
