@@ -4,11 +4,8 @@ Modules are pytrees. They take one sample in channels-last layout and no batch a
 ``jax.vmap`` for many. Their attributes carry diffusers' and transformers' names.
 """
 
-from jaxinv.models.autoencoder_kl import (
-    AutoencoderKL,
-    AutoencoderKLConfig,
-    DiagonalGaussian,
-)
+from jaxinv.models.autoencoder_config import AutoencoderKLConfig
+from jaxinv.models.autoencoder_kl import AutoencoderKL, DiagonalGaussian
 from jaxinv.models.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextOutput
 from jaxinv.models.registry import abstract_component, component_config
 from jaxinv.models.unet import UNet2DConditionModel

@@ -223,9 +223,9 @@ class CLIPTextModel(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        make = LayerFactory(dtype, param_dtype, rngs)
+        make = LayerFactory(jnp.dtype(dtype), jnp.dtype(param_dtype), rngs)
         self.config = config
-        self.dtype = dtype
+        self.dtype = make.dtype
         self.embeddings = CLIPTextEmbeddings(config, make)
         self.encoder = CLIPEncoder(config, make)
         self.final_layer_norm = make.layer_norm(

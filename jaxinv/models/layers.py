@@ -76,8 +76,8 @@ class LayerFactory(NamedTuple):
         rngs: Random streams for initialisation.
     """
 
-    dtype: DTypeLike
-    param_dtype: DTypeLike
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
     rngs: nnx.Rngs
 
     def conv(

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxinv.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+from jaxinv.models.autoencoder_config import AutoencoderKLConfig
+from jaxinv.models.autoencoder_kl import AutoencoderKL
 from jaxinv.models.clip_text import CLIPTextConfig, CLIPTextModel
 from jaxinv.models.unet import UNet2DConditionModel
 from jaxinv.models.unet_config import UNet2DConditionConfig

@@ -68,12 +68,12 @@ class UNet2DConditionModel(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        make = LayerFactory(dtype, param_dtype, rngs)
+        make = LayerFactory(jnp.dtype(dtype), jnp.dtype(param_dtype), rngs)
         channels = config.block_out_channels
         n = len(channels)
         act = activation(config.act_fn)
         self.config = config
-        self.dtype = dtype
+        self.dtype = make.dtype
         self.activation = act
 
         time_features = config.time_embedding_dim or 4 * channels[0]
