@@ -96,9 +96,9 @@ def panel(rows: Sequence[Row], title: str, footnote: str = "") -> Figure:
     """
     columns = max(len(row.tiles) for row in rows)
     tile, gap_x, gap_y = 1.55, 0.18, 0.62  # inches
-    left, top, bottom = 1.25, 1.0, 0.45 if footnote else 0.2
+    left, top, bottom = 1.25, 0.95, 0.75 if footnote else 0.4
     width = left + columns * (tile + gap_x) + 0.1
-    height = top + len(rows) * (tile + gap_y) + bottom
+    height = top + len(rows) * (tile + gap_y) - gap_y + bottom
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     style: dict[str, Any] = {"family": _FONT, "color": _INK}
     figure.text(

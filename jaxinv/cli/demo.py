@@ -145,7 +145,7 @@ def _table(record: dict[str, Any]) -> Table:
     row(
         "evaluations per step",
         lambda r: f"{r['evals_per_step']:.1f}",
-        "of the model, to find the noise",
+        "model calls to find it",
     )
     row("certificate", lambda r: f"{r['residual']:.0e}", "worst relative residual")
     row(
@@ -202,8 +202,8 @@ def _draw(
         )
 
     given: list[plotting.Tile | None] = [
-        plotting.Tile(image, "image", "sampled from"),
-        plotting.Tile(plotting.latent_picture(true_noise), "its true noise", ""),
+        plotting.Tile(image, "image, sampled"),
+        plotting.Tile(plotting.latent_picture(true_noise), "from this noise"),
     ]
     rows = [
         row("naive\ninversion", naive, given),
@@ -213,6 +213,7 @@ def _draw(
         rows,
         f"“{record['prompt']}”: the noise behind an image, found again",
         f"{record['model']}, DDIM with {record['steps']} steps, guidance "
-        f"{record['guidance']:g}. Of noises, three of the latent's channels are shown.",
+        f"{record['guidance']:g}. Grey is no error. Of noises, three of the latent's "
+        "four channels are shown.",
     )
     plotting.save_figure(figure, path)
