@@ -47,18 +47,13 @@ def inverted(picture, diffusers_folder, tmp_path_factory):
     return run("invert", picture, *common, "--json"), out
 
 
-@pytest.fixture(scope="module")
-def demonstrated(emoji64, tmp_path_factory):
-    """The result of ``jaxinv demo``, and its picture."""
-    out = tmp_path_factory.mktemp("demo") / "demo.png"
-    return run("demo", "--out", out, "--json"), out
-
-
 # --- demo ----------------------------------------------------------------------------
 
 
-def test_demo_finds_the_noise_that_naive_inversion_misses(demonstrated):
-    result, _ = demonstrated
+def test_demo_finds_the_noise_that_naive_inversion_misses_and_shows_it(tmp_path):
+    # One test, because its programs take the longest of all to compile.
+    out = tmp_path / "demo.png"
+    result = run("demo", "--out", out, "--json")
     assert result.exit_code == OK, result.output
     record = only_json(result)
     naive, exact = record["naive"], record["exact"]
@@ -68,17 +63,12 @@ def test_demo_finds_the_noise_that_naive_inversion_misses(demonstrated):
     assert exact["reconstruction_nmse_db"] < -90
     assert exact["noise_nmse_db"] < naive["noise_nmse_db"] - 20
 
-
-def test_demo_draws_a_picture(demonstrated):
-    _, path = demonstrated
-    with Image.open(path) as image:
+    with Image.open(out) as image:
         assert image.format == "PNG"
         assert image.width > 1000
         assert len(image.convert("RGB").getcolors(1 << 24)) > 1000
 
-
-def test_demo_prints_a_table_for_people(demonstrated, tmp_path):
-    result = run("demo", "--out", tmp_path / "demo.png")  # compiled already
+    result = run("demo", "--out", out)  # for people, and compiled already
     assert result.exit_code == OK
     for word in ("noise NMSE", "reconstruction NMSE", "image PSNR", "converged", "dB"):
         assert word in result.stdout
