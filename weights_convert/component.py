@@ -1,6 +1,7 @@
 """One component: a diffusers folder to a module, and a module to a diffusers folder."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from safetensors.numpy import save_file
 from jaxinv.checkpoint import atomic_folder, write_json
 from jaxinv.models import CLIPTextConfig
 from jaxinv.models.parameters import parameters, with_parameters
-from jaxinv.models.registry import Component, abstract_component
+from jaxinv.models.registry import Component, ComponentConfig, abstract_component
 from weights_convert.errors import WeightsError
 from weights_convert.reader import (
     StoredTensor,
@@ -62,46 +63,51 @@ def load_component(
     config = read_config(folder)
     module = abstract_component(config, dtype=dtype, param_dtype=param_dtype)
     wanted = parameters(module)
-    paths = {tensor_name(path, config): path for path in wanted}
+    values = {}
+    for path, tensor in _match(folder, config, wanted).items():
+        value = from_torch(path, tensor.read()).astype(wanted[path].dtype, order="C")
+        values[path] = jax.device_put(value)
+    return with_parameters(module, values)
 
-    stored: dict[str, StoredTensor] = {}
+
+def _match(
+    folder: Path, config: ComponentConfig, wanted: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, StoredTensor]:
+    """Finds the one tensor that each parameter is read from; nothing is left over."""
+    paths = {tensor_name(path, config): path for path in wanted}
+    shapes = {path: torch_shape(path, x.shape) for path, x in wanted.items()}
+    found: dict[str, StoredTensor] = {}
     for tensor in open_tensors(folder):
         name = canonical_name(tensor.name, config)
         if name is None:
             continue
-        if name in stored:
-            raise WeightsError(
-                f"{folder}: tensors {stored[name].name!r} and {tensor.name!r} are the "
-                "same weight"
-            )
         if name not in paths:
             raise WeightsError(
                 f"{folder}: tensor {tensor.name!r} of shape {tensor.shape} has no "
-                f"place in {type(module).__name__} with this config.json"
+                f"place in {type(config).__name__.removesuffix('Config')} with this "
+                "config.json"
             )
-        expected = torch_shape(paths[name], wanted[paths[name]].shape)
-        if tensor.shape != expected:
+        path = paths[name]
+        if path in found:
+            raise WeightsError(
+                f"{folder}: tensors {found[path].name!r} and {tensor.name!r} are the "
+                "same weight"
+            )
+        if tensor.shape != shapes[path]:
             raise WeightsError(
                 f"{folder}: tensor {tensor.name!r} has shape {tensor.shape}, but "
-                f"config.json asks for {expected}"
+                f"config.json asks for {shapes[path]}"
             )
         require_floats(folder, tensor)
-        stored[name] = tensor
-    missing = [name for name in paths if name not in stored]
+        found[path] = tensor
+    missing = [name for name, path in paths.items() if path not in found]
     if missing:
-        path = paths[missing[0]]
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise WeightsError(
-            f"{folder}: tensor {missing[0]!r} of shape "
-            f"{torch_shape(path, wanted[path].shape)} is missing"
-            + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")
+            f"{folder}: tensor {missing[0]!r} of shape {shapes[paths[missing[0]]]} "
+            f"is missing{more}"
         )
-
-    values = {}
-    for name, tensor in stored.items():
-        path = paths[name]
-        value = from_torch(path, tensor.read()).astype(wanted[path].dtype, order="C")
-        values[path] = jax.device_put(value)
-    return with_parameters(module, values)
+    return found
 
 
 def save_component(
