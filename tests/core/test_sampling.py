@@ -145,7 +145,7 @@ def test_ddim_diffusers_refuses_what_diffusers_does_not_have():
 def test_measured_order_is_the_claimed_one(sampler, schedule, float64):
     denoise = gaussian_mixture(schedule)
     noise = jax.random.normal(jax.random.key(0), SHAPE, float64)
-    numbers = np.array([128, 256, 512, 1000])
+    numbers = np.array([128, 256, 512])
     tables = [sampler.build(schedule, int(n)) for n in numbers]
     start, end = float(tables[0].tau[-1]), float(tables[0].tau[0])
     # Flow matching starts from t = 1, where the scale is 1 as well.
