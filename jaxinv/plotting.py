@@ -100,7 +100,8 @@ def panel(rows: Sequence[Row], title: str, footnote: str = "") -> Figure:
     width = left + columns * (tile + gap_x) + 0.1
     height = top + len(rows) * (tile + gap_y) - gap_y + bottom
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
-    style: dict[str, Any] = {"family": _FONT, "color": _INK}
+    # Prompts and file names are not mathematics, whatever dollars they contain.
+    style: dict[str, Any] = {"family": _FONT, "color": _INK, "parse_math": False}
     figure.text(
         0.2 / width, 1 - 0.38 / height, title, fontsize=13, weight="bold", **style
     )
@@ -127,7 +128,13 @@ def panel(rows: Sequence[Row], title: str, footnote: str = "") -> Figure:
             )
     if footnote:
         figure.text(
-            0.2 / width, 0.2 / height, footnote, fontsize=8, family=_FONT, color=_FAINT
+            0.2 / width,
+            0.2 / height,
+            footnote,
+            fontsize=8,
+            family=_FONT,
+            color=_FAINT,
+            parse_math=False,
         )
     return figure
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import jaxinv as ji
 from jaxinv.cli import app
+from jaxinv.cli.console import Output
 from jaxinv.cli.progress import Observed, Progress
 from jaxinv.images import read_image, write_image
 
@@ -284,6 +285,12 @@ def test_a_prompt_that_is_too_long_is_cut_and_it_is_said(diffusers_folder, tmp_p
     result = run("sample", "--model", diffusers_folder, "--prompt", long, "--out", out)
     assert result.exit_code == OK
     assert "note: the prompt has 21 tokens" in result.stderr
+
+
+def test_text_that_looks_like_markup_is_shown_as_it_is(capsys):
+    text = "[bold]a[/nothing] :smile: " + 20 * "a/long/path/"
+    Output(as_json=False).note(text)
+    assert capsys.readouterr().err == f"note: {text}\n"
 
 
 # --- progress ------------------------------------------------------------------------

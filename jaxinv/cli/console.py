@@ -35,8 +35,8 @@ class Output:
 
     def __init__(self, as_json: bool):
         self.as_json = as_json
-        self.results = Console(highlight=False)
-        self.messages = Console(stderr=True, highlight=False)
+        self.results = Console(highlight=False, emoji=False)
+        self.messages = Console(stderr=True, highlight=False, emoji=False)
 
     def note(self, text: str) -> None:
         """Says something that the user should know, on standard error."""
@@ -49,7 +49,9 @@ class Output:
     def show(self, *renderables: Any) -> None:
         """Prints results for people; nothing in JSON mode."""
         if not self.as_json:
-            self.results.print(*renderables, sep="\n")
+            for renderable in renderables:
+                # Text, unlike a table, is never broken: it may be a path.
+                self.results.print(renderable, soft_wrap=isinstance(renderable, str))
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Prints the result for machines; nothing unless in JSON mode."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from jaxinv.cli import options
 from jaxinv.cli.console import Output, check_choice, explained
@@ -48,5 +49,5 @@ def convert(
         )
     seconds = time.perf_counter() - start
     output.done(f"converted {source}", seconds)
-    output.show(f"{folder}")
+    output.show(escape(str(folder)))
     output.finish({"source": source, "target": folder, "seconds": round(seconds, 3)})

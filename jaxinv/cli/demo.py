@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from jaxinv.cli import options
@@ -109,7 +110,7 @@ def demo(
     }
     with explained(output):
         _draw(out, record, image, true_noise, naive, exact)
-    output.show(_table(record), f"[dim]picture in[/] {out}")
+    output.show(_table(record), f"[dim]picture in[/] {escape(str(out))}")
     output.finish(record)
     if not exact.record["converged"]:
         output.note("the exact inversion did not converge at every step")
@@ -121,7 +122,7 @@ def _table(record: dict[str, Any]) -> Table:
 
     naive, exact = record["naive"], record["exact"]
     table = Table(
-        title=f"“{record['prompt']}” and back: DDIM, {record['steps']} steps, "
+        title=f"“{escape(record['prompt'])}” and back: DDIM, {record['steps']} steps, "
         f"guidance {record['guidance']:g}",
         title_justify="left",
     )

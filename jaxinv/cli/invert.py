@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from jaxinv.cli import options
@@ -72,7 +73,6 @@ def invert(
     with explained(output):
         check_guidance(guidance)
         read = read_image(image)
-        check_writable_folder(folder)
 
         import jax.numpy as jnp
 
@@ -83,6 +83,7 @@ def invert(
         strategy = check_choice("strategy", strategy, runs.STRATEGIES)
         solver = check_choice("solver", solver, runs.SOLVER_NAMES)
         spacing = check_choice("spacing", spacing, runs.SPACINGS)
+        check_writable_folder(folder)
         pipe = ji.load(model, revision=revision)
         sampler = runs.make_sampler(pipe.schedule, steps, spacing)
         read = _fit(read, image, pipe.image_size, pipe.name, resize)
@@ -142,7 +143,7 @@ def invert(
         _draw_panel(files["panel"], record, original, decoded, rebuilt, noise)
         write_json(files["result"], record)
 
-    output.show(_table(record), f"[dim]results in[/] {folder}")
+    output.show(_table(record), f"[dim]results in[/] {escape(str(folder))}")
     if sampler.worst_ratio < runs.SAFE_RATIO:
         output.note(
             f"one step's noise-level ratio is {sampler.worst_ratio:.2f}, below "
@@ -184,7 +185,7 @@ def _table(record: dict[str, Any]) -> Table:
     from jaxinv.cli.runs import decibels
 
     certificate, rebuilt = record["certificate"], record["reconstruction"]
-    table = Table(title=f"{record['image']} → noise", title_justify="left")
+    table = Table(title=f"{escape(str(record['image']))} → noise", title_justify="left")
     table.add_column("")
     table.add_column("", justify="right")
     table.add_column("", style="dim")

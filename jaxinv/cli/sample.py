@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.markup import escape
 
 from jaxinv.cli import options
 from jaxinv.cli.console import Output, check_choice, check_guidance, explained
@@ -57,7 +58,7 @@ def sample(
     with explained(output):
         write_image(out, image)
     output.done(f"sampled in {steps} steps", seconds)
-    output.show(f"{out}")
+    output.show(escape(str(out)))
     output.finish(
         {
             "image": out,
