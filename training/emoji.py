@@ -99,7 +99,9 @@ def read_metadata(folder: Path) -> list[Emoji]:
             if v["has_img_google"]
         ]
         iconic = bool(ICONIC & set(entry["short_names"]))
-        total = ICONIC_WEIGHT if iconic else 0.3 if entry["category"] == "Flags" else 1.0
+        total = (
+            ICONIC_WEIGHT if iconic else 0.3 if entry["category"] == "Flags" else 1.0
+        )
         common = {
             "base": entry["unified"],
             "name": clean_words(entry["name"] or entry["short_name"]),

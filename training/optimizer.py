@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import torch
+import torch.distributed as dist
 
 # The quintic of Jordan et al.: steep at zero, so that few iterations suffice; it
 # brings singular values into about [0.7, 1.2], not exactly to one.
@@ -66,25 +67,57 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One update; parameters of one shape are orthogonalised together."""
+        """One update; matrices of one shape are orthogonalised together.
+
+        With several processes each takes its share of the matrices, and the updates
+        are exchanged in one message: the iteration is not repeated everywhere.
+        """
+        world, rank = (
+            (dist.get_world_size(), dist.get_rank())
+            if dist.is_initialized()
+            else (1, 0)
+        )
         for group in self.param_groups:
-            shapes = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is not None:
-                    shapes[(p.shape[0], p[0].numel())].append(p)
-            for (rows, columns), params in shapes.items():
-                grads = torch.stack([p.grad.reshape(rows, columns) for p in params])
-                for p in params:
-                    if "momentum" not in self.state[p]:
-                        self.state[p]["momentum"] = torch.zeros(rows, columns)
-                old = torch.stack([self.state[p]["momentum"] for p in params])
-                momentum = old.lerp_(grads, 1 - group["momentum"])
-                update = orthogonalise(grads.lerp_(momentum, group["momentum"]))
-                update *= 0.2 * max(rows, columns) ** 0.5
-                for p, new, delta in zip(params, momentum, update, strict=True):
-                    self.state[p]["momentum"].copy_(new)
-                    p.mul_(1 - group["lr"] * group["decay"])
-                    p.sub_(delta.view(p.shape), alpha=group["lr"])
+            params = [p for p in group["params"] if p.grad is not None]
+            grads = [p.grad.reshape(p.shape[0], -1) for p in params]
+            for p, g in zip(params, grads, strict=True):
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(g)
+            momenta = [self.state[p]["momentum"] for p in params]
+            torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+            # Nesterov: look one step ahead of the momentum.
+            ahead = torch._foreach_lerp(grads, momenta, group["momentum"])
+            updates = [torch.zeros_like(g) for g in grads]
+            for indices in _shares(grads, world)[rank]:
+                results = orthogonalise(torch.stack([ahead[i] for i in indices]))
+                scale = 0.2 * max(results.shape[1:]) ** 0.5
+                for i, result in zip(indices, results, strict=True):
+                    updates[i] = result * scale
+            if world > 1:
+                flat = torch.cat([u.flatten() for u in updates])
+                dist.all_reduce(flat)
+                updates = flat.split([u.numel() for u in updates])
+            for p, update in zip(params, updates, strict=True):
+                p.mul_(1 - group["lr"] * group["decay"])
+                p.sub_(update.view(p.shape), alpha=group["lr"])
+
+
+def _shares(matrices: list[torch.Tensor], world: int) -> list[list[list[int]]]:
+    """Deal matrices out to processes by cost, then group each hand by shape."""
+    order = sorted(
+        range(len(matrices)),
+        key=lambda i: (-matrices[i].numel() * min(matrices[i].shape), i),
+    )
+    loads = [0.0] * world
+    hands: list[dict[tuple[int, ...], list[int]]] = [defaultdict(list) for _ in loads]
+    for i in order:
+        least = loads.index(min(loads))
+        rows, columns = matrices[i].shape
+        small = min(rows, columns)
+        # Two passes over the wide matrix, five rounds of four small products.
+        loads[least] += 2.0 * small * rows * columns + 20.0 * small**3
+        hands[least][tuple(matrices[i].shape)].append(i)
+    return [list(hand.values()) for hand in hands]
 
 
 class Pair:

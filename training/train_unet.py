@@ -1,23 +1,30 @@
 """Train the UNet and the text encoder of ``emoji64`` together.
 
-    python -m training.train_unet --out work --minutes 75
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m training.train_unet \
+        --out work --minutes 75
 
 Input is the latent cache; checkpoint and sample sheet go to the same folder. The noise
 is predicted (eps); the timesteps are stratified over the batch and lean to the middle
 and high noise, where the text decides; the loss is weighted by min(1/alpha^2, 5), the
 weight of the velocity loss, capped: a plain eps loss hardly sees the layout and the
 background colour, which are decided where the signal is weak.
+
+One single-threaded process per core and one gradient exchange per step: two threads
+would meet at a barrier in every small operator, which on a shared machine means
+waiting. One process alone (``python -m``) works as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -147,6 +154,29 @@ class Batches:
         return noisy, timesteps, ids, noise
 
 
+def exchange(model: torch.nn.Module, extras: list[float], world: int) -> list[float]:
+    """Average the gradients over the processes, in one message.
+
+    Args:
+        model: Every parameter of it has a gradient or none has in any process.
+        extras: Numbers to average along with them.
+        world: Number of processes.
+
+    Returns:
+        The averaged extras.
+    """
+    if world == 1:
+        return extras
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([torch.tensor(extras), *(g.flatten() for g in grads)])
+    dist.all_reduce(flat)
+    flat /= world
+    parts = flat[len(extras) :].split([g.numel() for g in grads])
+    for grad, part in zip(grads, parts, strict=True):
+        grad.copy_(part.view(grad.shape))
+    return flat[: len(extras)].tolist()
+
+
 def parse_args() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -163,6 +193,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Train until the budget is used up, writing ``unet.pt`` as it goes."""
     args = parse_args()
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    if world > 1:
+        dist.init_process_group("gloo")
     checkpoint_file = args.out / "unet.pt"
     cache = torch.load(args.out / "latents.pt")
     tokenizer = CLIPTokenizer.from_pretrained(args.out / "tokenizer")
@@ -184,34 +218,40 @@ def main() -> None:
         optimizer.load_state_dict(state["optimizer"])
         ema.load_state_dict(state["ema"])
         step, elapsed = state["step"], state["elapsed"]
-    rng = np.random.default_rng((args.seed, step))
-    generator = torch.Generator().manual_seed(args.seed * 100_003 + step)
-    for name in ("unet", "text"):
-        count = sum(p.numel() for p in getattr(model, name).parameters())
-        print(f"{name}: {count / 1e6:.2f} M parameters")
-    print(f"from step {step}", flush=True)
+    rng = np.random.default_rng((args.seed, step, rank))
+    generator = torch.Generator().manual_seed((args.seed * 100_003 + step) * 64 + rank)
+    if rank == 0:
+        for name in ("unet", "text"):
+            count = sum(p.numel() for p in getattr(model, name).parameters())
+            print(f"{name}: {count / 1e6:.2f} M parameters")
+        print(f"from step {step}", flush=True)
 
-    budget = args.minutes * 60
+    budget, share = args.minutes * 60, args.batch // world
     last = time.monotonic()
     saved = sheet_at = last
     sums, since = np.zeros(2), 0
     while elapsed < budget:
         optimizer.set_lr(learning_rate(elapsed, budget, args.lr, 0.03 * budget))
-        noisy, timesteps, ids, noise = batches.draw(rng, generator, args.batch)
+        noisy, timesteps, ids, noise = batches.draw(rng, generator, share)
         error = (model(noisy, timesteps, ids) - noise).square().mean((1, 2, 3))
         loss = (weights[timesteps] * error).mean()
         loss.backward()
+        now = time.monotonic()
+        # The plain eps loss of the uniform half compares with other runs. The clock
+        # is averaged too, so that all processes agree on the learning rate.
+        plain = error[: share // 2].mean().item()
+        elapsed, *measured = exchange(
+            model, [elapsed + now - last, loss.item(), plain], world
+        )
+        last = now
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if torch.isfinite(norm):
             optimizer.step()
             ema.update(model)
         optimizer.zero_grad()
         step, since = step + 1, since + 1
-        # The plain eps loss of the uniform half compares with other runs.
-        sums += [loss.item(), error[: args.batch // 2].mean().item()]
-        now = time.monotonic()
-        elapsed, last = elapsed + now - last, now
-        if step % 50 == 0:
+        sums += measured
+        if step % 50 == 0 and rank == 0:
             record = {
                 "step": step,
                 "minutes": round(elapsed / 60, 2),
@@ -221,7 +261,7 @@ def main() -> None:
             }
             sums, since = np.zeros(2), 0
             print(json.dumps(record), flush=True)
-        if now - saved > 180 or elapsed >= budget:
+        if rank == 0 and (now - saved > 180 or elapsed >= budget):
             saved = now
             save_checkpoint(
                 checkpoint_file,
@@ -234,7 +274,7 @@ def main() -> None:
                     "elapsed": elapsed,
                 },
             )
-        if now - sheet_at > args.sheet_minutes * 60:
+        if rank == 0 and now - sheet_at > args.sheet_minutes * 60:
             average = TextToNoise(text_config(tokenizer)).eval()
             ema.copy_to(average)
             image = contact_sheet(
@@ -245,11 +285,12 @@ def main() -> None:
                 scheduler,
                 batches.scale,
                 PROMPTS,
-                seeds=3,
+                seeds=2,
             )
             image.save(args.out / f"sheet-{step:05d}.png")
             sheet_at = time.monotonic()
-            elapsed, last = elapsed + sheet_at - last, sheet_at
+    if world > 1:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
