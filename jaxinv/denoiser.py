@@ -40,7 +40,7 @@ ConditionalModel = Callable[[Array, Array, Any], Array]
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Conditioned:
     """A conditional model with its condition filled in: ``(x, t) -> prediction``."""
 
@@ -53,7 +53,7 @@ class Conditioned:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Guided:
     """Classifier-free guidance, both branches in one batched call of the model."""
 
@@ -71,7 +71,7 @@ class Guided:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _FromPrediction:
     """A model of another prediction type, on a schedule's table of noise levels.
 

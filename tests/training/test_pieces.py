@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-torch = pytest.importorskip("torch")
-
-from training import backgrounds, captions, control, emoji, optimizer  # noqa: E402
+from training import backgrounds, captions, control, emoji, optimizer
 
 
 def make_emoji(**changes):
