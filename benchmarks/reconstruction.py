@@ -9,6 +9,7 @@ Writes ``benchmarks/results/reconstruction.md``.
 """
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,8 +100,10 @@ def inverter(options: dict[str, Any]) -> Any:
     return run
 
 
-def runs(pipe: Any, arguments: argparse.Namespace) -> Iterator[Run]:
-    """Measure every combination."""
+def runs(
+    pipe: Any, arguments: argparse.Namespace, done: set[tuple[Any, ...]]
+) -> Iterator[Run]:
+    """Measure every combination that is not done yet."""
     conds = jnp.stack([pipe.encode_prompt(p) for p in PROMPTS[: arguments.samples]])
     noises = jax.random.normal(
         jax.random.key(arguments.seed), (len(conds), *pipe.latent_shape)
@@ -112,8 +115,16 @@ def runs(pipe: Any, arguments: argparse.Namespace) -> Iterator[Run]:
             sampler = ji.ddim(grid)
             for guidance in arguments.guidance:
                 scale = jnp.float32(guidance)
+                missing = [
+                    method
+                    for method in compiled
+                    if (method, steps, guidance, spacing) not in done
+                ]
+                if not missing:
+                    continue
                 truth = make(pipe, sampler, conds, scale, noises)
-                for method, run in compiled.items():
+                for method in missing:
+                    run = compiled[method]
                     n = arguments.slow_samples if method in SLOW else len(conds)
                     result, reconstruction, state_db = jax.device_get(
                         run(pipe, sampler, conds[:n], scale, truth[:n])
@@ -131,6 +142,47 @@ def runs(pipe: Any, arguments: argparse.Namespace) -> Iterator[Run]:
                         state_db,
                         result.iterations,
                     )
+
+
+def read_cells(path: Path | None) -> list[Run]:
+    """The cells that an interrupted run left behind."""
+    if path is None or not path.exists():
+        return []
+    cells = []
+    for line in path.read_text().splitlines():
+        fields = json.loads(line)
+        arrays = {
+            name: np.asarray(value)
+            for name, value in fields.items()
+            if isinstance(value, list)
+        }
+        cells.append(Run(**{**fields, **arrays}))
+    return cells
+
+
+def append_cell(path: Path | None, cell: Run) -> None:
+    """Add a cell to the file that an interrupted run continues from."""
+    if path is not None:
+        fields = {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in cell._asdict().items()
+        }
+        with path.open("a") as file:
+            file.write(json.dumps(fields) + "\n")
+
+
+def in_order(cells: list[Run]) -> list[Run]:
+    """The cells in the order of the table."""
+    methods = list(METHODS)
+    return sorted(
+        cells,
+        key=lambda c: (
+            c.spacing != "log_snr",
+            c.steps,
+            c.guidance,
+            methods.index(c.method),
+        ),
+    )
 
 
 def summary(cells: list[Run]) -> str:
@@ -206,17 +258,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--out", type=Path, default=RESULTS / "reconstruction.md")
+    parser.add_argument(
+        "--resume", type=Path, help="file of finished cells to continue from"
+    )
     arguments = parser.parse_args(argv)
     pipe = ji.load(arguments.model)
-    cells = []
-    for cell in runs(pipe, arguments):
+    cells = read_cells(arguments.resume)
+    done = {(c.method, c.steps, c.guidance, c.spacing) for c in cells}
+    for cell in runs(pipe, arguments, done):
         cells.append(cell)
+        append_cell(arguments.resume, cell)
         print(
             f"{cell.spacing} {cell.steps} steps, guidance {cell.guidance}, "
             f"{cell.method}: noise {decibels(cell.noise_db)} dB, reconstruction "
             f"{decibels(cell.reconstruction_db)} dB, {cell.evals_per_step:.1f}",
             flush=True,
         )
+    cells = in_order(cells)
     steps, guidance = arguments.steps[0], arguments.guidance[-1]
     text = f"""# Inverting DDIM on {arguments.model}
 

@@ -62,10 +62,15 @@ def split_callable(fn: Callable[..., Any]) -> tuple[list[Any], _Rebuild]:
 
 
 def check_finite(x: Array, what: str) -> None:
-    """Raise ValueError unless x is a floating-point array without NaN or infinity."""
+    """Raise ValueError unless x is a float32 or float64 array of finite values."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"the {what} must be a floating-point array, got dtype {x.dtype}"
+        )
+    if x.dtype.itemsize < 4:
+        raise ValueError(
+            f"the {what} must be float32 or float64, got {x.dtype}: 16 bits hold no "
+            "state exactly enough to be found again (the network may run in any dtype)"
         )
     if not isinstance(x, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(x))):
         bad = int(jnp.sum(~jnp.isfinite(x)))

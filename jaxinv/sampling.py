@@ -30,7 +30,7 @@ def sample(
         The state ``x[0]`` at the data end, of the noise's shape and dtype.
 
     Raises:
-        ValueError: if the noise is not a finite floating-point array, or the denoiser
+        ValueError: if the noise is not a finite float32 or float64 array, or the denoiser
             does not map its shape to itself.
 
     Example:

@@ -373,9 +373,10 @@ def test_sampling_compiles_once_for_new_noise_and_new_grids_of_one_length():
     [
         (np.ones((2, 2), np.int32), "data x0 must be a floating-point array"),
         (np.ones((2, 2), np.uint8), "data x0 must be a floating-point array"),
+        (np.ones((2, 2), np.float16), "data x0 must be float32 or float64"),
         (np.array([1.0, np.nan]), "data x0 must be finite, but 1 of its 2 values"),
     ],
-    ids=["integer", "8-bit", "nan"],
+    ids=["integer", "8-bit", "half precision", "nan"],
 )
 def test_data_that_is_no_data_is_refused(x0, message):
     table = ji.ddim(ji.time_grid(VP, 4))
