@@ -107,8 +107,8 @@ def invert(
         says so and carries the best that was found.
 
     Raises:
-        ValueError: for data that is not a finite float32 or float64 array, a denoiser that
-            does not map its shape to itself, an unknown strategy or solver, or a
+        ValueError: for data that is not a finite float32 or float64 array, a denoiser
+            that does not map its shape to itself, an unknown strategy or solver, or a
             sampler that the strategy cannot invert.
 
     Example:

@@ -30,8 +30,8 @@ def sample(
         The state ``x[0]`` at the data end, of the noise's shape and dtype.
 
     Raises:
-        ValueError: if the noise is not a finite float32 or float64 array, or the denoiser
-            does not map its shape to itself.
+        ValueError: if the noise is not a finite float32 or float64 array, or the
+            denoiser does not map its shape to itself.
 
     Example:
         A model of data that is always 0 predicts the noise itself:
