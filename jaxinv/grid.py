@@ -3,10 +3,10 @@ r"""Time grids: which noise levels a sampler visits.
 Index convention, everywhere in the library: grid index ``i = 0`` is the data end,
 ``i = N`` the noise end. Sampling goes from N to 0, inversion from 0 to N.
 
-Which grid matters. A step from ``tau[i]`` to ``tau[i-1]`` loses the noise when the
-ratio ``tau[i-1] / tau[i]`` is small: the network then throws the noise away and several
-noises lead to one image. Grids linear in the timestep end with a ratio of 0.2 to 0.4
-(or 0); the default grid here, uniform in log-SNR, has the same ratio at every step.
+Which grid matters. A step from ``tau[i]`` to ``tau[i-1]`` can lose the noise when the
+ratio ``tau[i-1] / tau[i]`` is small: the network may then throw the noise away, so that
+several noises lead to one image. Grids linear in the timestep end with a ratio of 0.2
+to 0.4 (or 0); the default grid here, uniform in log-SNR, has one ratio for all steps.
 
 References:
     Song et al. 2021, "Denoising Diffusion Implicit Models", arXiv:2010.02502, Eq. 14.
