@@ -215,6 +215,20 @@ def summary(cells: list[Run]) -> str:
     return table(header, rows)
 
 
+def not_measured(cells: list[Run], arguments: argparse.Namespace) -> str:
+    """A sentence that names what the table lacks; empty if it lacks nothing."""
+    done = {(c.method, c.spacing, c.steps, c.guidance) for c in cells}
+    missing = {
+        f"{method} on {spacing} with {steps} steps"
+        for method in METHODS
+        for spacing in ("log_snr", "leading")
+        for steps in arguments.steps
+        for guidance in arguments.guidance
+        if (method, spacing, steps, guidance) not in done
+    }
+    return f"Not (all) measured: {'; '.join(sorted(missing))}." if missing else ""
+
+
 def per_step(pipe: Any, cells: list[Run], steps: int, guidance: float) -> str:
     """Where along the trajectory the exact inversion loses the noise."""
     parts = []
@@ -288,13 +302,16 @@ own residual, so it has no certificate.
 
 {summary(cells)}
 
+{not_measured(cells, arguments)}
+
 ## Where the rest is lost
 
 Every step of the exact inversion (Anderson): the ratio of neighbouring noise levels,
 the residual of the step (the certificate), and how far the recovered state is from the
-true state of that level. A step with a small ratio has several preimages, or nearly so:
-its residual is at the tolerance, the reconstruction is exact, and yet the state is
-another one.
+true state of that level. Where the state error jumps while the residual is at the
+tolerance, the step is ill-conditioned or has several preimages: it reproduces the state
+after it, and yet is another one. Later steps then start from a state that the sampler
+may never reach, and may have no solution.
 
 {per_step(pipe, cells, steps, guidance)}
 """
