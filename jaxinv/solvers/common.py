@@ -33,14 +33,18 @@ class Solution(NamedTuple):
         value: the best iterate, by residual.
         residual: shape (). ``|R(value)|`` relative to the reference norm; infinite if
             no iterate had a finite residual.
-        iterations: shape (). Iterations run, which is also the number of evaluations
-            of the residual.
+        iterations: shape (). Iterations run, in the unit of the solver's
+            ``max_iterations``.
+        num_evals: shape (). Model evaluations of the whole solve: one for each residual
+            (with or without its gradient), two for each Jacobian-vector product, which
+            carries the primal and the tangent through the model in one forward pass.
         converged: shape (). Whether the residual met the tolerance.
     """
 
     value: Float[Array, "*shape"]
     residual: Float[Array, ""]
     iterations: Int[Array, ""]
+    num_evals: Int[Array, ""]
     converged: Bool[Array, ""]
 
 
@@ -157,7 +161,8 @@ def iterate(
     zero = jnp.zeros((), jnp.int32)
     start = State(zero, guess, memory, guess, infinity, zero, jnp.array(True))
     end = jax.lax.while_loop(running, body, start)
-    return Solution(end.best, end.best_error, end.k, end.best_error <= tolerance)
+    converged = end.best_error <= tolerance
+    return Solution(end.best, end.best_error, end.k, end.k, converged)
 
 
 def norm(x: Float[Array, "*shape"]) -> Float[Array, ""]:
