@@ -13,6 +13,7 @@ from jaxinv.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
 from jaxinv.grid import TimeGrid, time_grid
 from jaxinv.inversion import InversionResult, certify, invert
 from jaxinv.metrics import nmse_db, psnr
+from jaxinv.samplers.dpm_solver import dpmpp_2m, dpmpp_3m
 from jaxinv.samplers.multistep import ddim, ddim_diffusers, euler
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import sample, sample_trajectory
@@ -47,6 +48,8 @@ __all__ = [
     "cosine",
     "ddim",
     "ddim_diffusers",
+    "dpmpp_2m",
+    "dpmpp_3m",
     "euler",
     "flow_matching",
     "from_v",

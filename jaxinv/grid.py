@@ -18,7 +18,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from jaxinv.schedule import NoiseSchedule, Spacing, check_spacing, shifted
+from jaxinv.schedule import Family, NoiseSchedule, Spacing, check_spacing, shifted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,12 +33,14 @@ class TimeGrid:
         model_time: shape (N + 1,). What the network is given at each level.
         init_noise_scale: standard deviation of ``x[N]``; unit noise is multiplied by
             it (1 for VP and flow matching, ``tau[N]`` for VE).
+        family: the schedule's family; decides the signal-to-noise ratio.
     """
 
     tau: Float[np.ndarray, "n+1"]
     scale: Float[np.ndarray, "n+1"]
     model_time: Float[np.ndarray, "n+1"]
     init_noise_scale: float = 1.0
+    family: Family = "vp"
 
     def __post_init__(self) -> None:
         steps = np.diff(self.tau)
@@ -62,6 +64,17 @@ class TimeGrid:
         A step is safely invertible while this stays above about 0.7.
         """
         return self.tau[:-1] / self.tau[1:]
+
+    @property
+    def signal(self) -> Float[np.ndarray, "n+1"]:
+        """Weight s of the data in ``y = s x0 + tau e``: 1, or ``1 - t`` for flow."""
+        return 1 - self.tau if self.family == "flow" else np.ones_like(self.tau)
+
+    @property
+    def log_snr(self) -> Float[np.ndarray, "n+1"]:
+        """``lambda = log(signal / tau)``, half the log-SNR; infinite at pure data."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.signal) - np.log(self.tau)
 
 
 def time_grid(
@@ -113,7 +126,11 @@ def time_grid(
         end = 0.0 if schedule.set_alpha_to_one else schedule.taus[0]
         tau = np.append(end, schedule.taus[timesteps])
     return TimeGrid(
-        tau, schedule.scale(tau), schedule.model_time(tau), schedule.init_noise_scale
+        tau,
+        schedule.scale(tau),
+        schedule.model_time(tau),
+        schedule.init_noise_scale,
+        schedule.family,
     )
 
 
