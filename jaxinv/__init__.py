@@ -26,7 +26,7 @@ from jaxinv.schedule import (
     schedule_from_diffusers,
     variance_exploding,
 )
-from jaxinv.solvers import Anderson, FixedPoint, ForwardStep, Gradient
+from jaxinv.solvers import Anderson, FixedPoint, ForwardStep, Gradient, NewtonKrylov
 
 if TYPE_CHECKING:
     from jaxinv.hub import load
@@ -40,6 +40,7 @@ __all__ = [
     "InversionResult",
     "LatentDiffusion",
     "LinearMultistep",
+    "NewtonKrylov",
     "NoiseSchedule",
     "TimeGrid",
     "as_denoiser",

@@ -4,12 +4,14 @@ from jaxinv.solvers.anderson import Anderson
 from jaxinv.solvers.common import Solution, Solver
 from jaxinv.solvers.fixed_point import FixedPoint, ForwardStep
 from jaxinv.solvers.gradient import Gradient
+from jaxinv.solvers.newton_krylov import NewtonKrylov
 
 __all__ = [
     "Anderson",
     "FixedPoint",
     "ForwardStep",
     "Gradient",
+    "NewtonKrylov",
     "Solution",
     "Solver",
 ]

@@ -51,6 +51,7 @@ SOLVERS = {
     "fixed_point": ji.FixedPoint(rtol=1e-6),
     "forward_step": ji.ForwardStep(rtol=1e-6, sum_of_squares=0.0),
     "gradient": ji.Gradient(optax.sgd(0.3), max_iterations=500, rtol=1e-6),
+    "newton_krylov": ji.NewtonKrylov(rtol=1e-6),
 }
 
 EXACT_SOLVERS = ("anderson", "fixed_point")

@@ -101,7 +101,7 @@ def test_nan_at_the_guess_stops_at_once_and_is_reported(solver, dtype):
 
 
 @pytest.mark.parametrize("solver", each(SOLVERS))
-def test_no_solution_is_reported_with_the_evaluations_counted(solver, float64):
+def test_no_solution_is_reported_with_the_best_of_all_evaluations(solver, float64):
     seen = []
 
     def residual(z):
@@ -111,7 +111,8 @@ def test_no_solution_is_reported_with_the_evaluations_counted(solver, float64):
     solution = solve(solver, residual, jnp.full((3,), 0.5, float64), slope=1.0)
     jax.effects_barrier()
     assert not bool(solution.converged)
-    assert len(seen) == int(solution.num_evals)
+    if not isinstance(solver, ji.NewtonKrylov):  # see test_newton_krylov.py
+        assert len(seen) == int(solution.num_evals)
     norms = [np.linalg.norm(1.0 + z**2) for z in seen]
     assert float(solution.residual) == pytest.approx(np.nanmin(norms), rel=1e-14)
     np.testing.assert_array_equal(solution.value, seen[int(np.nanargmin(norms))])

@@ -1,0 +1,241 @@
+r"""GMRES: one linear system ``A x = b`` of which only products ``A v`` are known.
+
+The Krylov space ``span{b, A b, A^2 b, ...}`` gets an orthonormal basis V, one product
+per vector. In it A is a Hessenberg matrix H, ``A V_k = V_{k+1} H``, and
+
+    x = V_k y,    y = argmin | |b| e_1 - H y |,    |b - A x| = the minimum:
+
+the best x of the space, and its residual without a further product. A rotation per
+column keeps H triangular, so the residual is known after every product, and the loop
+stops when it is small enough. In exact arithmetic it ends after as many products as b
+has numbers; it is useful because much fewer do where the eigenvalues of A cluster.
+
+Each product is orthogonalised against all of V at once, twice: two passes of classical
+Gram-Schmidt lose no more orthogonality than rounding, as two of the modified variant,
+and are two matrix-vector products in place of a long chain of small steps. In float32
+one pass would not do. The rotations are kept as one small orthogonal matrix for the
+same reason.
+
+``jax.scipy.sparse.linalg.gmres`` returns neither the residual nor the number of
+products and does not say when it stalls, and a certificate needs all three.
+
+References:
+    Saad & Schultz 1986, "GMRES: A Generalized Minimal Residual Algorithm for Solving
+    Nonsymmetric Linear Systems", SIAM J. Sci. Stat. Comput. 7(3), Section 3.
+    Giraud, Langou & Rozloznik 2005, "The Loss of Orthogonality in the Gram-Schmidt
+    Orthogonalization Process", Comput. Math. Appl. 50 (two passes are enough).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+MatVec = Callable[[Any], Any]
+
+
+class LinearSolution(NamedTuple):
+    """The solution of a linear system, as good as it was found.
+
+    Attributes:
+        value: x, of the structure of b; finite whatever the products were.
+        residual: shape (). ``|b - A x| / |b|``; 0 if b is 0, infinite if b is not
+            finite (x is 0 in both cases). Of a single cycle it is the recurrence's,
+            which rounding lets fall below the true one once that is near
+            ``eps |A| |x| / |b|``; with restarts it is measured.
+        num_matvecs: shape (). Products with A.
+    """
+
+    value: PyTree[Float[Array, "..."]]
+    residual: Float[Array, ""]
+    num_matvecs: Int[Array, ""]
+
+
+def gmres(
+    matvec: MatVec,
+    b: PyTree[Float[Array, "..."]],
+    *,
+    rtol: float | Float[Array, ""],
+    max_vectors: int = 30,
+    restarts: int = 0,
+) -> LinearSolution:
+    """Solve ``A x = b`` by GMRES from ``x = 0``.
+
+    It stops at the tolerance, when the space is invariant under A (then x is as good
+    as any Krylov method makes it), or when a product is not finite. A singular A is no
+    error: x minimises the residual over the space. Under ``jax.vmap`` every lane stops
+    by itself.
+
+    Args:
+        matvec: ``v -> A v`` on arrays, or pytrees of arrays, like b. It need not be
+            differentiable or transposable.
+        b: the right-hand side, an array of any shape or a pytree of arrays.
+        rtol: relative residual at which to stop; 1 or more asks for nothing.
+        max_vectors: m, the largest number of basis vectors, each of the size of b.
+        restarts: how often to start again from the residual when m vectors did not
+            suffice. Each cycle then costs one more product, which measures the
+            residual; a cycle that did not lower it is the last.
+
+    Returns:
+        The solution with its residual and cost.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> solution = gmres(lambda v: 2 * v, jnp.ones((2, 3)), rtol=1e-6)
+        >>> float(solution.value[0, 0]), int(solution.num_matvecs)
+        (0.5, 1)
+    """
+    m = min(max_vectors, sum(leaf.size for leaf in jax.tree.leaves(b)))
+    if not restarts:
+        return _cycle(matvec, b, rtol, m)
+
+    class State(NamedTuple):
+        x: Any
+        r: Any
+        residual: Array
+        cycles: Array
+        products: Array
+        stalled: Array
+
+    size = _norm(b)
+    known = jnp.isfinite(size)
+
+    def running(s: State) -> Array:
+        return (s.cycles <= restarts) & (s.residual > rtol) & known & ~s.stalled
+
+    def body(s: State) -> State:
+        step = _cycle(matvec, s.r, rtol / s.residual, m)
+        x = jax.tree.map(jnp.add, s.x, step.value)
+        r = jax.tree.map(jnp.subtract, b, matvec(x))
+        residual = _norm(r) / size
+        better = residual < s.residual
+        x, r = _where(better, (x, r), (s.x, s.r))
+        products = s.products + step.num_matvecs + 1
+        residual = jnp.where(better, residual, s.residual)
+        return State(x, r, residual, s.cycles + 1, products, ~better)
+
+    zero = jnp.zeros((), jnp.int32)
+    start = State(
+        jax.tree.map(jnp.zeros_like, b), b, _start(size), zero, zero, jnp.array(False)
+    )
+    end = jax.lax.while_loop(running, body, start)
+    return LinearSolution(end.x, end.residual, end.products)
+
+
+def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolution:
+    """GMRES with at most m vectors."""
+    size = _norm(b)
+    dtype, eps = size.dtype, jnp.finfo(size.dtype).eps
+    usable = jnp.isfinite(size) & (size > 0)
+    inverse = jnp.where(usable, 1 / size, 0)
+    basis = jax.tree.map(
+        lambda leaf: (
+            jnp.zeros((m + 1, *leaf.shape), leaf.dtype)
+            .at[0]
+            .set(jnp.where(usable, leaf * inverse, 0))
+        ),
+        b,
+    )
+
+    class State(NamedTuple):
+        k: Array  # columns in use
+        basis: Any  # V; rows above k are zero
+        rotation: Array  # Q, the product of all rotations
+        triangle: Array  # Q H; columns from k on are those of the identity
+        residual: Array
+        products: Array
+        going: Array
+
+    def running(s: State) -> Array:
+        return (s.k < m) & (s.residual > rtol) & s.going
+
+    def body(s: State) -> State:
+        k = s.k
+        w = matvec(jax.tree.map(lambda rows: rows[k], s.basis))
+        length_before = _norm(w)
+        h = jnp.zeros((m + 1,), dtype)
+        for _ in range(2):
+            inside = _project(s.basis, w)
+            w = jax.tree.map(jnp.subtract, w, _combine(inside, s.basis))
+            h = h + inside
+        length = _norm(w)
+        # What is left is rounding (or NaN, which compares as false): no new direction.
+        new = length > 10 * eps * length_before
+        length = jnp.where(new, length, 0)
+        column = jnp.sum(s.rotation * h.at[k + 1].set(length), axis=1)
+        diagonal = jnp.hypot(column[k], length)
+        # A column that depends on the earlier ones cannot lower the residual.
+        useful = (diagonal > 10 * eps * length_before) & jnp.isfinite(diagonal)
+        cos, sin = column[k] / diagonal, length / diagonal
+        upper, lower = s.rotation[k], s.rotation[k + 1]
+        rotation = s.rotation.at[k].set(cos * upper + sin * lower)
+        rotation = rotation.at[k + 1].set(cos * lower - sin * upper)
+        triangle = s.triangle.at[:, k].set(column[:m].at[k].set(diagonal))
+        basis = jax.tree.map(
+            lambda rows, x: rows.at[k + 1].set(jnp.where(new, x / length, 0)),
+            s.basis,
+            w,
+        )
+        return State(
+            jnp.where(useful, k + 1, k),
+            basis,
+            jnp.where(useful, rotation, s.rotation),
+            jnp.where(useful, triangle, s.triangle),
+            jnp.where(useful, jnp.abs(rotation[k + 1, 0]), s.residual).astype(dtype),
+            s.products + 1,
+            useful & new,
+        )
+
+    zero = jnp.zeros((), jnp.int32)
+    start = State(
+        zero,
+        basis,
+        jnp.eye(m + 1, dtype=dtype),
+        jnp.eye(m, dtype=dtype),
+        _start(size),
+        zero,
+        usable,
+    )
+    end = jax.lax.while_loop(running, body, start)
+    target = jnp.where(jnp.arange(m) < end.k, size * end.rotation[:m, 0], 0)
+    y = jax.scipy.linalg.solve_triangular(end.triangle, target)
+    x = _combine(y, jax.tree.map(lambda rows: rows[:m], end.basis))
+    # An A of nearly no effect can ask for an x beyond all numbers.
+    found = jnp.isfinite(_norm(x))
+    x = _where(found, x, jax.tree.map(jnp.zeros_like, x))
+    residual = jnp.where(found, end.residual, _start(size))
+    return LinearSolution(x, residual, end.products)
+
+
+def _start(size: Array) -> Array:
+    """The relative residual of ``x = 0``."""
+    one = jnp.where(size > 0, jnp.ones_like(size), 0)
+    return jnp.where(jnp.isfinite(size), one, jnp.inf)
+
+
+def _project(basis: Any, w: Any) -> Array:
+    """Inner products of w with all rows, as sums: never in reduced precision."""
+    products = jax.tree.map(
+        lambda rows, x: jnp.sum(rows * x, axis=tuple(range(1, rows.ndim))), basis, w
+    )
+    return jnp.asarray(sum(jax.tree.leaves(products)))
+
+
+def _combine(weights: Array, basis: Any) -> Any:
+    """The weighted sum of the rows."""
+    return jax.tree.map(
+        lambda rows: jnp.sum(
+            weights.reshape((-1,) + (1,) * (rows.ndim - 1)) * rows, axis=0
+        ),
+        basis,
+    )
+
+
+def _norm(x: Any) -> Array:
+    return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(x)))
+
+
+def _where(condition: Array, x: Any, y: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)

@@ -1,0 +1,238 @@
+r"""Newton's method with GMRES: for problems on which no fixed-point map contracts.
+
+At an iterate z, solve ``R'(z) s = -R(z)`` for the step s and go to ``z + t s``. The
+Jacobian is never formed: GMRES (:mod:`jaxinv.solvers.krylov`) needs its products with
+vectors only, and a product is one forward-mode pass through the model. There is no
+reverse mode and no stored linearisation, so the memory is that of inference plus the
+Krylov vectors. What is unknown may have any shape: the state of one step, or all the
+states of a trajectory.
+
+Three rules make it both cheap and safe:
+
+* *inexact steps* (Eisenstat & Walker): far from the solution the linear system is
+  solved roughly, to ``|R + R' s| <= eta |R|``, and the more exactly the faster the
+  residual falls: ``eta = 0.9 (|R_k| / |R_{k-1}|)^2``, which keeps the convergence
+  superlinear; never more exactly than the tolerance asks for;
+* *backtracking* (Armijo): t is shortened until ``|R(z + t s)|`` has fallen by a part of
+  what the linear model promises. A GMRES step with eta < 1 always points downhill;
+* *truncation*: GMRES minimises ``|R + R' s|`` over a small Krylov space, which keeps a
+  nearly singular Jacobian from throwing the iterate far away.
+
+The search fails where the Jacobian is singular and the residual is not zero: a local
+minimum of ``|R|``, from which the result says that it did not converge.
+
+References:
+    Eisenstat & Walker 1996, "Choosing the Forcing Terms in an Inexact Newton Method",
+    SIAM J. Sci. Comput. 17(1), Choice 2 and its safeguard.
+    Kelley 2003, "Solving Nonlinear Equations with Newton's Method", SIAM, Sections 1.6
+    (line search) and 3.2 (Newton-GMRES).
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxinv.solvers.common import Residual, Solution, default_rtol, norm
+from jaxinv.solvers.krylov import gmres
+
+#: Part of the promised decrease that a step must achieve (Kelley 2003, Eq. 1.21).
+SUFFICIENT_DECREASE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class NewtonKrylov:
+    """Inexact Newton with GMRES and backtracking, forward-mode derivatives only.
+
+    An iteration costs two evaluations per Krylov vector (the primal and the tangent)
+    and one per trial step: the cost of a solve is the ``num_evals`` of its solution,
+    not ``iterations``.
+
+    Attributes:
+        max_iterations: at most so many iterates, of which the guess is the first.
+        krylov: largest number of Krylov vectors per step, each of the unknown's size.
+        rtol: relative residual at which to stop; None for 1e-6 in float32 and 1e-13
+            in float64.
+        forcing: largest eta, and the one of the first step.
+        backtracks: how often a step may be shortened before the solver gives up.
+    """
+
+    max_iterations: int = 20
+    krylov: int = 30
+    rtol: float | None = None
+    forcing: float = 0.3
+    backtracks: int = 8
+
+    def __call__(
+        self,
+        residual: Residual,
+        guess: Float[Array, "*shape"],
+        *,
+        slope: Float[Array, ""],
+        reference: Float[Array, ""],
+    ) -> Solution:
+        """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
+        dtype = guess.dtype
+        reference = jnp.maximum(reference, jnp.finfo(dtype).tiny)
+        rtol = default_rtol(dtype) if self.rtol is None else self.rtol
+        infinity = jnp.full((), jnp.inf, dtype)
+        zero = jnp.zeros((), jnp.int32)
+
+        class State(NamedTuple):
+            k: Array
+            z: Array
+            error: Array  # |R(z)|, relative
+            direction: Array  # the step s from z
+            eta: Array  # |R + R' s| / |R|
+            forcing: Array  # the eta that was asked for
+            best: Array
+            best_error: Array
+            evals: Array
+            downhill: Array  # whether the search for a better iterate can go on
+
+        def running(s: State) -> Array:
+            return (s.k < self.max_iterations) & ~(s.best_error <= rtol) & s.downhill
+
+        def body(s: State) -> State:
+            first = s.k == 0
+            # A lane of a batch that has stopped must not keep the others waiting.
+            tries = jnp.where(first, 1, 1 + self.backtracks)
+            trial = _search(
+                residual,
+                reference,
+                s.z,
+                s.direction,
+                s.error,
+                s.eta,
+                jnp.where(running(s), tries, 0),
+            )
+            better = trial.best_error < s.best_error
+            best_error = jnp.where(better, trial.best_error, s.best_error)
+            z = jnp.where(trial.accepted, trial.z, s.z)
+            stop = (
+                ~trial.accepted
+                | (best_error <= rtol)
+                | (s.k + 1 >= self.max_iterations)
+                | ~running(s)
+            )
+            forcing = _forcing(trial.error, s.error, s.forcing, rtol, self.forcing)
+            forcing = jnp.where(first, self.forcing, forcing).astype(dtype)
+            # Preconditioned from the right, so that residuals keep their meaning.
+            linear = gmres(
+                lambda v: jax.jvp(residual, (z,), (v / slope,))[1],
+                -trial.r,
+                rtol=jnp.where(stop, jnp.inf, forcing),
+                max_vectors=self.krylov,
+            )
+            return State(
+                s.k + 1,
+                z,
+                jnp.where(trial.accepted, trial.error, s.error),
+                linear.value / slope,
+                linear.residual,
+                forcing,
+                jnp.where(better, trial.best, s.best),
+                best_error,
+                s.evals + trial.tried + 2 * linear.num_matvecs,
+                trial.accepted & (stop | (linear.residual < 1)),
+            )
+
+        # The guess is the first trial step, of length zero from an infinite residual:
+        # so the model is compiled in two places, not in three.
+        start = State(
+            zero,
+            guess,
+            infinity,
+            jnp.zeros_like(guess),
+            jnp.ones((), dtype),
+            jnp.ones((), dtype),
+            guess,
+            infinity,
+            zero,
+            jnp.array(True),
+        )
+        end = jax.lax.while_loop(running, body, start)
+        converged = end.best_error <= rtol
+        return Solution(end.best, end.best_error, end.k, end.evals, converged)
+
+
+class _Trial(NamedTuple):
+    """A point of the line search, and the best of all that were tried."""
+
+    tried: Array
+    t: Array
+    z: Array
+    r: Array
+    error: Array
+    accepted: Array
+    best: Array
+    best_error: Array
+
+
+def _search(
+    residual: Residual,
+    reference: Array,
+    z: Array,
+    direction: Array,
+    error: Array,
+    eta: Array,
+    tries: Array,
+) -> _Trial:
+    """Shorten the step until the residual falls enough, or nothing is left to try."""
+
+    def running(s: _Trial) -> Array:
+        return ~s.accepted & (s.tried < tries)
+
+    def body(s: _Trial) -> _Trial:
+        # The first trial has the full length: there is no earlier one to learn from.
+        t = jnp.where(s.tried == 0, 1, s.t * _shortening(s.t, s.error / error))
+        point = z + t * direction
+        r = residual(point)
+        e = norm(r) / reference
+        enough = e <= (1 - SUFFICIENT_DECREASE * t * (1 - eta)) * error
+        better = e < s.best_error
+        return _Trial(
+            s.tried + 1,
+            t,
+            point,
+            r,
+            e,
+            enough & jnp.isfinite(e),
+            jnp.where(better, point, s.best),
+            jnp.where(better, e, s.best_error),
+        )
+
+    infinity = jnp.full_like(error, jnp.inf)
+    start = _Trial(
+        jnp.zeros((), jnp.int32),
+        jnp.ones_like(error),
+        z,
+        jnp.zeros_like(z),
+        infinity,
+        jnp.array(False),
+        z,
+        infinity,
+    )
+    return jax.lax.while_loop(running, body, start)
+
+
+def _shortening(t: Array, ratio: Array) -> Array:
+    """By how much to shorten a step of length t after which ``|R|`` is ratio times.
+
+    The minimum of the parabola through ``|R|^2`` at both ends with the Newton step's
+    slope ``-2 |R|^2`` at the start, between a tenth and a half (Kelley 2003, 1.6).
+    """
+    factor = t / (ratio**2 - 1 + 2 * t)
+    return jnp.where(jnp.isfinite(factor), jnp.clip(factor, 0.1, 0.5), 0.1)
+
+
+def _forcing(
+    error: Array, before: Array, previous: Array, rtol: float, largest: float
+) -> Array:
+    """Eisenstat & Walker's second choice, not finer than half of the tolerance."""
+    eta = 0.9 * (error / before) ** 2
+    memory = 0.9 * previous**2
+    eta = jnp.where(memory > 0.1, jnp.maximum(eta, memory), eta)
+    return jnp.minimum(jnp.maximum(eta, 0.5 * rtol / error), largest)
