@@ -9,13 +9,23 @@ imported when they are first used.
 
 from typing import TYPE_CHECKING, Any
 
+from jaxinv import analysis
 from jaxinv.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
-from jaxinv.grid import TimeGrid, time_grid
+from jaxinv.grid import LossyGridWarning, TimeGrid, time_grid
+from jaxinv.grid_from_diffusers import grid_from_diffusers
 from jaxinv.inversion import InversionResult, certify, invert
 from jaxinv.metrics import nmse_db, psnr
-from jaxinv.samplers.dpm_solver import dpmpp_2m, dpmpp_3m
+from jaxinv.samplers.adams import deis, ipndm
+from jaxinv.samplers.dpm_solver import (
+    dpm_solver_2m,
+    dpmpp_2m,
+    dpmpp_3m,
+    dpmpp_3m_diffusers,
+)
+from jaxinv.samplers.from_diffusers import sampler_from_diffusers
 from jaxinv.samplers.multistep import ddim, ddim_diffusers, euler
 from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.unipc import unip
 from jaxinv.sampling import sample, sample_trajectory
 from jaxinv.schedule import (
     NoiseSchedule,
@@ -40,32 +50,41 @@ __all__ = [
     "InversionResult",
     "LatentDiffusion",
     "LinearMultistep",
+    "LossyGridWarning",
     "NewtonKrylov",
     "NoiseSchedule",
     "TimeGrid",
+    "analysis",
     "as_denoiser",
     "certify",
     "conditioned",
     "cosine",
     "ddim",
     "ddim_diffusers",
+    "deis",
+    "dpm_solver_2m",
     "dpmpp_2m",
     "dpmpp_3m",
+    "dpmpp_3m_diffusers",
     "euler",
     "flow_matching",
     "from_v",
     "from_x0",
+    "grid_from_diffusers",
     "guided",
     "invert",
+    "ipndm",
     "linear",
     "load",
     "nmse_db",
     "psnr",
     "sample",
     "sample_trajectory",
+    "sampler_from_diffusers",
     "scaled_linear",
     "schedule_from_diffusers",
     "time_grid",
+    "unip",
     "variance_exploding",
 ]
 

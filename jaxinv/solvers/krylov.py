@@ -153,31 +153,19 @@ def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolutio
 
     def body(s: State) -> State:
         k = s.k
-        w = matvec(jax.tree.map(lambda rows: rows[k], s.basis))
-        length_before = _norm(w)
-        h = jnp.zeros((m + 1,), dtype)
-        for _ in range(2):
-            inside = _project(s.basis, w)
-            w = jax.tree.map(jnp.subtract, w, _combine(inside, s.basis))
-            h = h + inside
-        length = _norm(w)
-        # What is left is rounding (or NaN, which compares as false): no new direction.
-        new = length > 10 * eps * length_before
-        length = jnp.where(new, length, 0)
+        product = matvec(jax.tree.map(lambda rows: rows[k], s.basis))
+        w, length, h = orthonormalise(s.basis, product)
+        new = length > 0
         column = jnp.sum(s.rotation * h.at[k + 1].set(length), axis=1)
         diagonal = jnp.hypot(column[k], length)
         # A column that depends on the earlier ones cannot lower the residual.
-        useful = (diagonal > 10 * eps * length_before) & jnp.isfinite(diagonal)
+        useful = (diagonal > 10 * eps * _norm(product)) & jnp.isfinite(diagonal)
         cos, sin = column[k] / diagonal, length / diagonal
         upper, lower = s.rotation[k], s.rotation[k + 1]
         rotation = s.rotation.at[k].set(cos * upper + sin * lower)
         rotation = rotation.at[k + 1].set(cos * lower - sin * upper)
         triangle = s.triangle.at[:, k].set(column[:m].at[k].set(diagonal))
-        basis = jax.tree.map(
-            lambda rows, x: rows.at[k + 1].set(jnp.where(new, x / length, 0)),
-            s.basis,
-            w,
-        )
+        basis = jax.tree.map(lambda rows, x: rows.at[k + 1].set(x), s.basis, w)
         return State(
             jnp.where(useful, k + 1, k),
             basis,
@@ -207,6 +195,31 @@ def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolutio
     x = _where(found, x, jax.tree.map(jnp.zeros_like, x))
     residual = jnp.where(found, end.residual, _start(size))
     return LinearSolution(x, residual, end.products)
+
+
+def orthonormalise(basis: Any, w: Any) -> tuple[Any, Array, Array]:
+    """The part of w that is orthogonal to a basis, as a unit vector.
+
+    Args:
+        basis: m orthonormal or zero rows, an array or pytree of arrays (m, ...).
+        w: a vector, of the structure of one row.
+
+    Returns:
+        The unit vector, the length that it had, and the inner products of w with the
+        rows, shape (m,). Length and vector are 0 if nothing but rounding is left, or
+        if w is not finite.
+    """
+    before = _norm(w)
+    inner = jnp.zeros((), before.dtype)
+    for _ in range(2):
+        inside = _project(basis, w)
+        w = jax.tree.map(jnp.subtract, w, _combine(inside, basis))
+        inner = inner + inside
+    length = _norm(w)
+    # Written so that NaN is nothing new, too.
+    new = length > 10 * jnp.finfo(before.dtype).eps * before
+    w = jax.tree.map(lambda x: jnp.where(new, x / length, 0), w)
+    return w, jnp.where(new, length, 0), inner
 
 
 def _start(size: Array) -> Array:

@@ -1,0 +1,289 @@
+r"""Which step loses the noise: how well conditioned the inversion of a sampler is.
+
+A residual certifies a *reconstruction*: the noise that was found leads to the data. It
+cannot say whether it is the same noise that once made the data. That depends on the
+Jacobian of the step,
+
+    J_i = d x[i-1] / d x[i]    (older states held fixed),
+
+and on its singular values. An error e of ``x[i-1]`` becomes an error of up to
+``|e| / sigma_min(J_i)`` in ``x[i]``, the state that is solved for: where sigma_min is
+small, the sampler squeezes different noises into nearly the same state, and the
+tolerance of that one step is magnified into all the later ones. Where it is zero, the
+sampler folds: several noises lead to the same data. Growth multiplies along the
+trajectory, so many mediocre steps lose as much as one bad step. What helps is a grid
+without small noise-level ratios, less guidance, or double precision; a better solver
+does not.
+
+The extreme singular values come from Golub-Kahan bidiagonalisation. From a random unit
+vector v_1, products with J and J^T build orthonormal U and V with
+
+    J V = U B,    J^T U = V B^T + beta v e^T,    B upper bidiagonal,
+
+and the singular values of the small B approximate the extreme ones of J *from inside*:
+``sigma_max(B) <= sigma_max(J)`` and ``sigma_min(B) >= sigma_min(J)``. The largest
+converges within a few vectors; a tiny smallest one, in a crowd of others, slowly. So
+the value given is an upper bound of sigma_min, and a truly worse step may hide behind
+it, never a better one. The part of ``J^T U p - sigma V q`` outside of the space, which
+is ``beta |p_m|``, gives the usual error bound: some singular value of J lies within it.
+Both bases are fully re-orthogonalised, and J^T J, which would square the condition
+number, is never formed.
+
+References:
+    Golub & Kahan 1965, "Calculating the Singular Values and Pseudo-Inverse of a
+    Matrix", SIAM J. Numer. Anal. 2(2).
+    Golub & Van Loan 2013, "Matrix Computations", 4th ed., Section 10.4.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxinv.compilation import check_denoiser, check_finite, split_callable
+from jaxinv.denoiser import Denoiser
+from jaxinv.samplers.table import LinearMultistep
+from jaxinv.sampling import evaluate, in_dtype, sample
+from jaxinv.solvers.common import norm
+from jaxinv.solvers.krylov import orthonormalise
+
+
+class Conditioning(NamedTuple):
+    """Extreme singular values of a map, or of many (then all fields have an axis).
+
+    Attributes:
+        largest: shape (...). A lower bound of the largest singular value.
+        smallest: shape (...). An upper bound of the smallest singular value. Values
+            below ``eps * largest`` are rounding: read them as zero.
+        largest_error: shape (...). A singular value lies this close to ``largest``.
+        smallest_error: shape (...). A singular value lies this close to ``smallest``.
+            Large beside it: there may well be smaller ones; use more vectors.
+        condition: shape (...). ``largest / smallest``.
+        amplification: shape (...). ``|output| / (|input| smallest)``: by how much the
+            inverse may magnify a *relative* error, at least in the worst direction.
+    """
+
+    largest: Float[Array, "..."]
+    smallest: Float[Array, "..."]
+    largest_error: Float[Array, "..."]
+    smallest_error: Float[Array, "..."]
+    condition: Float[Array, "..."]
+    amplification: Float[Array, "..."]
+
+
+def step_conditioning(
+    sampler: LinearMultistep,
+    denoise: Denoiser,
+    trajectory: Float[Array, "n+1 *shape"],
+    *,
+    num_vectors: int = 40,
+    key: PRNGKeyArray | None = None,
+) -> Conditioning:
+    """Extreme singular values of every step of a trajectory.
+
+    Index ``i - 1`` of a field belongs to the step from ``x[i]`` to ``x[i-1]``. The one
+    with the largest ``amplification`` is where most of the noise is lost.
+
+    Args:
+        sampler: the table.
+        denoise: callable pytree ``(x, t) -> f`` on one sample, differentiable in both
+            modes.
+        trajectory: the states x at all noise levels, data first, from
+            :func:`jaxinv.sample_trajectory` or ``invert(return_trajectory=True)``.
+        num_vectors: size of the Krylov spaces. A step costs one linearised forward
+            and one reverse pass per vector, and memory for two such sets of states
+            beside the activations of one reverse pass.
+        key: for the start vectors; by default a fixed one.
+
+    Returns:
+        The singular values, each field of shape (N,).
+
+    Raises:
+        ValueError: if the trajectory does not have N + 1 finite states of float32 or
+            float64, if there is less than one vector, or if the denoiser does not map
+            a state's shape to itself.
+
+    Example:
+        A model whose data are always 0 predicts x itself, and DDIM scales all states
+        by the ratio of the noise levels:
+
+        >>> import jax, jaxinv as ji
+        >>> sampler = ji.euler(ji.time_grid(ji.variance_exploding(0.02, 20.0), 10))
+        >>> denoise = lambda x, t: x / t
+        >>> states = ji.sample_trajectory(sampler, denoise, jax.numpy.ones((4, 4)))
+        >>> report = ji.analysis.step_conditioning(sampler, denoise, states)
+        >>> round(float(report.smallest[0]), 3), round(float(report.condition[0]), 3)
+        (0.501, 1.0)
+    """
+    trajectory = jnp.asarray(trajectory)
+    check_finite(trajectory, "trajectory")
+    if trajectory.ndim < 1 or trajectory.shape[0] != sampler.num_steps + 1:
+        raise ValueError(
+            f"expected the {sampler.num_steps + 1} states of a sampler with "
+            f"{sampler.num_steps} steps, got an array of shape {trajectory.shape}"
+        )
+    arrays, rebuild = split_callable(denoise)
+    key = _checked(num_vectors, key)
+    return _steps(sampler, arrays, rebuild, trajectory, num_vectors, key)
+
+
+def trajectory_conditioning(
+    sampler: LinearMultistep,
+    denoise: Denoiser,
+    noise: Float[Array, "*shape"],
+    *,
+    num_vectors: int = 40,
+    key: PRNGKeyArray | None = None,
+) -> Conditioning:
+    """Extreme singular values of the whole map from the noise to the data.
+
+    Args:
+        sampler: the table.
+        denoise: callable pytree ``(x, t) -> f`` on one sample, differentiable in both
+            modes.
+        noise: the noise at which the map is linearised, as for :func:`jaxinv.sample`.
+        num_vectors: size of the Krylov space. A vector costs about six samplings;
+            the memory is that of all states and one reverse pass through the model.
+        key: for the start vector; by default a fixed one.
+
+    Returns:
+        The singular values, each field of shape (). The smallest is often below what
+        the dtype resolves, and ``smallest`` then only an upper bound: it suffices to
+        say that the noise is lost.
+
+    Raises:
+        ValueError: for a noise or denoiser that :func:`jaxinv.sample` refuses, or less
+            than one vector.
+    """
+    noise = jnp.asarray(noise)
+    check_finite(noise, "noise")
+    arrays, rebuild = split_callable(denoise)
+    key = _checked(num_vectors, key)
+    return _whole(sampler, arrays, rebuild, noise, num_vectors, key)
+
+
+def _checked(num_vectors: int, key: PRNGKeyArray | None) -> PRNGKeyArray:
+    if num_vectors < 1:
+        raise ValueError(f"num_vectors must be at least 1, got {num_vectors}")
+    return jax.random.key(0) if key is None else key
+
+
+@jax.jit(static_argnames=("rebuild", "num_vectors"))
+def _steps(
+    sampler: LinearMultistep,
+    arrays: list[Any],
+    rebuild: Any,
+    trajectory: Array,
+    num_vectors: int,
+    key: Array,
+) -> Conditioning:
+    denoise = rebuild(arrays)
+    check_denoiser(denoise, trajectory[0])
+    table = in_dtype(sampler, trajectory.dtype)
+
+    def one(pair: tuple[Array, Array]) -> Conditioning:
+        i, x = pair
+
+        def step(x: Array) -> Array:
+            # What older states add is constant and drops out of the derivative.
+            y = x / table.scale[i]
+            f = evaluate(table, denoise, i, y)
+            return table.scale[i - 1] * (table.a[i - 1, 0] * y + table.b[i - 1, 0] * f)
+
+        after = norm(trajectory[i - 1])
+        start = jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
+        return _conditioning(step, x, after, num_vectors, start)
+
+    steps = jnp.arange(1, table.num_steps + 1)
+    return jax.lax.map(one, (steps, trajectory[1:]))
+
+
+@jax.jit(static_argnames=("rebuild", "num_vectors"))
+def _whole(
+    sampler: LinearMultistep,
+    arrays: list[Any],
+    rebuild: Any,
+    noise: Array,
+    num_vectors: int,
+    key: Array,
+) -> Conditioning:
+    denoise = rebuild(arrays)
+    # Without the checkpoint the activations of all steps would be kept.
+    remembered_by_states = jax.checkpoint(denoise)
+
+    def whole(noise: Array) -> Array:
+        return sample(sampler, remembered_by_states, noise)
+
+    start = jax.random.normal(key, noise.shape, noise.dtype)
+    return _conditioning(whole, noise, norm(whole(noise)), num_vectors, start)
+
+
+def _conditioning(
+    function: Callable[[Array], Array],
+    x: Array,
+    size_after: Array,
+    num_vectors: int,
+    start: Array,
+) -> Conditioning:
+    """Extreme singular values of the Jacobian of a function at x."""
+    _, push = jax.linearize(function, x)
+    pull = jax.linear_transpose(push, x)
+    small, beta = bidiagonalise(push, lambda u: pull(u)[0], start, num_vectors)
+    left, sigma, _ = jnp.linalg.svd(small)
+    # Half of the residual's square: it belongs to a pair (U p, V q) of norm sqrt(2).
+    errors = beta * jnp.abs(left[-1]) / 2**0.5
+    return Conditioning(
+        largest=sigma[0],
+        smallest=sigma[-1],
+        largest_error=errors[0],
+        smallest_error=errors[-1],
+        condition=sigma[0] / sigma[-1],
+        amplification=size_after / (norm(x) * sigma[-1]),
+    )
+
+
+def bidiagonalise(
+    push: Callable[[Array], Array],
+    pull: Callable[[Array], Array],
+    start: Float[Array, "*shape"],
+    num_vectors: int,
+) -> tuple[Float[Array, "m m"], Float[Array, ""]]:
+    """Golub-Kahan bidiagonalisation of a linear map, fully re-orthogonalised.
+
+    Args:
+        push: ``v -> J v``.
+        pull: ``u -> J^T u``.
+        start: the first right vector; of any length but 0.
+        num_vectors: size of the spaces; at most the number of unknowns is used.
+
+    Returns:
+        The upper bidiagonal B, shape (m, m), and the norm of what ``J^T u_m`` has
+        outside of the space. If the space is invariant before it has m vectors, B is
+        filled up by a value between its extreme singular values, and the norm is 0.
+    """
+    m = min(num_vectors, start.size)
+    zeros = jnp.zeros((m + 1, *start.shape), start.dtype)
+    right = zeros.at[0].set(start / norm(start))
+
+    def extend(
+        k: Array, carry: tuple[Array, Array, Array, Array]
+    ) -> tuple[Array, Array, Array, Array]:
+        left, right, diagonal, above = carry
+        u, alpha, _ = orthonormalise(left, push(right[k]))
+        v, beta, _ = orthonormalise(right, pull(u))
+        return (
+            left.at[k].set(u),
+            right.at[k + 1].set(v),
+            # Without a new right vector there is no column. |J v_1| is in the range of
+            # the singular values found, so as a filling it changes no extreme.
+            diagonal.at[k].set(jnp.where(jnp.any(right[k] != 0), alpha, diagonal[0])),
+            above.at[k].set(beta),
+        )
+
+    numbers = jnp.zeros((m,), start.dtype)
+    _, _, diagonal, above = jax.lax.fori_loop(
+        0, m, extend, (zeros[:m], right, numbers, numbers)
+    )
+    return jnp.diag(diagonal) + jnp.diag(above[:-1], 1), above[-1]
