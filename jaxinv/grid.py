@@ -7,6 +7,11 @@ Which grid matters. A step from ``tau[i]`` to ``tau[i-1]`` can lose the noise wh
 ratio ``tau[i-1] / tau[i]`` is small: the network may then throw the noise away, so that
 several noises lead to one image. Grids linear in the timestep end with a ratio of 0.2
 to 0.4 (or 0); the default grid here, uniform in log-SNR, has one ratio for all steps.
+:func:`time_grid` warns of grids whose smallest ratio is below
+:data:`INVERTIBLE_RATIO`, in the category :class:`LossyGridWarning`.
+
+The grids of diffusers' multistep schedulers, which differ in where they end and in how
+they round, are in :mod:`jaxinv.grid_from_diffusers`.
 
 References:
     Song et al. 2021, "Denoising Diffusion Implicit Models", arXiv:2010.02502, Eq. 14.
@@ -14,11 +19,24 @@ References:
 """
 
 import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Float
 
-from jaxinv.schedule import Family, NoiseSchedule, Spacing, check_spacing, shifted
+from jaxinv.schedule import Family, NoiseSchedule, Spacing, shifted
+
+# A step that keeps less of the noise level than this may lose the noise.
+INVERTIBLE_RATIO = 0.5
+
+# Exponent of Karras' grid: Karras et al. 2022, Section 3.
+KARRAS_RHO = 7.0
+
+
+class LossyGridWarning(UserWarning):
+    """A grid has a step on which inversion may find another noise."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,11 +105,13 @@ def time_grid(
     Args:
         schedule: the model's schedule.
         num_steps: N, between 1 and the number of training timesteps.
-        spacing: ``"log_snr"`` (default): uniform in log-SNR over the training range,
-            with fractional model times, so that every step has the same noise-level
-            ratio. ``"leading"``, ``"trailing"``, ``"linspace"``: integer timesteps
-            as diffusers spaces them (for flow matching only ``"linspace"`` exists
-            there), ended as the schedule's ``set_alpha_to_one`` says.
+        spacing: ``"log_snr"`` (default), or ``"exponential"`` as others call it:
+            uniform in log-SNR over the training range, with fractional model times, so
+            that every step has the same noise-level ratio. ``"karras"``: over the same
+            range, uniform in ``(sigma / alpha)^(1/7)``. ``"leading"``, ``"trailing"``,
+            ``"linspace"``: integer timesteps as diffusers' DDIMScheduler spaces them
+            (for flow matching only ``"linspace"`` exists there), ended as the
+            schedule's ``set_alpha_to_one`` says.
 
     Returns:
         The grid, ``N + 1`` levels.
@@ -99,26 +119,42 @@ def time_grid(
     Raises:
         ValueError: for a number of steps or a spacing that does not exist.
 
+    Warns:
+        LossyGridWarning: if a step keeps less than :data:`INVERTIBLE_RATIO` of the
+            noise level, with the number of steps that would do.
+
     Example:
         >>> from jaxinv import scaled_linear
         >>> grid = time_grid(scaled_linear(), 20)
         >>> float(grid.ratio.min().round(3)), float(grid.ratio.max().round(3))
         (0.733, 0.733)
-        >>> time_grid(scaled_linear(), 4, "trailing").model_time[1:]
-        array([249., 499., 749., 999.])
+        >>> time_grid(scaled_linear(), 20, "karras").ratio[[0, -1]].round(2)
+        array([0.62, 0.81])
 
     References:
         Lin et al. 2024, arXiv:2305.08891, Table 2 (leading, trailing, linspace); Lu et
-        al. 2022, arXiv:2206.00927, Section 3.3 (uniform log-SNR).
+        al. 2022, arXiv:2206.00927, Section 3.3 (uniform log-SNR); Karras et al. 2022,
+        arXiv:2206.00364, Eq. 5.
     """
-    if not 1 <= num_steps <= schedule.num_train_timesteps:
+    grid = make_grid(schedule, num_steps, spacing)
+    warn_if_lossy(schedule, grid, stacklevel=3)
+    return grid
+
+
+def make_grid(
+    schedule: NoiseSchedule, num_steps: int, spacing: Spacing = "log_snr"
+) -> TimeGrid:
+    """:func:`time_grid` without its warning."""
+    check_num_steps(schedule, num_steps)
+    if spacing not in get_args(Spacing):
         raise ValueError(
-            f"num_steps must be between 1 and the {schedule.num_train_timesteps} "
-            f"training timesteps, got {num_steps}"
+            f"unknown spacing {spacing!r}; expected one of "
+            f"{', '.join(get_args(Spacing))}"
         )
-    spacing = check_spacing(spacing)
-    if spacing == "log_snr":
-        tau = _uniform_log_snr(schedule, num_steps)
+    if spacing in ("log_snr", "exponential"):
+        tau = over_training_range(schedule, np.geomspace, num_steps)
+    elif spacing == "karras":
+        tau = over_training_range(schedule, karras_levels, num_steps)
     elif schedule.family == "flow":
         tau = _flow_grid(schedule, num_steps, spacing)
     else:
@@ -134,15 +170,89 @@ def time_grid(
     )
 
 
-def _uniform_log_snr(schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+def steps_that_keep_the_noise(
+    schedule: NoiseSchedule, ratio: float = INVERTIBLE_RATIO
+) -> int | None:
+    """Smallest N whose log-SNR grid keeps this ratio at every step.
+
+    Args:
+        schedule: the model's schedule.
+        ratio: smallest allowed ``tau[i-1] / tau[i]``.
+
+    Returns:
+        N, or None if no number of steps that the schedule has will do.
+    """
+    for n in range(1, schedule.num_train_timesteps + 1):
+        tau = over_training_range(schedule, np.geomspace, n)
+        if np.min(tau[:-1] / tau[1:]) >= ratio:
+            return n
+    return None
+
+
+def warn_if_lossy(schedule: NoiseSchedule, grid: TimeGrid, *, stacklevel: int) -> None:
+    """Warn, once, if a step of the grid keeps too little of the noise level."""
+    ratio = grid.ratio
+    worst = int(np.argmin(ratio))
+    if ratio[worst] >= INVERTIBLE_RATIO:
+        return
+    what = (
+        f"the step from tau = {grid.tau[worst + 1]:.3g} to {grid.tau[worst]:.3g} keeps "
+        f"only {ratio[worst]:.2g} of the noise level"
+    )
+    if ratio[worst] == 0:
+        what = (
+            f"the last step, from tau = {grid.tau[1]:.3g} to 0, keeps nothing of the "
+            "noise"
+        )
+        if grid.num_steps > 1:
+            what += f" (the smallest ratio of the others is {ratio[1:].min():.2g})"
+    steps = steps_that_keep_the_noise(schedule)
+    advice = ""
+    if steps is not None:
+        advice = (
+            f"; time_grid(schedule, {steps}), uniform in log-SNR, does, or more steps"
+        )
+    warnings.warn(
+        f"{what}. Several noises may then lead to one image, and inverting it may find "
+        f"another one than it was made from. Every step should keep {INVERTIBLE_RATIO}"
+        f"{advice}",
+        LossyGridWarning,
+        stacklevel=stacklevel,
+    )
+
+
+def over_training_range(
+    schedule: NoiseSchedule,
+    levels: Callable[[float, float, int], np.ndarray],
+    num_steps: int,
+) -> np.ndarray:
+    """``N + 1`` values of tau, spaced in ``sigma / alpha`` by a function."""
     low, high = schedule.taus[0], schedule.taus[-1]
     if schedule.family != "flow":
-        return np.geomspace(low, high, num_steps + 1)
+        return levels(low, high, num_steps + 1)
     # sigma / alpha = t / (1 - t) is infinite at t = 1: space up to the level before,
     # then start from pure noise as the model was trained to.
     high = schedule.taus[-2] if len(schedule.taus) > 1 else 0.5
-    ratio = np.geomspace(low / (1 - low), high / (1 - high), num_steps + 1)
+    ratio = levels(low / (1 - low), high / (1 - high), num_steps + 1)
     return np.append(ratio[:-1] / (1 + ratio[:-1]), schedule.taus[-1])
+
+
+def karras_levels(low: float, high: float, count: int) -> np.ndarray:
+    """``count`` increasing levels, uniform in their seventh root, ends included."""
+    roots = np.linspace(low ** (1 / KARRAS_RHO), high ** (1 / KARRAS_RHO), count)
+    levels = roots**KARRAS_RHO
+    # The ends are training levels, not only up to rounding.
+    levels[[0, -1]] = low, high
+    return levels
+
+
+def check_num_steps(schedule: NoiseSchedule, num_steps: int) -> None:
+    """Raise ValueError unless the schedule has this number of steps."""
+    if not 1 <= num_steps <= schedule.num_train_timesteps:
+        raise ValueError(
+            f"num_steps must be between 1 and the {schedule.num_train_timesteps} "
+            f"training timesteps, got {num_steps}"
+        )
 
 
 def _flow_grid(schedule: NoiseSchedule, num_steps: int, spacing: str) -> np.ndarray:

@@ -38,7 +38,8 @@ import numpy as np
 from jaxtyping import Float
 
 Family = Literal["vp", "flow", "ve"]
-Spacing = Literal["log_snr", "leading", "trailing", "linspace"]
+TimestepSpacing = Literal["leading", "trailing", "linspace"]
+Spacing = Literal["log_snr", "exponential", "karras", "leading", "trailing", "linspace"]
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 
@@ -62,7 +63,7 @@ class NoiseSchedule:
     model_times: Float[np.ndarray, "t"]
     taus: Float[np.ndarray, "t"]
     prediction_type: PredictionType = "epsilon"
-    timestep_spacing: Spacing = "leading"
+    timestep_spacing: TimestepSpacing = "leading"
     steps_offset: int = 0
     set_alpha_to_one: bool = True
     shift: float = 1.0
@@ -285,10 +286,7 @@ def schedule_from_diffusers(
             schedule with zero terminal SNR, or for a shift that depends on the size.
         FileNotFoundError: if the file does not exist.
     """
-    if isinstance(config, str | Path):
-        path = Path(config)
-        path = path / "scheduler_config.json" if path.is_dir() else path
-        config = dict(json.loads(path.read_text()))
+    config = read_scheduler_config(config)
     steps = int(config.get("num_train_timesteps", 1000))
     if str(config.get("_class_name", "")).startswith("FlowMatch"):
         if config.get("use_dynamic_shifting", False):
@@ -297,6 +295,8 @@ def schedule_from_diffusers(
                 "the schedule of one size with flow_matching(shift=...)"
             )
         return flow_matching(steps, shift=float(config.get("shift", 1.0)))
+    if config.get("use_flow_sigmas", False):
+        return flow_matching(steps, shift=float(config.get("flow_shift", 1.0)))
     if config.get("rescale_betas_zero_snr", False):
         raise ValueError(
             "rescale_betas_zero_snr gives a terminal SNR of zero (alpha = 0), where "
@@ -304,7 +304,7 @@ def schedule_from_diffusers(
         )
     options: dict[str, Any] = {
         "prediction_type": config.get("prediction_type", "epsilon"),
-        "timestep_spacing": check_spacing(config.get("timestep_spacing", "leading")),
+        "timestep_spacing": _timestep_spacing(config),
         "steps_offset": int(config.get("steps_offset", 0)),
         "set_alpha_to_one": bool(config.get("set_alpha_to_one", True)),
     }
@@ -327,13 +327,35 @@ def schedule_from_diffusers(
     )
 
 
-def check_spacing(name: str) -> Spacing:
-    """Return the name, or raise ValueError saying which spacings there are."""
-    if name not in get_args(Spacing):
+def read_scheduler_config(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
+    """Read a diffusers ``scheduler_config.json``.
+
+    Args:
+        config: the parsed JSON, the file, or the folder that holds it.
+
+    Returns:
+        The configuration, a new dictionary.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+    """
+    if isinstance(config, str | Path):
+        path = Path(config)
+        path = path / "scheduler_config.json" if path.is_dir() else path
+        return dict(json.loads(path.read_text()))
+    return dict(config)
+
+
+def _timestep_spacing(config: Mapping[str, Any]) -> TimestepSpacing:
+    """The spacing of a configuration; what it is by default depends on the class."""
+    multistep = str(config.get("_class_name", "")).endswith("MultistepScheduler")
+    name = config.get("timestep_spacing", "linspace" if multistep else "leading")
+    if name not in get_args(TimestepSpacing):
         raise ValueError(
-            f"unknown spacing {name!r}; expected one of {', '.join(get_args(Spacing))}"
+            f"unknown timestep_spacing {name!r}; expected one of "
+            f"{', '.join(get_args(TimestepSpacing))}"
         )
-    return name  # type: ignore[return-value]
+    return name
 
 
 def shifted(t: np.ndarray, shift: float) -> np.ndarray:

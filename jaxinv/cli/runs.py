@@ -9,8 +9,9 @@ import numpy as np
 
 import jaxinv as ji
 from jaxinv.cli.progress import Observed, Progress
+from jaxinv.grid import make_grid
 from jaxinv.inversion import SOLVERS, Strategy
-from jaxinv.schedule import NoiseSchedule, Spacing
+from jaxinv.schedule import NoiseSchedule, Spacing, TimestepSpacing
 
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 SOLVER_NAMES: tuple[str, ...] = tuple(SOLVERS)
@@ -75,9 +76,9 @@ def make_sampler(schedule: NoiseSchedule, steps: int, spacing: str) -> Sampler:
     Raises:
         ValueError: For a number of steps or a spacing that the schedule does not have.
     """
-    grid = ji.time_grid(schedule, steps, spacing)  # type: ignore[arg-type]
+    grid = make_grid(schedule, steps, spacing)  # type: ignore[arg-type]
     worst = float(grid.ratio.min())
-    if schedule.family == "vp" and spacing != "log_snr":
+    if schedule.family == "vp" and spacing in get_args(TimestepSpacing):
         return Sampler(ji.ddim_diffusers(schedule, steps, spacing), worst)  # type: ignore[arg-type]
     return Sampler(ji.ddim(grid), worst)
 

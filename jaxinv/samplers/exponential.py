@@ -13,11 +13,17 @@ f[i]``. A method of order k interpolates the prediction by a polynomial through 
 newest levels; in Newton's form that adds one correction per order,
 
     sum_{m=1}^{k-1}  w_m D[i, .., i+m],      w_m = s[i-1] int_0^h exp(u - h) N_m(u) du,
-    N_1 = u,  N_2 = u (u + lambda[i] - lambda[i+1]),
+    N_m(u) = prod_{l=0}^{m-1} (u + lambda[i] - lambda[i+l]),
 
-where ``D[i, .., i+m]`` is a divided difference over lambda. A level of pure noise has
-lambda = -inf: differences that reach it vanish, which is their limit. Since D and e are
-linear in y and f, every such method is a table.
+where ``D[i, .., i+m]`` is a divided difference over lambda. The integrals of powers are
+the functions :func:`phi`. A level of pure noise has lambda = -inf: differences that
+reach it vanish, which is their limit. Since D and e are linear in y and f, every such
+method is a table.
+
+The order of a step is what its history allows: the first is Euler's. An error of size
+``h^2`` made once is enough to bound the order of everything after it by 2, so a method
+of order 3 shows its order only when the first step is short (of size ``h^1.5`` or less)
+or when D hardly changes there, as it does near pure noise.
 
 References:
     Lu et al. 2022, "DPM-Solver++", arXiv:2211.01095, Eq. 8 (data form).
@@ -37,6 +43,9 @@ Prediction = Literal["data", "noise"]
 # How a second-order row weighs its difference: the exact integral, or one of two values
 # that agree with it to leading order in h.
 SecondOrder = Literal["exact", "midpoint", "linear"]
+
+# diffusers lowers the order of the last steps below this number of steps.
+FEW_STEPS = 15
 
 
 def exponential_rows(
@@ -64,32 +73,32 @@ def exponential_rows(
     a, b = np.zeros((n, k)), np.zeros((n, k))
     a[:, 0] = 1.0
     b[:, 0] = tau[:-1] - tau[1:]
-    for i in range(1, n + 1):
-        order = int(orders[i - 1])
-        h = log_snr[i - 1] - log_snr[i]
-        if order == 1 or h == 0:
-            continue
+    for i in np.flatnonzero(orders > 1) + 1:
+        order = orders[i - 1]
         nodes = log_snr[i : i + order]
-        if prediction == "data":
-            factor, decay = signal[i - 1], -h
-        else:
-            factor, decay = -tau[i - 1], h
-        first = h**2 * phi(2, decay)
-        if order == 2 and second_order == "midpoint":
-            first = h**2 / 2 * phi(1, decay)
-        elif order == 2 and second_order == "linear":
-            first = h**2 / 2
-        moments = [0.0, first]
-        if order == 3:
-            square = curvature * 2 * h**3 * phi(3, decay)
-            gap = nodes[0] - nodes[1]
-            moments.append(square + gap * first if np.isfinite(gap) else 0.0)
-        weights = factor * np.asarray(moments) @ divided_differences(nodes)
         levels, s = tau[i : i + order], signal[i : i + order]
-        # The prediction is linear: D = y - tau f, e = (1 - s) / tau y + s f.
-        data = prediction == "data"
-        a[i - 1, :order] += weights * (1.0 if data else (1 - s) / levels)
-        b[i - 1, :order] += weights * (-levels if data else s)
+        h = log_snr[i - 1] - nodes[0]
+        # Both are linear in y and f: D = y - tau f, e = (1 - s) / tau y + s f.
+        if prediction == "data":
+            factor, exponent, of_y, of_f = signal[i - 1], -h, np.ones(order), -levels
+        else:
+            factor, exponent, of_y, of_f = -tau[i - 1], h, (1 - s) / levels, s
+        powers = [
+            math.factorial(m) * h ** (m + 1) * phi(m + 1, exponent)
+            for m in range(order)
+        ]
+        if order == 2 and second_order == "midpoint":
+            powers[1] = h**2 / 2 * phi(1, exponent)
+        elif order == 2 and second_order == "linear":
+            powers[1] = h**2 / 2
+        elif order == 3:
+            powers[2] *= curvature
+        weights = np.zeros(order)
+        for m, difference in enumerate(divided_differences(nodes)[1:], start=1):
+            newton = np.polynomial.polynomial.polyfromroots(nodes[:m] - nodes[0])
+            weights += factor * (newton @ powers[: m + 1]) * difference
+        a[i - 1, :order] += weights * of_y
+        b[i - 1, :order] += weights * of_f
     return a, b
 
 
@@ -99,7 +108,7 @@ def multistep_orders(
     """The order of every step: as much as history allows, lowered at the data end.
 
     A step to ``tau = 0`` has infinite length in log-SNR and is of order 1, whatever
-    ``last`` says.
+    ``last`` says; so is a step that goes nowhere, ``tau[0] = tau[1]``.
 
     Args:
         grid: the noise levels.
@@ -113,9 +122,31 @@ def multistep_orders(
     orders = np.minimum(order, n - np.arange(n))
     caps = np.asarray(last[:n], int)
     orders[: len(caps)] = np.minimum(orders[: len(caps)], caps)
-    if grid.tau[0] == 0:
+    if grid.tau[0] in (0, grid.tau[1]):
         orders[0] = 1
     return orders
+
+
+def lowered_last(grid: TimeGrid, *, few: bool, always: bool = False) -> tuple[int, ...]:
+    """Orders of the last steps as diffusers lowers them, last step first.
+
+    Args:
+        grid: the noise levels.
+        few: lower the last two when there are fewer than 15 steps.
+        always: lower the last for any number of steps.
+    """
+    if few and grid.num_steps < FEW_STEPS:
+        return (1, 2)
+    return (1,) if always else ()
+
+
+def check_order(name: str, order: int, largest: int) -> None:
+    """Raise ValueError unless a constructor has this order."""
+    if order not in range(1, largest + 1):
+        raise ValueError(
+            f"{name} has the orders 1 to {largest}, got {order!r}; higher orders are "
+            "unstable at the step sizes of a sampler"
+        )
 
 
 def phi(k: int, z: float) -> float:

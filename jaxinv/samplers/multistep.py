@@ -3,11 +3,13 @@ r"""Multistep samplers: constructors of :class:`~jaxinv.samplers.table.LinearMul
 Each is a formula for a table of coefficients on a grid, and nothing else.
 """
 
+from typing import get_args
+
 import numpy as np
 
-from jaxinv.grid import TimeGrid, time_grid
+from jaxinv.grid import TimeGrid, make_grid
 from jaxinv.samplers.table import LinearMultistep, from_rows
-from jaxinv.schedule import NoiseSchedule, Spacing
+from jaxinv.schedule import NoiseSchedule, TimestepSpacing
 
 
 def ddim(grid: TimeGrid) -> LinearMultistep:
@@ -44,7 +46,7 @@ def euler(grid: TimeGrid) -> LinearMultistep:
 
 
 def ddim_diffusers(
-    schedule: NoiseSchedule, num_steps: int, spacing: Spacing | None = None
+    schedule: NoiseSchedule, num_steps: int, spacing: TimestepSpacing | None = None
 ) -> LinearMultistep:
     """DDIM exactly as diffusers' ``DDIMScheduler`` steps, for images made with it.
 
@@ -68,12 +70,12 @@ def ddim_diffusers(
             diffusers does not have.
     """
     spacing = spacing or schedule.timestep_spacing
-    if schedule.family != "vp" or spacing == "log_snr":
+    if schedule.family != "vp" or spacing not in get_args(TimestepSpacing):
         raise ValueError(
             "diffusers' DDIMScheduler has a VP schedule and the spacings leading, "
             f"trailing and linspace; got {schedule.family!r} and {spacing!r}"
         )
-    grid = time_grid(schedule, num_steps, spacing)
+    grid = make_grid(schedule, num_steps, spacing)
     jump = schedule.num_train_timesteps // num_steps
     previous = np.round(grid.model_time[1:]).astype(int) - jump
     end = 0.0 if schedule.set_alpha_to_one else schedule.taus[0]

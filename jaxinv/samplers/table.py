@@ -9,6 +9,11 @@ with one row per step. Rows near the noise end hold zeros where there is no hist
 so starting up needs no special code. The coefficients are made once, in float64, and
 the same table drives sampling and inversion.
 
+The *order* of a table is that of a row with full history: given exact history it is
+off by ``O(h^(order + 1))``. Rows near the noise end have a lower order. The first,
+Euler's, is off by ``O(h^2)``, once; for a table of order 3 or more that bounds the
+error of a whole trajectory unless the first step is short.
+
 Solving a row for ``y[i]``, with everything older known, is an implicit equation: f[i]
 depends on it. That is what inverting a multistep sampler means.
 
@@ -41,7 +46,7 @@ class LinearMultistep:
         model_time: shape (N + 1,). What the model is given at each level.
         init_noise_scale: shape (). Standard deviation of ``x[N]``.
         name: the sampler's name (static).
-        order: its nominal order of accuracy (static).
+        order: order of accuracy of its rows with full history (static).
     """
 
     a: Coefficients

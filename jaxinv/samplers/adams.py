@@ -1,0 +1,103 @@
+r"""DEIS and iPNDM: Adams-Bashforth methods of the model output.
+
+Both extrapolate f (the noise prediction of a VP model) from its last k values. DEIS
+does it exactly on the grid at hand; iPNDM takes the textbook's coefficients for even
+steps whatever the grid is.
+"""
+
+import numpy as np
+
+from jaxinv.grid import TimeGrid
+from jaxinv.samplers.exponential import (
+    check_order,
+    exponential_rows,
+    lowered_last,
+    multistep_orders,
+)
+from jaxinv.samplers.table import LinearMultistep, from_rows
+
+# Newest output first: Hairer, Norsett & Wanner, III.1, Table 1.1.
+ADAMS_BASHFORTH = (
+    np.array([1.0]),
+    np.array([3.0, -1.0]) / 2,
+    np.array([23.0, -16.0, 5.0]) / 12,
+    np.array([55.0, -59.0, 37.0, -9.0]) / 24,
+)
+
+
+def deis(
+    grid: TimeGrid, order: int = 2, *, lower_order_final: bool = True
+) -> LinearMultistep:
+    """DEIS: the noise prediction interpolated in ``log(sigma / alpha)``.
+
+    This is the variant that diffusers has ("logrho"): the polynomial through the last
+    ``order`` noise predictions is one in ``log(sigma / alpha)`` and is integrated
+    exactly, ``y[i-1] = y[i] + int e d(sigma / alpha)`` for a VP model. Since that
+    variable is minus half the log-SNR, it is the exponential Adams-Bashforth method in
+    its noise form.
+
+    Args:
+        grid: the noise levels.
+        order: 1 (then this is DDIM) to 3.
+        lower_order_final: when there are fewer than 15 steps, make the last step of
+            first and the one before it of at most second order, as diffusers does.
+
+    Returns:
+        A table of this order with a memory of as many states (of all states, on a grid
+        with fewer steps).
+
+    Raises:
+        ValueError: for another order.
+
+    References:
+        Zhang & Chen 2023, "Fast Sampling of Diffusion Models with Exponential
+        Integrator", arXiv:2204.13902, Eq. 14 and 15; interpolation in log rho: the
+        authors' code and diffusers' ``DEISMultistepScheduler``.
+    """
+    check_order("deis", order, 3)
+    orders = multistep_orders(
+        grid, order, last=lowered_last(grid, few=lower_order_final)
+    )
+    a, b = exponential_rows(grid, orders, prediction="noise", second_order="exact")
+    return from_rows(grid, a, b, name=f"deis_{order}", order=order)
+
+
+def ipndm(grid: TimeGrid, order: int = 4) -> LinearMultistep:
+    """iPNDM: Adams-Bashforth with the constant coefficients of even steps.
+
+    ``y[i-1] = y[i] + (tau[i-1] - tau[i]) sum_j c[j] f[i+j]`` with c = (1), (3, -1)/2,
+    (23, -16, 5)/12 or (55, -59, 37, -9)/24; the first steps take what there is.
+
+    Those are right for even steps in ``tau``, where a row of k outputs has order k. On
+    other smoothly varying grids (log-SNR, Karras) steps change by ``O(h^2)`` from one
+    to the next and orders 3 and 4 drop to 2, as the table then says; :func:`deis` keeps
+    its order there.
+
+    Args:
+        grid: the noise levels.
+        order: 1 (then this is DDIM) to 4.
+
+    Returns:
+        A table with a memory of ``order`` states (of all states, on a grid with fewer
+        steps); its ``order`` is 2 for order 3 and 4 unless the steps are even.
+
+    Raises:
+        ValueError: for another order.
+
+    References:
+        Zhang & Chen 2023, arXiv:2204.13902, Appendix H.2; Liu et al. 2022, "Pseudo
+        Numerical Methods for Diffusion Models on Manifolds", arXiv:2202.09778, Eq. 9
+        and 12.
+    """
+    check_order("ipndm", order, len(ADAMS_BASHFORTH))
+    steps = np.diff(grid.tau)
+    b = np.zeros((grid.num_steps, min(order, grid.num_steps)))
+    for i, step in enumerate(steps):
+        k = min(order, len(steps) - i)
+        b[i, :k] = -step * ADAMS_BASHFORTH[k - 1]
+    a = np.zeros_like(b)
+    a[:, 0] = 1.0
+    even = np.allclose(steps, steps[0], rtol=1e-6)
+    return from_rows(
+        grid, a, b, name=f"ipndm_{order}", order=order if even else min(order, 2)
+    )

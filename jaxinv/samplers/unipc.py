@@ -1,0 +1,73 @@
+r"""UniP: the predictor of UniPC, a table like any other.
+
+UniPC's corrector spends no model call of its own: it goes back over the step once the
+output at its end is known, and changes the *state* there after the model has seen it.
+That is not a linear multistep method of the states, so only the predictor is here.
+"""
+
+from typing import Literal, get_args
+
+from jaxinv.grid import TimeGrid
+from jaxinv.samplers.exponential import (
+    Prediction,
+    SecondOrder,
+    check_order,
+    exponential_rows,
+    multistep_orders,
+)
+from jaxinv.samplers.table import LinearMultistep, from_rows
+
+Variant = Literal["bh1", "bh2"]
+
+# B(h) is h or e^h - 1: as a weight of the difference, linear or DPM-Solver's midpoint.
+_SECOND_ORDER: dict[Variant, SecondOrder] = {"bh1": "linear", "bh2": "midpoint"}
+
+
+def unip(
+    grid: TimeGrid,
+    order: int = 2,
+    *,
+    variant: Variant = "bh2",
+    prediction: Prediction = "data",
+    lower_order_final: bool = True,
+) -> LinearMultistep:
+    """UniP of order 1 to 3, with either choice of the function B(h).
+
+    With order 2, ``"bh2"`` has the rows of :func:`dpmpp_2m`. Order 3 solves for the
+    weights that integrate a parabola exactly, which leaves no choice of B(h): its rows
+    of full order are those of :func:`dpmpp_3m`.
+
+    Args:
+        grid: the noise levels.
+        order: 1 (then this is DDIM) to 3.
+        variant: ``"bh1"`` for B(h) = h, ``"bh2"`` for ``B(h) = e^h - 1``.
+        prediction: what is interpolated, ``"data"`` or ``"noise"``.
+        lower_order_final: lower the order of the last steps to the number of steps
+            left, for any number of steps, as the paper and diffusers do. It costs
+            order 3 its order: a step of order 1 is off by ``O(h^2)``.
+
+    Returns:
+        A table of this order with a memory of as many states (of all states, on a grid
+        with fewer steps).
+
+    Raises:
+        ValueError: for another order, variant or prediction.
+
+    References:
+        Zhao et al. 2023, "UniPC: A Unified Predictor-Corrector Framework for Fast
+        Sampling of Diffusion Models", arXiv:2302.04867, Eq. 3, 7 and 12.
+    """
+    check_order("unip", order, 3)
+    if variant not in _SECOND_ORDER or prediction not in get_args(Prediction):
+        raise ValueError(
+            "unip has the variants bh1 and bh2 and the predictions data and noise; got "
+            f"{variant!r} and {prediction!r}"
+        )
+    last = tuple(range(1, order)) if lower_order_final else ()
+    a, b = exponential_rows(
+        grid,
+        multistep_orders(grid, order, last=last),
+        prediction=prediction,
+        second_order=_SECOND_ORDER[variant],
+    )
+    return from_rows(grid, a, b, name=f"unip_{order}_{variant}", order=order)
