@@ -210,25 +210,27 @@ def _whole(
     key: Array,
 ) -> Conditioning:
     denoise = rebuild(arrays)
-    # Without the checkpoint the activations of all steps would be kept.
-    remembered_by_states = jax.checkpoint(denoise)
+    # Without the checkpoint the activations of all steps would be kept. It takes
+    # functions only, not every callable.
+    recomputed = jax.checkpoint(lambda x, t: denoise(x, t))
 
     def whole(noise: Array) -> Array:
-        return sample(sampler, remembered_by_states, noise)
+        return sample(sampler, recomputed, noise)
 
     start = jax.random.normal(key, noise.shape, noise.dtype)
-    return _conditioning(whole, noise, norm(whole(noise)), num_vectors, start)
+    return _conditioning(whole, noise, None, num_vectors, start)
 
 
 def _conditioning(
     function: Callable[[Array], Array],
     x: Array,
-    size_after: Array,
+    size_after: Array | None,
     num_vectors: int,
     start: Array,
 ) -> Conditioning:
     """Extreme singular values of the Jacobian of a function at x."""
-    _, push = jax.linearize(function, x)
+    value, push = jax.linearize(function, x)
+    size_after = norm(value) if size_after is None else size_after
     pull = jax.linear_transpose(push, x)
     small, beta = bidiagonalise(push, lambda u: pull(u)[0], start, num_vectors)
     left, sigma, _ = jnp.linalg.svd(small)
