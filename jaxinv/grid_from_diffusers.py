@@ -97,8 +97,8 @@ def make_diffusers_grid(config: Mapping[str, Any], num_steps: int) -> TimeGrid:
     elif any(config.get(f"use_{rule}", False) for rule in _LEVELS):
         levels, times = _spaced_levels(config, schedule, num_steps)
     else:
-        times = _timesteps(config, schedule, num_steps)
-        levels = schedule.taus[times]
+        timesteps = _timesteps(config, schedule, num_steps)
+        levels, times = schedule.taus[timesteps], timesteps.astype(np.float64)
     if np.any(np.diff(levels) <= 0):
         raise ValueError(
             f"with {num_steps} steps two of the scheduler's noise levels coincide; use "
@@ -118,6 +118,7 @@ def _timesteps(
     config: Mapping[str, Any], schedule: NoiseSchedule, num_steps: int
 ) -> np.ndarray:
     """Increasing integer timesteps: N + 1 of them, without the one nearest the data."""
+    times: np.ndarray
     total = schedule.num_train_timesteps
     clip = config.get("lambda_min_clipped", -np.inf)
     last = total - int(np.searchsorted(-np.log(schedule.taus)[::-1], float(clip)))

@@ -1,0 +1,210 @@
+"""Whole trajectories of diffusers' schedulers, state by state, from one configuration.
+
+The same configuration makes the scheduler and the table; the same smooth nonlinear
+function stands for the network. diffusers computes in float32: its levels carry a
+relative error of about 1e-6 (a product of 1000 factors), which its differences over
+levels amplify by at most the number of steps.
+"""
+
+import diffusers
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jaxinv as ji
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::jaxinv.LossyGridWarning", "ignore::FutureWarning"
+)
+
+SCALED_LINEAR = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+}
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+DPM, DEIS, UNIPC = (
+    f"{name}MultistepScheduler" for name in ("DPMSolver", "DEIS", "UniPC")
+)
+TOLERANCE = 1e-4
+
+
+def network(xp, x, t):
+    """A smooth nonlinear stand-in for a network, in any array library."""
+    return 0.8 * xp.tanh(1.3 * x + 0.3) + 0.2 * xp.sin(2.0 * x + 0.004 * t)
+
+
+def initial_noise():
+    return np.random.default_rng(0).standard_normal((8, 8, 4)).astype(np.float32)
+
+
+def table_trajectory(table, denoise):
+    """What ``ji.sample_trajectory`` computes, with no program to compile."""
+    scale, times = table.scale, table.model_time
+    y, f = {table.num_steps: initial_noise() / scale[-1]}, {}
+    for i in range(table.num_steps, 0, -1):
+        f[i] = np.asarray(denoise(jnp.float32(scale[i] * y[i]), times[i]))
+        ages = range(min(table.history, table.num_steps + 1 - i))
+        row = table.a[i - 1], table.b[i - 1]
+        y[i - 1] = sum(row[0][j] * y[i + j] + row[1][j] * f[i + j] for j in ages)
+    return np.stack([scale[i] * y[i] for i in range(table.num_steps + 1)])
+
+
+def assert_trajectories_agree(config, steps, tolerance=TOLERANCE):
+    """Every state of the table is that of the scheduler, relative to its RMS."""
+    if config["_class_name"] == UNIPC:
+        config = {"disable_corrector": list(range(steps))} | config
+    scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
+    scheduler.set_timesteps(steps)
+    x = torch.from_numpy(initial_noise())
+    if config["_class_name"] == DEIS and "use_flow_sigmas" in config:
+        # DEIS takes 1/alpha - 1/alpha' near t = 1, which float32 does not have. Its
+        # arithmetic follows the levels' dtype (the other schedulers' does not).
+        scheduler.sigmas, x = scheduler.sigmas.double(), x.double()
+    states = [x]
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(torch, x, float(t)), t, x).prev_sample
+        states.append(x)
+    theirs = torch.stack(states[::-1]).numpy()
+
+    table = ji.sampler_from_diffusers(config, steps)
+    schedule = ji.schedule_from_diffusers(config)
+    denoise = ji.as_denoiser(lambda x, t: network(jnp, x, t), schedule)
+    ours = table_trajectory(table, denoise)
+    assert ours.shape == theirs.shape
+    rms = np.sqrt(np.mean(theirs**2, axis=(1, 2, 3)))
+    error = np.abs(ours - theirs).max(axis=(1, 2, 3)) / rms
+    assert np.all(error <= tolerance), error
+
+
+def case(name, **options):
+    return SCALED_LINEAR | {"_class_name": name} | options
+
+
+SPACINGS = ("leading", "trailing", "linspace")
+LEVELS = ("use_karras_sigmas", "use_exponential_sigmas")
+N = pytest.mark.parametrize("steps", [5, 20])
+ORDERS = pytest.mark.parametrize("order", [1, 2, 3])
+
+
+@N
+@ORDERS
+@pytest.mark.parametrize("final", ["zero", "sigma_min"])
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_dpm_solver_plus_plus_on_every_spacing(spacing, final, order, steps):
+    config = case(DPM, solver_order=order, steps_offset=1)
+    config |= {"timestep_spacing": spacing, "final_sigmas_type": final}
+    assert_trajectories_agree(config, steps)
+
+
+@N
+@ORDERS
+@pytest.mark.parametrize("levels", [*LEVELS, "use_lu_lambdas"])
+def test_dpm_solver_plus_plus_on_karras_exponential_and_lu_levels(levels, order, steps):
+    assert_trajectories_agree(case(DPM, solver_order=order, **{levels: True}), steps)
+
+
+@pytest.mark.parametrize("steps", [5, 14, 15])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lower_order_final": False},
+        {"lower_order_final": True},
+        {"lower_order_final": False, "euler_at_final": True},
+        {"solver_type": "heun"},
+    ],
+    ids=["kept", "lowered", "euler", "heun"],
+)
+@pytest.mark.parametrize("order", [2, 3])
+def test_last_steps_are_lowered_as_diffusers_lowers_them(order, options, steps):
+    config = case(DPM, solver_order=order, final_sigmas_type="sigma_min", **options)
+    assert_trajectories_agree(config, steps)
+
+
+@N
+@ORDERS
+@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
+def test_dpm_solver_of_the_noise_prediction(solver_type, order, steps):
+    config = case(DPM, solver_order=order, solver_type=solver_type)
+    config |= {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
+    assert_trajectories_agree(config, steps)
+
+
+@N
+@ORDERS
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_deis_on_every_spacing(spacing, order, steps):
+    config = case(DEIS, solver_order=order, timestep_spacing=spacing)
+    assert_trajectories_agree(config, steps)
+
+
+@N
+@ORDERS
+@pytest.mark.parametrize("levels", LEVELS)
+def test_deis_on_karras_and_exponential_levels(levels, order, steps):
+    assert_trajectories_agree(case(DEIS, solver_order=order, **{levels: True}), steps)
+
+
+@N
+@ORDERS
+@pytest.mark.parametrize("predict_x0", [True, False])
+@pytest.mark.parametrize("solver_type", ["bh1", "bh2"])
+def test_the_predictor_of_unipc(solver_type, predict_x0, order, steps):
+    config = case(UNIPC, solver_order=order, solver_type=solver_type)
+    config |= {"predict_x0": predict_x0, "final_sigmas_type": "sigma_min"}
+    assert_trajectories_agree(config, steps)
+
+
+@N
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lower_order_final": False, "final_sigmas_type": "sigma_min"},
+        {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"},
+        {"use_exponential_sigmas": True},
+    ],
+    ids=["kept", "karras", "exponential"],
+)
+def test_the_predictor_of_unipc_on_other_levels(options, steps):
+    assert_trajectories_agree(case(UNIPC, solver_order=3, **options), steps)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_karras_sigmas": True}])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("name", [DPM, DEIS, UNIPC])
+def test_prediction_types_convert_at_the_level_of_the_step(
+    name, prediction_type, options
+):
+    # Karras' levels lie between timesteps: the network is told a rounded one.
+    config = case(name, prediction_type=prediction_type, **options)
+    assert_trajectories_agree(config, 20)
+
+
+@N
+@ORDERS
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("name", [DPM, DEIS, UNIPC])
+def test_flow_levels(name, shift, order, steps):
+    config = case(name, solver_order=order, flow_shift=shift, **FLOW)
+    assert_trajectories_agree(config, steps)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_class_name": "DDIMScheduler", "clip_sample": False},
+        {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+        case(DPM, beta_schedule="linear"),
+        case(DPM, beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-5.1),
+        case(DPM, beta_schedule="linear", beta_start=1e-4, use_karras_sigmas=True),
+    ],
+    ids=["ddim", "flow", "linear", "cosine", "linear-karras"],
+)
+def test_other_schedulers_and_schedules(config):
+    assert_trajectories_agree(config, 20)
+
+
+@pytest.mark.parametrize("name", [DPM, DEIS, UNIPC])
+def test_fewer_steps_than_the_order(name):
+    assert_trajectories_agree(case(name, solver_order=3), 2)
