@@ -8,21 +8,75 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 import jaxinv as ji
+from jaxinv.grid import make_grid
 
 
 class SamplerCase(NamedTuple):
-    """A sampler: how to make it on a schedule, and what it claims."""
+    """A sampler: how to make it on a schedule, and what it claims.
+
+    ``build_started`` makes it on a grid whose first step is so short that starting up
+    with a lower order costs nothing; None where the sampler needs its own grid.
+    """
 
     build: Callable[[ji.NoiseSchedule, int], ji.LinearMultistep]
     order: int
+    build_started: Callable[[ji.NoiseSchedule, int], ji.LinearMultistep] | None = None
 
 
-def _on_grid(constructor, spacing="log_snr"):
-    return lambda schedule, n: constructor(ji.time_grid(schedule, n, spacing))
+def _case(constructor, nominal, **options):
+    return SamplerCase(
+        lambda schedule, n: constructor(make_grid(schedule, n), **options),
+        nominal,
+        lambda schedule, n: constructor(short_first_step(schedule, n), **options),
+    )
+
+
+def _on_grid(constructor, spacing):
+    return lambda schedule, n: constructor(make_grid(schedule, n, spacing))
+
+
+def grid_of(schedule, tau):
+    """A grid of any noise levels."""
+    return ji.TimeGrid(
+        tau,
+        schedule.scale(tau),
+        schedule.model_time(tau),
+        schedule.init_noise_scale,
+        schedule.family,
+    )
+
+
+def short_first_step(schedule, n):
+    """Uniform in log-SNR with steps h, but for the first, of length h^2.
+
+    A flow starts at t = 0.99: at t = 1 the log-SNR is infinite.
+    """
+    low, high = schedule.taus[0], schedule.taus[-1]
+    if schedule.family == "flow":
+        low, high = low / (1 - low), 0.99 / (1 - 0.99)
+    h = np.log(high / low) / (n - 1)
+    ratio = np.append(np.geomspace(low, high * np.exp(-(h**2)), n), high)
+    return grid_of(
+        schedule, ratio / (1 + ratio) if schedule.family == "flow" else ratio
+    )
+
+
+def even_steps(schedule, n):
+    """Even steps in tau, over the noisy end of the training range."""
+    return grid_of(
+        schedule, np.linspace(schedule.taus[-1] / 2, schedule.taus[-1], n + 1)
+    )
+
+
+def _ipndm_on_even_steps(order):
+    return SamplerCase(
+        lambda schedule, n: ji.ipndm(even_steps(schedule, n), order), order
+    )
 
 
 SCHEDULES = {
@@ -32,7 +86,22 @@ SCHEDULES = {
 }
 
 # Euler's method makes the same table as DDIM (test_table.py): one of them is enough.
-SAMPLERS = {"ddim": SamplerCase(_on_grid(ji.ddim), order=1)}
+SAMPLERS = {"ddim": _case(ji.ddim, 1)}
+
+# DPM-Solver++ of first order and the first orders of all others are DDIM's table, too.
+# The order of the last steps is kept: lowering it costs order 3 its order.
+MULTISTEP = {
+    "dpmpp_2m": _case(ji.dpmpp_2m, 2),
+    "dpmpp_3m": _case(ji.dpmpp_3m, 3),
+    "dpm_solver_2m": _case(ji.dpm_solver_2m, 2),
+    "deis_2": _case(ji.deis, 2, order=2),
+    "deis_3": _case(ji.deis, 3, order=3),
+    "ipndm_2": _case(ji.ipndm, 2, order=2),
+    "ipndm_3": _ipndm_on_even_steps(3),
+    "ipndm_4": _ipndm_on_even_steps(4),
+    "unip_2": _case(ji.unip, 2, order=2, variant="bh1", lower_order_final=False),
+    "unip_3": _case(ji.unip, 3, order=3, lower_order_final=False),
+}
 
 # Samplers on the grids of diffusers, where noise levels are not evenly spread.
 TIMESTEP_SAMPLERS = {

@@ -83,6 +83,23 @@ def ode_solution(schedule, denoise, x_start, tau_start, tau_end, steps=2000):
     Classical Runge-Kutta of fourth order in ``log tau``; independent of the library's
     samplers, with an error of ``steps ** -4``.
     """
+    levels = np.geomspace(tau_start, tau_end, 2)
+    return ode_trajectory(schedule, denoise, x_start, levels, steps)[-1]
+
+
+def ode_trajectory(schedule, denoise, x_start, taus, steps=4):
+    r"""The states x of the ODE at given levels, from the start (``taus[0]``) on.
+
+    Args:
+        schedule: the model's schedule.
+        denoise: the denoiser.
+        x_start: the state at ``taus[0]``.
+        taus: noise levels.
+        steps: Runge-Kutta steps between two of them.
+
+    Returns:
+        The states, shape (number of levels, \*shape).
+    """
     times = jnp.asarray(schedule.model_times)
     levels = jnp.log(jnp.asarray(schedule.taus))
 
@@ -94,17 +111,24 @@ def ode_solution(schedule, denoise, x_start, tau_start, tau_end, steps=2000):
             scale, t = 1.0, tau * (times[-1] / schedule.taus[-1])
         return tau * denoise(scale * y, t)
 
-    s0, s1 = np.log(tau_start), np.log(tau_end)
-    h = (s1 - s0) / steps
+    def interval(y, ends):
+        h = (ends[1] - ends[0]) / steps
+        y, _ = jax.lax.scan(
+            lambda y, k: step(y, ends[0] + k * h, h), y, jnp.arange(steps)
+        )
+        return y, y
 
-    def step(y, k):
-        s = s0 + k * h
+    def step(y, s, h):
         k1 = slope(s, y)
         k2 = slope(s + h / 2, y + h / 2 * k1)
         k3 = slope(s + h / 2, y + h / 2 * k2)
         k4 = slope(s + h, y + h * k3)
         return y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
 
-    y = x_start / schedule.scale(tau_start)
-    y, _ = jax.jit(lambda y: jax.lax.scan(step, y, jnp.arange(steps)))(y)
-    return y * schedule.scale(tau_end)
+    taus = np.asarray(taus)
+    s = jnp.log(jnp.asarray(taus))
+    scale = jnp.asarray(schedule.scale(taus)).reshape((-1,) + (1,) * x_start.ndim)
+    y = x_start / scale[0]
+    ends = jnp.stack([s[:-1], s[1:]], axis=1)
+    _, ys = jax.jit(lambda y: jax.lax.scan(interval, y, ends))(y)
+    return jnp.concatenate([y[None], ys]) * scale
