@@ -6,6 +6,8 @@ relative error of about 1e-6 (a product of 1000 factors), which its differences 
 levels amplify by at most the number of steps.
 """
 
+import json
+
 import diffusers
 import jax.numpy as jnp
 import numpy as np
@@ -208,3 +210,105 @@ def test_other_schedulers_and_schedules(config):
 @pytest.mark.parametrize("name", [DPM, DEIS, UNIPC])
 def test_fewer_steps_than_the_order(name):
     assert_trajectories_agree(case(name, solver_order=3), 2)
+
+
+def test_ipndm_with_the_coefficients_of_ipndm_scheduler():
+    # That scheduler's own grid starts where alpha = 0; trained_betas gives it another
+    # (it takes them for sigma). It reads the network as a v-prediction.
+    grid = ji.time_grid(ji.scaled_linear(), 20)
+    sigma, alpha = grid.tau * grid.scale, grid.scale
+    scheduler = diffusers.IPNDMScheduler(trained_betas=sigma[::-1].tolist())
+    scheduler.set_timesteps(20)
+    x = torch.from_numpy(initial_noise())
+    states = [x]
+    for i, t in zip(range(20, 0, -1), scheduler.timesteps, strict=True):
+        f = network(torch, x, grid.model_time[i])
+        v = (f - sigma[i] * x) / alpha[i]
+        x = scheduler.step(v, t, x).prev_sample
+        states.append(x)
+    theirs = torch.stack(states[::-1]).numpy()
+    ours = table_trajectory(ji.ipndm(grid), lambda x, t: network(jnp, x, t))
+    rms = np.sqrt(np.mean(theirs**2, axis=(1, 2, 3)))
+    # alpha = sqrt(1 - sigma^2) in float32 has a relative error of eps / alpha^2 = 3e-5.
+    assert np.all(np.abs(ours - theirs).max(axis=(1, 2, 3)) <= TOLERANCE * rms)
+
+
+def test_the_trajectories_of_these_tests_are_those_of_sample_trajectory():
+    config = case(DPM, solver_order=3, timestep_spacing="trailing")
+    table = ji.sampler_from_diffusers(config, 20)
+
+    def denoise(x, t):
+        return network(jnp, x, t)
+
+    ours = ji.sample_trajectory(table, denoise, initial_noise())
+    # float32 against float64 states: a few roundings for each of 20 steps.
+    np.testing.assert_allclose(ours, table_trajectory(table, denoise), atol=3e-5)
+
+
+# --- reading and refusing -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_a_sampler_is_read_from_a_file_or_a_folder(form, tmp_path):
+    config = case(DPM, use_karras_sigmas=True)
+    file = tmp_path / "scheduler_config.json"
+    file.write_text(json.dumps(config))
+    read = ji.sampler_from_diffusers(tmp_path if form == "folder" else file, 20)
+    np.testing.assert_array_equal(read.b, ji.sampler_from_diffusers(config, 20).b)
+
+
+@pytest.mark.parametrize("name", [DPM, DEIS, "DDIMScheduler"])
+def test_the_grid_is_that_of_the_sampler(name):
+    config = case(name, clip_sample=False)
+    grid = ji.grid_from_diffusers(config, 20)
+    table = ji.sampler_from_diffusers(config, 20)
+    np.testing.assert_array_equal(table.tau, grid.tau)
+    np.testing.assert_array_equal(table.model_time, grid.model_time)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (case("PNDMScheduler"), "supported are DDIMScheduler, DPMSolverMultistep"),
+        (case("IPNDMScheduler"), "supported are DDIMScheduler, DPMSolverMultistep"),
+        (SCALED_LINEAR, "the scheduler None is not supported"),
+        (case("DDIMScheduler"), "only clip_sample=False"),
+        (case(DPM, thresholding=True), "thresholding=True is not supported"),
+        (case(DPM, use_beta_sigmas=True), "use_beta_sigmas=True is not supported"),
+        (case(DPM, algorithm_type="sde-dpmsolver++"), "'sde-dpmsolver\\+\\+' is not"),
+        (case(DPM, algorithm_type="dpmsolver"), "cannot end at zero"),
+        (case(DPM, solver_type="rk4"), "solver_type 'rk4' is not supported"),
+        (case(DPM, solver_order=4), "solver_order must be 1, 2 or 3, got 4"),
+        (case(DPM, final_sigmas_type="one"), "final_sigmas_type 'one' is not"),
+        (case(DPM, rescale_betas_zero_snr=True), "terminal SNR of zero"),
+        (case(DPM, variance_type="learned_range"), "predicts a variance"),
+        (case(DPM, timestep_spacing="karras"), "unknown timestep_spacing"),
+        (case(DPM, prediction_type="flow_prediction"), "together only"),
+        (case(DPM, use_flow_sigmas=True), "together only"),
+        (case(DPM, use_karras_sigmas=True, **FLOW), "for flow matching"),
+        (case(DPM, final_sigmas_type="sigma_min", **FLOW), "ends a flow at a level"),
+        (case(DEIS, solver_type="rk4"), "solver_type 'rk4' is not supported"),
+        (case(UNIPC), "corrector"),
+        (case(UNIPC, disable_corrector=[0, 1]), "enabled for step 2"),
+        (case(UNIPC, solver_p={"any": 1}), "another solver takes the steps"),
+        (case(DPM, steps_offset=60, timestep_spacing="leading"), "steps_offset 60"),
+        (
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": True},
+            "invert_sigmas=True is not supported",
+        ),
+    ],
+)
+def test_what_is_no_table_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        ji.sampler_from_diffusers(config, 20)
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_numbers_of_steps_that_the_schedule_lacks_are_refused(steps):
+    with pytest.raises(ValueError, match="between 1 and the 1000"):
+        ji.sampler_from_diffusers(case(DPM), steps)
+
+
+def test_levels_that_coincide_are_refused():
+    with pytest.raises(ValueError, match="noise levels coincide"):
+        ji.sampler_from_diffusers(case(DPM), 1000)

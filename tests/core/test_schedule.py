@@ -1,6 +1,8 @@
 """Schedules and grids: diffusers' numbers, exact interpolation, clear refusals."""
 
 import json
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -8,6 +10,10 @@ from core_cases import SCHEDULES, each
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 import jaxinv as ji
+from jaxinv.grid import INVERTIBLE_RATIO
+
+# Many grids here are diffusers' own; those that must warn say so.
+pytestmark = pytest.mark.filterwarnings("ignore::jaxinv.LossyGridWarning")
 
 EPS32 = np.finfo(np.float32).eps
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
@@ -192,6 +198,65 @@ def test_log_snr_grid_exists_for_every_number_of_steps(schedule):
         assert np.all(np.diff(grid.model_time) > 0)
 
 
+@pytest.mark.parametrize("schedule", each(SCHEDULES))
+def test_karras_grid_is_uniform_in_the_seventh_root_over_the_training_range(schedule):
+    grid = ji.time_grid(schedule, 20, "karras")
+    # In a flow the last level is pure noise, whose sigma / alpha is infinite.
+    inner = slice(None, -1) if schedule.family == "flow" else slice(None)
+    root = (grid.tau[inner] / grid.signal[inner]) ** (1 / 7)
+    np.testing.assert_allclose(np.diff(root), np.diff(root)[0], rtol=1e-10)
+    ends = schedule.taus[[0, -1]]
+    np.testing.assert_allclose(grid.tau[[0, -1]], ends, rtol=1e-15)
+
+
+@pytest.mark.parametrize("schedule", each(SCHEDULES))
+def test_exponential_is_another_name_for_log_snr(schedule):
+    ours, theirs = (ji.time_grid(schedule, 20, s) for s in ("exponential", "log_snr"))
+    np.testing.assert_array_equal(ours.tau, theirs.tau)
+
+
+# --- warnings -----------------------------------------------------------------------
+
+
+def lossy(make):
+    """The messages of a call's grid warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make()
+    assert all(w.filename == __file__ for w in caught)
+    return [str(w.message) for w in caught if w.category is ji.LossyGridWarning]
+
+
+@pytest.mark.parametrize("schedule", each(SCHEDULES))
+def test_the_number_of_steps_in_the_warning_is_the_smallest_without_one(schedule):
+    (message,) = lossy(lambda: ji.time_grid(schedule, 4))
+    steps = int(re.search(r"time_grid\(schedule, (\d+)\)", message)[1])
+    assert not lossy(lambda: ji.time_grid(schedule, steps))
+    assert len(lossy(lambda: ji.time_grid(schedule, steps - 1))) == 1
+    assert ji.time_grid(schedule, steps).ratio.min() >= INVERTIBLE_RATIO
+
+
+def test_the_warning_names_the_worst_step():
+    schedule = ji.scaled_linear(set_alpha_to_one=False, steps_offset=1)
+    grid = ji.time_grid(schedule, 20, "leading")
+    (message,) = lossy(lambda: ji.time_grid(schedule, 20, "leading"))
+    assert f"keeps only {grid.ratio.min():.2g} of the noise level" in message
+
+
+def test_the_warning_of_a_step_to_zero_says_what_the_others_keep():
+    schedule = ji.scaled_linear()
+    grid = ji.time_grid(schedule, 20, "trailing")
+    (message,) = lossy(lambda: ji.time_grid(schedule, 20, "trailing"))
+    assert "to 0, keeps nothing of the noise" in message
+    assert f"the smallest ratio of the others is {grid.ratio[1:].min():.2g}" in message
+
+
+def test_reading_a_sampler_or_a_grid_from_diffusers_warns_once():
+    config = SD_2_1 | {"_class_name": "DPMSolverMultistepScheduler"}
+    for read in (ji.sampler_from_diffusers, ji.grid_from_diffusers):
+        assert len(lossy(lambda read=read: read(config, 20))) == 1
+
+
 # --- from diffusers -----------------------------------------------------------------
 
 
@@ -239,7 +304,7 @@ def test_a_missing_file_is_reported_as_such(tmp_path):
         ({"trained_betas": [0.1, 0.5, 1.0]}, "terminal SNR is zero"),
         ({"beta_schedule": "sigmoid"}, "unknown beta_schedule 'sigmoid'"),
         ({"prediction_type": "score"}, "unknown prediction type 'score'"),
-        ({"timestep_spacing": "karras"}, "unknown spacing 'karras'"),
+        ({"timestep_spacing": "karras"}, "unknown timestep_spacing 'karras'"),
         ({"beta_start": 0.0}, "0 < beta_start"),
         ({"num_train_timesteps": 0}, "num_train_timesteps >= 1"),
     ],
@@ -267,8 +332,8 @@ def test_an_offset_past_the_last_timestep_is_refused():
 
 
 def test_unknown_spacing_is_refused():
-    with pytest.raises(ValueError, match="unknown spacing 'karras'"):
-        ji.time_grid(ji.scaled_linear(), 10, "karras")
+    with pytest.raises(ValueError, match="unknown spacing 'cosmic'"):
+        ji.time_grid(ji.scaled_linear(), 10, "cosmic")
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
