@@ -16,10 +16,6 @@ import torch
 
 import jaxinv as ji
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::jaxinv.LossyGridWarning", "ignore::FutureWarning"
-)
-
 SCALED_LINEAR = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,

@@ -20,8 +20,6 @@ from gaussian_mixture import SHAPE, gaussian_mixture, ode_solution, ode_trajecto
 
 import jaxinv as ji
 
-pytestmark = pytest.mark.filterwarnings("ignore::jaxinv.LossyGridWarning")
-
 ORDERS = SAMPLERS | MULTISTEP
 STARTED = {
     key: case

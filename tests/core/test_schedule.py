@@ -12,9 +12,6 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 import jaxinv as ji
 from jaxinv.grid import INVERTIBLE_RATIO
 
-# Many grids here are diffusers' own; those that must warn say so.
-pytestmark = pytest.mark.filterwarnings("ignore::jaxinv.LossyGridWarning")
-
 EPS32 = np.finfo(np.float32).eps
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 

@@ -10,8 +10,6 @@ from jaxinv.grid import make_grid
 from jaxinv.samplers.exponential import phi
 from jaxinv.samplers.table import from_rows
 
-pytestmark = pytest.mark.filterwarnings("ignore::jaxinv.LossyGridWarning")
-
 
 @pytest.fixture
 def grid():
