@@ -13,7 +13,13 @@ from jaxinv import analysis
 from jaxinv.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
 from jaxinv.grid import LossyGridWarning, TimeGrid, time_grid
 from jaxinv.grid_from_diffusers import grid_from_diffusers
-from jaxinv.inversion import InversionResult, certify, invert
+from jaxinv.inversion import (
+    InversionResult,
+    NewtonTrajectory,
+    Trajectory,
+    certify,
+    invert,
+)
 from jaxinv.metrics import nmse_db, psnr
 from jaxinv.samplers.adams import deis, ipndm
 from jaxinv.samplers.dpm_solver import (
@@ -52,8 +58,10 @@ __all__ = [
     "LinearMultistep",
     "LossyGridWarning",
     "NewtonKrylov",
+    "NewtonTrajectory",
     "NoiseSchedule",
     "TimeGrid",
+    "Trajectory",
     "analysis",
     "as_denoiser",
     "certify",

@@ -1,0 +1,94 @@
+"""A plan of inversion: stages, each for the samples that the earlier ones left.
+
+A *stage* is a hashable value with a method ``solve``. It gets the table, the denoiser,
+``y[0]``, what is known so far, and whether this sample still needs it; it returns a
+trajectory with its certificate and its cost. A plan is a tuple of stages: the best
+trajectory by worst residual is kept, costs add up, and a sample that has converged
+passes later stages at no cost. Under ``jax.vmap`` this happens per sample.
+"""
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxinv.denoiser import Denoiser
+from jaxinv.samplers.table import LinearMultistep
+
+
+class Solved(NamedTuple):
+    """A trajectory with its certificate and its cost.
+
+    Attributes:
+        states: shape (N, ...). ``y[1] .. y[N]``; ``y[0]`` is given.
+        errors: shape (N,). Relative residuals of the rows; NaN if not measured.
+        iterations: shape (N,). Iterations that worked on each level.
+        num_evals: shape (). Evaluations of the model.
+        depth: shape (). How many of them had to wait for one another.
+        converged: shape (). Whether every row met the tolerance.
+    """
+
+    states: Float[Array, "n *shape"]
+    errors: Float[Array, "n"]
+    iterations: Int[Array, "n"]
+    num_evals: Int[Array, ""]
+    depth: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+class Stage(Protocol):
+    """A hashable value that finds trajectories."""
+
+    def solve(
+        self,
+        table: LinearMultistep,
+        denoise: Denoiser,
+        start: Float[Array, "*shape"],
+        known: Solved | None,
+        active: Bool[Array, ""],
+    ) -> Solved:
+        """Find ``y[1] .. y[N]`` for ``y[0] = start``.
+
+        Args:
+            table: the table, in the dtype of the states.
+            denoise: the denoiser.
+            start: ``y[0]``.
+            known: the best of the earlier stages; None for the first.
+            active: whether the sample needs this stage; if not, whatever is returned
+                is ignored, but must cost nothing.
+
+        Returns:
+            The best that was found.
+        """
+        ...
+
+
+def run_plan(
+    plan: tuple[Stage, ...],
+    table: LinearMultistep,
+    denoise: Denoiser,
+    start: Float[Array, "*shape"],
+) -> Solved:
+    """Run the stages of a plan, each for the samples that still need it."""
+    known = plan[0].solve(table, denoise, start, None, jnp.array(True))
+    for stage in plan[1:]:
+        active = ~known.converged
+        found = stage.solve(table, denoise, start, known, active)
+        # Written so that a finite residual beats NaN.
+        better = active & ~(jnp.max(found.errors) >= jnp.max(known.errors))
+        better &= jnp.all(jnp.isfinite(found.errors))
+        spent = Solved(
+            found.states,
+            found.errors,
+            known.iterations + found.iterations,
+            known.num_evals + found.num_evals,
+            known.depth + found.depth,
+            found.converged,
+        )
+        kept = known._replace(
+            iterations=spent.iterations, num_evals=spent.num_evals, depth=spent.depth
+        )
+        chosen = jax.tree.map(lambda a, b, c=better: jnp.where(c, a, b), spent, kept)
+        known = jax.tree.map(lambda a, b, c=active: jnp.where(c, a, b), chosen, known)
+    return known
