@@ -105,6 +105,27 @@ class ForwardStep:
     ) -> Solution:
         """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
         del slope
+        return self.with_step_size(residual, guess, rho=self.rho, reference=reference)
+
+    def with_step_size(
+        self,
+        residual: Residual,
+        guess: Float[Array, "*shape"],
+        *,
+        rho: float | Float[Array, ""],
+        reference: Float[Array, ""],
+    ) -> Solution:
+        """Solve with a step size that is only known in the compiled program.
+
+        Args:
+            residual: R, one model evaluation.
+            guess: the first iterate.
+            rho: in place of the solver's own.
+            reference: norm to which residuals are relative.
+
+        Returns:
+            The best iterate with its certificate.
+        """
         one = jnp.ones((), guess.dtype)
 
         def update(
@@ -113,7 +134,7 @@ class ForwardStep:
             reduction, best, since = memory
             # Cast before dividing: int32 divides in float32, also in double precision.
             warmup = jnp.minimum((k + 1).astype(guess.dtype) / max(self.warmup, 1), 1)
-            z = z - self.rho * warmup * reduction * at.direction
+            z = z - rho * warmup * reduction * at.direction
             loss = dot(at.residual, at.residual)
             better = loss < best * (1 - 1e-4)
             since = jnp.where(better, 0, since + 1)
