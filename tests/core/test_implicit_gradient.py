@@ -186,7 +186,8 @@ def attached(settings):
         found = attach_gradient(table, arrays, rebuild, start, states, settings)
         return jnp.sum(WEIGHTS * jnp.sin(found[-1])) + jnp.sum(found[0])
 
-    return jax.grad(loss, (0, 1, 2, 3))(table, arrays, states[0], states[1:])
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2, 3)))
+    return gradient(table, arrays, states[0], states[1:])
 
 
 def test_a_linear_solve_that_fails_gives_no_gradient(float64):
