@@ -5,9 +5,9 @@ means finding all earlier states from the last one. Each strategy is a plan of s
 (:mod:`jaxinv.inversion.stages`), and there are four by name:
 
 ``auto``
-    what was fastest without being less exact in measurements: stepwise for samplers
-    with a memory of one state, the whole trajectory for all others; in both cases,
-    Newton's method on the whole trajectory for samples that are left.
+    what took fewest evaluations without being less exact in measurements: stepwise for
+    samplers with a memory of one state; the whole trajectory for all others and for
+    samples that stepwise leaves; Newton's method on it for those that are left then.
 ``trajectory``
     all rows of the table together, exact at any order, parallel in time
     (:mod:`jaxinv.inversion.trajectory`).
@@ -67,6 +67,10 @@ SOLVERS: dict[str, Solver] = {
     "gradient": Gradient(),
     "newton_krylov": NewtonKrylov(),
 }
+
+
+#: What ``auto`` does for samples that stepwise inversion cannot do, or leaves.
+FINISH: tuple[Stage, ...] = (Trajectory(), NewtonTrajectory())
 
 
 def auto_strategy(sampler: LinearMultistep) -> Strategy:
@@ -150,7 +154,7 @@ def _plan(
     """The stages of a strategy; raises ValueError for what cannot be combined."""
     known = isinstance(strategy, str) and strategy in STRATEGIES
     stages = strategy if isinstance(strategy, tuple) else (strategy,)
-    if not known and not all(_is_stage(stage) for stage in stages):
+    if not known and not (stages and all(_is_stage(stage) for stage in stages)):
         raise ValueError(
             f"unknown strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}, "
             "or a value such as Trajectory(chunk=8)"
@@ -167,8 +171,7 @@ def _plan(
     if strategy == "trajectory":
         return (Trajectory(),)
     if strategy == "auto":
-        first = Stepwise() if sampler.history == 1 else Trajectory()
-        return (first, *FINISH)
+        return (Stepwise(), *FINISH) if sampler.history == 1 else FINISH
     if sampler.history == 1:
         return (Stepwise(_solver("anderson" if solver is None else solver)),)
     if schedule is None:
@@ -180,13 +183,6 @@ def _plan(
         )
     chosen = _solver("forward_step" if solver is None else solver)
     return (Algorithm2(schedule, solver=chosen),)
-
-
-#: What the default strategy does with samples that its first stage left unconverged.
-FINISH: tuple[Stage, ...] = (
-    Trajectory(),
-    NewtonTrajectory(),
-)
 
 
 def _is_stage(value: Any) -> bool:

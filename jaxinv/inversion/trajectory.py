@@ -21,8 +21,8 @@ chunks below which every row has met the tolerance are not evaluated again (a wi
 that moves over time).
 
 Where the residual grows, the iteration restarts from the best trajectory so far with
-an empty history; where it then stays, ``finisher`` takes over: Newton's method on the
-same equations.
+an empty history. What it leaves is for Newton's method on the same equations
+(:mod:`jaxinv.inversion.newton`).
 
 References:
     Walker & Ni 2011, SIAM J. Numer. Anal. 49(4) (Anderson mixing).
@@ -40,11 +40,15 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxinv.denoiser import Denoiser
 from jaxinv.inversion.mixing import minimise
 from jaxinv.inversion.naive import Naive
-from jaxinv.inversion.rows import approximate_inverse, per_level, residuals
+from jaxinv.inversion.rows import (
+    approximate_inverse,
+    default_row_rtol,
+    per_level,
+    residuals,
+)
 from jaxinv.inversion.stages import Solved
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import evaluate
-from jaxinv.solvers.common import default_rtol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Trajectory:
     Attributes:
         history: m, how many earlier sweeps are mixed. Each keeps two trajectories.
         max_sweeps: at most so many sweeps.
-        rtol: relative residual of every row at which to stop; None for 1e-6 in float32
+        rtol: relative residual of every row at which to stop; None for 2e-6 in float32
             and 1e-13 in float64.
         patience: restart after so many sweeps without a better trajectory.
         growth: restart at once when the residual exceeds the best one by this factor.
@@ -67,7 +71,7 @@ class Trajectory:
     """
 
     history: int = 20
-    max_sweeps: int = 60
+    max_sweeps: int = 100
     rtol: float | None = None
     patience: int = 15
     growth: float = 1e4
@@ -181,7 +185,7 @@ def _sweeps(
     dtype = start.dtype
     n = table.num_steps
     m = min(settings.history, settings.max_sweeps)
-    rtol = default_rtol(dtype) if settings.rtol is None else settings.rtol
+    rtol = default_row_rtol(dtype) if settings.rtol is None else settings.rtol
     weights = jnp.asarray(table.scale[1:])
     levels = jnp.arange(n)
     infinity = jnp.full((), jnp.inf, dtype)
@@ -210,7 +214,7 @@ def _sweeps(
         )
         # Rows up to here hold; a model is evaluated above only where chunks allow it.
         holds = errors <= rtol
-        lowest = jnp.where(jnp.all(holds), n, jnp.argmin(holds))
+        lowest = jnp.where(jnp.all(holds), n, jnp.argmin(holds)).astype(zero.dtype)
         lowest = lowest if settings.chunk is not None else zero
         open_levels = per_level(levels >= lowest, residual)
 

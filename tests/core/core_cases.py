@@ -103,6 +103,8 @@ MULTISTEP = {
     "unip_3": _case(ji.unip, 3, order=3, lower_order_final=False),
 }
 
+SAMPLERS |= MULTISTEP
+
 # Samplers on the grids of diffusers, where noise levels are not evenly spread.
 TIMESTEP_SAMPLERS = {
     "ddim-leading": SamplerCase(_on_grid(ji.ddim, "leading"), order=1),
@@ -123,7 +125,16 @@ SOLVERS = {
     "newton_krylov": ji.NewtonKrylov(rtol=1e-6),
 }
 
-EXACT_SOLVERS = ("anderson", "fixed_point")
+EXACT_SOLVERS = ("anderson", "fixed_point", "newton_krylov")
+
+# The strategies that are exact for every table.
+EXACT_STRATEGIES = {
+    "auto": "auto",
+    "trajectory": ji.Trajectory(),
+    "trajectory-chunked": ji.Trajectory(chunk=3, max_sweeps=120),
+    "trajectory-naive-start": ji.Trajectory(start="naive"),
+    "newton": (ji.Trajectory(max_sweeps=2), ji.NewtonTrajectory()),
+}
 
 
 def each(cases):
