@@ -73,22 +73,32 @@ def run_plan(
     """Run the stages of a plan, each for the samples that still need it."""
     known = plan[0].solve(table, denoise, start, None, jnp.array(True))
     for stage in plan[1:]:
-        active = ~known.converged
-        found = stage.solve(table, denoise, start, known, active)
-        # Written so that a finite residual beats NaN.
-        better = active & ~(jnp.max(found.errors) >= jnp.max(known.errors))
-        better &= jnp.all(jnp.isfinite(found.errors))
-        spent = Solved(
-            found.states,
-            found.errors,
-            known.iterations + found.iterations,
-            known.num_evals + found.num_evals,
-            known.depth + found.depth,
-            found.converged,
-        )
-        kept = known._replace(
-            iterations=spent.iterations, num_evals=spent.num_evals, depth=spent.depth
-        )
-        chosen = jax.tree.map(lambda a, b, c=better: jnp.where(c, a, b), spent, kept)
-        known = jax.tree.map(lambda a, b, c=active: jnp.where(c, a, b), chosen, known)
+        known = _improve(stage, table, denoise, start, known)
     return known
+
+
+def _improve(
+    stage: Stage,
+    table: LinearMultistep,
+    denoise: Denoiser,
+    start: Array,
+    known: Solved,
+) -> Solved:
+    """Run one more stage, if the sample (or any of a batch) needs it.
+
+    The loop runs once or not at all. A conditional would, in a batch, run always.
+    """
+
+    def body(carry: tuple[Array, Solved]) -> tuple[Array, Solved]:
+        active, known = carry
+        found = stage.solve(table, denoise, start, known, active)
+        better = jnp.max(found.errors) < jnp.max(known.errors)
+        better |= jnp.isfinite(jnp.max(found.errors)) & jnp.any(jnp.isnan(known.errors))
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), found, known)
+        return jnp.array(False), best._replace(
+            iterations=known.iterations + found.iterations,
+            num_evals=known.num_evals + found.num_evals,
+            depth=known.depth + found.depth,
+        )
+
+    return jax.lax.while_loop(lambda c: c[0], body, (~known.converged, known))[1]

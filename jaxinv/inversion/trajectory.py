@@ -227,10 +227,9 @@ def _sweeps(
 
         # Differences to the newest sweep span the same space as successive ones.
         age = (place - jnp.arange(m + 1)) % (m + 1)
-        valid = ((age > 0) & (age < filled)).astype(dtype)
-        valid = valid.reshape((1, -1) + (1,) * start.ndim)
-        d_states = (s.states[:, None] - past_states) * valid
-        d_residuals = (residual[:, None] - past_residuals) * valid
+        valid = ((age > 0) & (age < filled)).reshape((1, -1) + (1,) * start.ndim)
+        d_states = jnp.where(valid, s.states[:, None] - past_states, 0)
+        d_residuals = jnp.where(valid, residual[:, None] - past_residuals, 0)
         together = jnp.concatenate([residual[:, None], d_residuals], axis=1)
         together = jnp.where(open_levels[:, None], together, 0)
         steps = approximate_inverse(table, slopes, together)
