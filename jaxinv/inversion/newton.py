@@ -58,8 +58,7 @@ class NewtonTrajectory:
         n = table.num_steps
         rtol = default_row_rtol(start.dtype) if self.rtol is None else self.rtol
         guess = first_guess(table, start) if known is None else known.states
-        after = jnp.concatenate([start[None], guess[:-1]])
-        weights = per_level(1 / level_norms(after), guess)
+        weights = per_level(1 / _norms_after(start, guess), guess)
         slopes = jnp.zeros((n,), start.dtype)
         zero = jnp.zeros((), jnp.int32)
 
@@ -75,7 +74,8 @@ class NewtonTrajectory:
         solution = NewtonKrylov(
             max_iterations=self.max_iterations, krylov=self.krylov, rtol=rtol
         )(
-            lambda u: weights * rows(u)[0],
+            # Relative to the current states, as the certificate is.
+            lambda u: rows(u)[0] / per_level(_norms_after(start, states(u)), u),
             jnp.zeros_like(guess),
             slope=jnp.full((), -1, start.dtype),
             # An infinite reference makes a sample that needs nothing stop at once.
@@ -91,3 +91,9 @@ class NewtonTrajectory:
             evals,
             jnp.max(errors) <= rtol,
         )
+
+
+def _norms_after(start: Array, states: Array) -> Array:
+    """Norms of the states that the rows have to reproduce."""
+    norms = level_norms(jnp.concatenate([start[None], states[:-1]]))
+    return jnp.maximum(norms, jnp.finfo(start.dtype).tiny)

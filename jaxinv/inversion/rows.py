@@ -115,10 +115,18 @@ def approximate_inverse(
     Returns:
         d for the levels 1 .. N.
     """
-    matrix = _rows_matrix(table, slopes)
-    flat = residual.reshape(residual.shape[0], -1)
+    # Balanced, so that rounding at the noise end is not large at the data end.
+    sizes = balance(table)
+    matrix = _rows_matrix(table, slopes) * sizes[:-1, None] / sizes[1:]
+    flat = residual.reshape(residual.shape[0], -1) * sizes[:-1, None]
     with jax.default_matmul_precision("highest"):
-        return -jnp.linalg.solve(matrix, flat).reshape(residual.shape)
+        changes = -jnp.linalg.solve(matrix, flat) / sizes[1:, None]
+    return changes.reshape(residual.shape)
+
+
+def balance(table: LinearMultistep) -> Float[Array, "n+1"]:
+    """Factors that make the states y of all levels similarly large, for unit data."""
+    return 1 / jnp.sqrt(1 + jnp.asarray(table.tau) ** 2)
 
 
 def _rows_matrix(table: LinearMultistep, slopes: Array) -> Array:

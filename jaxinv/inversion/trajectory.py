@@ -9,7 +9,7 @@ all rows of the sampler's table (:mod:`jaxinv.inversion.rows`). A *sweep* is
    level: one small banded system, no model;
 4. Anderson mixing over the last m sweeps, with the whole trajectory as one vector:
    ``gamma = argmin |d - sum_j gamma_j dd_j|``,  ``Y <- Y + d - sum_j gamma_j (dY_j +
-   dd_j)``, weighted so that states x of all noise levels count the same.
+   dd_j)``, weighted so that states of all noise levels count the same.
 
 Nothing of the past is approximated, so the order of the sampler does not matter. The
 number per level is measured as the iteration goes on, ``<dy, df> / <dy, dy>`` over the
@@ -42,6 +42,7 @@ from jaxinv.inversion.mixing import minimise
 from jaxinv.inversion.naive import Naive
 from jaxinv.inversion.rows import (
     approximate_inverse,
+    balance,
     default_row_rtol,
     per_level,
     residuals,
@@ -186,7 +187,7 @@ def _sweeps(
     n = table.num_steps
     m = min(settings.history, settings.max_sweeps)
     rtol = default_row_rtol(dtype) if settings.rtol is None else settings.rtol
-    weights = jnp.asarray(table.scale[1:])
+    weights = balance(table)[1:]
     levels = jnp.arange(n)
     infinity = jnp.full((), jnp.inf, dtype)
     zero = jnp.zeros((), jnp.int32)

@@ -133,7 +133,7 @@ EXACT_STRATEGIES = {
     "trajectory": ji.Trajectory(),
     "trajectory-chunked": ji.Trajectory(chunk=3, max_sweeps=120),
     "trajectory-naive-start": ji.Trajectory(start="naive"),
-    "newton": (ji.Trajectory(max_sweeps=2), ji.NewtonTrajectory()),
+    "newton": (ji.Trajectory(max_sweeps=2), ji.NewtonTrajectory(20)),
 }
 
 

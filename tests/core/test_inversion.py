@@ -385,7 +385,7 @@ MANY = {
     "ddim, auto": (ji.ddim, "auto"),
     "2m, trajectory": (ji.dpmpp_2m, "trajectory"),
     "2m, chunked": (ji.dpmpp_2m, ji.Trajectory(chunk=4)),
-    "2m, newton": (ji.dpmpp_2m, (ji.Trajectory(max_sweeps=3), ji.NewtonTrajectory())),
+    "2m, newton": (ji.dpmpp_2m, (ji.Trajectory(max_sweeps=3), ji.NewtonTrajectory(20))),
 }
 
 
