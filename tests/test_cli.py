@@ -1,7 +1,8 @@
 """The command line: results, exit codes, and what it says about bad input."""
 
+import io
+import itertools
 import json
-import os
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import jaxinv as ji
 from jaxinv.cli import app
 from jaxinv.cli.console import Output
 from jaxinv.cli.progress import Observed, Progress
+from jaxinv.cli.samplers import SAMPLER_NAMES, SPACINGS, make_sampler
 from jaxinv.images import read_image, write_image
 
 OK, BAD_INPUT, NOT_CONVERGED = 0, 2, 3
@@ -46,6 +48,23 @@ def inverted(picture, diffusers_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "new" / "folder"
     common = ("--model", diffusers_folder, "--prompt", "red cat", "--out", out)
     return run("invert", picture, *common, "--json"), out
+
+
+@pytest.fixture
+def small(monkeypatch, tiny):
+    """Replaces every model by the tiny one with a formula for its network.
+
+    What is compiled is then almost nothing, so that many samplers can be tried. The
+    formula is the noise prediction for data of standard deviation 1/2.
+    """
+
+    def noise(x, t):
+        tau = jax.numpy.interp(t, tiny.schedule.model_times, tiny.schedule.taus)
+        return x * tau * jax.numpy.sqrt(1 + tau**2) / (0.25 + tau**2)
+
+    denoiser = jax.tree_util.Partial(noise)
+    monkeypatch.setattr(type(tiny), "denoiser", lambda *_: denoiser)
+    monkeypatch.setattr("jaxinv.hub.load", lambda *_, **__: tiny)
 
 
 # --- demo ----------------------------------------------------------------------------
@@ -95,6 +114,9 @@ def test_invert_writes_the_noise_and_its_certificate(inverted):
     assert certificate["converged"] is True
     assert certificate["residual"] == max(certificate["step_residuals"]) <= 1e-6
     assert certificate["num_evals"] == sum(certificate["iterations"])
+    assert certificate["depth"] == certificate["num_evals"]
+    assert certificate["stages"] == ["stepwise"]
+    assert (record["sampler"], record["strategy"]) == ("ddim", "auto")
     assert len(certificate["iterations"]) == record["steps"] == 20
 
 
@@ -126,6 +148,86 @@ def test_naive_inversion_is_reported_as_not_certified(
     assert record["certificate"]["residual"] > 1e-4
     assert record["certificate"]["evals_per_step"] == 1
     assert (tmp_path / "noise.npy").exists()
+
+
+def test_a_sampler_with_a_memory_is_inverted_all_steps_together(
+    picture, diffusers_folder, tmp_path
+):
+    common = ("--model", diffusers_folder, "--prompt", "red cat", "--out", tmp_path)
+    few = ("--sampler", "dpmpp-2m", "--steps", 5)
+    result = run("invert", picture, *common, *few, "--json")
+    assert result.exit_code == OK, result.output
+    assert "less than 0.5" in result.stderr  # of the noise level: five steps are few
+    record = only_json(result)
+    certificate = record["certificate"]
+    assert record["sampler"] == "dpmpp_2m"
+    assert certificate["stages"] == ["trajectory"]
+    assert certificate["depth"] * 5 == certificate["num_evals"]
+    assert certificate["residual"] <= 1e-6
+    assert record["reconstruction"]["latent_nmse_db"] < -90
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), zip(SAMPLER_NAMES, itertools.cycle([3, 4, 5]), strict=False)
+)
+@pytest.mark.usefixtures("small")
+def test_every_sampler_is_inverted_and_sampled_back(picture, tmp_path, name, steps):
+    common = ("--prompt", "red", "--sampler", name.replace("_", "-"), "--steps", steps)
+    result = run("invert", picture, *common, "--out", tmp_path, "--json")
+    assert result.exit_code == OK, result.output
+    record = only_json(result)
+    assert record["sampler"] == name
+    assert record["certificate"]["converged"] is True
+    # One rounding per step, at 6e-8 each, and the tolerance of 1e-6 of each solve.
+    assert record["reconstruction"]["latent_nmse_db"] < 20 * np.log10(steps * 1.1e-6)
+
+    image = tmp_path / "again.png"
+    noise = ("--noise", tmp_path / "noise.npy")
+    result = run("sample", *common, *noise, "--out", image, "--json")
+    assert result.exit_code == OK, result.output
+    assert only_json(result)["sampler"] == name
+    again = read_image(image).pixels.astype(int)
+    first = read_image(tmp_path / "reconstruction.png").pixels.astype(int)
+    assert np.abs(again - first).max() <= 1
+
+
+@pytest.mark.parametrize("solver", [None, "newton-krylov"])
+@pytest.mark.usefixtures("small")
+def test_algorithm_2_is_measured_and_certifies_nothing(picture, tmp_path, solver):
+    common = ("--prompt", "red", "--sampler", "deis", "--steps", 4, "--out", tmp_path)
+    options = ("--strategy", "stepwise", *(["--solver", solver] if solver else []))
+    result = run("invert", picture, *common, *options, "--json")
+    assert result.exit_code == NOT_CONVERGED, result.output
+    assert "Algorithm 2" in result.stderr
+    record = only_json(result)
+    assert record["solver"] == (solver and "newton_krylov")
+    assert record["certificate"]["converged"] is False
+    assert 1e-6 < record["certificate"]["residual"] < 1
+    assert len(record["certificate"]["step_residuals"]) == 4
+
+
+@pytest.mark.usefixtures("small")
+def test_what_stepwise_leaves_is_finished_all_steps_together(
+    monkeypatch, picture, tmp_path
+):
+    common = ("--prompt", "red", "--steps", 4, "--out", tmp_path, "--json")
+    invert = ji.invert
+
+    def gives_up(*args, strategy, **options):
+        result = invert(*args, strategy=strategy, **options)
+        if strategy != "stepwise":
+            return result
+        worst = result.residual + 1
+        return result._replace(converged=np.array(False), residual=worst)
+
+    first = only_json(run("invert", picture, *common))["certificate"]
+    monkeypatch.setattr(ji, "invert", gives_up)
+    result = run("invert", picture, *common)
+    assert result.exit_code == OK, result.output
+    certificate = only_json(result)["certificate"]
+    assert certificate["stages"] == ["stepwise", "finish"]
+    assert certificate["num_evals"] > first["num_evals"]
+    assert certificate["residual"] <= 1e-6
 
 
 def test_another_size_is_resized_only_when_asked_and_said(
@@ -167,6 +269,68 @@ def test_a_seed_decides_the_image(diffusers_folder, tmp_path):
     assert (first != other).any()
 
 
+# --- samplers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["invert", "sample", "demo"])
+def test_help_names_every_sampler(command):
+    text = "".join(run(command, "--help").stdout.split()).replace("│", "")
+    assert not [n for n in SAMPLER_NAMES if n.replace("_", "-") not in text]
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize(
+    ("name", "scheduler", "options"),
+    [
+        ("ddim", "DDIM", {"clip_sample": False, "set_alpha_to_one": False}),
+        ("dpmpp_2m", "DPMSolverMultistep", {}),
+        ("dpmpp_3m", "DPMSolverMultistep", {"solver_order": 3}),
+        (
+            "dpm_solver_2m",
+            "DPMSolverMultistep",
+            {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+        ),
+        ("deis", "DEISMultistep", {}),
+        ("unip", "UniPCMultistep", {"disable_corrector": [0, 1, 2]}),
+    ],
+)
+def test_on_diffusers_spacings_a_sampler_is_diffusers_scheduler(
+    tiny, spacing, name, scheduler, options
+):
+    import diffusers
+    import torch
+
+    theirs = getattr(diffusers, f"{scheduler}Scheduler")(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing=spacing,
+        steps_offset=1,
+        **options,
+    )
+    theirs.set_timesteps(4)
+    x = torch.linspace(-1, 1, 5).reshape(1, 1, 1, 5)
+    for t in theirs.timesteps:
+        x = theirs.step(torch.sin(3 * x) + t / 1000, t, x).prev_sample
+
+    sampler = make_sampler(tiny.schedule, name, 4, spacing)
+    ours = ji.sample(
+        sampler.table,
+        lambda x, t: jax.numpy.sin(3 * x) + t / 1000,
+        np.linspace(-1, 1, 5, dtype=np.float32),
+    )
+    # The parity that the core's own tests hold the tables to.
+    np.testing.assert_allclose(ours, x.numpy().ravel(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", SAMPLER_NAMES)
+def test_every_sampler_has_every_spacing(tiny, name, spacing):
+    sampler = make_sampler(tiny.schedule, name, 3, spacing)
+    assert sampler.table.num_steps == 3
+    assert 0 <= sampler.worst_ratio < 1
+
+
 # --- convert -------------------------------------------------------------------------
 
 
@@ -206,7 +370,13 @@ def expect_one_clear_line(result, *words):
         (["--steps", 1001], ("between 1 and", "got 1001")),
         (["--spacing", "cubic"], ("unknown spacing 'cubic'", "log_snr")),
         (["--strategy", "magic"], ("unknown strategy 'magic'", "stepwise")),
-        (["--solver", "magic"], ("unknown solver 'magic'", "anderson")),
+        (["--sampler", "magic"], ("unknown sampler 'magic'", "dpmpp_2m")),
+        (["--solver", "magic"], ("unknown solver 'magic'", "newton_krylov")),
+        (["--solver", "anderson"], ("--solver goes with --strategy stepwise", "auto")),
+        (
+            ["--solver", "anderson", "--strategy", "naive"],
+            ("--solver goes with --strategy stepwise", "naive"),
+        ),
         (["--guidance", "nan"], ("--guidance must be a finite number",)),
         (["--guidance", "inf"], ("--guidance must be a finite number",)),
         (["--model", "no-such-model"], ("no model 'no-such-model'", "tried")),
@@ -296,17 +466,28 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(capsys):
 # --- progress ------------------------------------------------------------------------
 
 
-def test_every_evaluation_is_reported_with_its_step():
-    sampler = ji.ddim(ji.time_grid(ji.scaled_linear(), 20))
+@pytest.mark.parametrize(
+    ("constructor", "strategy"), [(ji.ddim, "stepwise"), (ji.dpmpp_2m, "trajectory")]
+)
+def test_every_evaluation_is_reported_with_its_step_if_there_is_one(
+    constructor, strategy
+):
+    sampler = constructor(ji.time_grid(ji.scaled_linear(), 20))
+    walked = strategy == "stepwise"
     denoise = Observed(jax.tree_util.Partial(lambda x, t: 0.9 * x))
     noise = jax.random.normal(jax.random.key(0), (4, 4, 3))
-    with open(os.devnull, "w") as nowhere:
-        progress = Progress(Console(file=nowhere, force_terminal=True))
-        with progress.phase("sampling", sampler.model_time[:0:-1]) as phase:
-            data = ji.sample(sampler, denoise, noise).block_until_ready()
-        assert (phase.evaluations, phase.step) == (20, 20)
-        with progress.phase("inverting", sampler.model_time[1:]) as phase:
-            result = ji.invert(sampler, denoise, data)
-            result.noise.block_until_ready()
-        assert (phase.evaluations, phase.step) == (int(result.num_evals), 20)
-        assert phase.seconds > 0
+    shown = io.StringIO()
+    progress = Progress(Console(file=shown, force_terminal=True, width=120))
+    with progress.phase("sampling", sampler.model_time[:0:-1]) as phase:
+        data = ji.sample(sampler, denoise, noise).block_until_ready()
+    assert (phase.evaluations, phase.step) == (20, 20)
+    times = sampler.model_time[1:] if walked else None
+    with progress.phase("inverting", times) as phase:
+        result = ji.invert(sampler, denoise, data, strategy=strategy)
+        result.noise.block_until_ready()
+    count = int(result.num_evals)
+    assert (phase.evaluations, phase.step) == (count, 20 if walked else 0)
+    assert phase.seconds > 0
+    text = shown.getvalue().split("inverting")[-1]
+    assert f"{count} evaluations" in text
+    assert ("step 20 of 20" in text) == walked

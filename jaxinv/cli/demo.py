@@ -1,7 +1,7 @@
 """``jaxinv demo``: the whole claim on one page, with the model inside this package.
 
 An image is sampled, so that its noise is known. Then the noise is forgotten and looked
-for, by the usual DDIM inversion and by exact inversion, and the image is made again
+for, by the usual naive inversion and by exact inversion, and the image is made again
 from what each of them found.
 """
 
@@ -13,7 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from jaxinv.cli import options
-from jaxinv.cli.console import ExitCode, Output, check_guidance, explained
+from jaxinv.cli.console import (
+    ExitCode,
+    Output,
+    check_choice,
+    check_guidance,
+    explained,
+)
 from jaxinv.files import check_writable_file
 from jaxinv.images import image_suffix
 
@@ -39,6 +45,7 @@ def demo(
     prompt: options.Prompt = "red heart on a light blue background",
     steps: options.Steps = 20,
     guidance: options.Guidance = 3.0,
+    sampler: options.SamplerName = "ddim",
     seed: options.Seed = 0,
     out: options.ImageFile = Path("jaxinv-demo.png"),
     as_json: options.AsJson = False,
@@ -58,17 +65,18 @@ def demo(
         import jax
 
         import jaxinv as ji
-        from jaxinv.cli import runs
+        from jaxinv.cli import runs, samplers
         from jaxinv.cli.progress import Observed, Progress
 
+        sampler = check_choice("sampler", sampler, samplers.SAMPLER_NAMES)
         pipe = ji.load(_MODEL)
-        sampler = runs.make_sampler(pipe.schedule, steps, "log_snr")
+        chosen = samplers.make_sampler(pipe.schedule, sampler, steps, "log_snr")
         denoise = pipe.denoiser(prompt, guidance_scale=guidance)
 
     progress = Progress(output.messages)
     watched = Observed(denoise)
     true_noise = jax.random.normal(jax.random.key(seed), pipe.latent_shape)
-    latent, seconds = runs.draw(progress, "sampling", sampler, watched, true_noise)
+    latent, seconds = runs.draw(progress, "sampling", chosen, watched, true_noise)
     output.done("sampled an image from known noise", seconds)
     image = pipe.decode(latent)
 
@@ -76,15 +84,15 @@ def demo(
         outcome = runs.find_noise(
             progress,
             title,
-            sampler,
+            chosen,
             watched,
             latent,
+            schedule=pipe.schedule,
             strategy=strategy,
-            solver="anderson",
         )
         output.done(title, outcome.seconds)
         noise = outcome.result.noise
-        again, _ = runs.draw(progress, "reconstruction", sampler, watched, noise)
+        again, _ = runs.draw(progress, "reconstruction", chosen, watched, noise)
         rebuilt = pipe.decode(again)
         record = {
             **outcome.record(),
@@ -95,35 +103,38 @@ def demo(
         return Found(noise, rebuilt, record)
 
     naive = find("naive inversion", "naive")
-    exact = find("exact inversion", "stepwise")
+    exact = find("exact inversion", "auto")
 
     record = {
         "model": pipe.name,
         "prompt": prompt,
         "steps": steps,
         "guidance": guidance,
+        "sampler": sampler,
         "seed": seed,
-        "worst_noise_level_ratio": sampler.worst_ratio,
+        "worst_noise_level_ratio": chosen.worst_ratio,
         "naive": naive.record,
         "exact": exact.record,
         "picture": out,
     }
     with explained(output):
-        _draw(out, record, image, true_noise, naive, exact)
-    output.show(_table(record), f"[dim]picture in[/] {escape(str(out))}")
+        _draw(out, record, chosen.title, image, true_noise, naive, exact)
+    output.show(_table(record, chosen.title), f"[dim]picture in[/] {escape(str(out))}")
+    if note := samplers.lossy_note(chosen, pipe.schedule):
+        output.note(note)
     output.finish(record)
     if not exact.record["converged"]:
         output.note("the exact inversion did not converge at every step")
         raise typer.Exit(ExitCode.NOT_CONVERGED)
 
 
-def _table(record: dict[str, Any]) -> Table:
+def _table(record: dict[str, Any], sampler: str) -> Table:
     from jaxinv.cli.runs import decibels
 
     naive, exact = record["naive"], record["exact"]
     table = Table(
-        title=f"“{escape(record['prompt'])}” and back: DDIM, {record['steps']} steps, "
-        f"guidance {record['guidance']:g}",
+        title=f"“{escape(record['prompt'])}” and back: {sampler}, "
+        f"{record['steps']} steps, guidance {record['guidance']:g}",
         title_justify="left",
     )
     table.add_column("")
@@ -161,6 +172,7 @@ def _table(record: dict[str, Any]) -> Table:
 def _draw(
     path: Path,
     record: dict[str, Any],
+    sampler: str,
     image: Any,
     true_noise: Any,
     naive: Found,
@@ -213,7 +225,7 @@ def _draw(
     figure = plotting.panel(
         rows,
         f"“{record['prompt']}”: the noise behind an image, found again",
-        f"{record['model']}, DDIM with {record['steps']} steps, guidance "
+        f"{record['model']}, {sampler} with {record['steps']} steps, guidance "
         f"{record['guidance']:g}. Grey is no error. Of noises, three of the latent's "
         "four channels are shown.",
     )

@@ -37,18 +37,25 @@ def invert(
     revision: options.Revision = None,
     steps: options.Steps = 20,
     guidance: options.Guidance = 3.0,
+    sampler: options.SamplerName = "ddim",
     spacing: options.Grid = "log_snr",
     strategy: Annotated[
         str,
-        typer.Option("--strategy", help="stepwise (exact) or naive (DDIM inversion)."),
-    ] = "stepwise",
+        typer.Option(
+            "--strategy",
+            help="auto (exact), trajectory (exact, all steps together), stepwise "
+            "(exact for ddim and euler; for other samplers the published Algorithm 2), "
+            "or naive (DDIM inversion).",
+        ),
+    ] = "auto",
     solver: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--solver",
-            help="For stepwise: anderson, fixed_point, forward_step or gradient.",
+            help="For stepwise only: anderson, fixed_point, forward_step, gradient or "
+            "newton_krylov. By default anderson, and forward_step in Algorithm 2.",
         ),
-    ] = "anderson",
+    ] = None,
     resize: Annotated[
         bool,
         typer.Option(
@@ -66,7 +73,7 @@ def invert(
 
     Writes noise.npy, reconstruction.png, panel.png and result.json. The exit code is 0
     if the certificate holds at every step, 3 if not (the files are written all the
-    same; naive inversion certifies nothing), 2 for bad input.
+    same; naive inversion and Algorithm 2 certify nothing), 2 for bad input.
     """
     output = Output(as_json)
     folder = out or Path(f"{image.stem}-inverted")
@@ -77,15 +84,23 @@ def invert(
         import jax.numpy as jnp
 
         import jaxinv as ji
-        from jaxinv.cli import runs
+        from jaxinv.cli import runs, samplers
         from jaxinv.cli.progress import Observed, Progress
+        from jaxinv.inversion import STRATEGIES
 
-        strategy = check_choice("strategy", strategy, runs.STRATEGIES)
-        solver = check_choice("solver", solver, runs.SOLVER_NAMES)
-        spacing = check_choice("spacing", spacing, runs.SPACINGS)
+        sampler = check_choice("sampler", sampler, samplers.SAMPLER_NAMES)
+        spacing = check_choice("spacing", spacing, samplers.SPACINGS)
+        strategy = check_choice("strategy", strategy, STRATEGIES)
+        if solver is not None:
+            solver = check_choice("solver", solver, runs.SOLVER_NAMES)
+            if strategy != "stepwise":
+                raise ValueError(
+                    f"--solver goes with --strategy stepwise; {strategy} has no choice "
+                    "of solvers"
+                )
         check_writable_folder(folder)
         pipe = ji.load(model, revision=revision)
-        sampler = runs.make_sampler(pipe.schedule, steps, spacing)
+        chosen = samplers.make_sampler(pipe.schedule, sampler, steps, spacing)
         read = _fit(read, image, pipe.image_size, pipe.name, resize)
         for change in read.changes:
             output.note(f"{image}: {change}")
@@ -94,13 +109,20 @@ def invert(
     latent = pipe.encode(read.pixels)
     progress = Progress(output.messages)
     watched = Observed(denoise)
-    title = f"{strategy} inversion"
+    title = _title(strategy, " ")
     outcome = runs.find_noise(
-        progress, title, sampler, watched, latent, strategy=strategy, solver=solver
+        progress,
+        title,
+        chosen,
+        watched,
+        latent,
+        schedule=pipe.schedule,
+        strategy=strategy,
+        solver=solver,
     )
     output.done(title, outcome.seconds)
     noise = outcome.result.noise
-    again, seconds = runs.draw(progress, "reconstruction", sampler, watched, noise)
+    again, seconds = runs.draw(progress, "reconstruction", chosen, watched, noise)
     output.done("reconstruction", seconds)
 
     decoded, rebuilt = pipe.decode(latent), pipe.decode(again)
@@ -128,11 +150,12 @@ def invert(
         "negative_prompt": negative_prompt,
         "steps": steps,
         "guidance": guidance,
+        "sampler": sampler,
         "spacing": spacing,
         "strategy": strategy,
-        "solver": solver if strategy == "stepwise" else None,
+        "solver": solver,
         "certificate": outcome.record(),
-        "worst_noise_level_ratio": sampler.worst_ratio,
+        "worst_noise_level_ratio": chosen.worst_ratio,
         "noise": {"mean": float(noise.mean()), "std": float(noise.std())},
         "reconstruction": measures,
         "files": files,
@@ -140,26 +163,40 @@ def invert(
     with explained(output):
         write_array(files["noise"], np.asarray(noise))
         write_image(files["reconstruction"], np.asarray(rebuilt))
-        _draw_panel(files["panel"], record, original, decoded, rebuilt, noise)
+        _draw_panel(
+            files["panel"], record, chosen.title, original, decoded, rebuilt, noise
+        )
         write_json(files["result"], record)
 
     output.show(_table(record), f"[dim]results in[/] {escape(str(folder))}")
-    if sampler.worst_ratio < runs.SAFE_RATIO:
-        output.note(
-            f"one step's noise-level ratio is {sampler.worst_ratio:.2f}, below "
-            f"{runs.SAFE_RATIO}: several noises can give this image, and the one "
-            "found need not be the one it was made from; more steps help, or "
-            "--spacing log_snr"
-        )
+    if note := samplers.lossy_note(chosen, pipe.schedule):
+        output.note(note)
     output.finish(record)
     if not bool(outcome.result.converged):
-        output.note(
-            "naive inversion certifies nothing; use --strategy stepwise"
-            if strategy == "naive"
-            else f"not converged: the worst step is left with a residual of "
-            f"{float(outcome.result.residual):.1e}; try more --steps or less --guidance"
-        )
+        residual = float(outcome.result.residual)
+        output.note(_why_not(strategy, chosen.table.history, residual))
         raise typer.Exit(ExitCode.NOT_CONVERGED)
+
+
+def _title(strategy: str, space: str) -> str:
+    return "inversion" if strategy == "auto" else f"{strategy}{space}inversion"
+
+
+def _why_not(strategy: str, history: int, residual: float) -> str:
+    """Why there is no certificate, and what to try."""
+    if strategy == "naive":
+        return "naive inversion certifies nothing; use --strategy auto"
+    if strategy == "stepwise" and history > 1:
+        return (
+            "stepwise inversion of a sampler with a memory is the published Algorithm "
+            "2, which estimates the earlier states and certifies nothing; use "
+            "--strategy auto"
+        )
+    also = "" if strategy == "auto" else "--strategy auto, "
+    return (
+        f"not converged: the worst step is left with a residual of {residual:.1e}; try "
+        f"{also}more --steps or less --guidance"
+    )
 
 
 def _fit(
@@ -200,7 +237,8 @@ def _table(record: dict[str, Any]) -> Table:
         (
             "evaluations per step",
             f"{certificate['evals_per_step']:.1f}",
-            f"{certificate['num_evals']} in all",
+            f"{certificate['num_evals']} in all, {certificate['depth']} of them one "
+            "after another",
         ),
         (
             "reconstruction NMSE",
@@ -226,6 +264,7 @@ def _table(record: dict[str, Any]) -> Table:
 def _draw_panel(
     path: Path,
     record: dict[str, Any],
+    sampler: str,
     original: Any,
     decoded: Any,
     rebuilt: Any,
@@ -263,9 +302,9 @@ def _draw_panel(
         ),
     ]
     figure = plotting.panel(
-        [plotting.Row(f"{record['strategy']}\ninversion", tiles)],
+        [plotting.Row(_title(record["strategy"], "\n"), tiles)],
         f"{Path(record['image']).name}: “{record['prompt']}”",
-        f"{record['model']}, DDIM with {record['steps']} steps, "
+        f"{record['model']}, {sampler} with {record['steps']} steps, "
         f"guidance {record['guidance']:g}. Difference: to the autoencoder's image.",
     )
     plotting.save_figure(figure, path)

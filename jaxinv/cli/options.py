@@ -28,12 +28,22 @@ Guidance = Annotated[
     float,
     typer.Option("--guidance", "-g", help="Classifier-free guidance scale; 1 is none."),
 ]
+SamplerName = Annotated[
+    str,
+    typer.Option(
+        "--sampler",
+        help="ddim, dpmpp-2m, dpmpp-3m (DPM-Solver++), dpm-solver-2m, deis, ipndm, "
+        "unip (UniPC without its corrector) or euler.",
+    ),
+]
 Grid = Annotated[
     str,
     typer.Option(
         "--spacing",
-        help="Time grid: log_snr (keeps the noise), or leading, trailing, linspace as "
-        "in diffusers, for images that were made there.",
+        help="Time grid: log_snr (keeps the noise; alias exponential), karras, or, for "
+        "images made with diffusers: leading, trailing, linspace. On these, all "
+        "samplers but ipndm and euler step as diffusers' scheduler of that name does "
+        "by default.",
     ),
 ]
 AsJson = Annotated[

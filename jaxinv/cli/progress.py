@@ -4,6 +4,10 @@ Sampling and inversion are single compiled programs, so nothing outside of them 
 count steps. The model is called inside of them, though, with the time of the step: a
 callable pytree around the denoiser tells the host that time at each call, and the host
 maps it to the step. The numerical core knows nothing of it.
+
+What works on all steps together has no step to show, and nobody knows beforehand how
+many sweeps it takes: its bar only moves, beside the number of evaluations so far. (The
+model is evaluated at all levels in one call then, which counts one for each.)
 """
 
 import contextlib
@@ -16,7 +20,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from jaxinv.denoiser import Denoiser
@@ -53,8 +57,8 @@ class Phase:
     """What is known of a running computation.
 
     Attributes:
-        evaluations: calls of the model so far.
-        step: steps begun so far.
+        evaluations: of the model so far, one for each state.
+        step: steps begun so far; 0 where they are not walked one by one.
         seconds: wall time, once it is over; compilation included.
     """
 
@@ -77,23 +81,23 @@ class Progress:
         self._bars: Bars | None = None
 
     @contextlib.contextmanager
-    def phase(self, title: str, times: np.ndarray) -> Iterator[Phase]:
+    def phase(self, title: str, times: np.ndarray | None) -> Iterator[Phase]:
         """Shows one computation.
 
         Args:
             title: What is being computed.
-            times: The model times of its steps, in the order in which it walks them.
+            times: The model times of its steps, in the order in which it walks them;
+                None if it works on all of them together.
 
         Yields:
             The counts, final when the block is left.
         """
-        self._times = np.asarray(times, np.float64)
+        self._times = np.zeros(0) if times is None else np.asarray(times, np.float64)
         self._phase = Phase()
         columns = (
             TextColumn("[bold]{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("[dim]{task.fields[state]}"),
+            TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),
         )
         start = time.perf_counter()
@@ -103,7 +107,9 @@ class Progress:
             transient=True,
             disable=not self._console.is_terminal,
         ) as self._bars:
-            self._bars.add_task(title, total=len(self._times), state="compiling")
+            self._bars.add_task(
+                title, total=len(self._times) or None, state="compiling"
+            )
             _listeners.append(self)
             try:
                 yield self._phase
@@ -114,12 +120,14 @@ class Progress:
 
     def notify(self, t: float) -> None:
         """Takes note of an evaluation at a model time."""
-        phase = self._phase
+        phase, steps = self._phase, len(self._times)
         phase.evaluations += 1
-        # Reports can overtake one another: the furthest step counts.
-        step = int(np.argmin(np.abs(self._times - t))) + 1
-        phase.step = max(phase.step, step)
+        state = f"{phase.evaluations} evaluations"
+        if steps:
+            # Reports can overtake one another: the furthest step counts.
+            step = int(np.argmin(np.abs(self._times - t))) + 1
+            phase.step = max(phase.step, step)
+            state = f"step {phase.step} of {steps}, {state}"
         if self._bars is not None:
-            state = f"{phase.evaluations} evaluations"
             for task in self._bars.task_ids:
                 self._bars.update(task, completed=phase.step, state=state)

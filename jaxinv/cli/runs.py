@@ -1,7 +1,7 @@
-"""The computations that commands share: making a sampler, sampling, inverting."""
+"""The computations that commands share: sampling and inverting, with progress."""
 
 import math
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,41 +9,27 @@ import numpy as np
 
 import jaxinv as ji
 from jaxinv.cli.progress import Observed, Progress
-from jaxinv.grid import make_grid
-from jaxinv.inversion import SOLVERS, Strategy
-from jaxinv.schedule import NoiseSchedule, Spacing, TimestepSpacing
+from jaxinv.cli.samplers import Sampler
+from jaxinv.inversion import SOLVERS, auto_strategy
+from jaxinv.inversion.invert import FINISH
+from jaxinv.schedule import NoiseSchedule
 
-STRATEGIES: tuple[str, ...] = get_args(Strategy)
 SOLVER_NAMES: tuple[str, ...] = tuple(SOLVERS)
-SPACINGS: tuple[str, ...] = get_args(Spacing)
-
-# Below this ratio of noise levels, a step has several preimages, or nearly so.
-SAFE_RATIO = 0.7
-
-
-class Sampler(NamedTuple):
-    """A sampler and what is known of the grid it is on.
-
-    Attributes:
-        table: the coefficients.
-        worst_ratio: smallest ``tau[i-1] / tau[i]``.
-    """
-
-    table: ji.LinearMultistep
-    worst_ratio: float
 
 
 class Outcome(NamedTuple):
     """An inversion, measured.
 
     Attributes:
-        result: noise and certificate; of a naive inversion the residuals are measured
-            after the fact.
+        result: noise and certificate; where the inversion does not measure the
+            residuals itself, they are measured after the fact.
+        stages: what ran: a strategy, and ``"finish"`` if ``auto`` had to go on.
         evals_per_step: model evaluations for each sampler step.
         seconds: wall time of the inversion, compilation included.
     """
 
     result: ji.InversionResult
+    stages: tuple[str, ...]
     evals_per_step: float
     seconds: float
 
@@ -52,6 +38,7 @@ class Outcome(NamedTuple):
         result = self.result
         return {
             "converged": bool(result.converged),
+            "stages": self.stages,
             "residual": float(result.residual),
             "step_residuals": np.asarray(result.step_residuals),
             "iterations": np.asarray(result.iterations),
@@ -60,27 +47,6 @@ class Outcome(NamedTuple):
             "evals_per_step": self.evals_per_step,
             "seconds": round(self.seconds, 3),
         }
-
-
-def make_sampler(schedule: NoiseSchedule, steps: int, spacing: str) -> Sampler:
-    """DDIM on a grid; on diffusers' spacings, stepping exactly as diffusers does.
-
-    Args:
-        schedule: The model's schedule.
-        steps: Number of steps.
-        spacing: A name among ``SPACINGS``.
-
-    Returns:
-        The sampler.
-
-    Raises:
-        ValueError: For a number of steps or a spacing that the schedule does not have.
-    """
-    grid = make_grid(schedule, steps, spacing)  # type: ignore[arg-type]
-    worst = float(grid.ratio.min())
-    if schedule.family == "vp" and spacing in get_args(TimestepSpacing):
-        return Sampler(ji.ddim_diffusers(schedule, steps, spacing), worst)  # type: ignore[arg-type]
-    return Sampler(ji.ddim(grid), worst)
 
 
 def draw(
@@ -105,35 +71,79 @@ def find_noise(
     denoise: Observed,
     latent: jax.Array,
     *,
+    schedule: NoiseSchedule,
     strategy: str,
-    solver: str,
+    solver: str | None = None,
 ) -> Outcome:
-    """Inverts, showing progress, and measures the residuals of a naive inversion.
+    """Inverts, showing progress, and measures residuals where nothing else did.
+
+    The strategy ``auto`` is one compiled program in the library, for many samples. For
+    the one sample here, what only unconverged samples need is a second program, which
+    is compiled only then: it takes several times as long to compile as the first.
+
+    Args:
+        progress: Where to show it.
+        title: What to call it there.
+        sampler: The sampler.
+        denoise: The denoiser, watched.
+        latent: What to invert.
+        schedule: The model's schedule.
+        strategy: A name among ``STRATEGIES``.
+        solver: A name among ``SOLVER_NAMES``, for ``"stepwise"`` only.
 
     Returns:
         The noise and its certificate.
     """
-    naive = strategy == "naive"
-    times = np.asarray(sampler.table.model_time)[1:]
-    with progress.phase(title, times) as phase:
+    table = sampler.table
+    times = np.asarray(table.model_time)[1:]
+    first = auto_strategy(table) if strategy == "auto" else strategy
+    # Naive inversion and Algorithm 2 know nothing of the residuals of the rows.
+    unmeasured = first == "naive" or (first == "stepwise" and table.history > 1)
+    # Only these two walk up the steps; the others work on all of them together.
+    walked = times if first in ("stepwise", "naive") else None
+    with progress.phase(title, walked) as phase:
         result = ji.invert(
-            sampler.table,
+            table,
             denoise,
             latent,
-            strategy=strategy,  # type: ignore[arg-type]
+            strategy=first,  # type: ignore[arg-type]
             solver=solver,
-            return_trajectory=naive,
+            schedule=schedule,
+            return_trajectory=unmeasured,
         )
         jax.block_until_ready(result)
+    stages: tuple[str, ...] = (first,)
+    seconds = phase.seconds
+    if strategy == "auto" and not bool(result.converged):
+        with progress.phase(f"{title}, all steps together", None) as phase:
+            more = ji.invert(table, denoise, latent, strategy=FINISH)
+            jax.block_until_ready(more)
+        result = _better(result, more)
+        stages, seconds = (*stages, "finish"), seconds + phase.seconds
     if result.trajectory is not None:
         with progress.phase("measuring the residuals", times):
-            residuals = ji.certify(sampler.table, denoise, result.trajectory)
+            residuals = ji.certify(table, denoise, result.trajectory)
             residuals.block_until_ready()
         result = result._replace(
             trajectory=None, step_residuals=residuals, residual=jnp.max(residuals)
         )
-    evals = int(result.num_evals) / sampler.table.num_steps
-    return Outcome(result, evals, phase.seconds)
+    evals = int(result.num_evals) / table.num_steps
+    return Outcome(result, stages, evals, seconds)
+
+
+def _better(
+    first: ji.InversionResult, second: ji.InversionResult
+) -> ji.InversionResult:
+    """The one with the smaller residual, at the cost of both."""
+    # Written so that a number beats NaN.
+    keep_first = float(first.residual) <= float(second.residual) or math.isnan(
+        second.residual
+    )
+    return (first if keep_first else second)._replace(
+        iterations=first.iterations + second.iterations,
+        num_evals=first.num_evals + second.num_evals,
+        depth=first.depth + second.depth,
+    )
 
 
 def decibels(value: Any) -> str:

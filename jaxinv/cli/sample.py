@@ -20,6 +20,7 @@ def sample(
     revision: options.Revision = None,
     steps: options.Steps = 20,
     guidance: options.Guidance = 3.0,
+    sampler: options.SamplerName = "ddim",
     spacing: options.Grid = "log_snr",
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of the noise (default 0).", min=0)
@@ -31,7 +32,7 @@ def sample(
     out: options.ImageFile = Path("sample.png"),
     as_json: options.AsJson = False,
 ) -> None:
-    """Make an image from a prompt: DDIM, deterministic given the noise."""
+    """Make an image from a prompt, deterministically given the noise."""
     output = Output(as_json)
     with explained(output):
         if seed is not None and noise is not None:
@@ -44,16 +45,17 @@ def sample(
         import jax
 
         import jaxinv as ji
-        from jaxinv.cli import runs
+        from jaxinv.cli import runs, samplers
         from jaxinv.cli.progress import Observed, Progress
 
-        spacing = check_choice("spacing", spacing, runs.SPACINGS)
+        sampler = check_choice("sampler", sampler, samplers.SAMPLER_NAMES)
+        spacing = check_choice("spacing", spacing, samplers.SPACINGS)
         pipe = ji.load(model, revision=revision)
-        sampler = runs.make_sampler(pipe.schedule, steps, spacing)
+        chosen = samplers.make_sampler(pipe.schedule, sampler, steps, spacing)
         start = _noise(given, seed, pipe.latent_shape)
         denoise = pipe.denoiser(prompt, negative_prompt, guidance)
     progress = Progress(output.messages)
-    latent, seconds = runs.draw(progress, "sampling", sampler, Observed(denoise), start)
+    latent, seconds = runs.draw(progress, "sampling", chosen, Observed(denoise), start)
     image = np.asarray(jax.device_get(pipe.decode(latent)))
     with explained(output):
         write_image(out, image)
@@ -67,6 +69,7 @@ def sample(
             "negative_prompt": negative_prompt,
             "steps": steps,
             "guidance": guidance,
+            "sampler": sampler,
             "spacing": spacing,
             "seed": None if noise is not None else seed or 0,
             "noise": noise,

@@ -1,0 +1,134 @@
+"""Samplers by name, on any of the time grids.
+
+On this library's own grids (log_snr, exponential, karras) a name is a constructor of a
+table. On diffusers' timestep spacings an image was made there, so that the table has to
+be diffusers' own, with every peculiarity: DDIM as ``DDIMScheduler`` steps, and the
+multistep samplers as the scheduler of that name does with its default options, on the
+model's schedule. iPNDM and Euler have no such scheduler here: they are this library's
+tables, on DDIM's timesteps.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+
+import jaxinv as ji
+from jaxinv.grid import INVERTIBLE_RATIO, make_grid, steps_that_keep_the_noise
+from jaxinv.grid_from_diffusers import DEIS, DPM, UNIPC
+from jaxinv.schedule import NoiseSchedule, Spacing, TimestepSpacing
+
+SPACINGS: tuple[str, ...] = get_args(Spacing)
+
+# What each is called in print, and its table on a grid.
+_SAMPLERS: dict[str, tuple[str, Callable[[ji.TimeGrid], ji.LinearMultistep]]] = {
+    "ddim": ("DDIM", ji.ddim),
+    "dpmpp_2m": ("DPM-Solver++ 2M", ji.dpmpp_2m),
+    "dpmpp_3m": ("DPM-Solver++ 3M", ji.dpmpp_3m),
+    "dpm_solver_2m": ("DPM-Solver 2M", ji.dpm_solver_2m),
+    "deis": ("DEIS", ji.deis),
+    "ipndm": ("iPNDM", ji.ipndm),
+    "unip": ("UniP", ji.unip),
+    "euler": ("Euler", ji.euler),
+}
+SAMPLER_NAMES = tuple(_SAMPLERS)
+
+# The scheduler of that name in diffusers, and the options that make it so.
+_IN_DIFFUSERS: dict[str, dict[str, Any]] = {
+    "dpmpp_2m": {"_class_name": DPM},
+    "dpmpp_3m": {"_class_name": DPM, "solver_order": 3},
+    "dpm_solver_2m": {
+        "_class_name": DPM,
+        "algorithm_type": "dpmsolver",
+        "final_sigmas_type": "sigma_min",  # it cannot end at zero
+    },
+    "deis": {"_class_name": DEIS},
+    "unip": {"_class_name": UNIPC},
+}
+
+
+class Sampler(NamedTuple):
+    """A sampler and what is known of the grid it is on.
+
+    Attributes:
+        name: a name among ``SAMPLER_NAMES``.
+        title: how it is called in print.
+        table: the coefficients.
+        worst_ratio: smallest ``tau[i-1] / tau[i]``.
+    """
+
+    name: str
+    title: str
+    table: ji.LinearMultistep
+    worst_ratio: float
+
+
+def make_sampler(
+    schedule: NoiseSchedule, name: str, steps: int, spacing: str
+) -> Sampler:
+    """Makes a sampler; on diffusers' spacings, one that steps as diffusers does.
+
+    Args:
+        schedule: The model's schedule.
+        name: A name among ``SAMPLER_NAMES``.
+        steps: Number of steps.
+        spacing: A name among ``SPACINGS``.
+
+    Returns:
+        The sampler.
+
+    Raises:
+        ValueError: For a number of steps or a spacing that the schedule does not have.
+    """
+    title, on_grid = _SAMPLERS[name]
+    in_diffusers = schedule.family == "vp" and spacing in get_args(TimestepSpacing)
+    if in_diffusers and name == "ddim":
+        table = ji.ddim_diffusers(schedule, steps, spacing)  # type: ignore[arg-type]
+    elif in_diffusers and name in _IN_DIFFUSERS:
+        config = diffusers_config(schedule, name, steps, spacing)
+        table = ji.sampler_from_diffusers(config, steps)
+    else:
+        table = on_grid(make_grid(schedule, steps, spacing))  # type: ignore[arg-type]
+    tau = np.asarray(table.tau)
+    return Sampler(name, title, table, float((tau[:-1] / tau[1:]).min()))
+
+
+def diffusers_config(
+    schedule: NoiseSchedule, name: str, steps: int, spacing: str
+) -> dict[str, Any]:
+    """The configuration of diffusers' scheduler of a name, on a VP schedule.
+
+    Args:
+        schedule: The model's schedule.
+        name: The name of a multistep sampler that diffusers has, too.
+        steps: Number of steps.
+        spacing: A timestep spacing.
+
+    Returns:
+        What ``scheduler_config.json`` would hold, defaults left out.
+    """
+    alpha_squared = 1 / (1 + schedule.taus**2)
+    config = {
+        "num_train_timesteps": schedule.num_train_timesteps,
+        "trained_betas": 1 - alpha_squared / np.append(1.0, alpha_squared[:-1]),
+        "prediction_type": schedule.prediction_type,
+        "timestep_spacing": spacing,
+        "steps_offset": schedule.steps_offset,
+        **_IN_DIFFUSERS[name],
+    }
+    if config["_class_name"] == UNIPC:
+        config["disable_corrector"] = list(range(steps - 1))
+    return config
+
+
+def lossy_note(sampler: Sampler, schedule: NoiseSchedule) -> str | None:
+    """What to say of a grid on which the noise may not be found; None if it may."""
+    if sampler.worst_ratio >= INVERTIBLE_RATIO:
+        return None
+    enough = steps_that_keep_the_noise(schedule)
+    advice = f"; --spacing log_snr with --steps {enough} or more keeps it"
+    return (
+        f"one step keeps only {sampler.worst_ratio:.2g} of the noise level, less than "
+        f"{INVERTIBLE_RATIO}: several noises may give this image, and the one found "
+        "need not be the one it was made from" + (advice if enough else "")
+    )
