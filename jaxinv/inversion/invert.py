@@ -142,7 +142,38 @@ def invert(
     x0 = jnp.asarray(x0)
     check_finite(x0, "data x0")
     arrays, rebuild = split_callable(denoise)
+    if len(plan) > 1 and _concrete((sampler, arrays, x0)):
+        solved = _on_demand(sampler, arrays, rebuild, x0, plan)
+        if solved is not None:
+            return _wrap_up(sampler, x0, solved, return_trajectory)
     return _invert(sampler, arrays, rebuild, x0, plan, return_trajectory)
+
+
+def _concrete(tree: Any) -> bool:
+    return not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree))
+
+
+def _on_demand(
+    sampler: LinearMultistep,
+    arrays: list[Any],
+    rebuild: Any,
+    x0: Array,
+    plan: tuple[Stage, ...],
+) -> Solved | None:
+    """Run the stages as programs of their own, each compiled only if it is needed.
+
+    A stage takes longer to compile than to run, and most samples need the first only.
+    Inside of a caller's ``jit``, ``vmap`` or ``grad`` nothing is known yet and the plan
+    is one program: None if the denoiser closes over values of such a caller.
+    """
+    solved: Solved | None = None
+    for stage in plan:
+        solved = _solve(sampler, arrays, rebuild, x0, stage, solved)
+        if not _concrete(solved.converged):
+            return None
+        if bool(solved.converged):
+            break
+    return solved
 
 
 def _plan(
@@ -198,6 +229,29 @@ def _solver(solver: str | Solver) -> Solver:
             "solver value such as Anderson(history=8)"
         )
     return solver
+
+
+@jax.jit(static_argnames=("rebuild", "stage"))
+def _solve(
+    sampler: LinearMultistep,
+    arrays: list[Any],
+    rebuild: Any,
+    x0: Array,
+    stage: Stage,
+    known: Solved | None,
+) -> Solved:
+    """One stage of a plan, on demand."""
+    denoise = rebuild(arrays)
+    check_denoiser(denoise, x0)
+    table = in_dtype(sampler, x0.dtype)
+    return run_plan((stage,), table, denoise, x0 / table.scale[0], known)
+
+
+@jax.jit(static_argnames="keep")
+def _wrap_up(
+    sampler: LinearMultistep, x0: Array, solved: Solved, keep: bool
+) -> InversionResult:
+    return _result(in_dtype(sampler, x0.dtype), x0, solved.states, solved, keep)
 
 
 @jax.jit(static_argnames=("rebuild", "plan", "keep"))

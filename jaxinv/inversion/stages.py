@@ -69,11 +69,26 @@ def run_plan(
     table: LinearMultistep,
     denoise: Denoiser,
     start: Float[Array, "*shape"],
+    known: Solved | None = None,
 ) -> Solved:
-    """Run the stages of a plan, each for the samples that still need it."""
-    known = plan[0].solve(table, denoise, start, None, jnp.array(True))
-    for stage in plan[1:]:
-        known = _improve(stage, table, denoise, start, known)
+    """Run the stages of a plan, each for the samples that still need it.
+
+    Args:
+        plan: the stages, at least one.
+        table: the table, in the dtype of the states.
+        denoise: the denoiser.
+        start: ``y[0]``.
+        known: what stages before these found.
+
+    Returns:
+        The best trajectory, with the cost of all stages.
+    """
+    for stage in plan:
+        if known is None:
+            known = stage.solve(table, denoise, start, None, jnp.array(True))
+        else:
+            known = _improve(stage, table, denoise, start, known)
+    assert known is not None, "a plan has at least one stage"
     return known
 
 

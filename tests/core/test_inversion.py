@@ -328,6 +328,31 @@ def test_a_plan_goes_on_only_with_samples_that_have_not_converged():
     np.testing.assert_array_equal(planned.noise, alone.noise)
 
 
+def test_a_stage_that_is_not_needed_is_not_even_compiled():
+    class Unwanted:
+        def solve(self, *args):
+            raise AssertionError("traced")
+
+    table, denoise = ji.ddim(ji.time_grid(VP, 6)), Partial(stretched, 0.5)
+    x0 = jax.random.normal(jax.random.key(3), (3, 3))
+    plan = (ji.Trajectory(), Unwanted())
+    assert bool(ji.invert(table, denoise, x0, strategy=plan).converged)
+    with pytest.raises(AssertionError, match="traced"):
+        jax.jit(lambda x: ji.invert(table, denoise, x, strategy=plan))(x0)
+
+
+def test_a_model_that_closes_over_a_tracer_is_inverted_with_known_data():
+    table = ji.ddim(ji.time_grid(VP, 6))
+    x0 = jax.random.normal(jax.random.key(3), (3, 3))
+
+    def noise(gain):
+        return ji.invert(table, lambda x, t: stretched(gain, x, t), x0).noise
+
+    gains = jnp.array([0.3, 0.5])
+    together = jax.vmap(noise)(gains)
+    assert relative_error(together[1], noise(gains[1])) < 1e-5
+
+
 def test_a_later_stage_takes_over_what_the_first_one_left(float64):
     table, denoise = ji.dpmpp_2m(ji.time_grid(VP, STEPS)), gaussian_mixture(VP)
     noise = jax.random.normal(jax.random.key(2), SHAPE, float64)
