@@ -154,21 +154,23 @@ def test_a_sampler_with_a_memory_is_inverted_all_steps_together(
     picture, diffusers_folder, tmp_path
 ):
     common = ("--model", diffusers_folder, "--prompt", "red cat", "--out", tmp_path)
-    few = ("--sampler", "dpmpp-2m", "--steps", 5)
+    # Of a picture that no sampler made, only gentle steps have an exact inverse.
+    few = ("--sampler", "dpmpp-2m", "--steps", 10, "--guidance", 1)
     result = run("invert", picture, *common, *few, "--json")
     assert result.exit_code == OK, result.output
-    assert "less than 0.5" in result.stderr  # of the noise level: five steps are few
+    assert "less than 0.7" in result.stderr  # of the noise level: ten steps are few
     record = only_json(result)
     certificate = record["certificate"]
     assert record["sampler"] == "dpmpp_2m"
-    assert certificate["stages"] == ["trajectory"]
-    assert certificate["depth"] * 5 == certificate["num_evals"]
-    assert certificate["residual"] <= 1e-6
+    assert certificate["stages"][0] == "trajectory"
+    assert certificate["depth"] * 10 == certificate["num_evals"]
+    assert certificate["residual"] <= 2e-6  # the tolerance of all steps together
     assert record["reconstruction"]["latent_nmse_db"] < -90
 
 
 @pytest.mark.parametrize(
-    ("name", "steps"), zip(SAMPLER_NAMES, itertools.cycle([3, 4, 5]), strict=False)
+    ("name", "steps"),
+    list(zip(SAMPLER_NAMES, itertools.cycle([3, 4, 5]), strict=False)),
 )
 @pytest.mark.usefixtures("small")
 def test_every_sampler_is_inverted_and_sampled_back(picture, tmp_path, name, steps):
@@ -227,7 +229,7 @@ def test_what_stepwise_leaves_is_finished_all_steps_together(
     certificate = only_json(result)["certificate"]
     assert certificate["stages"] == ["stepwise", "finish"]
     assert certificate["num_evals"] > first["num_evals"]
-    assert certificate["residual"] <= 1e-6
+    assert certificate["residual"] <= 2e-6  # the tolerance of all steps together
 
 
 def test_another_size_is_resized_only_when_asked_and_said(
