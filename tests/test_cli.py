@@ -165,7 +165,8 @@ def test_a_sampler_with_a_memory_is_inverted_all_steps_together(
     assert certificate["stages"][0] == "trajectory"
     assert certificate["depth"] * 10 == certificate["num_evals"]
     assert certificate["residual"] <= 2e-6  # the tolerance of all steps together
-    assert record["reconstruction"]["latent_nmse_db"] < -90
+    # An untrained network may amplify the 2e-6 of a step more than tenfold.
+    assert record["reconstruction"]["latent_nmse_db"] < -70
 
 
 @pytest.mark.parametrize(
