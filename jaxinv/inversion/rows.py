@@ -35,10 +35,11 @@ def default_row_rtol(dtype: Any) -> float:
         dtype: floating-point dtype of the states.
 
     Returns:
-        2e-6 in float32, where the rounding of the model's outputs and of a row's terms
-        leaves about 1e-6 on a real network; 1e-13 in float64.
+        5e-6 in float32, where the rounding of the model's outputs and of a row's terms
+        leaves 1e-6 on a real network, and up to 4e-6 where steps are long and guided;
+        2.5e-13 in float64.
     """
-    return 1e-13 if jnp.finfo(dtype).bits == 64 else 2e-6
+    return 2.5e-13 if jnp.finfo(dtype).bits == 64 else 5e-6
 
 
 def row_sums(
