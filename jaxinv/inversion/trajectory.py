@@ -52,7 +52,6 @@ from jaxinv.inversion.stages import Solved
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import evaluate
 
-
 # Sweeps go on to this part of the tolerance, unless so many do not improve on the best.
 AIM, FLOOR_SWEEPS = 0.4, 3
 
