@@ -22,6 +22,8 @@ from jaxinv.inversion import (
 )
 from jaxinv.metrics import nmse_db, psnr
 from jaxinv.samplers.adams import deis, ipndm
+from jaxinv.samplers.bidirectional import bdia, belm, o_belm
+from jaxinv.samplers.bidirectional_log_snr import o_belm_log_snr
 from jaxinv.samplers.dpm_solver import (
     dpm_solver_2m,
     dpmpp_2m,
@@ -64,6 +66,8 @@ __all__ = [
     "Trajectory",
     "analysis",
     "as_denoiser",
+    "bdia",
+    "belm",
     "certify",
     "conditioned",
     "cosine",
@@ -85,6 +89,8 @@ __all__ = [
     "linear",
     "load",
     "nmse_db",
+    "o_belm",
+    "o_belm_log_snr",
     "psnr",
     "sample",
     "sample_trajectory",
