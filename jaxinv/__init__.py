@@ -14,6 +14,7 @@ from jaxinv.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
 from jaxinv.grid import LossyGridWarning, TimeGrid, time_grid
 from jaxinv.grid_from_diffusers import grid_from_diffusers
 from jaxinv.inversion import (
+    Explicit,
     InversionResult,
     NewtonTrajectory,
     Trajectory,
@@ -30,6 +31,7 @@ from jaxinv.samplers.dpm_solver import (
     dpmpp_3m,
     dpmpp_3m_diffusers,
 )
+from jaxinv.samplers.edict import edict
 from jaxinv.samplers.from_diffusers import sampler_from_diffusers
 from jaxinv.samplers.multistep import ddim, ddim_diffusers, euler
 from jaxinv.samplers.table import LinearMultistep
@@ -45,6 +47,7 @@ from jaxinv.schedule import (
     variance_exploding,
 )
 from jaxinv.solvers import Anderson, FixedPoint, ForwardStep, Gradient, NewtonKrylov
+from jaxinv.state import SamplerState
 
 if TYPE_CHECKING:
     from jaxinv.hub import load
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Anderson",
+    "Explicit",
     "FixedPoint",
     "ForwardStep",
     "Gradient",
@@ -62,6 +66,7 @@ __all__ = [
     "NewtonKrylov",
     "NewtonTrajectory",
     "NoiseSchedule",
+    "SamplerState",
     "TimeGrid",
     "Trajectory",
     "analysis",
@@ -78,6 +83,7 @@ __all__ = [
     "dpmpp_2m",
     "dpmpp_3m",
     "dpmpp_3m_diffusers",
+    "edict",
     "euler",
     "flow_matching",
     "from_v",

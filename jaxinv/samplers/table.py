@@ -32,6 +32,7 @@ References:
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -61,6 +62,9 @@ class LinearMultistep:
             (static: decided from the coefficients when the table is made, because
             inside of a compiled program they are not known).
     """
+
+    #: The k states of a table belong to k levels.
+    coupled: ClassVar[bool] = False
 
     a: Coefficients
     b: Coefficients
