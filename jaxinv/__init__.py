@@ -13,6 +13,7 @@ from jaxinv import analysis
 from jaxinv.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
 from jaxinv.grid import LossyGridWarning, TimeGrid, time_grid
 from jaxinv.grid_from_diffusers import grid_from_diffusers
+from jaxinv.interpolation import interpolate
 from jaxinv.inversion import (
     Explicit,
     InversionResult,
@@ -90,6 +91,7 @@ __all__ = [
     "from_x0",
     "grid_from_diffusers",
     "guided",
+    "interpolate",
     "invert",
     "ipndm",
     "linear",

@@ -36,7 +36,10 @@ extraneous root of O-BELM is ``-(h[i] / h[i+1])^2``: errors that alternate in si
 shrink in sampling, by ``(h[1] / h[N])^2`` in all, and *grow by its inverse* in
 inversion (2e5 on Stable Diffusion's schedule, uniform in log-SNR).
 :mod:`jaxinv.samplers.bidirectional_log_snr` asks for order in log-SNR instead, where
-the roots stay nearer to the unit circle.
+the roots stay nearer to the unit circle. Where steps *grow* on the way to the data, as
+those of a flow do near its noise end on a grid uniform in log-SNR, sampling amplifies:
+by 5e4 with 200 steps. Flows want even steps in t, the spacing ``"linspace"``.
+:func:`jaxinv.analysis.zero_stability` tells for any grid.
 
 References:
     Wang et al. 2024, "BELM: Bidirectional Explicit Linear Multi-step Sampler for Exact
