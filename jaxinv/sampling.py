@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from jaxinv.compilation import check_denoiser, check_finite, split_callable
 from jaxinv.denoiser import Denoiser
+from jaxinv.exact import Arithmetic, check_arithmetic, sample_exactly
 from jaxinv.samplers.edict import Edict
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.state import SamplerState, check_state, state_of
@@ -35,6 +36,7 @@ def sample(
     noise: Float[Array, "*shape"] | SamplerState,
     *,
     return_state: Literal[False] = ...,
+    arithmetic: Arithmetic = ...,
 ) -> Float[Array, "*shape"]: ...
 
 
@@ -45,6 +47,7 @@ def sample(
     noise: Float[Array, "*shape"] | SamplerState,
     *,
     return_state: Literal[True],
+    arithmetic: Arithmetic = ...,
 ) -> SamplerState: ...
 
 
@@ -54,6 +57,7 @@ def sample(
     noise: Float[Array, "*shape"] | SamplerState,
     *,
     return_state: bool = False,
+    arithmetic: Arithmetic = "float",
 ) -> Float[Array, "*shape"] | SamplerState:
     """Turn noise into data.
 
@@ -64,6 +68,11 @@ def sample(
             bidirectional sampler, its state at the noise end.
         return_state: return the state at the data end, of a bidirectional sampler;
             the sample is its ``x``.
+        arithmetic: for bidirectional tables: ``"compensated"`` holds the states in
+            twice the digits, ``"bits"`` in integers, from which :func:`jaxinv.invert`
+            with the same argument returns the identical bits (outside of any
+            ``jax.jit``, on the same device). Gradients of both need memory that does
+            not depend on the number of steps, and one more evaluation per step.
 
     Returns:
         The state ``x[0]`` at the data end, of the noise's shape and dtype.
@@ -84,6 +93,11 @@ def sample(
         (4, 4, 3)
     """
     arrays, rebuild, start = _checked(sampler, denoise, noise)
+    check_arithmetic(arithmetic, sampler)
+    if arithmetic != "float":
+        assert isinstance(sampler, LinearMultistep)
+        end = sample_exactly(sampler, arrays, rebuild, start, arithmetic)
+        return end if return_state else end.x
     if not return_state:
         return _sample(sampler, arrays, rebuild, start, keep=False)[0]
     if not sampler.bidirectional:
@@ -120,6 +134,11 @@ def _checked(
     sampler: Sampler, denoise: Denoiser, noise: Any
 ) -> tuple[list[Any], Any, Array | SamplerState]:
     """The denoiser in parts, and where to start."""
+    if not isinstance(sampler, Sampler):
+        raise ValueError(
+            "expected a sampler such as jaxinv.ddim(grid), got an object of type "
+            f"{type(sampler).__name__}"
+        )
     if isinstance(noise, SamplerState):
         check_state(noise, sampler, "noise")
     else:

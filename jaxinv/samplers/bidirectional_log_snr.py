@@ -88,11 +88,11 @@ def o_belm_log_snr(
         ValueError: for another k or prediction, fewer steps than k, or equal
             neighbouring levels.
     """
-    check_grid("o_belm_log_snr", grid, k, (2, 4))
     if prediction not in get_args(Prediction):
         raise ValueError(
             f"o_belm_log_snr has the predictions noise and data; got {prediction!r}"
         )
+    check_grid("o_belm_log_snr", grid, k, (2, 4))
     n = grid.num_steps
     rows = [euler_row(grid, n)]
     for i in range(n - 1, 0, -1):
