@@ -30,6 +30,9 @@ class SamplerState:
         num_steps: that sampler's N (static).
         end: ``"noise"`` or ``"data"`` (static).
         coupled: whether the values belong to one level, as EDICT's do (static).
+        words: the states in an arithmetic that loses nothing, two arrays of the shape
+            of the values (:mod:`jaxinv.arithmetic`); None for plain floats.
+        arithmetic: which one (static).
     """
 
     values: Float[Array, "k *shape"]
@@ -37,6 +40,8 @@ class SamplerState:
     num_steps: int = dataclasses.field(metadata={"static": True})
     end: End = dataclasses.field(metadata={"static": True})
     coupled: bool = dataclasses.field(default=False, metadata={"static": True})
+    words: tuple[Array, Array] | None = None
+    arithmetic: str = dataclasses.field(default="float", metadata={"static": True})
 
     @property
     def x(self) -> Float[Array, "*shape"]:

@@ -32,6 +32,7 @@ from jaxtyping import Array, Float
 
 from jaxinv.compilation import check_denoiser, split_callable
 from jaxinv.denoiser import Denoiser
+from jaxinv.exact import Arithmetic, invert_exactly
 from jaxinv.inversion.implicit import attach_gradient
 from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.rows import default_row_rtol
@@ -41,7 +42,7 @@ from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import Sampler
 from jaxinv.solvers import Anderson, Solver
 from jaxinv.state import SamplerState, state_of
-from jaxinv.stepping import Rows, Stepper, stepper
+from jaxinv.stepping import Rows, Stepper, in_dtype, stepper
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,3 +162,73 @@ def first_states(
     found = Stepwise(solver).solve(fixed, rebuild(known), y, None, jnp.array(True))
     states = attach_gradient(ddim, arrays, rebuild, start, found.states)
     return found._replace(states=states)
+
+
+def unwind_exactly(
+    sampler: LinearMultistep,
+    arrays: list[Any],
+    rebuild: Any,
+    start: Float[Array, "*shape"] | SamplerState,
+    arithmetic: Arithmetic,
+) -> InversionResult:
+    """Invert a bidirectional table in numbers that lose nothing.
+
+    Args:
+        sampler: the table.
+        arrays: those of the denoiser.
+        rebuild: makes the denoiser from them.
+        start: the data, or the state at the data end.
+        arithmetic: ``"compensated"`` or ``"bits"``.
+
+    Returns:
+        The result, with the state at the noise end. The residuals of the rows that the
+        state relies on are zero by construction; not to have converged means that a
+        value did not fit.
+    """
+    evals, iterations = jnp.zeros((), jnp.int32), None
+    if not isinstance(start, SamplerState):
+        values, iterations, evals = _made(sampler, arrays, rebuild, start)
+        start = state_of(sampler, values, "data")
+    state, fits = invert_exactly(sampler, arrays, rebuild, start, arithmetic)
+    errors = _start_up_errors(sampler, arrays, rebuild, state.values)
+    k, n = sampler.history, sampler.num_steps
+    walked = (n + 1 - k) + 2 * (k - 2) + 1
+    counts = jnp.ones((n,), jnp.int32)
+    if iterations is not None:
+        counts = counts.at[: k - 1].add(iterations)
+    scale = jnp.asarray(sampler.init_noise_scale, state.values.dtype)
+    return InversionResult(
+        noise=state.x / scale,
+        state=state,
+        trajectory=None,
+        residual=jnp.max(errors),
+        step_residuals=errors,
+        iterations=counts,
+        num_evals=evals + walked,
+        depth=evals + walked,
+        converged=fits,
+    )
+
+
+@jax.jit(static_argnames="rebuild")
+def _made(
+    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, x0: Array
+) -> tuple[Array, Array, Array]:
+    """The states x at the data end, and what making them took."""
+    denoise = rebuild(arrays)
+    check_denoiser(denoise, x0)
+    table = in_dtype(sampler, x0.dtype)
+    made = first_states(table, denoise, x0 / table.scale[0], Anderson())
+    scale = jnp.asarray(table.scale)[1 : table.history]
+    states = scale.reshape((-1,) + (1,) * x0.ndim) * made.states
+    return jnp.concatenate([x0[None], states]), made.iterations, made.num_evals
+
+
+@jax.jit(static_argnames="rebuild")
+def _start_up_errors(
+    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, values: Array
+) -> Array:
+    """Residuals of all steps, of which only the start-up rows have any."""
+    rows = Rows(sampler, rebuild(arrays), values.dtype)
+    window = rows.resume(values, rows.top)
+    return rows.start_up(window, jnp.zeros((rows.top,), values.dtype))

@@ -41,7 +41,8 @@ from jaxtyping import Array, Float
 
 from jaxinv.compilation import check_denoiser, check_finite, split_callable
 from jaxinv.denoiser import Denoiser
-from jaxinv.inversion.explicit import Explicit, unwind
+from jaxinv.exact import Arithmetic, check_arithmetic
+from jaxinv.inversion.explicit import Explicit, unwind, unwind_exactly
 from jaxinv.inversion.implicit import attach_gradient
 from jaxinv.inversion.naive import Naive
 from jaxinv.inversion.result import InversionResult, wrap_up
@@ -63,6 +64,7 @@ def invert(
     solver: str | Solver | None = None,
     schedule: NoiseSchedule | None = None,
     return_trajectory: bool = False,
+    arithmetic: Arithmetic = "float",
 ) -> InversionResult:
     """Find the noise that the sampler turns into ``x0``.
 
@@ -87,6 +89,8 @@ def invert(
         schedule: the model's schedule; needed by ``"stepwise"`` for samplers with a
             longer memory only, which visits noise levels between those of the grid.
         return_trajectory: keep the states of all noise levels.
+        arithmetic: for the explicit inversion of tables, as of :func:`jaxinv.sample`:
+            ``"compensated"`` or ``"bits"``.
 
     Returns:
         The noise with its certificate. Failing to converge is not an error: the result
@@ -117,6 +121,13 @@ def invert(
         x0 = jnp.asarray(x0)
         check_finite(x0, "data x0")
     arrays, rebuild = split_callable(denoise)
+    check_arithmetic(arithmetic, sampler)
+    if arithmetic != "float":
+        _check_explicit(sampler, strategy, solver)
+        if return_trajectory:
+            raise ValueError("return_trajectory needs arithmetic='float'")
+        assert isinstance(sampler, LinearMultistep)
+        return unwind_exactly(sampler, arrays, rebuild, x0, arithmetic)
     if isinstance(x0, SamplerState) or not isinstance(sampler, LinearMultistep):
         _check_explicit(sampler, strategy, solver)
         return _unwind(sampler, arrays, rebuild, x0, return_trajectory)
