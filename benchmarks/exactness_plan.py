@@ -134,13 +134,13 @@ def expected_evaluations(cell: Cell, arguments: argparse.Namespace) -> float:
     """Evaluations of a cell, roughly: from short runs on emoji64, to plan with."""
     g = cell.guidance
     # Samples that no fixed point finds, and what Newton's method then costs them.
-    left = min(max(0.0, (g - 5) / 8), 0.9) * 400
+    left = min(max(0.0, (g - 3) / 8), 0.9) * 80
     if cell.method == "naive":
         per_step = 1.0
     elif cell.method == "paper":
         per_step = 10 + 6 * g if cell.sampler == "DDIM" else 200.0
     elif cell.method == "trajectory":
-        per_step = min(18 + 2.5 * g, 60)
+        per_step = min(10 + 4 * g, 100)
     elif cell.method == "stepwise":
         per_step = min(4 + g**2 / 6, 50)
     else:

@@ -38,8 +38,8 @@ class NewtonTrajectory:
     Attributes:
         max_iterations: at most so many Newton steps.
         krylov: Krylov vectors per step, each of the size of a trajectory.
-        rtol: relative residual of every row at which to stop; None for 2e-6 in float32
-            and 1e-13 in float64.
+        rtol: relative residual of every row at which to stop; None for 5e-6 in float32
+            and 2.5e-13 in float64.
     """
 
     max_iterations: int = 6

@@ -35,10 +35,11 @@ def default_row_rtol(dtype: Any) -> float:
         dtype: floating-point dtype of the states.
 
     Returns:
-        2e-6 in float32, where the rounding of the model's outputs and of a row's terms
-        leaves about 1e-6 on a real network; 1e-13 in float64.
+        5e-6 in float32, where the rounding of the model's outputs and of a row's terms
+        leaves 1e-6 on a real network, and up to 4e-6 where steps are long and guided;
+        2.5e-13 in float64.
     """
-    return 1e-13 if jnp.finfo(dtype).bits == 64 else 2e-6
+    return 2.5e-13 if jnp.finfo(dtype).bits == 64 else 5e-6
 
 
 def row_sums(
@@ -117,7 +118,7 @@ def approximate_inverse(
     """
     # Balanced, so that rounding at the noise end is not large at the data end.
     sizes = balance(table)
-    matrix = _rows_matrix(table, slopes) * sizes[:-1, None] / sizes[1:]
+    matrix = rows_matrix(table, slopes) * sizes[:-1, None] / sizes[1:]
     flat = residual.reshape(residual.shape[0], -1) * sizes[:-1, None]
     with jax.default_matmul_precision("highest"):
         changes = -jnp.linalg.solve(matrix, flat) / sizes[1:, None]
@@ -129,11 +130,24 @@ def balance(table: LinearMultistep) -> Float[Array, "n+1"]:
     return 1 / jnp.sqrt(1 + jnp.asarray(table.tau) ** 2)
 
 
-def _rows_matrix(table: LinearMultistep, slopes: Array) -> Array:
+def rows_matrix(table: LinearMultistep, slopes: Float[Array, "n"]) -> Array:
     """The matrix of that system: entry (i - 1, m - 1) weighs d[m] in row i."""
-    n, k = table.a.shape
-    matrix = -jnp.eye(n, k=-1, dtype=slopes.dtype)
-    for j in range(k):
-        weights = table.a[: n - j, j] + table.b[: n - j, j] * slopes[j:]
-        matrix += jnp.diag(weights, k=j)
-    return matrix
+    return (
+        _banded(table.a, slopes.dtype)
+        - jnp.eye(table.num_steps, k=-1, dtype=slopes.dtype)
+        + output_matrix(table) * slopes
+    )
+
+
+def output_matrix(table: LinearMultistep) -> Float[Array, "n n"]:
+    """How the outputs enter the rows: entry (i - 1, m - 1) weighs f[m] in row i."""
+    return _banded(table.b, jnp.asarray(table.b).dtype)
+
+
+def _banded(weights: Coefficients, dtype: Any) -> Array:
+    """Entry (i, i + j) of the square matrix is ``weights[i, j]``."""
+    n, k = weights.shape
+    return sum(
+        (jnp.diag(weights[: n - j, j], k=j) for j in range(k)),
+        start=jnp.zeros((n, n), dtype),
+    )

@@ -5,29 +5,25 @@ all rows of the sampler's table (:mod:`jaxinv.inversion.rows`). A *sweep* is
 
 1. evaluate the model at every state of the current guess, in one batched call;
 2. the residuals R of all rows, which are also the certificate;
-3. the change d that would remove them if the model's Jacobian were one number per
-   level: one small banded system, no model;
-4. Anderson mixing over the last m sweeps, with the whole trajectory as one vector:
-   ``gamma = argmin |d - sum_j gamma_j dd_j|``,  ``Y <- Y + d - sum_j gamma_j (dY_j +
-   dd_j)``, weighted so that states of all noise levels count the same.
+3. a quasi-Newton step for all rows together, with a model of each level's Jacobian
+   built from what the last m sweeps measured at that level
+   (:mod:`jaxinv.inversion.secants`), its length bounded.
 
-Nothing of the past is approximated, so the order of the sampler does not matter. The
-number per level is measured as the iteration goes on, ``<dy, df> / <dy, dy>`` over the
-last change: it costs nothing, and makes step 3 a diagonal secant method.
+Nothing of the past is approximated, so the order of the sampler does not matter.
 
 A sweep costs N evaluations, of which none waits for another. Rows near the data
 converge first. With ``chunk`` set, levels are evaluated in chunks (bounded memory), and
 chunks below which every row has met the tolerance are not evaluated again (a window
 that moves over time).
 
-Where the residual grows, the iteration restarts from the best trajectory so far with
-an empty history. What it leaves is for Newton's method on the same equations
-(:mod:`jaxinv.inversion.newton`).
+Where the residual grows, or does not improve for long, the iteration restarts from the
+best trajectory so far, with an empty history and smaller steps. What it leaves is for
+Newton's method on the same equations (:mod:`jaxinv.inversion.newton`).
 
 References:
-    Walker & Ni 2011, SIAM J. Numer. Anal. 49(4) (Anderson mixing).
     Shih et al. 2023, arXiv:2305.16317, and Tang et al. 2024, arXiv:2402.09970, solve
-    for whole trajectories in the other direction, to sample in parallel.
+    for whole trajectories in the other direction, to sample in parallel; Fang & Saad
+    2009 for the quasi-Newton method.
 """
 
 import dataclasses
@@ -38,18 +34,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.denoiser import Denoiser
-from jaxinv.inversion.mixing import minimise
 from jaxinv.inversion.naive import Naive
 from jaxinv.inversion.rows import (
-    approximate_inverse,
-    balance,
     default_row_rtol,
+    level_norms,
     per_level,
     residuals,
+)
+from jaxinv.inversion.secants import (
+    Secants,
+    forget,
+    newton_step,
+    no_secants,
+    record,
 )
 from jaxinv.inversion.stages import Solved
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import evaluate
+
+# Sweeps go on to this part of the tolerance, unless so many do not improve on the best.
+AIM, FLOOR_SWEEPS = 0.4, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +61,15 @@ class Trajectory:
     """Settings of the whole-trajectory inverse.
 
     Attributes:
-        history: m, how many earlier sweeps are mixed. Each keeps two trajectories.
+        history: m, how many earlier sweeps are used. Each keeps two trajectories.
+            Fewer are used where N m would exceed 2000.
         max_sweeps: at most so many sweeps.
-        rtol: relative residual of every row at which to stop; None for 2e-6 in float32
-            and 1e-13 in float64.
+        rtol: relative residual of every row that counts as converged; None for 5e-6
+            in float32 and 2.5e-13 in float64. Sweeps go on to 0.4 of that as long as
+            they improve the trajectory: what is left then is rounding.
+        largest_step: no state changes by more than so many times its size in a sweep,
+            and by a tenth of that after each restart. None for 0.3 where the table
+            remembers one state, and 3 where it remembers more (measured).
         patience: restart after so many sweeps without a better trajectory.
         growth: restart at once when the residual exceeds the best one by this factor.
         restarts: how often to restart before giving up.
@@ -74,7 +83,8 @@ class Trajectory:
     history: int = 20
     max_sweeps: int = 100
     rtol: float | None = None
-    patience: int = 15
+    largest_step: float | None = None
+    patience: int = 30
     growth: float = 1e4
     restarts: int = 2
     chunk: int | None = None
@@ -104,12 +114,10 @@ class Trajectory:
 class _State(NamedTuple):
     sweep: Array
     states: Array  # the trajectory to be evaluated next
-    outputs: Array  # the model at the levels that were evaluated last
-    slopes: Array
-    past_states: Array  # ring buffers over sweeps
-    past_residuals: Array
-    filled: Array  # how many entries of the ring buffers are valid
-    newest: Array  # where the last one is
+    last: Array  # the one that was evaluated last, and the outputs there
+    outputs: Array
+    comparable: Array  # whether the two belong to one run of sweeps
+    secants: Secants
     lowest: Array  # levels up to here are converged
     best: Array
     best_errors: Array
@@ -185,19 +193,21 @@ def _sweeps(
     """Solve all rows of a table together, from a first trajectory."""
     dtype = start.dtype
     n = table.num_steps
-    m = min(settings.history, settings.max_sweeps)
     rtol = default_row_rtol(dtype) if settings.rtol is None else settings.rtol
-    weights = balance(table)[1:]
+    largest = settings.largest_step
+    if largest is None:
+        largest = 0.3 if table.history == 1 else 3.0
     levels = jnp.arange(n)
-    infinity = jnp.full((), jnp.inf, dtype)
     zero = jnp.zeros((), jnp.int32)
-    buffer = jnp.zeros((n, m + 1, *start.shape), dtype)
+    # Sizes of unit noise: a state may move by a part of that even where it is zero.
+    typical = jnp.asarray(table.tau[1:]) * float(start.size) ** 0.5
 
     def running(s: _State) -> Array:
+        good = (s.best_error <= rtol) & (s.since_best >= FLOOR_SWEEPS)
         return (
             active
             & (s.sweep < settings.max_sweeps)
-            & ~(s.best_error <= rtol)
+            & ~(good | (s.best_error <= AIM * rtol))
             & (s.restarts <= settings.restarts)
         )
 
@@ -208,73 +218,55 @@ def _sweeps(
         residual, errors = residuals(table, start, s.states, outputs)
         worst = jnp.max(errors)  # NaN if any is
         better = worst < s.best_error
+        best = jnp.where(better, s.states, s.best)
         best_error = jnp.where(better, worst, s.best_error)
         since_best = jnp.where(better, 0, s.since_best + 1)
         restart = ~(worst <= settings.growth * best_error) | (
             since_best >= settings.patience
         )
         # Rows up to here hold; a model is evaluated above only where chunks allow it.
-        holds = errors <= rtol
+        holds = errors <= AIM * rtol
         lowest = jnp.where(jnp.all(holds), n, jnp.argmin(holds)).astype(zero.dtype)
         lowest = lowest if settings.chunk is not None else zero
-        open_levels = per_level(levels >= lowest, residual)
 
-        last = s.past_states[:, s.newest]
-        slopes = _secant(table, s, s.states - last, outputs - s.outputs)
-        place = (s.newest + 1) % (m + 1)
-        past_states = s.past_states.at[:, place].set(s.states)
-        past_residuals = s.past_residuals.at[:, place].set(residual)
-        filled = jnp.minimum(s.filled + 1, m + 1)
-
-        # Differences to the newest sweep span the same space as successive ones.
-        age = (place - jnp.arange(m + 1)) % (m + 1)
-        valid = ((age > 0) & (age < filled)).reshape((1, -1) + (1,) * start.ndim)
-        d_states = jnp.where(valid, s.states[:, None] - past_states, 0)
-        d_residuals = jnp.where(valid, residual[:, None] - past_residuals, 0)
-        together = jnp.concatenate([residual[:, None], d_residuals], axis=1)
-        together = jnp.where(open_levels[:, None], together, 0)
-        steps = approximate_inverse(table, slopes, together)
-        step, d_steps = steps[:, 0], steps[:, 1:]
-        d_states = jnp.where(open_levels[:, None], d_states, 0)
-        gamma = minimise(d_steps, step, weights)
-        gamma = gamma.reshape((1, -1) + (1,) * start.ndim)
-        mixed = jnp.sum(gamma * (d_states + d_steps), axis=1)
-        proposed = s.states + step - mixed
+        d_states = jnp.where(s.comparable, s.states - s.last, 0)
+        secants = record(table, s.secants, d_states, outputs - s.outputs)
+        step = newton_step(table, secants, residual, levels >= lowest)
+        sizes = jnp.hypot(level_norms(s.states), typical)
+        allowed = largest * 0.1**s.restarts * sizes
+        length = level_norms(step)
+        shorten = jnp.where(length > allowed, allowed / length, 1)
+        proposed = s.states + per_level(shorten, step) * step
 
         return _State(
-            s.sweep + 1,
-            jnp.where(restart, jnp.where(better, s.states, s.best), proposed),
-            outputs,
-            slopes,
-            past_states,
-            past_residuals,
-            jnp.where(restart, 0, filled),
-            place,
-            jnp.where(restart, 0, lowest),
-            jnp.where(better, s.states, s.best),
-            jnp.where(better, errors, s.best_errors),
-            best_error,
-            jnp.where(restart, 0, since_best),
-            s.restarts + restart,
-            s.iterations + (levels >= s.lowest),
-            s.evals + evals,
-            s.depth + calls,
+            sweep=s.sweep + 1,
+            states=jnp.where(restart, best, proposed),
+            last=s.states,
+            outputs=outputs,
+            comparable=~restart,
+            secants=forget(secants, restart),
+            lowest=jnp.where(restart, 0, lowest),
+            best=best,
+            best_errors=jnp.where(better, errors, s.best_errors),
+            best_error=best_error,
+            since_best=jnp.where(restart, 0, since_best),
+            restarts=s.restarts + restart,
+            iterations=s.iterations + (levels >= s.lowest),
+            evals=s.evals + evals,
+            depth=s.depth + calls,
         )
 
-    variance = jnp.mean(start * start)
     initial = _State(
         sweep=zero,
         states=guess,
+        last=guess,
         outputs=jnp.zeros_like(guess),
-        slopes=jnp.asarray(table.tau[1:] / (variance + table.tau[1:] ** 2)),
-        past_states=buffer,
-        past_residuals=buffer,
-        filled=zero,
-        newest=zero,
+        comparable=jnp.array(False),
+        secants=no_secants(table, start, min(settings.history, settings.max_sweeps)),
         lowest=zero,
         best=guess,
         best_errors=jnp.full((n,), jnp.inf, dtype),
-        best_error=infinity,
+        best_error=jnp.full((), jnp.inf, dtype),
         since_best=zero,
         restarts=zero,
         iterations=jnp.zeros((n,), jnp.int32),
@@ -290,18 +282,3 @@ def _sweeps(
         end.depth,
         end.best_error <= rtol,
     )
-
-
-def _secant(table: LinearMultistep, s: _State, dy: Array, df: Array) -> Array:
-    """Half the old slopes, half those along the last change, within safe bounds.
-
-    For a data prediction D with Jacobian D', ``df/dy = (1 - D') / tau``: the bounds
-    admit D' from 0 to 3/2 and keep every pivot of the recursion away from zero.
-    """
-    axes = tuple(range(1, dy.ndim))
-    square = jnp.sum(dy * dy, axes)
-    measured = jnp.sum(dy * df, axes) / jnp.where(square > 0, square, 1)
-    inverse = 1 / table.tau[1:]
-    measured = jnp.clip(measured, -0.5 * inverse, inverse)
-    usable = (s.filled > 0) & (square > 0) & jnp.isfinite(measured)
-    return jnp.where(usable, (s.slopes + measured) / 2, s.slopes)
