@@ -185,7 +185,7 @@ def test_explicit_inversion_under_vmap_is_a_loop(name):
     assert relative_error(back, x0s) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["o_belm", "o_belm_4"])
+@pytest.mark.parametrize("name", ["o_belm", "o_belm_log_snr_4"])
 def test_an_explicit_inversion_is_differentiable(name, float64):
     sampler, x0, way = REVERSIBLE[name](VP, 6), data(float64), data(float64, 4)
 
@@ -198,8 +198,11 @@ def test_an_explicit_inversion_is_differentiable(name, float64):
     ahead = loss(gain + step, x0 + step * way)
     behind = loss(gain - step, x0 - step * way)
     slope = float(of_gain + jnp.sum(of_x * way))
-    # Central differences: step^2, and rounding over step.
-    assert float(ahead - behind) / (2 * step) == pytest.approx(slope, rel=1e-6)
+    # The first states are solved, and differentiated, to 1e-12, and rows amplify what
+    # is wrong with them; central differences are off by step^2.
+    bound = 1e-12 * zero_stability(sampler).inverse_growth / step + 100 * step**2
+    assert float(ahead - behind) / (2 * step) == pytest.approx(slope, abs=bound)
+    assert bound < 1e-2 * abs(slope)
 
 
 def test_a_trajectory_can_be_kept_from_a_state_and_of_a_pair(float64):
