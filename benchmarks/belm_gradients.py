@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
+from benchmarks import belm_plots
 from benchmarks.belm_setting import COMPILING, EVALUATION, Cell, Setting, alike, make
 from benchmarks.report import table
 from benchmarks.samples import make_samples
@@ -139,7 +140,9 @@ table of rows that it is equivalent to. Errors are relative, of the reversible g
 {table(header, rows)}
 
 * Largest relative error of the reversible gradient: {worst:.1e}; target {TARGET:g}.
-{growth(found)}"""
+{growth(found)}
+
+{belm_plots.memory(arguments, found)}"""
 
 
 def _seconds(value: dict[str, Any], way: str) -> str:

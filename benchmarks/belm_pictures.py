@@ -43,19 +43,19 @@ def cells(arguments: argparse.Namespace) -> list[Cell]:
     return [
         Cell(
             "pictures",
-            ("interpolation", steps, points, str(arguments.out)),
+            ("interpolation", steps, points),
             cost(1, steps * (points + 2), 3),
         ),
         Cell(
             "pictures",
-            ("contact sheet", evaluations, count, str(arguments.out)),
+            ("contact sheet", evaluations, count),
             cost(3, calls, 4),
         ),
     ]
 
 
 def measure(setting: Setting, what: tuple[Any, ...], found: Any) -> dict[str, Any]:
-    kind, number, count, _ = what
+    kind, number, count = what
     out = setting.arguments.out
     path = out.with_name(f"{out.stem}-{kind.replace(' ', '-')}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def contact_sheet(setting: Setting, evaluations: int, count: int) -> Any:
 def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
     """Show them."""
     parts = []
-    for (kind, number, *_), value in found.items():
+    for (kind, number, _), value in found.items():
         if kind == "interpolation":
             ends = " and ".join(f"{db:.1f}" for db in value["ends_db"])
             parts.append(

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 import jaxinv as ji
+from benchmarks import belm_plots
 from benchmarks.belm_setting import (
     NOT_EXACT,
     SAMPLERS,
@@ -119,7 +120,9 @@ of the latent to the reference, dB, median / worst.
 
 The reference's own error: {"; ".join(notes) if notes else "not measured"}.
 
-{facts(arguments, found)}"""
+{facts(arguments, found)}
+
+{belm_plots.quality(arguments, found)}"""
 
 
 def facts(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:

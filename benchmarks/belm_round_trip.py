@@ -18,7 +18,7 @@ import numpy as np
 
 import jaxinv as ji
 from benchmarks.belm_setting import COMPILING, GUIDED, Cell, Setting, alike, make
-from benchmarks.report import decibels, table
+from benchmarks.report import table
 from jaxinv.exact import ARITHMETICS
 from jaxinv.samplers.edict import rows_of_edict
 
@@ -150,10 +150,10 @@ def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
         row = [steps, f"{guidance:g}", sampler, next(iter(own.values()))[0]]
         for arithmetic in ("float", "compensated"):
             row.append(
-                decibels(own[arithmetic][1]["state_db"]) if arithmetic in own else "-"
+                _decibels(own[arithmetic][1]["state_db"]) if arithmetic in own else "-"
             )
         row.append(_bits(own["bits"][1]["bits"]) if "bits" in own else "-")
-        row.append(decibels(own["float"][1]["array_db"]) if "float" in own else "-")
+        row.append(_decibels(own["float"][1]["array_db"]) if "float" in own else "-")
         rows.append(row)
     rows.sort(key=lambda row: (row[0], float(row[1])))
     header = (
@@ -174,6 +174,11 @@ in all bits.
 {table(header, rows)}
 
 {facts(found)}"""
+
+
+def _decibels(values: Sequence[float]) -> str:
+    """Median and worst; -inf, equality, is as good as any."""
+    return f"{np.median(values):.1f} / {np.max(values):.1f}"
 
 
 def _bits(differing: Sequence[int]) -> str:
