@@ -21,8 +21,6 @@ from benchmarks.samples import PROMPTS, make_samples
 from jaxinv.plotting import Row, Tile, panel, save_figure
 
 TITLE = "Pictures"
-#: Steps of 2M whose samples stand for the converged ones in the contact sheet.
-CONVERGED = 200
 
 
 def add_arguments(group: Any) -> None:
@@ -30,6 +28,12 @@ def add_arguments(group: Any) -> None:
     group.add_argument("--between-points", type=int, default=7)
     group.add_argument("--sheet-evaluations", type=int, default=20)
     group.add_argument("--sheet-samples", type=int, default=len(PROMPTS))
+    group.add_argument(
+        "--sheet-converged",
+        type=int,
+        default=200,
+        help="steps of 2M whose samples stand for the converged ones",
+    )
 
 
 def needs_data(what: tuple[Any, ...]) -> bool:
@@ -39,7 +43,7 @@ def needs_data(what: tuple[Any, ...]) -> bool:
 def cells(arguments: argparse.Namespace) -> list[Cell]:
     steps, points = arguments.between_steps, arguments.between_points
     evaluations, count = arguments.sheet_evaluations, arguments.sheet_samples
-    calls = count * (evaluations * len(SAMPLERS) + CONVERGED)
+    calls = count * (evaluations * len(SAMPLERS) + arguments.sheet_converged)
     return [
         Cell(
             "pictures",
@@ -117,9 +121,9 @@ def end_state(states: list[Any], t: float) -> Any:
 
 def contact_sheet(setting: Setting, evaluations: int, count: int) -> Any:
     """A row per sampler, a column per prompt."""
-    pipe = setting.pipe
+    pipe, converged = setting.pipe, setting.arguments.sheet_converged
     samples = make_samples(pipe, count, setting.arguments.seed)
-    problems = [(name, evaluations) for name in SAMPLERS] + [("2M", CONVERGED)]
+    problems = [(name, evaluations) for name in SAMPLERS] + [("2M", converged)]
     found = {
         problem: sample_all(
             setting,
@@ -129,20 +133,20 @@ def contact_sheet(setting: Setting, evaluations: int, count: int) -> Any:
         )
         for problem in problems
     }
-    reference = found["2M", CONVERGED]
+    reference = found["2M", converged]
     rows = []
     for name, number in problems:
         tiles = []
         for k, x in enumerate(found[name, number]):
             nmse = float(ji.nmse_db(x, reference[k]))
-            caption = "" if number == CONVERGED else f"{nmse:.1f} dB"
+            caption = "" if number == converged else f"{nmse:.1f} dB"
             title = PROMPTS[k % len(PROMPTS)].split(" on ")[0]
             tiles.append(Tile(np.asarray(pipe.decode(x)), title, caption))
         rows.append(Row(f"{name}\n{number} eval.", tiles))
     return panel(
         rows,
         f"{evaluations} evaluations, guidance 3, the same noises",
-        f"dB: latent NMSE to 2M with {CONVERGED} steps.",
+        f"dB: latent NMSE to 2M with {converged} steps.",
     )
 
 
