@@ -1,6 +1,7 @@
 """Pictures: between two held-out emoji, and all samplers side by side."""
 
 import argparse
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -113,10 +114,14 @@ def between(setting: Setting, steps: int, points: int) -> tuple[Any, dict[str, A
 
 
 def end_state(states: list[Any], t: float) -> Any:
-    """The state between two; at the ends the states themselves."""
+    """The state between two; at the ends the states themselves, with their integers."""
     if t in (0, 1):
         return states[int(t)]
-    return ji.interpolate(*states, t)
+    # Between, integers are made anew of the mixed values.
+    floats = [
+        dataclasses.replace(state, words=None, arithmetic="float") for state in states
+    ]
+    return ji.interpolate(*floats, t)
 
 
 def contact_sheet(setting: Setting, evaluations: int, count: int) -> Any:
@@ -142,7 +147,8 @@ def contact_sheet(setting: Setting, evaluations: int, count: int) -> Any:
             caption = "" if number == converged else f"{nmse:.1f} dB"
             title = PROMPTS[k % len(PROMPTS)].split(" on ")[0]
             tiles.append(Tile(np.asarray(pipe.decode(x)), title, caption))
-        rows.append(Row(f"{name}\n{number} eval.", tiles))
+        label = name.replace(" ", "\n")
+        rows.append(Row(f"{label}\n{number} eval.", tiles))
     return panel(
         rows,
         f"{evaluations} evaluations, guidance 3, the same noises",
