@@ -13,7 +13,9 @@ from jaxinv import analysis
 from jaxinv.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
 from jaxinv.grid import LossyGridWarning, TimeGrid, time_grid
 from jaxinv.grid_from_diffusers import grid_from_diffusers
+from jaxinv.interpolation import interpolate
 from jaxinv.inversion import (
+    Explicit,
     InversionResult,
     NewtonTrajectory,
     Trajectory,
@@ -22,12 +24,15 @@ from jaxinv.inversion import (
 )
 from jaxinv.metrics import nmse_db, psnr
 from jaxinv.samplers.adams import deis, ipndm
+from jaxinv.samplers.bidirectional import bdia, belm, o_belm
+from jaxinv.samplers.bidirectional_log_snr import o_belm_log_snr
 from jaxinv.samplers.dpm_solver import (
     dpm_solver_2m,
     dpmpp_2m,
     dpmpp_3m,
     dpmpp_3m_diffusers,
 )
+from jaxinv.samplers.edict import edict
 from jaxinv.samplers.from_diffusers import sampler_from_diffusers
 from jaxinv.samplers.multistep import ddim, ddim_diffusers, euler
 from jaxinv.samplers.table import LinearMultistep
@@ -43,6 +48,7 @@ from jaxinv.schedule import (
     variance_exploding,
 )
 from jaxinv.solvers import Anderson, FixedPoint, ForwardStep, Gradient, NewtonKrylov
+from jaxinv.state import SamplerState
 
 if TYPE_CHECKING:
     from jaxinv.hub import load
@@ -50,6 +56,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Anderson",
+    "Explicit",
     "FixedPoint",
     "ForwardStep",
     "Gradient",
@@ -60,10 +67,13 @@ __all__ = [
     "NewtonKrylov",
     "NewtonTrajectory",
     "NoiseSchedule",
+    "SamplerState",
     "TimeGrid",
     "Trajectory",
     "analysis",
     "as_denoiser",
+    "bdia",
+    "belm",
     "certify",
     "conditioned",
     "cosine",
@@ -74,17 +84,21 @@ __all__ = [
     "dpmpp_2m",
     "dpmpp_3m",
     "dpmpp_3m_diffusers",
+    "edict",
     "euler",
     "flow_matching",
     "from_v",
     "from_x0",
     "grid_from_diffusers",
     "guided",
+    "interpolate",
     "invert",
     "ipndm",
     "linear",
     "load",
     "nmse_db",
+    "o_belm",
+    "o_belm_log_snr",
     "psnr",
     "sample",
     "sample_trajectory",

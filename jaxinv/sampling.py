@@ -1,11 +1,16 @@
-r"""Sampling: from noise to data, with any table.
+r"""Sampling: from noise to data, with any sampler.
 
-The loop is written once, for one sample: apply the rows of a
-:class:`~jaxinv.samplers.table.LinearMultistep` from the noise end (i = N) to the data
-end (i = 1). Use ``jax.vmap`` for more samples.
+The loop is written once, for one sample: apply the steps of a
+:class:`~jaxinv.stepping.Stepper` from the noise end (i = N) to the data end (i = 1).
+Use ``jax.vmap`` for more samples.
+
+A sampler starts from one array of noise: tables with a memory have start-up rows of
+lower order for that, and EDICT starts with both of its sequences alike. A bidirectional
+sampler can also go on from a :class:`~jaxinv.state.SamplerState`, where there is
+nothing to start up: that is the map which :func:`jaxinv.invert` undoes exactly.
 """
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -13,25 +18,69 @@ from jaxtyping import Array, Float
 
 from jaxinv.compilation import check_denoiser, check_finite, split_callable
 from jaxinv.denoiser import Denoiser
+from jaxinv.exact import Arithmetic, check_arithmetic, sample_exactly
+from jaxinv.samplers.edict import Edict
 from jaxinv.samplers.table import LinearMultistep
+from jaxinv.state import SamplerState, check_state, state_of
+from jaxinv.stepping import apply_row, evaluate, in_dtype, stepper
+
+__all__ = ["apply_row", "evaluate", "in_dtype", "sample", "sample_trajectory"]
+
+Sampler = LinearMultistep | Edict
+
+
+@overload
+def sample(
+    sampler: Sampler,
+    denoise: Denoiser,
+    noise: Float[Array, "*shape"] | SamplerState,
+    *,
+    return_state: Literal[False] = ...,
+    arithmetic: Arithmetic = ...,
+) -> Float[Array, "*shape"]: ...
+
+
+@overload
+def sample(
+    sampler: Sampler,
+    denoise: Denoiser,
+    noise: Float[Array, "*shape"] | SamplerState,
+    *,
+    return_state: Literal[True],
+    arithmetic: Arithmetic = ...,
+) -> SamplerState: ...
 
 
 def sample(
-    sampler: LinearMultistep, denoise: Denoiser, noise: Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
+    sampler: Sampler,
+    denoise: Denoiser,
+    noise: Float[Array, "*shape"] | SamplerState,
+    *,
+    return_state: bool = False,
+    arithmetic: Arithmetic = "float",
+) -> Float[Array, "*shape"] | SamplerState:
     """Turn noise into data.
 
     Args:
-        sampler: the table, from :func:`jaxinv.ddim` and its like.
+        sampler: the sampler, from :func:`jaxinv.ddim` and its like.
         denoise: callable pytree ``(x, t) -> f`` on one sample.
-        noise: one sample of unit noise, any shape without a batch axis.
+        noise: one sample of unit noise, any shape without a batch axis; or, for a
+            bidirectional sampler, its state at the noise end.
+        return_state: return the state at the data end, of a bidirectional sampler;
+            the sample is its ``x``.
+        arithmetic: for bidirectional tables: ``"compensated"`` holds the states in
+            twice the digits, ``"bits"`` in integers, from which :func:`jaxinv.invert`
+            with the same argument returns the identical bits (outside of any
+            ``jax.jit``, on the same device). Gradients of both need memory that does
+            not depend on the number of steps, and one more evaluation per step.
 
     Returns:
         The state ``x[0]`` at the data end, of the noise's shape and dtype.
 
     Raises:
-        ValueError: if the noise is not a finite float32 or float64 array, or the
-            denoiser does not map its shape to itself.
+        ValueError: if the noise is not a finite float32 or float64 array, if a state is
+            another sampler's or at the other end, or if the denoiser does not map the
+            noise's shape to itself.
 
     Example:
         A model of data that is always 0 predicts the noise itself:
@@ -43,18 +92,33 @@ def sample(
         >>> ji.sample(sampler, denoise, noise).shape
         (4, 4, 3)
     """
-    return _run(sampler, denoise, noise, keep=False)[0]
+    arrays, rebuild, start = _checked(sampler, denoise, noise)
+    check_arithmetic(arithmetic, sampler)
+    if arithmetic != "float":
+        assert isinstance(sampler, LinearMultistep)
+        end = sample_exactly(sampler, arrays, rebuild, start, arithmetic)
+        return end if return_state else end.x
+    if not return_state:
+        return _sample(sampler, arrays, rebuild, start, keep=False)[0]
+    if not sampler.bidirectional:
+        raise ValueError(
+            f"{sampler.name!r} is not bidirectional: its sample is all the state there "
+            "is; leave out return_state"
+        )
+    return _sample_state(sampler, arrays, rebuild, start)
 
 
 def sample_trajectory(
-    sampler: LinearMultistep, denoise: Denoiser, noise: Float[Array, "*shape"]
+    sampler: Sampler,
+    denoise: Denoiser,
+    noise: Float[Array, "*shape"] | SamplerState,
 ) -> Float[Array, "n+1 *shape"]:
     """Turn noise into data and keep every state.
 
     Args:
-        sampler: the table.
+        sampler: the sampler.
         denoise: callable pytree ``(x, t) -> f`` on one sample.
-        noise: one sample of unit noise.
+        noise: one sample of unit noise, or a state, as for :func:`sample`.
 
     Returns:
         The states x, data first: index 0 is the sample, index N the (scaled) noise.
@@ -62,70 +126,71 @@ def sample_trajectory(
     Raises:
         ValueError: as :func:`sample`.
     """
-    return _run(sampler, denoise, noise, keep=True)
+    arrays, rebuild, start = _checked(sampler, denoise, noise)
+    return _sample(sampler, arrays, rebuild, start, keep=True)
 
 
-def _run(
-    sampler: LinearMultistep, denoise: Denoiser, noise: Array, *, keep: bool
-) -> Array:
-    noise = jnp.asarray(noise)
-    check_finite(noise, "noise")
-    arrays, rebuild = split_callable(denoise)
-    return _sample(sampler, arrays, rebuild, noise, keep)
+def _checked(
+    sampler: Sampler, denoise: Denoiser, noise: Any
+) -> tuple[list[Any], Any, Array | SamplerState]:
+    """The denoiser in parts, and where to start."""
+    if not isinstance(sampler, Sampler):
+        raise ValueError(
+            "expected a sampler such as jaxinv.ddim(grid), got an object of type "
+            f"{type(sampler).__name__}"
+        )
+    if isinstance(noise, SamplerState):
+        check_state(noise, sampler, "noise")
+    else:
+        noise = jnp.asarray(noise)
+        check_finite(noise, "noise")
+    return *split_callable(denoise), noise
 
 
 @jax.jit(static_argnames=("rebuild", "keep"))
 def _sample(
-    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, noise: Array, keep: bool
+    sampler: Sampler,
+    arrays: list[Any],
+    rebuild: Any,
+    start: Array | SamplerState,
+    keep: bool,
 ) -> Array:
     """The states, data first: all of them, or (not ``keep``) only the last, x[0]."""
-    denoise = rebuild(arrays)
-    check_denoiser(denoise, noise)
-    table = in_dtype(sampler, noise.dtype)
-    k = table.history
-    start = noise * table.init_noise_scale
-    # Row j of the history is the state (or output) of j steps ago; the zeros of the
-    # table keep what is not there yet out of the sums.
-    states = jnp.zeros((k, *noise.shape), noise.dtype)
-    states = states.at[0].set(start / table.scale[-1])
-
-    def step(
-        carry: tuple[Array, Array], i: Array
-    ) -> tuple[tuple[Array, Array], Array | None]:
-        states, outputs = carry
-        f = evaluate(table, denoise, i, states[0])
-        outputs = _push(outputs, f)
-        y = apply_row(table, i, states, outputs)
-        x = table.scale[i - 1] * y if keep else None
-        return (_push(states, y), outputs), x
-
-    steps = jnp.arange(table.num_steps, 0, -1)
-    end, xs = jax.lax.scan(step, (states, jnp.zeros_like(states)), steps)
-    if xs is None:
-        return table.scale[0] * end[0][:1]
-    return jnp.concatenate([xs[::-1], start[None]])
+    end, earlier = _descend(sampler, rebuild(arrays), start, keep)
+    return end[:1] if earlier is None else earlier
 
 
-def in_dtype(sampler: LinearMultistep, dtype: Any) -> LinearMultistep:
-    """The table's coefficients in the dtype of the states."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), sampler)
+@jax.jit(static_argnames="rebuild")
+def _sample_state(
+    sampler: Sampler, arrays: list[Any], rebuild: Any, start: Array | SamplerState
+) -> SamplerState:
+    end, _ = _descend(sampler, rebuild(arrays), start, keep=False)
+    return state_of(sampler, end, "data")
 
 
-def evaluate(table: LinearMultistep, denoise: Denoiser, i: Array, y: Array) -> Array:
-    """F at the state ``y[i]``, in the state's dtype whatever the network's is."""
-    return denoise(table.scale[i] * y, table.model_time[i]).astype(y.dtype)
+def _descend(
+    sampler: Sampler, denoise: Denoiser, start: Array | SamplerState, keep: bool
+) -> tuple[Array, Array | None]:
+    """The states x of the window at level 0, and all states of the trajectory."""
+    if isinstance(start, SamplerState):
+        check_denoiser(denoise, start.values[0])
+        steps = stepper(sampler, denoise, start.values.dtype)
+        level = steps.top
+        window = steps.resume(start.values, level)
+        first = start.values[:1] if sampler.coupled else start.values
+    else:
+        check_denoiser(denoise, start)
+        steps = stepper(sampler, denoise, start.dtype)
+        level = steps.num_steps
+        window = steps.begin(start)
+        first = (start * jnp.asarray(sampler.init_noise_scale, start.dtype))[None]
 
+    scale = jnp.asarray(sampler.scale, first.dtype)
 
-def apply_row(table: LinearMultistep, i: Array, states: Array, outputs: Array) -> Array:
-    """``y[i-1]`` from the k newest states and outputs, newest first.
+    def step(window: Any, i: Array) -> tuple[Any, Array | None]:
+        window = steps.down(i, window)
+        return window, scale[i - 1] * steps.newest(window) if keep else None
 
-    Written as sums of products, not as a matrix product: accelerators may run those in
-    reduced precision.
-    """
-    a, b = table.a[i - 1], table.b[i - 1]
-    terms = [a[j] * states[j] + b[j] * outputs[j] for j in range(table.history)]
-    return sum(terms[1:], start=terms[0])
-
-
-def _push(history: Array, newest: Array) -> Array:
-    return jnp.concatenate([newest[None], history[:-1]])
+    window, xs = jax.lax.scan(step, window, jnp.arange(level, 0, -1))
+    states = None if xs is None else jnp.concatenate([xs[::-1], first])
+    return steps.values(window, 0), states

@@ -9,6 +9,7 @@ also a second opinion on them.
                    ``eps(x, t)`` of a batch, which counts its own evaluations
 :mod:`.samplers`   DDIM and DPM-Solver++ (2M, 3M) on a given grid
 :mod:`.inversion`  naive DDIM inversion, Algorithm 1, Algorithm 2
+:mod:`.bidirectional`  O-BELM, BDIA and EDICT, both ways
 
 Everything is a batch, channels first, as a PyTorch user would write it: samples that
 have met their tolerance leave the batch, so that both the wall time and the counts of
@@ -28,8 +29,17 @@ References:
     Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387.
     Lu et al. 2022, "DPM-Solver++", arXiv:2211.01095.
     Song et al. 2021, "Denoising Diffusion Implicit Models", arXiv:2010.02502.
+    Wang et al. 2024, "BELM", arXiv:2410.07273.
 """
 
+from benchmarks.torch_reference.bidirectional import (
+    invert_bdia,
+    invert_edict,
+    invert_o_belm,
+    sample_bdia,
+    sample_edict,
+    sample_o_belm,
+)
 from benchmarks.torch_reference.inversion import (
     Inversion,
     Settings,
@@ -58,7 +68,13 @@ __all__ = [
     "dpmpp",
     "forward_step",
     "gradient_descent",
+    "invert_bdia",
+    "invert_edict",
+    "invert_o_belm",
     "naive",
+    "sample_bdia",
+    "sample_edict",
+    "sample_o_belm",
     "step_orders",
     "to_channels_first",
     "to_channels_last",

@@ -11,7 +11,7 @@ import jaxinv as ji
 from jaxinv.cli.progress import Observed, Progress
 from jaxinv.cli.samplers import Sampler
 from jaxinv.inversion import SOLVERS, auto_strategy
-from jaxinv.inversion.invert import FINISH
+from jaxinv.inversion.strategies import FINISH
 from jaxinv.schedule import NoiseSchedule
 
 SOLVER_NAMES: tuple[str, ...] = tuple(SOLVERS)

@@ -2,7 +2,13 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from jaxinv.inversion.rows import per_level
+from jaxinv.inversion.stages import Solved
+from jaxinv.sampling import Sampler
+from jaxinv.state import SamplerState, state_of
 
 
 class InversionResult(NamedTuple):
@@ -16,21 +22,27 @@ class InversionResult(NamedTuple):
         noise: unit noise, of the data's shape and dtype: what ``sample`` turns into
             the data.
         state: what ``sample`` needs for an exact round trip. For multistep samplers
-            it is the noise, however long their memory: they start from one state.
+            it is the noise, however long their memory: they start from one state. For
+            bidirectional ones it is their :class:`~jaxinv.state.SamplerState` at the
+            noise end. After an explicit inversion, their ``noise`` alone leads to
+            something near the data only, off by what ``residual`` says of one step.
         trajectory: shape (N + 1, ...). The states x, data first; None unless asked for.
         residual: shape (). The largest of ``step_residuals``.
         step_residuals: shape (N,). ``|step_i(x[i], ...) - x[i-1]| / |x[i-1]|`` for
             i = 1 .. N, all states taken from the trajectory. NaN where it was not
-            measured (``naive``; see :func:`certify`).
+            measured (``naive``; see :func:`certify`). After an explicit inversion the
+            last k - 1 are those of the start-up rows, which ``noise`` alone relies on
+            and ``state`` does not; EDICT's last one counts how its pair differs.
         iterations: shape (N,). Solver iterations that worked on each step.
         num_evals: shape (). Total evaluations of the denoiser for this sample.
         depth: shape (). How many of them had to wait for one another.
-        converged: shape (). Whether every step met the tolerance. If not, this is the
-            best that was found.
+        converged: shape (). Whether every step met the tolerance; after an explicit
+            inversion every step that ``state`` relies on. If not, this is the best that
+            was found.
     """
 
     noise: Float[Array, "*shape"]
-    state: Float[Array, "*shape"]
+    state: Float[Array, "*shape"] | SamplerState
     trajectory: Float[Array, "n+1 *shape"] | None
     residual: Float[Array, ""]
     step_residuals: Float[Array, "n"]
@@ -38,3 +50,39 @@ class InversionResult(NamedTuple):
     num_evals: Int[Array, ""]
     depth: Int[Array, ""]
     converged: Bool[Array, ""]
+
+
+def wrap_up(
+    sampler: Sampler,
+    x0: Float[Array, "*shape"],
+    states: Float[Array, "n *shape"],
+    solved: Solved,
+    keep: bool,
+    state: SamplerState | None = None,
+) -> InversionResult:
+    """The result of an inversion.
+
+    Args:
+        sampler: the sampler, in the dtype of the states.
+        x0: the data.
+        states: ``y[1] .. y[N]``.
+        solved: certificate and cost.
+        keep: whether to return the trajectory.
+        state: the state at the noise end, where it is not the end of the trajectory.
+    """
+    scale = jnp.asarray(sampler.scale, x0.dtype)[1:]
+    trajectory = jnp.concatenate([x0[None], per_level(scale, states) * states])
+    if state is None and sampler.bidirectional:
+        state = state_of(sampler, trajectory[-sampler.history :], "noise")
+    noise = trajectory[-1] / jnp.asarray(sampler.init_noise_scale, x0.dtype)
+    return InversionResult(
+        noise=noise,
+        state=noise if state is None else state,
+        trajectory=trajectory if keep else None,
+        residual=jnp.max(solved.errors),
+        step_residuals=solved.errors,
+        iterations=solved.iterations,
+        num_evals=solved.num_evals,
+        depth=solved.depth,
+        converged=solved.converged,
+    )

@@ -17,11 +17,22 @@ error of a whole trajectory unless the first step is short.
 Solving a row for ``y[i]``, with everything older known, is an implicit equation: f[i]
 depends on it. That is what inverting a multistep sampler means.
 
+A table is *bidirectional* if its rows use the oldest state, but not the model's output
+there: ``a[i,k-1] != 0`` and ``b[i,k-1] = 0`` with k > 1. Then the same row, solved for
+the oldest state, is explicit as well,
+
+    y[i+k-1] = (y[i-1] - sum_{j < k-1} (a[i,j] y[i+j] + b[i,j] f[i+j])) / a[i,k-1],
+
+and inverting needs no solver. Rows without full history are left out of this claim:
+the first one is Euler's.
+
 References:
     Hairer, Norsett & Wanner 1993, "Solving Ordinary Differential Equations I", III.5.
+    Wang et al. 2024, "BELM", arXiv:2410.07273 (the bidirectional constraint).
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -47,7 +58,13 @@ class LinearMultistep:
         init_noise_scale: shape (). Standard deviation of ``x[N]``.
         name: the sampler's name (static).
         order: order of accuracy of its rows with full history (static).
+        bidirectional: whether its rows with full history can be read both ways
+            (static: decided from the coefficients when the table is made, because
+            inside of a compiled program they are not known).
     """
+
+    #: The k states of a table belong to k levels.
+    coupled: ClassVar[bool] = False
 
     a: Coefficients
     b: Coefficients
@@ -57,6 +74,7 @@ class LinearMultistep:
     init_noise_scale: Coefficients
     name: str = dataclasses.field(metadata={"static": True})
     order: int = dataclasses.field(metadata={"static": True})
+    bidirectional: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @property
     def num_steps(self) -> int:
@@ -114,4 +132,12 @@ def from_rows(
         np.asarray(grid.init_noise_scale),
         name=name,
         order=order,
+        bidirectional=_reads_both_ways(a, b),
     )
+
+
+def _reads_both_ways(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether all rows with full history use the oldest state, but not its output."""
+    n, k = a.shape
+    full = slice(0, n - k + 1)
+    return k > 1 and bool(np.all(a[full, -1] != 0) and np.all(b[full, -1] == 0))

@@ -105,6 +105,34 @@ MULTISTEP = {
 
 SAMPLERS |= MULTISTEP
 
+
+def _bidirectional(constructor, nominal, *, even_flow=True, **options):
+    """On grids whose steps do not grow towards the data: those amplify (in flows)."""
+
+    def build(schedule, n):
+        if schedule.family == "flow" and even_flow:
+            tau = np.linspace(schedule.taus[0], schedule.taus[-1], n + 1)
+            return constructor(grid_of(schedule, tau), **options)
+        return constructor(make_grid(schedule, n), **options)
+
+    return SamplerCase(build, nominal)
+
+
+# Stable tables that can be read both ways. With four states they start up too roughly
+# to show their order from one array of noise (test_bidirectional.py: from a state).
+BIDIRECTIONAL = {
+    "o_belm": _bidirectional(ji.o_belm, 2),
+    "o_belm_log_snr": _bidirectional(ji.o_belm_log_snr, 2, even_flow=False),
+    "o_belm_log_snr_4": _bidirectional(ji.o_belm_log_snr, 4, even_flow=False, k=4),
+    "o_belm_log_snr_data": _bidirectional(
+        ji.o_belm_log_snr, 2, even_flow=False, prediction="data"
+    ),
+    "bdia": _bidirectional(ji.bdia, 1, gamma=0.5),
+    "bdia_1": _bidirectional(ji.bdia, 2, gamma=1.0),
+}
+
+SAMPLERS |= BIDIRECTIONAL
+
 # Samplers on the grids of diffusers, where noise levels are not evenly spread.
 TIMESTEP_SAMPLERS = {
     "ddim-leading": SamplerCase(_on_grid(ji.ddim, "leading"), order=1),

@@ -1,0 +1,266 @@
+"""Orders and stability, on a problem with a known solution, in float64.
+
+The data are a mixture of Gaussians (:mod:`benchmarks.mixture`). The exact trajectory is
+that of classical Runge-Kutta steps in log tau, many between two levels. *Local*: what a
+row makes of exact states. *Global*: what whole trajectories make of an exact state at
+the noise end.
+"""
+
+import argparse
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxinv as ji
+from benchmarks.belm_setting import SAMPLERS, Cell, Setting, log_snr_grid
+from benchmarks.mixture import COMPONENTS, DIMENSIONS, VARIANCE, mixture, solution
+from benchmarks.report import table
+from jaxinv.grid import make_grid
+from jaxinv.samplers.edict import rows_of_edict
+from jaxinv.state import state_of
+
+TITLE = "Order and stability"
+
+
+class Expected(NamedTuple):
+    """What theory says of a sampler.
+
+    Attributes:
+        make: the sampler.
+        order: of a stable trajectory. Local errors have one order more.
+        roots: those of the characteristic polynomial of a row, in the limit of small
+            steps.
+        stable: whether the root condition holds: none outside of the unit circle, none
+            repeated on it.
+    """
+
+    make: Any
+    order: int
+    roots: str
+    stable: bool
+
+
+THEORY = {
+    "DDIM": Expected(SAMPLERS["DDIM"], 1, "1", True),
+    "2M": Expected(SAMPLERS["2M"], 2, "1, 0", True),
+    "BDIA": Expected(SAMPLERS["BDIA"], 1, "1, -gamma", True),
+    "BDIA(1)": Expected(SAMPLERS["BDIA(1)"], 2, "1, -1", True),
+    "EDICT": Expected(SAMPLERS["EDICT"], 1, "1, p^2", True),
+    "O-BELM": Expected(SAMPLERS["O-BELM"], 2, "1, -1", True),
+    "O-BELM log-SNR": Expected(SAMPLERS["O-BELM log-SNR"], 2, "1, -1", True),
+    "O-BELM k = 4": Expected(
+        functools.partial(ji.o_belm, k=4), 4, "1, i, -1, -i", True
+    ),
+    "BELM k = 3": Expected(
+        functools.partial(ji.belm, k=3), 4, "1, -5 +- sqrt(24)", False
+    ),
+}
+
+
+def add_arguments(group: Any) -> None:
+    group.add_argument("--order-samplers", nargs="+", choices=THEORY, default=[*THEORY])
+    group.add_argument(
+        "--order-steps", type=int, nargs="+", default=[100, 200, 400, 800, 1600]
+    )
+    group.add_argument(
+        "--stability-steps", type=int, nargs="+", default=[10, 50, 200, 1000]
+    )
+
+
+def needs_data(what: tuple[Any, ...]) -> bool:
+    return False
+
+
+def cells(arguments: argparse.Namespace) -> list[Cell]:
+    orders = tuple(arguments.order_steps)
+    steps, names = tuple(arguments.stability_steps), arguments.order_samplers
+    return [
+        *(Cell("order", ("order", name, orders), 15.0) for name in names),
+        *(Cell("order", ("stability", name, steps), 2.0) for name in names),
+    ]
+
+
+def measure(setting: Setting, what: tuple[Any, ...], found: Any) -> dict[str, Any]:
+    kind, name, steps = what
+    if kind == "stability":
+        return {"grids": stability(THEORY[name], steps)}
+    with jax.enable_x64(True):
+        return orders(THEORY[name], steps, setting.arguments.seed)
+
+
+def orders(expected: Expected, steps: tuple[int, ...], seed: int) -> dict[str, Any]:
+    """Errors on finer and finer grids, and their slopes."""
+    schedule = ji.scaled_linear()
+    model = mixture(schedule, seed)
+    noise = jax.random.normal(jax.random.key(seed), (4, DIMENSIONS))
+    local, whole = [], []
+    for n in steps:
+        sampler = expected.make(log_snr_grid(schedule, n))
+        exact = jax.vmap(lambda x: solution(model, sampler, x))  # noqa: B023
+        x = np.asarray(exact(noise))
+        rows = rows_of_edict(sampler) if sampler.coupled else sampler
+        local.append(float(np.max(local_errors(rows, model, x))))
+        whole.append(global_error(sampler, model, jnp.asarray(x)))
+    full = rows.num_steps + 1 - rows.history
+    # Every other row of EDICT is one between two states of one level.
+    row_order = None
+    if not sampler.coupled:
+        row_order = int(np.min(ji.analysis.row_orders(rows)[:full]))
+    analytic = ji.analysis.convergence_order(
+        lambda n: expected.make(log_snr_grid(schedule, n)),
+        steps[-2:],
+        exact_start=sampler.bidirectional,
+    )
+    return {
+        "row_order": row_order,
+        "local": local,
+        "global": whole,
+        "local_order": slope(steps, local),
+        "global_order": slope(steps, whole),
+        "analytic_order": analytic.order,
+    }
+
+
+def slope(steps: tuple[int, ...], errors: list[float]) -> float:
+    """Order: minus the slope of log error over log number of steps.
+
+    Over the finest two grids: BDIA and EDICT forget an error only after 25 and 7 steps,
+    and are in the limit of small steps where the solution does not change over these.
+    """
+    steps = steps[-2:]
+    with np.errstate(all="ignore"):
+        logs = np.log(errors[-2:])
+    if not np.all(np.isfinite(logs)):
+        return float("nan")
+    return -float(np.polyfit(np.log(steps), logs, 1)[0])
+
+
+def stability(expected: Expected, steps: tuple[int, ...]) -> list[list[Any]]:
+    """Growth of errors by the rows alone, on Stable Diffusion's schedule."""
+    found = []
+    for spacing in ("log_snr", "leading"):
+        for n in steps:
+            sampler = expected.make(make_grid(ji.scaled_linear(), n, spacing))
+            rows = rows_of_edict(sampler) if sampler.coupled else sampler
+            verdict = ji.analysis.zero_stability(rows)
+            growths = verdict.growth, verdict.inverse_growth
+            found.append([spacing, n, *map(float, growths), bool(verdict.stable)])
+    return found
+
+
+def local_errors(rows: ji.LinearMultistep, model: Any, x: np.ndarray) -> np.ndarray:
+    """What every full row makes of exact states, off by how much; (samples, rows)."""
+    own = np.searchsorted(x_levels(rows), np.asarray(rows.tau))
+    x = x[:, own]
+    y = x / np.asarray(rows.scale)[:, None]
+    times = jnp.asarray(rows.model_time)
+    f = np.asarray(jax.vmap(jax.vmap(model), (0, None))(jnp.asarray(x), times))
+    errors, k = [], rows.history
+    for i in range(1, rows.num_steps + 2 - k):
+        used = slice(i, i + k)
+        made = np.einsum("j,bjd->bd", rows.a[i - 1], y[:, used])
+        made += np.einsum("j,bjd->bd", rows.b[i - 1], f[:, used])
+        size = np.linalg.norm(y[:, i - 1], axis=1)
+        errors.append(np.linalg.norm(made - y[:, i - 1], axis=1) / size)
+    return np.array(errors)
+
+
+def x_levels(rows: ji.LinearMultistep) -> np.ndarray:
+    """The noise levels of a table, each once."""
+    return np.unique(np.asarray(rows.tau))
+
+
+def global_error(sampler: Any, model: Any, x: Any) -> float:
+    """Relative error of samples, root mean square, from exact states where possible."""
+
+    def one(x: Any) -> Any:
+        if sampler.coupled:
+            start = state_of(sampler, jnp.stack([x[-1], x[-1]]), "noise")
+        elif sampler.bidirectional:
+            start = state_of(sampler, x[-sampler.history :], "noise")
+        else:
+            start = x[-1] / sampler.init_noise_scale
+        return ji.sample(sampler, model, start)
+
+    with np.errstate(all="ignore"):
+        error = jax.vmap(one)(x) - x[:, 0]
+        return float(jnp.sqrt(jnp.sum(error**2) / jnp.sum(x[:, 0] ** 2)))
+
+
+def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
+    """Two tables: orders and stability."""
+    rows, verdicts, agree = [], [], True
+    for (kind, name, _), value in found.items():
+        theory = THEORY[name]
+        if kind == "order":
+            whole = value["global"]
+            rows.append(
+                (
+                    name,
+                    "-" if value["row_order"] is None else value["row_order"],
+                    f"{value['local_order']:.2f} ({theory.order + 1})",
+                    f"{value['global_order']:.2f} "
+                    + (f"({theory.order})" if theory.stable else "(none)"),
+                    f"{value['analytic_order']:.2f}",
+                    f"{value['local'][-1]:.1e}",
+                    f"{whole[0]:.1e} / {whole[-1]:.1e}",
+                )
+            )
+            continue
+        for spacing in ("log_snr", "leading"):
+            own = [grid for grid in value["grids"] if grid[0] == spacing]
+            stable = all(grid[4] for grid in own)
+            agree &= stable == theory.stable
+            verdicts.append(
+                (
+                    name,
+                    spacing,
+                    ", ".join(f"{grid[2]:.3g}" for grid in own),
+                    ", ".join(f"{grid[3]:.3g}" for grid in own),
+                    "stable" if stable else "not stable",
+                    f"{'stable' if theory.stable else 'not stable'}: {theory.roots}",
+                )
+            )
+    first, last = arguments.order_steps[0], arguments.order_steps[-1]
+    orders = table(
+        (
+            "sampler",
+            "degree its rows are exact for",
+            "local order (theory)",
+            "global order (theory)",
+            "the same, one Gaussian",
+            f"largest local error, {last} steps",
+            f"error, {first} / {last} steps",
+        ),
+        rows,
+    )
+    steps = ", ".join(map(str, arguments.stability_steps))
+    stable = table(
+        (
+            "sampler",
+            "grid",
+            f"growth in sampling, {steps} steps",
+            "growth in inversion",
+            "verdict",
+            "theory: roots of a row",
+        ),
+        verdicts,
+    )
+    matches = "equal" if agree else "do NOT all equal"
+    return f"""A mixture of {COMPONENTS} Gaussians in {DIMENSIONS} dimensions, variance
+{VARIANCE:g}, float64, 4 trajectories over the whole range of Stable Diffusion's
+schedule; orders are slopes over the finest two grids. Exponential rows (2M, log-SNR)
+are exact for other functions than polynomials. EDICT's local error is that of its two
+rows, its global one starts from two equal states. "One Gaussian" is
+`jaxinv.analysis.convergence_order`.
+
+{orders}
+
+Zero-stability: the largest norm of a product of companion matrices
+(`jaxinv.analysis.zero_stability`; infinite where it overflows). The verdicts {matches}
+the theory.
+
+{stable}"""

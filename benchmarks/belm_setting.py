@@ -1,0 +1,201 @@
+"""What the sections of :mod:`benchmarks.belm` share: samplers, pictures, cells.
+
+Samplers are compared at equal *evaluations* of the model, on grids uniform in log-SNR
+over the same range: EDICT, which evaluates twice per step, takes half of the steps.
+
+Real pictures are those of ``training/``: the emoji package, whose held-out drawings no
+part of the model has seen. It is no part of this repository: sections that need it are
+skipped without ``--data``.
+"""
+
+import argparse
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxinv as ji
+from benchmarks.samples import Samples, each, groups
+from jaxinv.grid import make_grid, over_training_range
+from training.backgrounds import composite, random_background
+from training.captions import caption
+from training.emoji import EmojiSet, load_emoji
+
+SAMPLERS: dict[str, Callable[[ji.TimeGrid], Any]] = {
+    "DDIM": ji.ddim,
+    "2M": ji.dpmpp_2m,
+    "BDIA": ji.bdia,
+    "BDIA(1)": functools.partial(ji.bdia, gamma=1.0),
+    "EDICT": ji.edict,
+    "O-BELM": ji.o_belm,
+    "O-BELM log-SNR": ji.o_belm_log_snr,
+}
+#: Those of the quality sections whose trajectories cannot be undone exactly.
+NOT_EXACT = ("DDIM", "2M")
+
+#: Seconds on two idle CPU cores: an evaluation without and with guidance, a program.
+EVALUATION, GUIDED, COMPILING = 0.014, 0.022, 8.0
+
+#: How to get the pictures.
+NO_DATA = (
+    "Skipped: real pictures are needed. Run `npm pack emoji-datasource-google@16.0.0`, "
+    "unpack it, and give its folder `package` as `--data`."
+)
+
+
+class Cell(NamedTuple):
+    """One thing to measure.
+
+    Attributes:
+        section: its section's name.
+        what: the settings that decide its outcome; JSON values.
+        seconds: what it is expected to take.
+    """
+
+    section: str
+    what: tuple[Any, ...]
+    seconds: float
+
+
+class Pictures(NamedTuple):
+    """Pictures and what they show.
+
+    Attributes:
+        images: shape (n, 64, 64, 3), in [0, 1].
+        captions: n captions, of the drawing and its background.
+    """
+
+    images: np.ndarray
+    captions: list[str]
+
+
+@dataclasses.dataclass(eq=False)
+class Setting:
+    """The arguments, and what is loaded when it is first used."""
+
+    arguments: argparse.Namespace
+
+    @functools.cached_property
+    def pipe(self) -> Any:
+        """The model."""
+        return ji.load(self.arguments.model)
+
+    @functools.cached_property
+    def emoji(self) -> EmojiSet:
+        """The drawings."""
+        return load_emoji(self.arguments.data)
+
+    @functools.cached_property
+    def empty(self) -> Any:
+        """Text vectors of the empty prompt."""
+        return self.pipe.encode_prompt("")
+
+    def held_out(self, count: int) -> Pictures:
+        """Held-out drawings, each on a background of its own."""
+        rng = np.random.default_rng(self.arguments.seed)
+        chosen = rng.choice(self.emoji.test_indices, count, replace=False)
+        return self._composites(chosen, rng, background_share=1.0)
+
+    def training_set(self, count: int, seed: int) -> Pictures:
+        """Pictures and captions as the model was trained on."""
+        rng = np.random.default_rng([self.arguments.seed, seed])
+        data = self.emoji
+        chosen = rng.choice(data.train_indices, count, p=data.train_probabilities)
+        return self._composites(chosen, rng, background_share=0.8)
+
+    def _composites(
+        self, indices: np.ndarray, rng: np.random.Generator, background_share: float
+    ) -> Pictures:
+        images, captions = [], []
+        for index in indices:
+            background = random_background(rng)
+            entry = self.emoji.entries[index]
+            images.append(composite(self.emoji.rgba[index], background.pixels, rng))
+            captions.append(caption(entry, background.colours, rng, background_share))
+        return Pictures(np.stack(images), captions)
+
+
+def data_folder(arguments: argparse.Namespace) -> Path | None:
+    """The folder of the emoji package, if there is one."""
+    folder = arguments.data
+    return folder if folder and (folder / "emoji.json").exists() else None
+
+
+def steps_of(name: str, evaluations: int) -> int:
+    """Steps that a sampler can take with a number of evaluations."""
+    return evaluations // 2 if name == "EDICT" else evaluations
+
+
+def make(name: str, schedule: ji.NoiseSchedule, steps: int) -> Any:
+    """A sampler by its name in the tables."""
+    return SAMPLERS[name](log_snr_grid(schedule, steps))
+
+
+def log_snr_grid(schedule: ji.NoiseSchedule, steps: int) -> ji.TimeGrid:
+    """The default grid; but with as many steps as are asked for, and no warning."""
+    if steps <= schedule.num_train_timesteps:
+        return make_grid(schedule, steps)
+    tau = over_training_range(schedule, np.geomspace, steps)
+    return ji.TimeGrid(
+        tau,
+        schedule.scale(tau),
+        schedule.model_time(tau),
+        schedule.init_noise_scale,
+        schedule.family,
+    )
+
+
+def alike(sampler: Any, history: int | None = None) -> Any:
+    """The same sampler under one name: programs are compiled per name and shape.
+
+    Args:
+        sampler: the sampler.
+        history: of tables, to sample with only: fill rows up with zeros to so many
+            states. All tables of so many steps are then one program.
+    """
+    if sampler.coupled:
+        return sampler
+    sampler = dataclasses.replace(sampler, name="table", order=1)
+    if history is None:
+        return sampler
+    more = ((0, 0), (0, history - sampler.history))
+    return dataclasses.replace(
+        sampler,
+        a=np.pad(sampler.a, more),
+        b=np.pad(sampler.b, more),
+        bidirectional=False,
+    )
+
+
+def sample_all(
+    setting: Setting, sampler: Any, samples: Samples, guidance: float
+) -> np.ndarray:
+    """What a sampler makes of all samples, some at a time; (b, h, w, c)."""
+    sampler = alike(sampler, history=2)
+    # Without guidance the model runs one branch only, which is another program.
+    scale = None if guidance == 1 else jnp.float32(guidance)
+    found = [
+        np.asarray(_sample_group(setting.pipe, sampler, samples.some(part), scale))
+        for part in groups(len(samples.conds), setting.arguments.batch)
+    ]
+    return np.concatenate(found)
+
+
+@jax.jit
+def _sample_group(pipe: Any, sampler: Any, samples: Samples, scale: Any) -> Any:
+    def one(cond: Any, noise: Any) -> Any:
+        weight = 1.0 if scale is None else scale
+        return ji.sample(sampler, pipe.denoiser(cond, samples.uncond, weight), noise)
+
+    return each(one, samples.conds, samples.noises)
+
+
+def cost(guidance: float, evaluations: float, programs: float) -> float:
+    """Expected seconds of a cell."""
+    one = EVALUATION if guidance == 1 else GUIDED
+    return one * evaluations + COMPILING * programs

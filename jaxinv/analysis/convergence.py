@@ -1,0 +1,171 @@
+r"""Order measured: on a differential equation with a known solution.
+
+Coefficients say what a row is exact for. What it is worth on a model is measured:
+
+* the *local error* of a row is what it gets wrong when all the states that it uses are
+  exact. A method of order p has local errors of size ``h^(p+1)``;
+* the *global error* is that of a whole trajectory, of size ``h^p`` for a stable method.
+
+Both are taken from a denoiser with an exact solution: by default data from a normal
+distribution of variance s^2, whose ODE has the closed form, in y and for schedules with
+signal 1,
+
+    f = tau y / (s^2 + tau^2),          y = c sqrt(s^2 + tau^2),
+
+and for a flow, with ``V = (1 - tau)^2 s^2 + tau^2``, ``f = (tau - (1 - tau) s^2) y /
+V`` and ``y = c sqrt(V)``. Every coefficient of a table is at work there: y is not a
+polynomial, and neither is the prediction in log-SNR.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxinv.denoiser import Denoiser
+from jaxinv.samplers.table import LinearMultistep
+from jaxinv.sampling import Sampler, sample
+from jaxinv.schedule import Family
+from jaxinv.state import state_of
+
+#: Standard deviation of the data of the analytic model.
+DEVIATION = 0.5
+
+
+class Convergence(NamedTuple):
+    """Errors on finer and finer grids.
+
+    Attributes:
+        order: slope of log error over log number of steps.
+        num_steps: shape (m,). The numbers of steps.
+        errors: shape (m,). The errors, relative to the exact solution.
+    """
+
+    order: float
+    num_steps: np.ndarray
+    errors: Float[np.ndarray, "m"]
+
+
+def local_error(table: LinearMultistep, flow: bool = False) -> Float[np.ndarray, "n"]:
+    """What every row of a table gets wrong on the analytic model.
+
+    Args:
+        table: the table, on the host.
+        flow: whether it is one of a flow-matching schedule.
+
+    Returns:
+        ``y[i-1]`` as the row makes it from exact states, less the exact one, at index
+        i - 1; relative to the exact one.
+    """
+    tau = np.asarray(table.tau, np.float64)
+    y, f = analytic_solution(tau, flow)
+    errors = []
+    for i in range(1, table.num_steps + 1):
+        used = min(table.history, table.num_steps + 1 - i)
+        row = slice(i, i + used)
+        made = table.a[i - 1, :used] @ y[row] + table.b[i - 1, :used] @ f[row]
+        errors.append(made / y[i - 1] - 1)
+    return np.array(errors)
+
+
+def analytic_solution(
+    tau: Float[np.ndarray, "n"], flow: bool
+) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """The analytic model's y and its slope f at noise levels."""
+    s = 1 - tau if flow else np.ones_like(tau)
+    variance = s**2 * DEVIATION**2 + tau**2
+    slope = tau - s * DEVIATION**2 if flow else tau
+    return np.sqrt(variance), slope / np.sqrt(variance)
+
+
+def local_order(
+    make: Callable[[int], LinearMultistep],
+    num_steps: Sequence[int] = (64, 128, 256),
+    *,
+    flow: bool = False,
+) -> Convergence:
+    """The power of h with which the local errors of full rows vanish, measured.
+
+    Args:
+        make: makes the table with a number of steps, on grids of one family.
+        num_steps: the numbers of steps.
+        flow: whether the tables are of a flow-matching schedule.
+
+    Returns:
+        The power (p + 1 for a method of order p), and the largest local errors.
+    """
+    errors = []
+    for n in num_steps:
+        table = make(n)
+        full = n + 1 - table.history
+        errors.append(np.max(np.abs(local_error(table, flow)[:full])))
+    return _fit(num_steps, errors)
+
+
+def convergence_order(
+    make: Callable[[int], Sampler],
+    num_steps: Sequence[int] = (64, 128, 256),
+    *,
+    family: Family = "vp",
+    exact_start: bool = False,
+) -> Convergence:
+    """The order of whole trajectories of a sampler on the analytic model, measured.
+
+    Runs in the precision that is enabled; take float64 (``jax.enable_x64``) for more
+    than second order.
+
+    Args:
+        make: makes the sampler with a number of steps, on grids of one family.
+        num_steps: the numbers of steps.
+        family: of the schedule.
+        exact_start: start a bidirectional sampler from its exact state rather than
+            from one array, whose start-up rows are of lower order.
+
+    Returns:
+        The order, and the errors of the samples.
+    """
+    errors = []
+    for n in num_steps:
+        sampler = make(n)
+        tau = np.asarray(sampler.tau, np.float64)
+        x = np.asarray(sampler.scale) * analytic_solution(tau, family == "flow")[0]
+        denoise = analytic_denoiser(sampler, family)
+        if exact_start:
+            ends = [-1, -1] if sampler.coupled else range(-sampler.history, 0)
+            state = state_of(sampler, jnp.asarray(x[list(ends)]), "noise")
+            found = sample(sampler, denoise, state)
+        else:
+            noise = jnp.asarray(x[-1] / sampler.init_noise_scale)
+            found = sample(sampler, denoise, noise)
+        errors.append(abs(float(found) / x[0] - 1))
+    return _fit(num_steps, errors)
+
+
+def analytic_denoiser(sampler: Sampler, family: Family) -> Denoiser:
+    """The analytic model, given the levels that a sampler asks for.
+
+    Args:
+        sampler: its times and noise levels.
+        family: of the schedule; decides the scale of a state.
+
+    Returns:
+        A denoiser; at the sampler's own times it is exact.
+    """
+    times, tau = jnp.asarray(sampler.model_time), jnp.asarray(sampler.tau)
+    return jax.tree_util.Partial(_slope, times, tau, family)
+
+
+def _slope(times: Array, levels: Array, family: Family, x: Array, t: Array) -> Array:
+    tau = jnp.interp(t, times, levels)
+    y = x * jnp.sqrt(1 + tau**2) if family == "vp" else x
+    s = 1 - tau if family == "flow" else jnp.ones_like(tau)
+    ahead = tau - s * DEVIATION**2 if family == "flow" else tau
+    return ahead / (s**2 * DEVIATION**2 + tau**2) * y
+
+
+def _fit(num_steps: Sequence[int], errors: Sequence[float]) -> Convergence:
+    slope = np.polyfit(np.log(num_steps), np.log(errors), 1)[0]
+    return Convergence(-float(slope), np.array(num_steps), np.array(errors))

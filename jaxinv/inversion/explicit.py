@@ -1,0 +1,234 @@
+r"""Explicit inversion: read the rows of a bidirectional sampler backwards.
+
+A bidirectional row gives its oldest state as readily as its newest
+(:mod:`jaxinv.stepping`), so a *state* at the data end, k states for a table, is
+followed up to the noise end without solving anything: one evaluation per step, exact
+but for rounding, and sampling from the state reached there retraces every step.
+
+Real data are one array. The other k - 1 states at the data end are then *made*: by
+implicit steps of DDIM, ``y[i-1] = y[i] - (tau[i] - tau[i-1]) f[i]`` solved for y[i],
+which is the stepwise inverse of :mod:`jaxinv.inversion.stepwise` on the first levels.
+How well they are made does not matter to the round trip. It retraces whatever states
+there are, and x[0] is the data.
+
+What does not fit is the other end. A single array of noise is turned into data through
+*start-up rows*, which the states that arrive there do not obey:
+
+    the state (k arrays)      ->  sample  ->  the data, exactly
+    its x[N] alone            ->  sample  ->  something near the data.
+
+The residuals of the start-up rows, the last k - 1, say how far off the second is. They
+are reported with the others, in ``step_residuals`` and ``residual``, at one more
+evaluation. ``converged`` judges only the rows that the state relies on. Where one array
+must do, ``strategy="trajectory"`` solves all rows together, start-up rows included.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxinv.compilation import check_denoiser, split_callable
+from jaxinv.denoiser import Denoiser
+from jaxinv.exact import Arithmetic, invert_exactly
+from jaxinv.inversion.implicit import attach_gradient
+from jaxinv.inversion.result import InversionResult, wrap_up
+from jaxinv.inversion.rows import default_row_rtol
+from jaxinv.inversion.stages import Solved
+from jaxinv.inversion.stepwise import Stepwise
+from jaxinv.samplers.table import LinearMultistep
+from jaxinv.sampling import Sampler
+from jaxinv.solvers import Anderson, Solver
+from jaxinv.state import SamplerState, state_of
+from jaxinv.stepping import Rows, Stepper, in_dtype, stepper
+
+
+@dataclasses.dataclass(frozen=True)
+class Explicit:
+    """Read the rows backwards, from states at the data end.
+
+    Attributes:
+        solver: of the implicit steps that make these states from one array.
+        rtol: relative residual of the rows read backwards, which is rounding, up to
+            which they count as exact; None for 2e-6 in float32 and 1e-13 in float64.
+    """
+
+    solver: Solver = dataclasses.field(default_factory=Anderson)
+    rtol: float | None = None
+
+    def solve(
+        self,
+        table: LinearMultistep,
+        denoise: Denoiser,
+        start: Array,
+        known: Solved | None,
+        active: Array,
+    ) -> Solved:
+        """Walk up the grid; see :class:`jaxinv.inversion.stages.Stage`."""
+        del known, active  # always the first stage
+        made = first_states(table, denoise, start, self.solver)
+        states = jnp.concatenate([start[None], made.states])
+        rows = Rows(table, denoise)
+        _, found = climb(rows, rows.known(states, 0), self.rtol)
+        return found._replace(
+            states=jnp.concatenate([made.states, found.states[len(made.states) :]]),
+            iterations=found.iterations.at[: len(made.states)].add(made.iterations),
+            num_evals=found.num_evals + made.num_evals,
+            depth=found.depth + made.depth,
+        )
+
+
+def climb(steps: Stepper, window: Any, rtol: float | None = None) -> tuple[Any, Solved]:
+    """Undo all steps, from a window at level 0.
+
+    Args:
+        steps: the steps of a bidirectional sampler.
+        window: where to begin.
+        rtol: as of :class:`Explicit`.
+
+    Returns:
+        The window at the noise end, and the trajectory ``y[1] .. y[N]``.
+    """
+
+    def step(window: Any, i: Array) -> tuple[Any, tuple[Array, Array]]:
+        window, error = steps.up(i, window)
+        return window, (steps.newest(window), error)
+
+    window, (states, errors) = jax.lax.scan(step, window, jnp.arange(1, steps.top + 1))
+    rtol = default_row_rtol(states.dtype) if rtol is None else rtol
+    evals = jnp.full((), steps.undo_evals, jnp.int32)
+    solved = Solved(
+        jnp.concatenate([states, steps.older(window)]),
+        steps.start_up(window, errors),
+        jnp.ones((steps.num_steps,), jnp.int32),
+        evals,
+        evals,
+        jnp.max(errors) <= rtol,
+    )
+    return window, solved
+
+
+def unwind(
+    sampler: Sampler,
+    denoise: Denoiser,
+    start: Float[Array, "*shape"] | SamplerState,
+    keep: bool,
+) -> InversionResult:
+    """Invert the state of a bidirectional sampler, or one array by EDICT.
+
+    Args:
+        sampler: the sampler.
+        denoise: the denoiser.
+        start: the state at the data end; of EDICT also an array, for a pair of that.
+        keep: whether to return the trajectory.
+
+    Returns:
+        The result, with the state at the noise end.
+    """
+    if not isinstance(start, SamplerState):
+        start = state_of(sampler, jnp.stack([start] * sampler.history), "data")
+    check_denoiser(denoise, start.values[0])
+    steps = stepper(sampler, denoise, start.values.dtype)
+    window, solved = climb(steps, steps.resume(start.values, 0))
+    state = state_of(sampler, steps.values(window, steps.top), "noise")
+    return wrap_up(sampler, start.x, solved.states, solved, keep, state)
+
+
+def first_states(
+    table: LinearMultistep, denoise: Denoiser, start: Array, solver: Solver
+) -> Solved:
+    """The states ``y[1] .. y[k-1]``, by implicit steps of DDIM from ``y[0]``.
+
+    Differentiable by the implicit function theorem, whatever the solver.
+    """
+    k = table.history
+    tau = jnp.asarray(table.tau)
+    steps = (tau[: k - 1] - tau[1:k])[:, None]
+    ddim = dataclasses.replace(
+        table,
+        a=jnp.ones_like(steps),
+        b=steps,
+        scale=table.scale[:k],
+        tau=tau[:k],
+        model_time=table.model_time[:k],
+        name="ddim",
+        order=1,
+        bidirectional=False,
+    )
+    arrays, rebuild = split_callable(denoise)
+    fixed, known, y = jax.lax.stop_gradient((ddim, arrays, start))
+    found = Stepwise(solver).solve(fixed, rebuild(known), y, None, jnp.array(True))
+    states = attach_gradient(ddim, arrays, rebuild, start, found.states)
+    return found._replace(states=states)
+
+
+def unwind_exactly(
+    sampler: LinearMultistep,
+    arrays: list[Any],
+    rebuild: Any,
+    start: Float[Array, "*shape"] | SamplerState,
+    arithmetic: Arithmetic,
+) -> InversionResult:
+    """Invert a bidirectional table in numbers that lose nothing.
+
+    Args:
+        sampler: the table.
+        arrays: those of the denoiser.
+        rebuild: makes the denoiser from them.
+        start: the data, or the state at the data end.
+        arithmetic: ``"compensated"`` or ``"bits"``.
+
+    Returns:
+        The result, with the state at the noise end. The residuals of the rows that the
+        state relies on are zero by construction; not to have converged means that a
+        value did not fit.
+    """
+    evals, iterations = jnp.zeros((), jnp.int32), None
+    if not isinstance(start, SamplerState):
+        values, iterations, evals = _made(sampler, arrays, rebuild, start)
+        start = state_of(sampler, values, "data")
+    state, fits = invert_exactly(sampler, arrays, rebuild, start, arithmetic)
+    errors = _start_up_errors(sampler, arrays, rebuild, state.values)
+    k, n = sampler.history, sampler.num_steps
+    walked = (n + 1 - k) + 2 * (k - 2) + 1
+    counts = jnp.ones((n,), jnp.int32)
+    if iterations is not None:
+        counts = counts.at[: k - 1].add(iterations)
+    scale = jnp.asarray(sampler.init_noise_scale, state.values.dtype)
+    return InversionResult(
+        noise=state.x / scale,
+        state=state,
+        trajectory=None,
+        residual=jnp.max(errors),
+        step_residuals=errors,
+        iterations=counts,
+        num_evals=evals + walked,
+        depth=evals + walked,
+        converged=fits,
+    )
+
+
+@jax.jit(static_argnames="rebuild")
+def _made(
+    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, x0: Array
+) -> tuple[Array, Array, Array]:
+    """The states x at the data end, and what making them took."""
+    denoise = rebuild(arrays)
+    check_denoiser(denoise, x0)
+    table = in_dtype(sampler, x0.dtype)
+    made = first_states(table, denoise, x0 / table.scale[0], Anderson())
+    scale = jnp.asarray(table.scale)[1 : table.history]
+    states = scale.reshape((-1,) + (1,) * x0.ndim) * made.states
+    return jnp.concatenate([x0[None], states]), made.iterations, made.num_evals
+
+
+@jax.jit(static_argnames="rebuild")
+def _start_up_errors(
+    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, values: Array
+) -> Array:
+    """Residuals of all steps, of which only the start-up rows have any."""
+    rows = Rows(sampler, rebuild(arrays), values.dtype)
+    window = rows.resume(values, rows.top)
+    return rows.start_up(window, jnp.zeros((rows.top,), values.dtype))

@@ -1,0 +1,132 @@
+"""The strategies of :func:`jaxinv.invert`: names, and the plans that they stand for."""
+
+from typing import Any, Literal, get_args
+
+from jaxinv.inversion.explicit import Explicit
+from jaxinv.inversion.naive import Naive
+from jaxinv.inversion.newton import NewtonTrajectory
+from jaxinv.inversion.published import Algorithm2
+from jaxinv.inversion.stages import Stage
+from jaxinv.inversion.stepwise import Stepwise
+from jaxinv.inversion.trajectory import Trajectory
+from jaxinv.samplers.table import LinearMultistep
+from jaxinv.schedule import NoiseSchedule
+from jaxinv.solvers import (
+    Anderson,
+    FixedPoint,
+    ForwardStep,
+    Gradient,
+    NewtonKrylov,
+    Solver,
+)
+
+Strategy = Literal["auto", "explicit", "trajectory", "stepwise", "naive"]
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
+
+SOLVERS: dict[str, Solver] = {
+    "anderson": Anderson(),
+    "fixed_point": FixedPoint(),
+    "forward_step": ForwardStep(),
+    "gradient": Gradient(),
+    "newton_krylov": NewtonKrylov(),
+}
+
+
+#: What ``auto`` does for samples that stepwise inversion cannot do, or leaves.
+FINISH: tuple[Stage, ...] = (Trajectory(), NewtonTrajectory())
+
+
+def auto_strategy(sampler: LinearMultistep) -> Strategy:
+    """What ``strategy="auto"`` begins with for a sampler.
+
+    Args:
+        sampler: the table.
+
+    Returns:
+        ``"explicit"`` for bidirectional tables, ``"stepwise"`` for a memory of one
+        state, else ``"trajectory"``.
+    """
+    if sampler.bidirectional:
+        return "explicit"
+    return "stepwise" if sampler.history == 1 else "trajectory"
+
+
+def make_plan(
+    sampler: LinearMultistep,
+    strategy: Any,
+    solver: str | Solver | None,
+    schedule: NoiseSchedule | None,
+) -> tuple[Stage, ...]:
+    """The stages of a strategy.
+
+    Args:
+        sampler: the table.
+        strategy: a name, a stage or a tuple of stages.
+        solver: of the stepwise strategy.
+        schedule: the model's schedule.
+
+    Returns:
+        The stages, in order.
+
+    Raises:
+        ValueError: for what does not exist or cannot be combined.
+    """
+    known = isinstance(strategy, str) and strategy in STRATEGIES
+    stages = strategy if isinstance(strategy, tuple) else (strategy,)
+    if not known and not (stages and all(_is_stage(stage) for stage in stages)):
+        raise ValueError(
+            f"unknown strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}, "
+            "or a value such as Trajectory(chunk=8)"
+        )
+    if solver is not None and strategy != "stepwise":
+        raise ValueError(
+            f"a solver is for strategy 'stepwise'; {strategy!r} does not use "
+            f"solver={solver!r}"
+        )
+    if not known:
+        return stages
+    if strategy == "naive":
+        return (Naive(),)
+    if strategy == "explicit" or (strategy == "auto" and sampler.bidirectional):
+        if not sampler.bidirectional:
+            raise ValueError(
+                f"{sampler.name!r} is not bidirectional and has no explicit inverse; "
+                "use strategy 'auto'"
+            )
+        return (Explicit(),)
+    if strategy == "trajectory":
+        return (Trajectory(),)
+    if strategy == "auto":
+        return (Stepwise(), *FINISH) if sampler.history == 1 else FINISH
+    if sampler.bidirectional:
+        raise ValueError(
+            f"strategy 'stepwise' does not invert {sampler.name!r}, whose rows can be "
+            "read backwards: use 'explicit' (or 'auto') for its state, 'trajectory' "
+            "for one array of noise"
+        )
+    if sampler.history == 1:
+        return (Stepwise(_solver("anderson" if solver is None else solver)),)
+    if schedule is None:
+        raise ValueError(
+            f"strategy 'stepwise' inverts {sampler.name!r}, which remembers "
+            f"{sampler.history} states, by Algorithm 2 of the paper: it visits noise "
+            "levels between those of the grid and needs schedule=...; the exact "
+            "inverse of this sampler is strategy 'trajectory' (or 'auto')"
+        )
+    chosen = _solver("forward_step" if solver is None else solver)
+    return (Algorithm2(schedule, solver=chosen),)
+
+
+def _is_stage(value: Any) -> bool:
+    return not isinstance(value, str | type) and callable(getattr(value, "solve", None))
+
+
+def _solver(solver: str | Solver) -> Solver:
+    if isinstance(solver, str) and solver in SOLVERS:
+        return SOLVERS[solver]
+    if isinstance(solver, str | type) or not callable(solver):
+        raise ValueError(
+            f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}, or a "
+            "solver value such as Anderson(history=8)"
+        )
+    return solver
