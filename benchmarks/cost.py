@@ -9,6 +9,7 @@ what a call of the model costs by batch size, which turns sequential depth into 
 
 import argparse
 import functools
+import json
 import shlex
 import sys
 import time
@@ -25,6 +26,7 @@ from benchmarks.cost_precision import precision
 from benchmarks.report import RESULTS, provenance, save, table
 from benchmarks.samples import inverter, make_sampler, make_samples, true_states
 from benchmarks.timing import CallTimes, model_call, seconds
+from jaxinv.files import open_atomically
 from jaxinv.inversion import NewtonTrajectory
 
 SECTIONS = ("wall", "overhead", "memory", "batch", "precision")
@@ -183,27 +185,22 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse(sys.argv[1:] if argv is None else argv)
-    parts = []
-    # Accelerators may compute float32 products with ten bits; exactness needs all.
-    with jax.default_matmul_precision("highest"):
-        pipe = ji.load(arguments.model)
-        calls = CallTimes(pipe, arguments.repeats)
-        if "wall" in arguments.sections:
-            # Only here is PyTorch needed.
-            from benchmarks.cost_wall import wall_time
+def section(name: str, pipe: Any, calls: CallTimes, arguments: Any) -> str:
+    """Measure one section and describe what it shows."""
+    if name == "wall":
+        # Only here is PyTorch needed.
+        from benchmarks.cost_wall import wall_time
 
-            parts.append(f"""## Beside PyTorch
+        return f"""## Beside PyTorch
 
 One sample, {arguments.steps} steps, guidance {arguments.guidance:g}, the log-SNR grid,
 the same latent. Compiled programs, without the time to compile them, which stands
 beside; medians of {arguments.repeats}, the published algorithms once. The evaluations
 of the two frameworks' Algorithm 2 may differ: step sizes and stopping are the same.
 
-{wall_time(pipe, calls, arguments)}""")
-        if "overhead" in arguments.sections:
-            parts.append(f"""## Overhead
+{wall_time(pipe, calls, arguments)}"""
+    if name == "overhead":
+        return f"""## Overhead
 
 Wall time over the time of the model calls that the batch really makes, guidance
 {arguments.overhead_guidance:g}. Stepwise, a step of a vmapped batch lasts until its
@@ -211,36 +208,50 @@ slowest sample has converged: the sum over steps of the largest number of iterat
 calls of the batch's size. For the trajectory: the largest number of sweeps, calls of
 batch x steps. Where not all converged, auto's later stages are not counted.
 
-{overhead(pipe, calls, arguments)}""")
-        if "memory" in arguments.sections:
-            parts.append(f"""## Memory
+{overhead(pipe, calls, arguments)}"""
+    if name == "memory":
+        return f"""## Memory
 
 What the compiled programs ask for beside their arguments (the model's parameters, the
 data): temporaries and results, one sample, 2M. As XLA reports it for this device.
 
-{memory(pipe, arguments)}""")
-        if "batch" in arguments.sections:
-            parts.append(f"""## The model's call by batch size
+{memory(pipe, arguments)}"""
+    if name == "batch":
+        return f"""## The model's call by batch size
 
 What sequential depth is worth: where a call of a batch of N costs as much as a call of
 one, a sweep over N levels takes the time of one evaluation.
 
-{by_batch(calls, arguments)}""")
-    if "precision" in arguments.sections:
-        parts.append(f"""## The network's precision
+{by_batch(calls, arguments)}"""
+    return f"""## The network's precision
 
 {arguments.precision_batch} samples, sampled as one batch, {arguments.steps} steps,
 guidance 3; the states are float32 throughout. The batch of a model call is that of the
 inversion, compared with that of sampling.
 
-{precision(arguments)}""")
-    body = (chr(10) * 2).join(parts)
+{precision(arguments)}"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    # Sections measured in other runs are kept, each with what made it.
+    kept = arguments.out.with_suffix(".json")
+    parts = json.loads(kept.read_text()) if kept.exists() else {}
+    with jax.default_matmul_precision("highest"):
+        # Accelerators may compute float32 products with ten bits; exactness needs all.
+        pipe = ji.load(arguments.model)
+        calls = CallTimes(pipe, arguments.repeats)
+        for name in arguments.sections:
+            text = section(name, pipe, calls, arguments)
+            parts[name] = f"{text}\n\n{provenance(arguments.command)}"
+            with open_atomically(kept) as file:
+                file.write(json.dumps(parts, indent=1).encode())
+    body = (chr(10) * 2).join(parts[name] for name in SECTIONS if name in parts)
     text = f"""# The cost of exact inversion on {arguments.model}
 
 {__doc__.split(chr(10) * 2, 2)[2].strip()}
 
-{provenance(arguments.command)} One evaluation is one call of the guided model (both
-branches) for one sample.
+One evaluation is one call of the guided model (both branches) for one sample.
 
 {body}
 """
