@@ -9,7 +9,10 @@ from PIL import Image
 from benchmarks.belm import SECTIONS, main
 
 # Captions are longer than the small model's text.
-pytestmark = pytest.mark.filterwarnings("ignore:the prompt has")
+pytestmark = [
+    pytest.mark.slow,  # compiles some forty programs
+    pytest.mark.filterwarnings("ignore:the prompt has"),
+]
 
 # Equal numbers of steps share their compiled programs.
 TINY = """
