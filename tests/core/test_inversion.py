@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_cases import (
+    BIDIRECTIONAL,
     EXACT_SOLVERS,
     EXACT_STRATEGIES,
     SAMPLERS,
@@ -22,6 +23,10 @@ from jaxinv.inversion import SOLVERS as SOLVERS_BY_NAME
 
 VP = SCHEDULES["vp"]
 STEPS = 20
+
+# BDIA's rows with gamma = 1, started from one array, have several trajectories that end
+# in the same data: those tables are inverted explicitly (test_bidirectional.py).
+IMPLICIT = {name: case for name, case in SAMPLERS.items() if name not in BIDIRECTIONAL}
 
 
 def round_trip(table, denoise, dtype, **options):
@@ -42,7 +47,7 @@ def stretched(gain, x, t):
 
 
 @pytest.mark.parametrize("schedule", each(SCHEDULES))
-@pytest.mark.parametrize("sampler", each(SAMPLERS))
+@pytest.mark.parametrize("sampler", each(IMPLICIT))
 def test_every_table_is_inverted_to_machine_precision(sampler, schedule, float64):
     table, denoise = sampler.build(schedule, STEPS), gaussian_mixture(schedule)
     noise, reconstruction, result = round_trip(
