@@ -227,7 +227,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 {__doc__.split(chr(10) * 2, 2)[2].strip()}
 
-{provenance(arguments.command)} Float32, {arguments.samples} samples (fewer where the
+{provenance(arguments.command)} {len(found)} of the {len(table)} rows below were read
+from the file that it continues, as earlier runs had measured them. Float32,
+{arguments.samples} samples (fewer where the
 table says so), seed {arguments.seed}, {arguments.batch} at a time. NMSE is
 `|x - reference|^2 / |reference|^2`, median and worst of the samples. One evaluation is
 one call of the guided model (both branches) for one sample; the depth is how many of

@@ -103,9 +103,16 @@ def _run(
     rows = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), unit_rows(sampler))
     near = slice(-k, None) if down else slice(0, k)
     values = state.values / _column(rows.to_x[near], state.values)
-    words = state.words
-    if words is None or state.arithmetic != arithmetic:
-        words = _encode(jax.lax.stop_gradient(values), held)
+    words = _encode(jax.lax.stop_gradient(values), held)
+    if state.words is not None and state.arithmetic == arithmetic:
+        # The values are what a state is: where they are no longer those of the words
+        # (a state can be changed, or mixed with another), the words are made anew.
+        known = _decode(state.words, held, dtype)
+        same = known * _column(rows.to_x[near], known) == state.values
+        words = (
+            jnp.where(same, state.words[0], words[0]),
+            jnp.where(same, state.words[1], words[1]),
+        )
     # A denoiser may be a function that closes over what is differentiated.
     x, t = state.values[0], rows.model_time[0]
     converted, hidden = jax.closure_convert(

@@ -30,7 +30,7 @@ from jaxinv.schedule import Family, NoiseSchedule, Spacing, shifted
 
 # A step that keeps less of the noise level than this may lose the noise. Measured with
 # benchmarks/exactness.py, DPM-Solver++(2M) at guidance 5: a ratio of 0.73 (20 steps)
-# keeps the noise to -94 dB in the median, 0.54 (10 steps) to -10 dB only.
+# keeps the noise to -96 dB in the median, 0.54 (10 steps) to -7 dB only.
 INVERTIBLE_RATIO = 0.7
 
 # Exponent of Karras' grid: Karras et al. 2022, Section 3.

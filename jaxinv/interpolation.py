@@ -57,7 +57,18 @@ def interpolate(
     if isinstance(first, SamplerState) and isinstance(second, SamplerState):
         _check_states(first, second)
         values = _mix(first.values, second.values, first.x, second.x, t)
-        return dataclasses.replace(first, values=values)
+        words, arithmetic = None, "float"
+        if first.arithmetic == second.arithmetic and first.words is not None:
+            # Words are kept where the values are still theirs: at both ends.
+            assert second.words is not None
+            arithmetic = first.arithmetic
+            words = (
+                jnp.where(t == 1, second.words[0], first.words[0]),
+                jnp.where(t == 1, second.words[1], first.words[1]),
+            )
+        return dataclasses.replace(
+            first, values=values, words=words, arithmetic=arithmetic
+        )
     if isinstance(first, SamplerState) or isinstance(second, SamplerState):
         raise ValueError("cannot interpolate between a state and an array")
     first, second = jnp.asarray(first), jnp.asarray(second)

@@ -31,7 +31,8 @@ class SamplerState:
         end: ``"noise"`` or ``"data"`` (static).
         coupled: whether the values belong to one level, as EDICT's do (static).
         words: the states in an arithmetic that loses nothing, two arrays of the shape
-            of the values (:mod:`jaxinv.arithmetic`); None for plain floats.
+            of the values (:mod:`jaxinv.arithmetic`); None for plain floats. Where the
+            values have been changed since, the values count.
         arithmetic: which one (static).
     """
 

@@ -164,8 +164,8 @@ def test_a_sampler_with_a_memory_is_inverted_all_steps_together(
     assert record["sampler"] == "dpmpp_2m"
     assert certificate["stages"][0] == "trajectory"
     assert certificate["depth"] * 10 == certificate["num_evals"]
-    assert certificate["residual"] <= 2e-6  # the tolerance of all steps together
-    # An untrained network may amplify the 2e-6 of a step more than tenfold.
+    assert certificate["residual"] <= 5e-6  # the tolerance of all steps together
+    # An untrained network may amplify the 5e-6 of a step more than tenfold.
     assert record["reconstruction"]["latent_nmse_db"] < -70
 
 
@@ -230,7 +230,7 @@ def test_what_stepwise_leaves_is_finished_all_steps_together(
     certificate = only_json(result)["certificate"]
     assert certificate["stages"] == ["stepwise", "finish"]
     assert certificate["num_evals"] > first["num_evals"]
-    assert certificate["residual"] <= 2e-6  # the tolerance of all steps together
+    assert certificate["residual"] <= 5e-6  # the tolerance of all steps together
 
 
 def test_another_size_is_resized_only_when_asked_and_said(

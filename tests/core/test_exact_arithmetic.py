@@ -1,5 +1,7 @@
 """Numbers that lose nothing: the same bits back, and gradients that store nothing."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -214,3 +216,36 @@ def test_a_table_whose_coefficients_are_not_known_yet_is_refused():
     table, model = ji.o_belm(ji.time_grid(VP, 6)), Partial(network, WEIGHTS)
     with pytest.raises(ValueError, match=r"outside of jax\.jit"):
         jax.jit(lambda s: ji.sample(s, model, data(), arithmetic="bits"))(table)
+
+
+@pytest.mark.parametrize("arithmetic", EXACT)
+def test_a_state_that_was_changed_is_the_changed_one(table, arithmetic):
+    model = Partial(network, WEIGHTS)
+    state = ji.invert(table, model, data(2), arithmetic=arithmetic).state
+    changed = dataclasses.replace(state, values=1.5 * state.values)
+    plain = dataclasses.replace(changed, words=None, arithmetic="float")
+    found = ji.sample(table, model, changed, arithmetic=arithmetic)
+    np.testing.assert_array_equal(
+        found, ji.sample(table, model, plain, arithmetic=arithmetic)
+    )
+    assert not np.allclose(found, data(2))
+
+
+@pytest.mark.parametrize("arithmetic", EXACT)
+def test_between_two_exact_states_both_ends_are_exact(table, arithmetic):
+    model = Partial(network, WEIGHTS)
+    ends = [data(2, seed=seed) for seed in (0, 1)]
+    states = [ji.invert(table, model, x, arithmetic=arithmetic).state for x in ends]
+
+    def at(t):
+        between = ji.interpolate(*states, t)
+        return ji.sample(table, model, between, arithmetic=arithmetic)
+
+    np.testing.assert_array_equal(at(0.0), ends[0])
+    np.testing.assert_array_equal(at(1.0), ends[1])
+    # In between it is what floats make of the same mixture.
+    plain = [dataclasses.replace(s, words=None, arithmetic="float") for s in states]
+    expected = ji.sample(
+        table, model, ji.interpolate(*plain, 0.5), arithmetic=arithmetic
+    )
+    np.testing.assert_array_equal(at(0.5), expected)
