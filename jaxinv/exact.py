@@ -17,7 +17,15 @@ from jaxtyping import Array, Bool, Float
 from jaxinv.arithmetic import COMPENSATED, Words
 from jaxinv.arithmetic import Arithmetic as Numbers
 from jaxinv.compilation import check_denoiser
-from jaxinv.reversible import UnitRows, integers, pull_back, unit_rows, walk
+from jaxinv.reversible import (
+    UnitRows,
+    concrete,
+    integers,
+    pull_back,
+    unit_rows,
+    walk,
+)
+from jaxinv.samplers.edict import Edict, rows_of_edict
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.state import SamplerState
 from jaxinv.stepping import Rows
@@ -26,20 +34,37 @@ Arithmetic = Literal["float", "compensated", "bits"]
 ARITHMETICS: tuple[str, ...] = get_args(Arithmetic)
 
 
-def check_arithmetic(arithmetic: str, sampler: Any) -> None:
-    """Raise ValueError unless a sampler can be run in an arithmetic."""
+def check_arithmetic(arithmetic: str) -> None:
+    """Raise ValueError unless there is such an arithmetic."""
     if arithmetic not in ARITHMETICS:
         raise ValueError(
             f"unknown arithmetic {arithmetic!r}; expected one of "
             f"{', '.join(ARITHMETICS)}"
         )
-    if arithmetic != "float" and not (
-        isinstance(sampler, LinearMultistep) and sampler.bidirectional
-    ):
+
+
+def exact_table(sampler: LinearMultistep | Edict, arithmetic: str) -> LinearMultistep:
+    """The table that is run in numbers that lose nothing.
+
+    Args:
+        sampler: a bidirectional sampler.
+        arithmetic: ``"compensated"`` or ``"bits"``.
+
+    Returns:
+        The sampler itself; of EDICT, its rows.
+
+    Raises:
+        ValueError: for a sampler that is not bidirectional, or EDICT with coefficients
+            that are not known yet.
+    """
+    if isinstance(sampler, Edict):
+        return rows_of_edict(jax.tree.map(concrete, sampler))
+    if not sampler.bidirectional:
         raise ValueError(
-            f"arithmetic={arithmetic!r} is for bidirectional tables such as o_belm and "
-            f"bdia; {sampler.name!r} has arithmetic='float' only"
+            f"arithmetic={arithmetic!r} is for bidirectional samplers such as o_belm, "
+            f"bdia and edict; {sampler.name!r} has arithmetic='float' only"
         )
+    return sampler
 
 
 def numbers(arithmetic: str, sampler: LinearMultistep) -> Numbers:

@@ -84,7 +84,7 @@ def unit_rows(table: LinearMultistep) -> UnitRows:
         ValueError: if the coefficients are not known yet (inside of ``jax.jit``).
     """
     a, b, scale, model_time = map(
-        _concrete, (table.a, table.b, table.scale, table.model_time)
+        concrete, (table.a, table.b, table.scale, table.model_time)
     )
     n, k = a.shape
     units = np.empty(n + 1)
@@ -99,7 +99,8 @@ def unit_rows(table: LinearMultistep) -> UnitRows:
     return UnitRows(weights, slopes, scale * units, model_time)
 
 
-def _concrete(values: Coefficients) -> np.ndarray:
+def concrete(values: Coefficients) -> np.ndarray:
+    """Coefficients in float64 on the host; ValueError inside of ``jax.jit``."""
     if isinstance(values, jax.core.Tracer):
         raise ValueError(
             "exact arithmetic needs the sampler's coefficients in double precision: "

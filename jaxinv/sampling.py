@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from jaxinv.compilation import check_denoiser, check_finite, split_callable
 from jaxinv.denoiser import Denoiser
-from jaxinv.exact import Arithmetic, check_arithmetic, sample_exactly
+from jaxinv.exact import Arithmetic, check_arithmetic, exact_table, sample_exactly
 from jaxinv.samplers.edict import Edict
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.state import SamplerState, check_state, state_of
@@ -68,11 +68,13 @@ def sample(
             bidirectional sampler, its state at the noise end.
         return_state: return the state at the data end, of a bidirectional sampler;
             the sample is its ``x``.
-        arithmetic: for bidirectional tables: ``"compensated"`` holds the states in
+        arithmetic: for bidirectional samplers: ``"compensated"`` holds the states in
             twice the digits, ``"bits"`` in integers, from which :func:`jaxinv.invert`
             with the same argument returns the identical bits (outside of any
             ``jax.jit``, on the same device). Gradients of both need memory that does
-            not depend on the number of steps, and one more evaluation per step.
+            not depend on the number of steps, and one more evaluation per step. EDICT
+            is run as the table of its intermediate states, whose data is the second
+            of its pair (:func:`jaxinv.samplers.edict.rows_of_edict`).
 
     Returns:
         The state ``x[0]`` at the data end, of the noise's shape and dtype.
@@ -92,12 +94,13 @@ def sample(
         >>> ji.sample(sampler, denoise, noise).shape
         (4, 4, 3)
     """
-    arrays, rebuild, start = _checked(sampler, denoise, noise)
-    check_arithmetic(arithmetic, sampler)
+    check_arithmetic(arithmetic)
     if arithmetic != "float":
-        assert isinstance(sampler, LinearMultistep)
-        end = sample_exactly(sampler, arrays, rebuild, start, arithmetic)
+        table = exact_table(_known(sampler), arithmetic)
+        arrays, rebuild, start = _checked(table, denoise, noise)
+        end = sample_exactly(table, arrays, rebuild, start, arithmetic)
         return end if return_state else end.x
+    arrays, rebuild, start = _checked(sampler, denoise, noise)
     if not return_state:
         return _sample(sampler, arrays, rebuild, start, keep=False)[0]
     if not sampler.bidirectional:
@@ -134,17 +137,22 @@ def _checked(
     sampler: Sampler, denoise: Denoiser, noise: Any
 ) -> tuple[list[Any], Any, Array | SamplerState]:
     """The denoiser in parts, and where to start."""
-    if not isinstance(sampler, Sampler):
-        raise ValueError(
-            "expected a sampler such as jaxinv.ddim(grid), got an object of type "
-            f"{type(sampler).__name__}"
-        )
+    sampler = _known(sampler)
     if isinstance(noise, SamplerState):
         check_state(noise, sampler, "noise")
     else:
         noise = jnp.asarray(noise)
         check_finite(noise, "noise")
     return *split_callable(denoise), noise
+
+
+def _known(sampler: Sampler) -> Sampler:
+    if not isinstance(sampler, Sampler):
+        raise ValueError(
+            "expected a sampler such as jaxinv.ddim(grid), got an object of type "
+            f"{type(sampler).__name__}"
+        )
+    return sampler
 
 
 @jax.jit(static_argnames=("rebuild", "keep"))

@@ -11,6 +11,22 @@ import pytest
 
 MAX_TOKENS = 16
 
+# Linux gives a process 65,530 memory maps; XLA takes several for each program that it
+# compiles for the CPU, and the process dies where there are none left. A test run
+# compiles thousands.
+MANY_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_maps():
+    """Forgets the compiled programs once there are many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
+        import jax
+
+        jax.clear_caches()
+
 
 @pytest.fixture(scope="session")
 def diffusers_folder(tmp_path_factory) -> Path:

@@ -52,19 +52,20 @@ def order_conditions(
         highest: the largest degree q.
 
     Returns:
-        C[i,q] at index (i - 1, q), in units of ``h[i]^q``.
+        C[i,q] at index (i - 1, q), in units of ``h[i]^q``; for a row between two
+        states of one level, as EDICT's are, h is what the whole row spans.
     """
     a, b, tau = (np.asarray(v, np.float64) for v in (table.a, table.b, table.tau))
     conditions = []
     for i in range(1, table.num_steps + 1):
         used = min(table.history, table.num_steps + 1 - i)
-        h = tau[i] - tau[i - 1]
-        t = (tau[i : i + used] - tau[i]) / h
+        h = _unit(tau, i, used)
+        t = (tau[i - 1 : i + used] - tau[i]) / h
         row = []
         for q in range(highest + 1):
-            slopes = q * t ** max(q - 1, 0)
-            known = a[i - 1, :used] @ t**q + b[i - 1, :used] @ slopes / h
-            row.append((-1.0) ** q - known)
+            slopes = q * t[1:] ** max(q - 1, 0)
+            known = a[i - 1, :used] @ t[1:] ** q + b[i - 1, :used] @ slopes / h
+            row.append(t[0] ** q - known)
         conditions.append(row)
     return np.array(conditions)
 
@@ -84,7 +85,7 @@ def row_orders(table: LinearMultistep, highest: int = 7) -> np.ndarray:
     met = np.zeros((table.num_steps, highest + 2), bool)
     for i, row in enumerate(order_conditions(table, highest), start=1):
         used = min(table.history, table.num_steps + 1 - i)
-        h = tau[i] - tau[i - 1]
+        h = _unit(tau, i, used)
         t = np.abs(tau[i : i + used] - tau[i]) / h
         for q, residual in enumerate(row):
             slopes = q * t ** max(q - 1, 0)
@@ -92,6 +93,11 @@ def row_orders(table: LinearMultistep, highest: int = 7) -> np.ndarray:
             sizes += np.abs(b[i - 1, :used]) @ slopes / h
             met[i - 1, q] = abs(residual) <= _ROUNDING * max(sizes, 1)
     return np.argmin(met, axis=1) - 1
+
+
+def _unit(tau: np.ndarray, i: int, used: int) -> float:
+    """The step of row i, or what the row spans if that is none."""
+    return float(tau[i] - tau[i - 1] or tau[i + used - 1] - tau[i - 1] or 1.0)
 
 
 class ZeroStability(NamedTuple):

@@ -41,7 +41,7 @@ from jaxtyping import Array, Float
 
 from jaxinv.compilation import check_denoiser, check_finite, split_callable
 from jaxinv.denoiser import Denoiser
-from jaxinv.exact import Arithmetic, check_arithmetic
+from jaxinv.exact import Arithmetic, check_arithmetic, exact_table
 from jaxinv.inversion.explicit import Explicit, unwind, unwind_exactly
 from jaxinv.inversion.implicit import attach_gradient
 from jaxinv.inversion.naive import Naive
@@ -89,8 +89,8 @@ def invert(
         schedule: the model's schedule; needed by ``"stepwise"`` for samplers with a
             longer memory only, which visits noise levels between those of the grid.
         return_trajectory: keep the states of all noise levels.
-        arithmetic: for the explicit inversion of tables, as of :func:`jaxinv.sample`:
-            ``"compensated"`` or ``"bits"``.
+        arithmetic: for the explicit inversion of bidirectional samplers, as of
+            :func:`jaxinv.sample`: ``"compensated"`` or ``"bits"``.
 
     Returns:
         The noise with its certificate. Failing to converge is not an error: the result
@@ -115,13 +115,15 @@ def invert(
     References:
         Hong et al. 2024, arXiv:2311.18387, Algorithms 1 and 2 (``"stepwise"``).
     """
+    check_arithmetic(arithmetic)
+    if arithmetic != "float":
+        sampler = exact_table(sampler, arithmetic)
     if isinstance(x0, SamplerState):
         check_state(x0, sampler, "data")
     else:
         x0 = jnp.asarray(x0)
         check_finite(x0, "data x0")
     arrays, rebuild = split_callable(denoise)
-    check_arithmetic(arithmetic, sampler)
     if arithmetic != "float":
         _check_explicit(sampler, strategy, solver)
         if return_trajectory:

@@ -45,6 +45,13 @@ def test_rows_meet_the_order_conditions_that_they_claim(
     np.testing.assert_array_equal(found, expected)
 
 
+def test_edicts_rows_are_of_first_order_where_the_two_states_are_of_one_level_too():
+    rows = rows_of_edict(ji.edict(make_grid(VP, 20)))
+    np.testing.assert_array_equal(rows.tau[0::2][:-1], rows.tau[1::2])
+    assert np.all(np.isfinite(analysis.order_conditions(rows)))
+    assert np.all(analysis.row_orders(rows) >= 1)
+
+
 def test_the_first_condition_that_fails_is_the_error_on_a_power():
     table = ji.o_belm(make_grid(VP, 20))
     cubic = analysis.order_conditions(table)[:, 3]
