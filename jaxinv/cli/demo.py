@@ -68,7 +68,7 @@ def demo(
         from jaxinv.cli import runs, samplers
         from jaxinv.cli.progress import Observed, Progress
 
-        sampler = check_choice("sampler", sampler, samplers.SAMPLER_NAMES)
+        sampler = check_choice("sampler", sampler, samplers.ONE_ARRAY_NAMES)
         pipe = ji.load(_MODEL)
         chosen = samplers.make_sampler(pipe.schedule, sampler, steps, "log_snr")
         denoise = pipe.denoiser(prompt, guidance_scale=guidance)

@@ -43,7 +43,8 @@ def invert(
         str,
         typer.Option(
             "--strategy",
-            help="auto (exact), trajectory (exact, all steps together), stepwise "
+            help="auto (exact), explicit (samplers that are exact by construction; "
+            "their auto), trajectory (exact, all steps together), stepwise "
             "(exact for ddim and euler; for other samplers the published Algorithm 2), "
             "or naive (DDIM inversion).",
         ),
@@ -71,9 +72,10 @@ def invert(
 ) -> None:
     """Find the noise that the model's own sampler turns into an image.
 
-    Writes noise.npy, reconstruction.png, panel.png and result.json. The exit code is 0
-    if the certificate holds at every step, 3 if not (the files are written all the
-    same; naive inversion and Algorithm 2 certify nothing), 2 for bad input.
+    Writes noise.npy (of a sampler that is exact by construction its state, two arrays),
+    reconstruction.png, panel.png and result.json. The exit code is 0 if the certificate
+    holds at every step, 3 if not (the files are written all the same; naive inversion
+    and Algorithm 2 certify nothing), 2 for bad input.
     """
     output = Output(as_json)
     folder = out or Path(f"{image.stem}-inverted")
@@ -104,6 +106,7 @@ def invert(
         read = _fit(read, image, pipe.image_size, pipe.name, resize)
         for change in read.changes:
             output.note(f"{image}: {change}")
+        runs.check_strategy(chosen, strategy, solver, pipe.schedule)
         denoise = pipe.denoiser(prompt, negative_prompt, guidance)
 
     latent = pipe.encode(read.pixels)
@@ -121,8 +124,10 @@ def invert(
         solver=solver,
     )
     output.done(title, outcome.seconds)
-    noise = outcome.result.noise
-    again, seconds = runs.draw(progress, "reconstruction", chosen, watched, noise)
+    noise, state = outcome.result.noise, outcome.result.state
+    kept = state.values if isinstance(state, ji.SamplerState) else noise
+    arrays = len(kept) if isinstance(state, ji.SamplerState) else 1
+    again, seconds = runs.draw(progress, "reconstruction", chosen, watched, state)
     output.done("reconstruction", seconds)
 
     decoded, rebuilt = pipe.decode(latent), pipe.decode(again)
@@ -156,12 +161,16 @@ def invert(
         "solver": solver,
         "certificate": outcome.record(),
         "worst_noise_level_ratio": chosen.worst_ratio,
-        "noise": {"mean": float(noise.mean()), "std": float(noise.std())},
+        "noise": {
+            "mean": float(noise.mean()),
+            "std": float(noise.std()),
+            "arrays": arrays,
+        },
         "reconstruction": measures,
         "files": files,
     }
     with explained(output):
-        write_array(files["noise"], np.asarray(noise))
+        write_array(files["noise"], np.asarray(kept))
         write_image(files["reconstruction"], np.asarray(rebuilt))
         _draw_panel(
             files["panel"], record, chosen.title, original, decoded, rebuilt, noise
@@ -227,13 +236,20 @@ def _table(record: dict[str, Any]) -> Table:
     table.add_column("", justify="right")
     table.add_column("", style="dim")
     converged = certificate["converged"]
+    paired = record["noise"]["arrays"] > 1
     rows = (
         (
             "converged",
             "[green]yes[/]" if converged else "[red]no[/]",
             "every step of the sampler is solved to its tolerance",
         ),
-        ("worst residual", f"{certificate['residual']:.1e}", "relative, of one step"),
+        (
+            "one array alone" if paired else "worst residual",
+            f"{certificate['residual']:.1e}",
+            "relative error of the first step from it; noise.npy holds both arrays"
+            if paired
+            else "relative, of one step",
+        ),
         (
             "evaluations per step",
             f"{certificate['evals_per_step']:.1f}",
@@ -285,7 +301,9 @@ def _draw_panel(
         plotting.Tile(
             plotting.latent_picture(noise),
             "noise found",
-            f"residual {certificate['residual']:.0e}",
+            "the second of two arrays"
+            if record["noise"]["arrays"] > 1
+            else f"residual {certificate['residual']:.0e}",
             good,
         ),
         plotting.Tile(

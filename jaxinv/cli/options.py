@@ -33,7 +33,9 @@ SamplerName = Annotated[
     typer.Option(
         "--sampler",
         help="ddim, dpmpp-2m, dpmpp-3m (DPM-Solver++), dpm-solver-2m, deis, ipndm, "
-        "unip (UniPC without its corrector) or euler.",
+        "unip (UniPC without its corrector), euler; or one that is exact by "
+        "construction, whose noise is a pair of arrays: o-belm, o-belm-log-snr (for "
+        "few steps), bdia, edict.",
     ),
 ]
 Grid = Annotated[
@@ -41,9 +43,8 @@ Grid = Annotated[
     typer.Option(
         "--spacing",
         help="Time grid: log_snr (keeps the noise; alias exponential), karras, or, for "
-        "images made with diffusers: leading, trailing, linspace. On these, all "
-        "samplers but ipndm and euler step as diffusers' scheduler of that name does "
-        "by default.",
+        "images made with diffusers: leading, trailing, linspace. On these, samplers "
+        "that diffusers has step as its scheduler of that name does by default.",
     ),
 ]
 AsJson = Annotated[

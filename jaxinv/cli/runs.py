@@ -11,7 +11,8 @@ import jaxinv as ji
 from jaxinv.cli.progress import Observed, Progress
 from jaxinv.cli.samplers import Sampler
 from jaxinv.inversion import SOLVERS, auto_strategy
-from jaxinv.inversion.strategies import FINISH
+from jaxinv.inversion.invert import check_explicit
+from jaxinv.inversion.strategies import FINISH, make_plan
 from jaxinv.schedule import NoiseSchedule
 
 SOLVER_NAMES: tuple[str, ...] = tuple(SOLVERS)
@@ -49,8 +50,22 @@ class Outcome(NamedTuple):
         }
 
 
+def check_strategy(
+    sampler: Sampler, strategy: str, solver: str | None, schedule: NoiseSchedule
+) -> None:
+    """Raises ValueError for a strategy or solver that the sampler does not have."""
+    if isinstance(sampler.table, ji.LinearMultistep):
+        make_plan(sampler.table, strategy, solver, schedule)
+    else:
+        check_explicit(sampler.table, strategy, solver)
+
+
 def draw(
-    progress: Progress, title: str, sampler: Sampler, denoise: Observed, noise: Any
+    progress: Progress,
+    title: str,
+    sampler: Sampler,
+    denoise: Observed,
+    noise: jax.Array | ji.SamplerState,
 ) -> tuple[jax.Array, float]:
     """Samples, showing progress.
 
@@ -59,7 +74,7 @@ def draw(
     """
     times = np.asarray(sampler.table.model_time)[:0:-1]
     with progress.phase(title, times) as phase:
-        latent = ji.sample(sampler.table, denoise, jnp.asarray(noise))
+        latent = ji.sample(sampler.table, denoise, noise)
         latent.block_until_ready()
     return latent, phase.seconds
 
@@ -99,8 +114,8 @@ def find_noise(
     first = auto_strategy(table) if strategy == "auto" else strategy
     # Naive inversion and Algorithm 2 know nothing of the residuals of the rows.
     unmeasured = first == "naive" or (first == "stepwise" and table.history > 1)
-    # Only these two walk up the steps; the others work on all of them together.
-    walked = times if first in ("stepwise", "naive") else None
+    # Only these walk up the steps; the others work on all of them together.
+    walked = times if first in ("explicit", "stepwise", "naive") else None
     with progress.phase(title, walked) as phase:
         result = ji.invert(
             table,
@@ -114,13 +129,15 @@ def find_noise(
         jax.block_until_ready(result)
     stages: tuple[str, ...] = (first,)
     seconds = phase.seconds
-    if strategy == "auto" and not bool(result.converged):
+    unfinished = strategy == "auto" and first != "explicit"
+    if unfinished and not bool(result.converged):
         with progress.phase(f"{title}, all steps together", None) as phase:
             more = ji.invert(table, denoise, latent, strategy=FINISH)
             jax.block_until_ready(more)
         result = _better(result, more)
         stages, seconds = (*stages, "finish"), seconds + phase.seconds
     if result.trajectory is not None:
+        assert isinstance(table, ji.LinearMultistep)
         with progress.phase("measuring the residuals", times):
             residuals = ji.certify(table, denoise, result.trajectory)
             residuals.block_until_ready()

@@ -27,7 +27,11 @@ def sample(
     ] = None,
     noise: Annotated[
         Path | None,
-        typer.Option("--noise", help="Noise from 'jaxinv invert', in place of a seed."),
+        typer.Option(
+            "--noise",
+            help="noise.npy of 'jaxinv invert' with the same sampler and steps, in "
+            "place of a seed.",
+        ),
     ] = None,
     out: options.ImageFile = Path("sample.png"),
     as_json: options.AsJson = False,
@@ -52,7 +56,7 @@ def sample(
         spacing = check_choice("spacing", spacing, samplers.SPACINGS)
         pipe = ji.load(model, revision=revision)
         chosen = samplers.make_sampler(pipe.schedule, sampler, steps, spacing)
-        start = _noise(given, seed, pipe.latent_shape)
+        start = _start(given, seed, pipe.latent_shape, chosen.table)
         denoise = pipe.denoiser(prompt, negative_prompt, guidance)
     progress = Progress(output.messages)
     latent, seconds = runs.draw(progress, "sampling", chosen, Observed(denoise), start)
@@ -78,16 +82,24 @@ def sample(
     )
 
 
-def _noise(given: np.ndarray | None, seed: int | None, shape: tuple[int, ...]) -> Any:
-    """The noise to start from; a given one is checked against the model."""
+def _start(
+    given: np.ndarray | None, seed: int | None, shape: tuple[int, ...], sampler: Any
+) -> Any:
+    """The noise or state to start from; a given one is checked against the model."""
     import jax
+    import jax.numpy as jnp
+
+    from jaxinv.state import state_of
 
     if given is None:
         return jax.random.normal(jax.random.key(seed or 0), shape)
-    if given.shape != shape:
+    whole = (sampler.history, *shape) if sampler.bidirectional else shape
+    if given.shape not in (shape, whole):
         raise ValueError(
             f"the noise has shape {given.shape}, but this model's is {shape}"
+            + ("" if whole == shape else f", and {sampler.name}'s state has {whole}")
         )
     if not np.all(np.isfinite(given)):
         raise ValueError("the noise has values that are NaN or infinite")
-    return given.astype(np.float32)
+    noise = jnp.asarray(given.astype(np.float32))
+    return noise if given.shape == shape else state_of(sampler, noise, "noise")

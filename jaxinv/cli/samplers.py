@@ -4,8 +4,8 @@ On this library's own grids (log_snr, exponential, karras) a name is a construct
 table. On diffusers' timestep spacings an image was made there, so that the table has to
 be diffusers' own, with every peculiarity: DDIM as ``DDIMScheduler`` steps, and the
 multistep samplers as the scheduler of that name does with its default options, on the
-model's schedule. iPNDM and Euler have no such scheduler here: they are this library's
-tables, on DDIM's timesteps.
+model's schedule. The others have no such scheduler here: they are this library's own,
+on DDIM's timesteps.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,13 @@ import numpy as np
 import jaxinv as ji
 from jaxinv.grid import INVERTIBLE_RATIO, make_grid, steps_that_keep_the_noise
 from jaxinv.grid_from_diffusers import DEIS, DPM, UNIPC
+from jaxinv.sampling import Sampler as AnySampler
 from jaxinv.schedule import NoiseSchedule, Spacing, TimestepSpacing
 
 SPACINGS: tuple[str, ...] = get_args(Spacing)
 
-# What each is called in print, and its table on a grid.
-_SAMPLERS: dict[str, tuple[str, Callable[[ji.TimeGrid], ji.LinearMultistep]]] = {
+# What each is called in print, and itself on a grid.
+_SAMPLERS: dict[str, tuple[str, Callable[[ji.TimeGrid], AnySampler]]] = {
     "ddim": ("DDIM", ji.ddim),
     "dpmpp_2m": ("DPM-Solver++ 2M", ji.dpmpp_2m),
     "dpmpp_3m": ("DPM-Solver++ 3M", ji.dpmpp_3m),
@@ -31,7 +32,16 @@ _SAMPLERS: dict[str, tuple[str, Callable[[ji.TimeGrid], ji.LinearMultistep]]] = 
     "unip": ("UniP", ji.unip),
     "euler": ("Euler", ji.euler),
 }
-SAMPLER_NAMES = tuple(_SAMPLERS)
+# Exact by construction: their state is a pair of arrays.
+_PAIRED: dict[str, tuple[str, Callable[[ji.TimeGrid], AnySampler]]] = {
+    "o_belm": ("O-BELM", ji.o_belm),
+    "o_belm_log_snr": ("O-BELM in log-SNR", ji.o_belm_log_snr),
+    "bdia": ("BDIA", ji.bdia),
+    "edict": ("EDICT", ji.edict),
+}
+SAMPLER_NAMES = (*_SAMPLERS, *_PAIRED)
+#: Those that turn one array of noise into data.
+ONE_ARRAY_NAMES = tuple(_SAMPLERS)
 
 # The scheduler of that name in diffusers, and the options that make it so.
 _IN_DIFFUSERS: dict[str, dict[str, Any]] = {
@@ -53,13 +63,13 @@ class Sampler(NamedTuple):
     Attributes:
         name: a name among ``SAMPLER_NAMES``.
         title: how it is called in print.
-        table: the coefficients.
+        table: the sampler itself; a table of coefficients but for EDICT.
         worst_ratio: smallest ``tau[i-1] / tau[i]``.
     """
 
     name: str
     title: str
-    table: ji.LinearMultistep
+    table: AnySampler
     worst_ratio: float
 
 
@@ -80,7 +90,8 @@ def make_sampler(
     Raises:
         ValueError: For a number of steps or a spacing that the schedule does not have.
     """
-    title, on_grid = _SAMPLERS[name]
+    title, on_grid = {**_SAMPLERS, **_PAIRED}[name]
+    table: AnySampler
     in_diffusers = schedule.family == "vp" and spacing in get_args(TimestepSpacing)
     if in_diffusers and name == "ddim":
         table = ji.ddim_diffusers(schedule, steps, spacing)  # type: ignore[arg-type]

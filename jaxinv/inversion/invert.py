@@ -125,13 +125,13 @@ def invert(
         check_finite(x0, "data x0")
     arrays, rebuild = split_callable(denoise)
     if arithmetic != "float":
-        _check_explicit(sampler, strategy, solver)
+        check_explicit(sampler, strategy, solver)
         if return_trajectory:
             raise ValueError("return_trajectory needs arithmetic='float'")
         assert isinstance(sampler, LinearMultistep)
         return unwind_exactly(sampler, arrays, rebuild, x0, arithmetic)
     if isinstance(x0, SamplerState) or not isinstance(sampler, LinearMultistep):
-        _check_explicit(sampler, strategy, solver)
+        check_explicit(sampler, strategy, solver)
         return _unwind(sampler, arrays, rebuild, x0, return_trajectory)
     plan = make_plan(sampler, strategy, solver, schedule)
     if len(plan) > 1 and _concrete((sampler, arrays, x0)):
@@ -141,7 +141,7 @@ def invert(
     return _invert(sampler, arrays, rebuild, x0, plan, return_trajectory)
 
 
-def _check_explicit(sampler: Sampler, strategy: Any, solver: Any) -> None:
+def check_explicit(sampler: Sampler, strategy: Any, solver: Any) -> None:
     """Raise ValueError for what a state, and EDICT, cannot be inverted by."""
     if strategy not in ("auto", "explicit") or solver is not None:
         raise ValueError(

@@ -10,6 +10,7 @@ from jaxinv.inversion.stages import Stage
 from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.trajectory import Trajectory
 from jaxinv.samplers.table import LinearMultistep
+from jaxinv.sampling import Sampler
 from jaxinv.schedule import NoiseSchedule
 from jaxinv.solvers import (
     Anderson,
@@ -36,14 +37,14 @@ SOLVERS: dict[str, Solver] = {
 FINISH: tuple[Stage, ...] = (Trajectory(), NewtonTrajectory())
 
 
-def auto_strategy(sampler: LinearMultistep) -> Strategy:
+def auto_strategy(sampler: Sampler) -> Strategy:
     """What ``strategy="auto"`` begins with for a sampler.
 
     Args:
-        sampler: the table.
+        sampler: the sampler.
 
     Returns:
-        ``"explicit"`` for bidirectional tables, ``"stepwise"`` for a memory of one
+        ``"explicit"`` for bidirectional samplers, ``"stepwise"`` for a memory of one
         state, else ``"trajectory"``.
     """
     if sampler.bidirectional:
