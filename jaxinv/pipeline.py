@@ -29,10 +29,17 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from jaxinv.denoiser import Denoiser, as_denoiser, conditioned, guided
-from jaxinv.models import AutoencoderKL, CLIPTextModel, UNet2DConditionModel
+from jaxinv.models import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    CLIPTextModel,
+    DiagonalGaussian,
+    UNet2DConditionModel,
+)
 from jaxinv.schedule import NoiseSchedule
 
 Image = Float[Array, "h w 3"] | UInt8[Array, "h w 3"] | np.ndarray
+Autoencoder = AutoencoderKL | AutoencoderTiny
 TextVectors = Float[Array, "l d"]
 
 
@@ -53,7 +60,7 @@ class LatentDiffusion:
     """
 
     unet: UNet2DConditionModel
-    vae: AutoencoderKL
+    vae: Autoencoder
     text_encoder: CLIPTextModel
     tokenizer: Any = dataclasses.field(metadata={"static": True})
     schedule: NoiseSchedule = dataclasses.field(metadata={"static": True})
@@ -226,16 +233,17 @@ class LatentDiffusion:
 
 
 @jax.jit
-def _encode(vae: AutoencoderKL, image: Image) -> Float[Array, "h w c"]:
+def _encode(vae: Autoencoder, image: Image) -> Float[Array, "h w c"]:
     pixels = jnp.asarray(image)
     if pixels.dtype == jnp.uint8:
         pixels = pixels.astype(jnp.float32) / 255
-    latent = vae.encode(2 * pixels - 1).mode()
+    encoded = vae.encode(2 * pixels - 1)
+    latent = encoded.mode() if isinstance(encoded, DiagonalGaussian) else encoded
     return (latent - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
 
 @jax.jit
-def _decode(vae: AutoencoderKL, latent: ArrayLike) -> Float[Array, "fh fw 3"]:
+def _decode(vae: Autoencoder, latent: ArrayLike) -> Float[Array, "fh fw 3"]:
     raw = jnp.asarray(latent) / vae.config.scaling_factor
     return (vae.decode(raw + (vae.config.shift_factor or 0.0)) + 1) / 2
 
