@@ -71,7 +71,7 @@ def invert_decoder(
         arXiv:2409.18442; "On Exact Inversion of DPM-Solvers", arXiv:2311.18387.
     """
     chosen = _method(method)
-    pixels = _pixels(image, limits)
+    pixels = as_pixels(image, limits)
     for name, network in (("encode", encode), ("decode", decode)):
         if not callable(network):
             raise ValueError(f"{name} must be callable, got {type(network).__name__}")
@@ -101,8 +101,8 @@ def _method(method: Any) -> Method:
     return method
 
 
-def _pixels(image: Any, limits: Limits) -> Array:
-    """The image as floats, checked."""
+def as_pixels(image: Any, limits: Limits) -> Array:
+    """The image as floats; ValueError if it cannot be one."""
     if limits is not None and not limits[0] < limits[1]:
         raise ValueError(f"limits must be (least, greatest), got {limits!r}")
     pixels = jnp.asarray(image)
@@ -134,8 +134,8 @@ def _pixels(image: Any, limits: Limits) -> Array:
     return pixels
 
 
-def _shapes(encode: Any, decode: Any, image: Array) -> tuple[Any, Any]:
-    """What the networks make of an image, without evaluating them."""
+def check_networks(encode: Any, decode: Any, image: Array) -> tuple[Any, Any]:
+    """Latent and decoding of an image, abstractly; ValueError if they do not fit."""
     try:
         latent = jax.eval_shape(encode, image)
     except Exception as error:
@@ -170,7 +170,7 @@ def _invert(
     tolerance: float,
 ) -> DecoderInversion:
     encode, decode = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
-    latent, decoded = _shapes(encode, decode, image)
+    latent, decoded = check_networks(encode, decode, image)
     half = min(latent.dtype.itemsize, decoded.dtype.itemsize) < 4
     first = encode(image).astype(image.dtype)
     problem = Problem(encode, decode, image, first, limits, half)
