@@ -76,10 +76,12 @@ class Setting:
 
     @functools.cached_property
     def sampler(self) -> ji.LinearMultistep:
+        """DDIM on the default grid."""
         return ji.ddim(ji.time_grid(self.pipe.schedule, STEPS))
 
     @functools.cached_property
     def samples(self) -> Samples:
+        """Sampled, decoded, rounded."""
         drawn = make_samples(self.pipe, self.arguments.samples, self.arguments.seed)
         made = [
             _make(self.pipe, self.sampler, cond, drawn.uncond, noise)
