@@ -256,7 +256,7 @@ def bidiagonalise(
     """Golub-Kahan bidiagonalisation of a linear map, fully re-orthogonalised.
 
     Args:
-        push: ``v -> J v``.
+        push: ``v -> J v``, of any shape.
         pull: ``u -> J^T u``.
         start: the first right vector; of any length but 0.
         num_vectors: size of the spaces; at most the number of unknowns is used.
@@ -267,8 +267,10 @@ def bidiagonalise(
         filled up by a value between its extreme singular values, and the norm is 0.
     """
     m = min(num_vectors, start.size)
-    zeros = jnp.zeros((m + 1, *start.shape), start.dtype)
-    right = zeros.at[0].set(start / norm(start))
+    after = jax.eval_shape(push, start)
+    left = jnp.zeros((m, *after.shape), start.dtype)
+    right = jnp.zeros((m + 1, *start.shape), start.dtype)
+    right = right.at[0].set(start / norm(start))
 
     def extend(
         k: Array, carry: tuple[Array, Array, Array, Array]
@@ -287,6 +289,6 @@ def bidiagonalise(
 
     numbers = jnp.zeros((m,), start.dtype)
     _, _, diagonal, above = jax.lax.fori_loop(
-        0, m, extend, (zeros[:m], right, numbers, numbers)
+        0, m, extend, (left, right, numbers, numbers)
     )
     return jnp.diag(diagonal) + jnp.diag(above[:-1], 1), above[-1]
