@@ -9,6 +9,7 @@ equivalent to. DDIM is inverted naively.
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ TITLE = "Round trip of real pictures"
 SAMPLERS = ("O-BELM", "O-BELM log-SNR", "BDIA", "EDICT", "DDIM")
 #: The project's target for O-BELM with compensated updates.
 TARGET_DB = -100.0
+#: In place of a number of differing bits.
+NOT_FITTING = -1
 
 
 def add_arguments(group: Any) -> None:
@@ -115,13 +118,16 @@ def round_trip(
 
     Returns:
         ``state_db`` and ``bits``, NMSE and number of differing bits after a round trip
-        by the state; ``array_db``, in floats only, the NMSE by one array.
+        by the state; ``array_db``, in floats only, the NMSE by one array. NaN and
+        :data:`NOT_FITTING` where the inverse left the range of the numbers.
     """
     options: dict[str, Any] = {}
     if arithmetic != "float":
         options["arithmetic"] = arithmetic
     strategy = "auto" if sampler.bidirectional else "naive"
     result = ji.invert(sampler, denoise, x0, strategy=strategy, **options)
+    if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result.state)):
+        return {"state_db": math.nan, "bits": NOT_FITTING}
     again = ji.sample(sampler, denoise, result.state, **options)
     found: dict[str, float | int] = {
         "state_db": float(ji.nmse_db(again, x0)),
@@ -178,10 +184,16 @@ in all bits.
 
 def _decibels(values: Sequence[float]) -> str:
     """Median and worst; -inf, equality, is as good as any."""
+    lost = sum(math.isnan(value) for value in values)
+    if lost:
+        return f"out of range for {lost} of {len(values)}"
     return f"{np.median(values):.1f} / {np.max(values):.1f}"
 
 
 def _bits(differing: Sequence[int]) -> str:
+    lost = sum(bits == NOT_FITTING for bits in differing)
+    if lost:
+        return f"out of range for {lost} of {len(differing)}"
     worst = max(differing)
     return "0, identical" if worst == 0 else f"{worst} in the worst picture"
 

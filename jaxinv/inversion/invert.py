@@ -90,7 +90,8 @@ def invert(
             longer memory only, which visits noise levels between those of the grid.
         return_trajectory: keep the states of all noise levels.
         arithmetic: for the explicit inversion of bidirectional samplers, as of
-            :func:`jaxinv.sample`: ``"compensated"`` or ``"bits"``.
+            :func:`jaxinv.sample`: ``"compensated"`` or ``"bits"``. EDICT is then run
+            as its rows, two for each of its steps.
 
     Returns:
         The noise with its certificate. Failing to converge is not an error: the result
