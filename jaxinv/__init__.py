@@ -9,7 +9,8 @@ imported when they are first used.
 
 from typing import TYPE_CHECKING, Any
 
-from jaxinv import analysis
+from jaxinv import analysis, decoder
+from jaxinv.decoder import DecoderInversion, invert_decoder
 from jaxinv.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
 from jaxinv.grid import LossyGridWarning, TimeGrid, time_grid
 from jaxinv.grid_from_diffusers import grid_from_diffusers
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Anderson",
+    "DecoderInversion",
     "Explicit",
     "FixedPoint",
     "ForwardStep",
@@ -79,6 +81,7 @@ __all__ = [
     "cosine",
     "ddim",
     "ddim_diffusers",
+    "decoder",
     "deis",
     "dpm_solver_2m",
     "dpmpp_2m",
@@ -93,6 +96,7 @@ __all__ = [
     "guided",
     "interpolate",
     "invert",
+    "invert_decoder",
     "ipndm",
     "linear",
     "load",

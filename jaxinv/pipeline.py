@@ -20,7 +20,7 @@ References:
 import dataclasses
 import math
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +28,45 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, UInt8
 
+from jaxinv.decoder import DecoderInversion, Method, invert_decoder
 from jaxinv.denoiser import Denoiser, as_denoiser, conditioned, guided
-from jaxinv.models import AutoencoderKL, CLIPTextModel, UNet2DConditionModel
+from jaxinv.inversion import InversionResult, invert
+from jaxinv.models import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    CLIPTextModel,
+    DiagonalGaussian,
+    UNet2DConditionModel,
+)
+from jaxinv.sampling import Sampler, sample
 from jaxinv.schedule import NoiseSchedule
+from jaxinv.state import SamplerState
 
 Image = Float[Array, "h w 3"] | UInt8[Array, "h w 3"] | np.ndarray
+Autoencoder = AutoencoderKL | AutoencoderTiny
 TextVectors = Float[Array, "l d"]
+
+
+class ImageInversion(NamedTuple):
+    """The noise of an image, with a certificate for each half of the way.
+
+    Attributes:
+        decoder: image to latent.
+        sampler: latent to noise.
+    """
+
+    decoder: DecoderInversion
+    sampler: InversionResult
+
+    @property
+    def noise(self) -> Float[Array, "h w c"]:
+        """The noise."""
+        return self.sampler.noise
+
+    @property
+    def state(self) -> Float[Array, "h w c"] | SamplerState:
+        """What :meth:`LatentDiffusion.generate` makes the image from again."""
+        return self.sampler.state
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +86,7 @@ class LatentDiffusion:
     """
 
     unet: UNet2DConditionModel
-    vae: AutoencoderKL
+    vae: Autoencoder
     text_encoder: CLIPTextModel
     tokenizer: Any = dataclasses.field(metadata={"static": True})
     schedule: NoiseSchedule = dataclasses.field(metadata={"static": True})
@@ -131,6 +164,81 @@ class LatentDiffusion:
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(f"expected a latent of floats, got {dtype}")
         return _decode(self.vae, latent)
+
+    def invert_decoder(
+        self, image: Image, method: str | Method = "anderson", **options: Any
+    ) -> DecoderInversion:
+        """Finds the latent that decodes to an image; more than encoding it.
+
+        Args:
+            image: As for :meth:`encode`.
+            method: Name or value; see :func:`jaxinv.invert_decoder`.
+            **options: As of :func:`jaxinv.invert_decoder`.
+
+        Returns:
+            The latent with its certificate.
+
+        Raises:
+            ValueError: As :meth:`encode` and :func:`jaxinv.invert_decoder`.
+        """
+        _check_image(image, self.factor)
+        return invert_decoder(
+            jax.tree_util.Partial(_encode, self.vae),
+            jax.tree_util.Partial(_decode, self.vae),
+            image,
+            method,
+            **options,
+        )
+
+    def invert(
+        self,
+        image: Image,
+        sampler: Sampler,
+        denoise: Denoiser,
+        *,
+        decoder: str | Method = "anderson",
+        **options: Any,
+    ) -> ImageInversion:
+        """Finds the noise of an image: decoder inversion, then sampler inversion.
+
+        Args:
+            image: As for :meth:`encode`.
+            sampler: The sampler that the image was made with, or is to be made with.
+            denoise: From :meth:`denoiser`.
+            decoder: How the decoder is inverted; ``"encoder"`` for the encoder alone.
+            **options: As of :func:`jaxinv.invert`.
+
+        Returns:
+            The noise with both certificates.
+
+        Raises:
+            ValueError: As :meth:`invert_decoder` and :func:`jaxinv.invert`.
+        """
+        latent = self.invert_decoder(image, decoder)
+        return ImageInversion(
+            latent, invert(sampler, denoise, latent.latent, **options)
+        )
+
+    def generate(
+        self,
+        sampler: Sampler,
+        denoise: Denoiser,
+        noise: Float[Array, "h w c"] | SamplerState,
+    ) -> Float[Array, "fh fw 3"]:
+        """Makes an image from noise: the way back of :meth:`invert`.
+
+        Args:
+            sampler: The sampler.
+            denoise: From :meth:`denoiser`.
+            noise: Noise of ``latent_shape``, or ``state`` of an inversion.
+
+        Returns:
+            The image, clipped to [0, 1].
+
+        Raises:
+            ValueError: As :func:`jaxinv.sample`.
+        """
+        return self.decode(sample(sampler, denoise, noise))
 
     def tokenize(self, prompt: str) -> Int[np.ndarray, " l"]:
         """Turns a prompt into token ids, padded to the text encoder's length.
@@ -226,16 +334,17 @@ class LatentDiffusion:
 
 
 @jax.jit
-def _encode(vae: AutoencoderKL, image: Image) -> Float[Array, "h w c"]:
+def _encode(vae: Autoencoder, image: Image) -> Float[Array, "h w c"]:
     pixels = jnp.asarray(image)
     if pixels.dtype == jnp.uint8:
         pixels = pixels.astype(jnp.float32) / 255
-    latent = vae.encode(2 * pixels - 1).mode()
+    encoded = vae.encode(2 * pixels - 1)
+    latent = encoded.mode() if isinstance(encoded, DiagonalGaussian) else encoded
     return (latent - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
 
 @jax.jit
-def _decode(vae: AutoencoderKL, latent: ArrayLike) -> Float[Array, "fh fw 3"]:
+def _decode(vae: Autoencoder, latent: ArrayLike) -> Float[Array, "fh fw 3"]:
     raw = jnp.asarray(latent) / vae.config.scaling_factor
     return (vae.decode(raw + (vae.config.shift_factor or 0.0)) + 1) / 2
 

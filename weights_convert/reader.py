@@ -84,26 +84,40 @@ def open_tensors(folder: Path) -> list[StoredTensor]:
     """
     tensors: dict[str, StoredTensor] = {}
     for file in _weight_files(folder):
-        try:
-            handle = safe_open(file, framework="numpy")
-            names = list(handle.keys())
-        except FileNotFoundError:
-            raise WeightsError(f"{file} is missing") from None
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(
-                f"{file} is truncated or corrupt ({error}); download it again"
-            ) from error
-        for name in names:
-            header = handle.get_slice(name)
-            if name in tensors:
-                raise WeightsError(f"{file}: tensor {name!r} is stored twice")
-            tensors[name] = StoredTensor(
+        for tensor in open_file(file):
+            if tensor.name in tensors:
+                raise WeightsError(f"{file}: tensor {tensor.name!r} is stored twice")
+            tensors[tensor.name] = tensor
+    return list(tensors.values())
+
+
+def open_file(file: Path) -> list[StoredTensor]:
+    """Opens all tensors of one safetensors file; nothing is read yet.
+
+    Raises:
+        WeightsError: If it is missing or broken.
+    """
+    try:
+        handle = safe_open(file, framework="numpy")
+        names = list(handle.keys())
+    except FileNotFoundError:
+        raise WeightsError(f"{file} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{file} is truncated or corrupt ({error}); download it again"
+        ) from error
+    tensors = []
+    for name in names:
+        header = handle.get_slice(name)
+        tensors.append(
+            StoredTensor(
                 name=name,
                 shape=tuple(header.get_shape()),
                 dtype=header.get_dtype(),
                 read=functools.partial(handle.get_tensor, name),
             )
-    return list(tensors.values())
+        )
+    return tensors
 
 
 def require_floats(folder: Path, tensor: StoredTensor) -> None:

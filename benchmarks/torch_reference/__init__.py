@@ -10,6 +10,7 @@ also a second opinion on them.
 :mod:`.samplers`   DDIM and DPM-Solver++ (2M, 3M) on a given grid
 :mod:`.inversion`  naive DDIM inversion, Algorithm 1, Algorithm 2
 :mod:`.bidirectional`  O-BELM, BDIA and EDICT, both ways
+:mod:`.decoder`    decoder inversion, with gradients and without
 
 Everything is a batch, channels first, as a PyTorch user would write it: samples that
 have met their tolerance leave the batch, so that both the wall time and the counts of
@@ -40,6 +41,7 @@ from benchmarks.torch_reference.bidirectional import (
     sample_edict,
     sample_o_belm,
 )
+from benchmarks.torch_reference.decoder import TorchAutoencoder
 from benchmarks.torch_reference.inversion import (
     Inversion,
     Settings,
@@ -61,6 +63,7 @@ __all__ = [
     "GuidedEps",
     "Inversion",
     "Settings",
+    "TorchAutoencoder",
     "TorchModel",
     "algorithm_1",
     "algorithm_2",

@@ -1,8 +1,9 @@
-"""What can be said about a sampler: conditioning, order and stability.
+"""What can be said about a sampler or decoder: conditioning, order and stability.
 
 * :mod:`jaxinv.analysis.conditioning`: which step of a trajectory loses the noise;
 * :mod:`jaxinv.analysis.tables`: order conditions and zero-stability of a table;
-* :mod:`jaxinv.analysis.convergence`: local and global order, measured.
+* :mod:`jaxinv.analysis.convergence`: local and global order, measured;
+* :mod:`jaxinv.analysis.decoder`: whether a decoder can be inverted.
 """
 
 from jaxinv.analysis.conditioning import (
@@ -17,6 +18,7 @@ from jaxinv.analysis.convergence import (
     local_error,
     local_order,
 )
+from jaxinv.analysis.decoder import Cocoercivity, cocoercivity, decoder_conditioning
 from jaxinv.analysis.tables import (
     ZeroStability,
     companion_matrices,
@@ -26,12 +28,15 @@ from jaxinv.analysis.tables import (
 )
 
 __all__ = [
+    "Cocoercivity",
     "Conditioning",
     "Convergence",
     "ZeroStability",
     "bidiagonalise",
+    "cocoercivity",
     "companion_matrices",
     "convergence_order",
+    "decoder_conditioning",
     "local_error",
     "local_order",
     "order_conditions",

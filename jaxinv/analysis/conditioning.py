@@ -125,7 +125,7 @@ def step_conditioning(
             f"{sampler.num_steps} steps, got an array of shape {trajectory.shape}"
         )
     arrays, rebuild = split_callable(denoise)
-    key = _checked(num_vectors, key)
+    key = check_vectors(num_vectors, key)
     return _steps(sampler, arrays, rebuild, trajectory, num_vectors, key)
 
 
@@ -160,11 +160,12 @@ def trajectory_conditioning(
     noise = jnp.asarray(noise)
     check_finite(noise, "noise")
     arrays, rebuild = split_callable(denoise)
-    key = _checked(num_vectors, key)
+    key = check_vectors(num_vectors, key)
     return _whole(sampler, arrays, rebuild, noise, num_vectors, key)
 
 
-def _checked(num_vectors: int, key: PRNGKeyArray | None) -> PRNGKeyArray:
+def check_vectors(num_vectors: int, key: PRNGKeyArray | None) -> PRNGKeyArray:
+    """The key, or a fixed one; ValueError for less than one vector."""
     if num_vectors < 1:
         raise ValueError(f"num_vectors must be at least 1, got {num_vectors}")
     return jax.random.key(0) if key is None else key
@@ -194,7 +195,7 @@ def _steps(
 
         after = norm(trajectory[i - 1])
         start = jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
-        return _conditioning(step, x, after, num_vectors, start)
+        return of_function(step, x, after, num_vectors, start)
 
     steps = jnp.arange(1, table.num_steps + 1)
     return jax.lax.map(one, (steps, trajectory[1:]))
@@ -218,10 +219,10 @@ def _whole(
         return sample(sampler, recomputed, noise)
 
     start = jax.random.normal(key, noise.shape, noise.dtype)
-    return _conditioning(whole, noise, None, num_vectors, start)
+    return of_function(whole, noise, None, num_vectors, start)
 
 
-def _conditioning(
+def of_function(
     function: Callable[[Array], Array],
     x: Array,
     size_after: Array | None,
@@ -255,7 +256,7 @@ def bidiagonalise(
     """Golub-Kahan bidiagonalisation of a linear map, fully re-orthogonalised.
 
     Args:
-        push: ``v -> J v``.
+        push: ``v -> J v``, of any shape.
         pull: ``u -> J^T u``.
         start: the first right vector; of any length but 0.
         num_vectors: size of the spaces; at most the number of unknowns is used.
@@ -266,8 +267,10 @@ def bidiagonalise(
         filled up by a value between its extreme singular values, and the norm is 0.
     """
     m = min(num_vectors, start.size)
-    zeros = jnp.zeros((m + 1, *start.shape), start.dtype)
-    right = zeros.at[0].set(start / norm(start))
+    after = jax.eval_shape(push, start)
+    left = jnp.zeros((m, *after.shape), start.dtype)
+    right = jnp.zeros((m + 1, *start.shape), start.dtype)
+    right = right.at[0].set(start / norm(start))
 
     def extend(
         k: Array, carry: tuple[Array, Array, Array, Array]
@@ -286,6 +289,6 @@ def bidiagonalise(
 
     numbers = jnp.zeros((m,), start.dtype)
     _, _, diagonal, above = jax.lax.fori_loop(
-        0, m, extend, (zeros[:m], right, numbers, numbers)
+        0, m, extend, (left, right, numbers, numbers)
     )
     return jnp.diag(diagonal) + jnp.diag(above[:-1], 1), above[-1]

@@ -50,6 +50,36 @@ class Outcome(NamedTuple):
         }
 
 
+def find_latent(
+    progress: Progress, pipe: ji.LatentDiffusion, pixels: np.ndarray, method: str
+) -> tuple[ji.DecoderInversion, float]:
+    """Inverts the decoder, showing progress.
+
+    Returns:
+        The latent with its certificate, and the seconds it took.
+    """
+    with progress.phase("decoder inversion", None) as phase:
+        found = pipe.invert_decoder(pixels, method)
+        jax.block_until_ready(found)
+    return found, phase.seconds
+
+
+def decoder_record(method: str, found: ji.DecoderInversion) -> dict[str, Any]:
+    """Returns the certificate of a decoder inversion for a JSON file."""
+    return {
+        "method": method,
+        "converged": bool(found.converged),
+        "residual": float(found.residual),
+        "encoder_residual": float(found.encoder_residual),
+        "latent_change": float(found.latent_change),
+        "iterations": int(found.iterations),
+        "best_iteration": int(found.best_iteration),
+        "num_decodes": int(found.num_decodes),
+        "num_encodes": int(found.num_encodes),
+        "num_products": int(found.num_products),
+    }
+
+
 def check_strategy(
     sampler: Sampler, strategy: str, solver: str | None, schedule: NoiseSchedule
 ) -> None:

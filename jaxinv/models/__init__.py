@@ -6,6 +6,8 @@ Modules are pytrees. They take one sample in channels-last layout and no batch a
 
 from jaxinv.models.autoencoder_config import AutoencoderKLConfig
 from jaxinv.models.autoencoder_kl import AutoencoderKL, DiagonalGaussian
+from jaxinv.models.autoencoder_tiny import AutoencoderTiny
+from jaxinv.models.autoencoder_tiny_config import AutoencoderTinyConfig
 from jaxinv.models.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextOutput
 from jaxinv.models.registry import abstract_component, component_config
 from jaxinv.models.unet import UNet2DConditionModel
@@ -14,6 +16,8 @@ from jaxinv.models.unet_config import UNet2DConditionConfig
 __all__ = [
     "AutoencoderKL",
     "AutoencoderKLConfig",
+    "AutoencoderTiny",
+    "AutoencoderTinyConfig",
     "CLIPTextConfig",
     "CLIPTextModel",
     "CLIPTextOutput",

@@ -88,6 +88,7 @@ class LayerFactory(NamedTuple):
         kernel: int = 3,
         stride: int = 1,
         padding: tuple[int, int] | None = None,
+        use_bias: bool = True,
     ) -> nnx.Conv:
         """A square convolution; ``padding`` is (before, after), half by default."""
         padding = (kernel // 2, kernel // 2) if padding is None else padding
@@ -97,6 +98,7 @@ class LayerFactory(NamedTuple):
             (kernel, kernel),
             strides=(stride, stride),
             padding=(padding, padding),
+            use_bias=use_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             rngs=self.rngs,

@@ -10,16 +10,21 @@ from jax.typing import DTypeLike
 
 from jaxinv.models.autoencoder_config import AutoencoderKLConfig
 from jaxinv.models.autoencoder_kl import AutoencoderKL
+from jaxinv.models.autoencoder_tiny import AutoencoderTiny
+from jaxinv.models.autoencoder_tiny_config import AutoencoderTinyConfig
 from jaxinv.models.clip_text import CLIPTextConfig, CLIPTextModel
 from jaxinv.models.unet import UNet2DConditionModel
 from jaxinv.models.unet_config import UNet2DConditionConfig
 
-Component = UNet2DConditionModel | AutoencoderKL | CLIPTextModel
-ComponentConfig = UNet2DConditionConfig | AutoencoderKLConfig | CLIPTextConfig
+Component = UNet2DConditionModel | AutoencoderKL | AutoencoderTiny | CLIPTextModel
+ComponentConfig = (
+    UNet2DConditionConfig | AutoencoderKLConfig | AutoencoderTinyConfig | CLIPTextConfig
+)
 
 _CLASSES: dict[str, tuple[type[ComponentConfig], type[Component]]] = {
     "UNet2DConditionModel": (UNet2DConditionConfig, UNet2DConditionModel),
     "AutoencoderKL": (AutoencoderKLConfig, AutoencoderKL),
+    "AutoencoderTiny": (AutoencoderTinyConfig, AutoencoderTiny),
     "CLIPTextModel": (CLIPTextConfig, CLIPTextModel),
 }
 _MODELS: dict[type[ComponentConfig], Any] = dict(_CLASSES.values())

@@ -18,9 +18,10 @@ References:
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxinv.solvers.common import (
     Evaluation,
@@ -60,35 +61,69 @@ class Anderson:
         reference: Float[Array, ""],
     ) -> Solution:
         """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
-        history = min(self.history, guess.size)
 
         def update(
-            k: Array,
-            z: Array,
-            at: Evaluation,
-            memory: tuple[Array, Array, Array, Array],
-        ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
-            dz, dr, z_before, r_before = memory
-            r = -at.direction / slope
-            slot = (k - 1) % history
-            # The first iterate has no predecessor: its slot stays zero, which the
-            # least squares ignores.
-            first = k == 0
-            dz = dz.at[slot].set(jnp.where(first, 0, z - z_before))
-            dr = dr.at[slot].set(jnp.where(first, 0, r - r_before))
-            # Newest first: Gram-Schmidt keeps what comes first when two are parallel.
-            newest_first = (slot - jnp.arange(history)) % history
-            gamma = least_squares(dr[newest_first], r)
-            mixed = [
-                gamma[j] * (dz[newest_first[j]] + dr[newest_first[j]])
-                for j in range(history)
-            ]
-            return z + r - sum(mixed), (dz, dr, z, r)
+            k: Array, z: Array, at: Evaluation, memory: Mixing
+        ) -> tuple[Array, Mixing]:
+            return mix(k, z, -at.direction / slope, memory)
 
-        zeros = jnp.zeros((history, *guess.shape), guess.dtype)
-        memory = (zeros, zeros, guess, jnp.zeros_like(guess))
+        memory = no_history(guess, self.history)
         stopping = Stopping(self.max_iterations, self.rtol, patience=self.patience)
         return iterate(plain(residual), update, memory, guess, reference, stopping)
+
+
+class Mixing(NamedTuple):
+    """What Anderson's mixing remembers.
+
+    Attributes:
+        dz: shape (m, ...). Differences of successive iterates, in a ring.
+        dr: shape (m, ...). Differences of their residuals.
+        z: the last iterate.
+        r: its residual.
+    """
+
+    dz: Float[Array, "m *shape"]
+    dr: Float[Array, "m *shape"]
+    z: Float[Array, "*shape"]
+    r: Float[Array, "*shape"]
+
+
+def no_history(guess: Float[Array, "*shape"], history: int) -> Mixing:
+    """What there is to remember before the first iterate, for at most so many."""
+    zeros = jnp.zeros((min(history, guess.size), *guess.shape), guess.dtype)
+    return Mixing(zeros, zeros, guess, jnp.zeros_like(guess))
+
+
+def mix(
+    k: Int[Array, ""],
+    z: Float[Array, "*shape"],
+    r: Float[Array, "*shape"],
+    memory: Mixing,
+) -> tuple[Float[Array, "*shape"], Mixing]:
+    """The next iterate.
+
+    Args:
+        k: number of the iterate, from 0.
+        z: the iterate.
+        r: ``g(z) - z``, where the fixed point of g is sought.
+        memory: of the iterates before.
+
+    Returns:
+        The next iterate, and what to remember.
+    """
+    history = len(memory.dz)
+    slot = (k - 1) % history
+    # The first iterate has no predecessor: its slot stays zero, which the least
+    # squares ignores.
+    dz = memory.dz.at[slot].set(jnp.where(k == 0, 0, z - memory.z))
+    dr = memory.dr.at[slot].set(jnp.where(k == 0, 0, r - memory.r))
+    # Newest first: Gram-Schmidt keeps what comes first when two are parallel.
+    newest_first = (slot - jnp.arange(history)) % history
+    gamma = least_squares(dr[newest_first], r)
+    mixed = [
+        gamma[j] * (dz[newest_first[j]] + dr[newest_first[j]]) for j in range(history)
+    ]
+    return z + r - sum(mixed), Mixing(dz, dr, z, r)
 
 
 def least_squares(

@@ -1,0 +1,130 @@
+"""What the sections of :mod:`benchmarks.decoder` share: latents, images, programs."""
+
+import argparse
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxinv as ji
+from benchmarks.samples import append_line, make_samples, read_lines
+from jaxinv.decoder import (
+    Adam,
+    Anderson,
+    Encoder,
+    ForwardStep,
+    GaussNewton,
+    Gradient,
+    InertialKM,
+    Method,
+)
+
+GUIDANCE = 3.0
+STEPS = 20
+METHODS: dict[str, Method] = {
+    "encoder": Encoder(),
+    "gradient": Gradient(),
+    "forward_step": ForwardStep(),
+    "inertial_km": InertialKM(),
+    "adam": Adam(),
+    "anderson": Anderson(),
+    "gauss_newton": GaussNewton(),
+}
+
+
+class Samples(NamedTuple):
+    """What is inverted.
+
+    Attributes:
+        noises: unit noise, shape (b, h, w, c).
+        latents: sampled from it, likewise.
+        images: decoded, clipped and rounded: uint8, shape (b, H, W, 3).
+        conds: text vectors.
+        uncond: those of the empty prompt.
+    """
+
+    noises: Any
+    latents: Any
+    images: Any
+    conds: Any
+    uncond: Any
+
+
+@jax.jit
+def _make(pipe: Any, sampler: Any, cond: Any, uncond: Any, noise: Any) -> Any:
+    denoise = pipe.denoiser(cond, uncond, jnp.float32(GUIDANCE))
+    latent = ji.sample(sampler, denoise, noise)
+    return latent, jnp.round(255 * pipe.decode(latent)).astype(jnp.uint8)
+
+
+class Setting:
+    """The model and its samples, made once; and results that were measured before."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.pipe = ji.load(arguments.model)
+        self.found = {
+            line["what"]: line["found"]
+            for line in read_lines(arguments.resume)
+            if (line["model"], line["seed"]) == (arguments.model, arguments.seed)
+        }
+
+    @functools.cached_property
+    def sampler(self) -> ji.LinearMultistep:
+        """DDIM on the default grid."""
+        return ji.ddim(ji.time_grid(self.pipe.schedule, STEPS))
+
+    @functools.cached_property
+    def samples(self) -> Samples:
+        """Sampled, decoded, rounded."""
+        drawn = make_samples(self.pipe, self.arguments.samples, self.arguments.seed)
+        made = [
+            _make(self.pipe, self.sampler, cond, drawn.uncond, noise)
+            for cond, noise in zip(drawn.conds, drawn.noises, strict=True)
+        ]
+        latents, images = (jnp.stack(parts) for parts in zip(*made, strict=True))
+        return Samples(drawn.noises, latents, images, drawn.conds, drawn.uncond)
+
+    def remembered(self, what: str, measure: Callable[[], Any]) -> Any:
+        """A result from the file that is continued, or measured and put there."""
+        if what not in self.found:
+            began = time.monotonic()
+            self.found[what] = measure()
+            line = {
+                "what": what,
+                "model": self.arguments.model,
+                "seed": self.arguments.seed,
+                "found": self.found[what],
+            }
+            append_line(self.arguments.resume, line)
+            print(f"{what}: {time.monotonic() - began:.0f} s", flush=True)
+        return self.found[what]
+
+
+def with_iterations(method: Method, iterations: int) -> Method:
+    """A method that runs all of so many iterations."""
+    return dataclasses.replace(method, iterations=iterations, patience=None)  # type: ignore[type-var]
+
+
+def compiled(pipe: Any, image: Any, method: Method) -> Any:
+    """The program of one inversion."""
+
+    def run(pipe: Any, image: Any) -> ji.DecoderInversion:
+        return pipe.invert_decoder(image, method)
+
+    return jax.jit(run).lower(pipe, image).compile()
+
+
+def rounded_psnr(pipe: Any, latent: Any, image: Any) -> float:
+    """PSNR of the decoded latent to the 8-bit image."""
+    return float(ji.psnr(pipe.decode(latent), jnp.asarray(image, jnp.float32) / 255))
+
+
+def pair(values: Any, worst: Callable[[Any], Any] = np.max) -> str:
+    """Median and worst."""
+    return f"{np.median(values):.1f} / {worst(values):.1f}"

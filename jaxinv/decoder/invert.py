@@ -1,0 +1,177 @@
+r"""Decoder inversion: from an image to the latent that decodes to it.
+
+In a latent diffusion model the encoder is not the inverse of the decoder: the latent
+that made an image is another than the one that the encoder finds, and whatever comes
+before, exact as it may be, is inverted from the wrong place.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from jaxinv.compilation import split_callable
+from jaxinv.decoder.loop import DecoderInversion, run
+from jaxinv.decoder.methods import METHODS, Method
+from jaxinv.decoder.problem import Limits, Problem
+
+#: What rounding to 8 bits does to the range 0 to 1, root mean square.
+QUANTISATION = 1 / 255 / 12**0.5
+
+
+def invert_decoder(
+    encode: Callable[[Array], Array],
+    decode: Callable[[Array], Array],
+    image: ArrayLike,
+    method: str | Method = "anderson",
+    *,
+    limits: Limits = (0.0, 1.0),
+    tolerance: float = 1.2 * QUANTISATION,
+) -> DecoderInversion:
+    """Find the latent that decodes to an image.
+
+    Args:
+        encode: callable pytree, one image to one latent: the first guess, and the
+            methods without gradients need it throughout.
+        decode: callable pytree, one latent to one image; best without clipping
+            (:meth:`jaxinv.LatentDiffusion.decode_unclipped`).
+        image: one image, or one video with its frames first, without a batch axis (use
+            ``jax.vmap``): floats within the limits, or ``uint8`` for the range 0 to 1.
+        method: ``"encoder"``, ``"gradient"``, ``"forward_step"``, ``"inertial_km"``,
+            ``"adam"``, ``"anderson"``, ``"gauss_newton"``, or a value with settings
+            from :mod:`jaxinv.decoder`, such as ``Adam(iterations=50)``.
+        limits: the least and greatest value of a pixel, where decodings are clipped;
+            None for images that are not.
+        tolerance: the root mean square misfit up to which ``converged`` is said; by
+            default 1.2 times what 8 bits leave.
+
+    Returns:
+        The best iterate by image misfit, never worse than the encoder's.
+
+    Raises:
+        ValueError: for an image that is not finite or outside of the limits, networks
+            that do not map its shape to a latent and back, an unknown method, or less
+            than one iteration.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxinv as ji
+        >>> decode = lambda z: jnp.tanh(jnp.repeat(z, 2, axis=0)) / 2 + 0.5
+        >>> encode = lambda x: 2 * x[::2] - 1  # not quite the inverse
+        >>> latent = jnp.linspace(-1, 1, 12).reshape(4, 3)
+        >>> result = ji.invert_decoder(encode, decode, decode(latent))
+        >>> bool(result.converged), float(ji.nmse_db(result.latent, latent)) < -80
+        (True, True)
+
+    References:
+        Hong et al. 2024, "Gradient-free Decoder Inversion in Latent Diffusion Models",
+        arXiv:2409.18442; "On Exact Inversion of DPM-Solvers", arXiv:2311.18387.
+    """
+    chosen = _method(method)
+    pixels = as_pixels(image, limits)
+    for name, network in (("encode", encode), ("decode", decode)):
+        if not callable(network):
+            raise ValueError(f"{name} must be callable, got {type(network).__name__}")
+    if not tolerance > 0:
+        raise ValueError(f"the tolerance must be positive, got {tolerance!r}")
+    of_encode, of_decode = split_callable(encode), split_callable(decode)
+    arrays, rebuilds = zip(of_encode, of_decode, strict=True)
+    return _invert(pixels, arrays, rebuilds, chosen, limits, float(tolerance))
+
+
+def _method(method: Any) -> Method:
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ValueError(
+                f"unknown method {method!r}; expected one of {', '.join(METHODS)}, or "
+                "a value such as jaxinv.decoder.Anderson(iterations=10)"
+            )
+        return METHODS[method]
+    if not all(hasattr(method, name) for name in ("begin", "step", "count")):
+        raise ValueError(
+            f"expected a method's name or a value such as jaxinv.decoder.Anderson(), "
+            f"got {type(method).__name__}"
+        )
+    least = 0 if type(method).__name__ == "Encoder" else 1
+    if method.iterations < least:
+        raise ValueError(f"iterations must be at least 1, got {method.iterations}")
+    return method
+
+
+def as_pixels(image: Any, limits: Limits) -> Array:
+    """The image as floats; ValueError if it cannot be one."""
+    if limits is not None and not limits[0] < limits[1]:
+        raise ValueError(f"limits must be (least, greatest), got {limits!r}")
+    pixels = jnp.asarray(image)
+    if pixels.dtype == jnp.uint8:
+        if limits is not None and tuple(limits) != (0.0, 1.0):
+            raise ValueError(
+                f"8-bit images become the range 0 to 1, but limits are {limits!r}; "
+                "give floats"
+            )
+        return pixels.astype(jnp.float32) / 255
+    if not jnp.issubdtype(pixels.dtype, jnp.floating):
+        raise ValueError(
+            f"expected an image of floats or uint8, got dtype {pixels.dtype}"
+        )
+    if pixels.dtype.itemsize < 4:
+        pixels = pixels.astype(jnp.float32)
+    if isinstance(pixels, jax.core.Tracer):
+        return pixels
+    values = np.asarray(pixels)
+    if not np.all(np.isfinite(values)):
+        raise ValueError("the image has values that are NaN or infinite")
+    if limits is not None and not (
+        limits[0] <= values.min() and values.max() <= limits[1]
+    ):
+        raise ValueError(
+            f"expected values within {limits}, got {values.min():.3g} to "
+            f"{values.max():.3g}; for a decoder without limits give limits=None"
+        )
+    return pixels
+
+
+def check_networks(encode: Any, decode: Any, image: Array) -> tuple[Any, Any]:
+    """Latent and decoding of an image, abstractly; ValueError if they do not fit."""
+    try:
+        latent = jax.eval_shape(encode, image)
+    except Exception as error:
+        raise ValueError(
+            f"the encoder does not accept one image of shape {image.shape} (no batch "
+            f"axis: use jax.vmap for more): {error}"
+        ) from error
+    state = jax.ShapeDtypeStruct(latent.shape, image.dtype)
+    try:
+        decoded = jax.eval_shape(decode, state)
+    except Exception as error:
+        raise ValueError(
+            f"the decoder does not accept the encoder's latent of shape "
+            f"{latent.shape}: {error}"
+        ) from error
+    if decoded.shape != image.shape:
+        raise ValueError(
+            f"decoding the latent of an image of shape {image.shape} gives "
+            f"{decoded.shape}: height and width must be multiples of the autoencoder's "
+            "factor"
+        )
+    return latent, decoded
+
+
+@jax.jit(static_argnames=("rebuilds", "method", "limits", "tolerance"))
+def _invert(
+    image: Array,
+    arrays: tuple[list[Any], ...],
+    rebuilds: tuple[Any, ...],
+    method: Method,
+    limits: Limits,
+    tolerance: float,
+) -> DecoderInversion:
+    encode, decode = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
+    latent, decoded = check_networks(encode, decode, image)
+    half = min(latent.dtype.itemsize, decoded.dtype.itemsize) < 4
+    first = encode(image).astype(image.dtype)
+    problem = Problem(encode, decode, image, first, limits, half)
+    return run(problem, method, tolerance)

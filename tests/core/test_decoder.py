@@ -1,0 +1,331 @@
+"""Decoder inversion, on autoencoders whose latents are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.tree_util import Partial
+
+import jaxinv as ji
+from jaxinv import analysis
+from jaxinv.decoder import (
+    METHODS,
+    QUANTISATION,
+    Adam,
+    Anderson,
+    ForwardStep,
+    GaussNewton,
+    Gradient,
+    InertialKM,
+    framewise,
+)
+from jaxinv.decoder.methods import held_cosine
+
+ITERATIVE = {
+    "gradient": Gradient(iterations=100),
+    "forward_step": ForwardStep(iterations=100),
+    "inertial_km": InertialKM(iterations=100),
+    "adam": Adam(iterations=100, learning_rate=0.05),
+    "anderson": Anderson(iterations=20),
+    "gauss_newton": GaussNewton(iterations=10),
+}
+# What each reaches of a latent from an image that was not rounded, in dB.
+REACHED = {
+    "gradient": -40,
+    "forward_step": -60,
+    "inertial_km": -60,
+    "adam": -35,
+    "anderson": -80,
+    "gauss_newton": -80,
+}
+
+
+def weights(seed=0, dtype=np.float32):
+    """An orthogonal map of 2 x 2 pixels of 3 colours to 2 channels, and its inverse."""
+    q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((12, 12)))
+    return q[:2].astype(dtype)
+
+
+def decode(w, z):
+    """Latent (h, w, 2) to image (2 h, 2 w, 3) within 0.2 and 0.8, or so."""
+    patches = 0.5 + 0.3 * jnp.tanh(z @ w + 0.2 * (z @ w) ** 2)
+    h, width, _ = z.shape
+    return (
+        patches.reshape(h, width, 2, 2, 3).swapaxes(1, 2).reshape(2 * h, 2 * width, 3)
+    )
+
+
+def encode(w, x):
+    """Nearly its inverse."""
+    h, width, _ = x.shape
+    patches = x.reshape(h // 2, 2, width // 2, 2, 3).swapaxes(1, 2)
+    return ((patches.reshape(h // 2, width // 2, 12) - 0.5) / 0.3) @ w.T
+
+
+def latent(seed=1, dtype=np.float32, shape=(4, 6, 2)):
+    return jnp.asarray(0.8 * np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+E, D = Partial(encode, weights()), Partial(decode, weights())
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_the_latent_is_found_and_the_encoder_alone_does_not_find_it(name):
+    z = latent()
+    result = ji.invert_decoder(E, D, D(z), ITERATIVE[name])
+    alone = ji.invert_decoder(E, D, D(z), "encoder")
+    assert float(ji.nmse_db(alone.latent, z)) > -25
+    assert float(ji.nmse_db(result.latent, z)) < REACHED[name]
+    assert bool(result.converged)
+    assert not bool(alone.converged)
+    assert float(result.encoder_residual) == float(alone.residual)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_method_is_worse_than_the_encoder(name):
+    # An encoder that has nothing to do with the decoder leads most methods astray.
+    wrong = Partial(encode, -weights(7))
+    image = D(latent())
+    result = ji.invert_decoder(wrong, D, image, name)
+    assert float(result.residual) <= float(result.encoder_residual)
+    assert np.all(np.isfinite(result.latent))
+    again = np.sqrt(np.mean((np.asarray(D(result.latent)) - image) ** 2))
+    assert again == pytest.approx(float(result.residual), rel=1e-3, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_8_bit_image_is_inverted_to_its_quantisation_noise(name):
+    z = latent()
+    image = np.asarray(jnp.round(255 * D(z)), np.uint8)
+    result = ji.invert_decoder(E, D, image, name)
+    if name == "adam":  # its learning rate allows it to move by 0.7 in all
+        assert float(result.residual) < 0.5 * float(result.encoder_residual)
+    elif name != "encoder":
+        assert float(result.residual) < 1.2 * QUANTISATION
+        assert bool(result.converged)
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_pixels_at_a_limit_say_only_that_the_decoding_was_there_or_beyond(name):
+    bright = Partial(lambda w, z: decode(w, z) + 0.4, weights())
+    dark = Partial(lambda w, x: encode(w, x - 0.4), weights())
+    z = latent()
+    image = jnp.clip(bright(z), 0, 1)
+    assert 0.02 < float(jnp.mean(image == 1)) < 0.4
+    with_limits = ji.invert_decoder(dark, bright, image, ITERATIVE[name])
+    without = ji.invert_decoder(dark, bright, image, ITERATIVE[name], limits=None)
+    assert float(with_limits.residual) < 0.3 * float(without.residual)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_evaluations_are_counted_exactly(name):
+    calls = {"encode": 0, "decode": 0}
+
+    def counted(key, network):
+        def tick():
+            calls[key] += 1
+
+        def run(x):
+            jax.debug.callback(tick)
+            return network(x)
+
+        return run
+
+    # Products with the Jacobian are not evaluations, so they must not tick; the two
+    # methods that linearise are counted by hand.
+    result = ji.invert_decoder(
+        counted("encode", E), counted("decode", D), D(latent()), name
+    )
+    jax.effects_barrier()
+    assert int(result.num_encodes) == calls["encode"]
+    assert int(result.num_decodes) == calls["decode"]
+    n = int(result.iterations)
+    expected = {"gradient": n, "gauss_newton": 24 * n}.get(name, 0)
+    assert int(result.num_products) == expected
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_batch_is_its_samples_and_each_stops_by_itself(name):
+    zs = jnp.stack([latent(seed) for seed in range(3)])
+    images = jax.vmap(D)(zs)
+    batch = jax.vmap(lambda x: ji.invert_decoder(E, D, x, name))(images)
+    for i in range(3):
+        one = ji.invert_decoder(E, D, images[i], name)
+        np.testing.assert_allclose(batch.latent[i], one.latent, atol=2e-4)
+        assert float(batch.residual[i]) == pytest.approx(float(one.residual), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["anderson", "gauss_newton"])
+def test_double_precision_reaches_what_it_can_hold(name):
+    with jax.enable_x64(True):
+        w = weights(dtype=np.float64)
+        z = latent(dtype=np.float64)
+        encoder, decoder = Partial(encode, w), Partial(decode, w)
+        method = (
+            Anderson(iterations=60) if name == "anderson" else GaussNewton(inner=30)
+        )
+        result = ji.invert_decoder(encoder, decoder, decoder(z), method)
+        assert result.latent.dtype == np.float64
+        assert float(ji.nmse_db(result.latent, z)) < -180
+
+
+def test_networks_of_16_bits_have_a_state_of_32():
+    half = jnp.bfloat16
+    w = jnp.asarray(weights(), half)
+    encoder = Partial(lambda w, x: encode(w, x.astype(half)), w)
+    decoder = Partial(lambda w, z: decode(w, z.astype(half)), w)
+    image = decoder(latent()).astype(jnp.float32)
+    result = ji.invert_decoder(encoder, decoder, image, "adam")
+    assert result.latent.dtype == jnp.float32
+    assert float(result.residual) < 0.7 * float(result.encoder_residual)
+
+
+def test_the_history_has_the_residual_of_every_iterate():
+    result = ji.invert_decoder(E, D, D(latent()), ForwardStep(iterations=30))
+    n = int(result.iterations)
+    history = np.asarray(result.history)
+    assert history.shape == (31,)
+    assert np.all(np.isfinite(history[: n + 1]))
+    assert np.all(np.isnan(history[n + 1 :]))
+    assert history[0] == float(result.encoder_residual)
+    assert history[int(result.best_iteration)] == float(result.residual)
+    assert np.nanmin(history) == float(result.residual)
+
+
+def test_the_learning_rate_of_the_gradient_free_adam_is_held_at_the_end():
+    rate = held_cosine(0.01, 200)
+    assert float(rate(10)) == pytest.approx(0.01)
+    assert float(rate(5)) == pytest.approx(0.005)
+    assert float(rate(80)) == float(rate(199)) > 0
+    # Half of the cosine is through after 10 + 45 of 100 iterations.
+    assert float(rate(55)) == pytest.approx(0.005)
+
+
+def test_any_optax_transformation_descends():
+    method = Gradient(optimizer=optax.sgd(2.0, momentum=0.5), iterations=60)
+    z = latent()
+    result = ji.invert_decoder(E, D, D(z), method)
+    assert float(ji.nmse_db(result.latent, z)) < -40
+
+
+def test_rematerialisation_changes_memory_only():
+    image = D(latent())
+    plain = ji.invert_decoder(E, D, image, Gradient(iterations=20))
+    remat = ji.invert_decoder(E, D, image, Gradient(iterations=20, remat=True))
+    np.testing.assert_allclose(plain.latent, remat.latent, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_a_video_is_its_frames(chunk):
+    zs = jnp.stack([latent(seed) for seed in range(5)])
+    frames = jax.vmap(D)(zs)
+    method = ForwardStep(iterations=40, patience=None)
+    together = ji.invert_decoder(
+        framewise(E, chunk), framewise(D, chunk), frames, method
+    )
+    for i in range(5):
+        one = ji.invert_decoder(E, D, frames[i], method)
+        assert float(ji.nmse_db(together.latent[i], one.latent)) < -60
+
+
+def test_the_memory_of_a_video_does_not_grow_with_its_frames():
+    def memory(count, chunk):
+        def run(frames):
+            encoder, decoder = framewise(E, chunk), framewise(D, chunk)
+            return ji.invert_decoder(
+                encoder, decoder, frames, ForwardStep(), limits=None
+            ).residual
+
+        frames = jnp.zeros((count, 64, 64, 3))
+        compiled = jax.jit(run).lower(frames).compile()
+        sizes = compiled.memory_analysis()
+        return sizes.temp_size_in_bytes / frames.nbytes
+
+    # Relative to the video itself, which has to be held.
+    assert memory(32, 1) < 1.2 * memory(8, 1)
+
+
+# --- analysis -----------------------------------------------------------------------
+
+
+def test_the_forward_step_method_converges_below_the_bound_and_not_far_above():
+    z = latent()
+    image = D(z)
+    report = analysis.cocoercivity(E, D, image, z, ForwardStep(0.5, iterations=40))
+    assert float(report.smallest) > 0
+    assert bool(report.satisfied)
+    errors = np.asarray(report.errors)
+    assert np.all(np.diff(errors[errors > 1e-5]) < 0)
+    assert errors[-1] < 0.02 * errors[0]
+    far = ForwardStep(4 * float(report.largest_step), iterations=40, patience=None)
+    wild = analysis.cocoercivity(E, D, image, z, far)
+    assert not bool(wild.satisfied)
+    assert float(wild.errors[-1]) > float(errors[0])
+
+
+def test_a_linear_autoencoder_has_the_cocoercivity_of_its_eigenvalues():
+    scale = jnp.array([0.5, 2.0])
+    report = analysis.cocoercivity(
+        lambda x: x,
+        lambda z: scale * z,
+        jnp.array([[0.1, 0.2]]),
+        jnp.array([[0.2, 0.1]]),
+        ForwardStep(0.1, iterations=5),
+        limits=None,
+    )
+    # <A e, e> / |A e|^2 lies between the inverses of A's eigenvalues.
+    assert np.all(report.beta >= 0.5 - 1e-5)
+    assert np.all(report.beta <= 2.0 + 1e-5)
+    assert float(report.largest_step) == pytest.approx(2 * float(report.smallest))
+
+
+def test_the_conditioning_of_a_decoder_is_that_of_its_jacobian():
+    z = latent()
+    report = analysis.decoder_conditioning(D, z, num_vectors=48)
+    jacobian = jax.jacobian(D)(z).reshape(-1, z.size)
+    sigma = np.linalg.svd(np.asarray(jacobian), compute_uv=False)
+    assert float(report.largest) == pytest.approx(sigma[0], rel=1e-3)
+    assert float(report.smallest) == pytest.approx(sigma[-1], rel=1e-2)
+
+
+# --- bad input ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "match"),
+    [
+        (np.full((8, 12, 3), np.nan, np.float32), {}, "NaN"),
+        (np.full((8, 12, 3), 1.5, np.float32), {}, "within"),
+        (np.zeros((8, 12, 3), np.int32), {}, "uint8"),
+        (np.zeros((7, 12, 3), np.float32), {}, "shape"),
+        (np.zeros((8, 12, 4), np.float32), {}, "shape"),
+        (np.zeros((2, 8, 12, 3), np.float32), {}, "jax.vmap"),
+        (np.zeros((8, 12, 3), np.float32), {"method": "newton"}, "unknown method"),
+        (np.zeros((8, 12, 3), np.float32), {"method": 3}, "method"),
+        (
+            np.zeros((8, 12, 3), np.float32),
+            {"method": Adam(iterations=0)},
+            "iterations",
+        ),
+        (np.zeros((8, 12, 3), np.float32), {"limits": (1.0, 0.0)}, "limits"),
+        (np.zeros((8, 12, 3), np.uint8), {"limits": (-1.0, 1.0)}, "8-bit"),
+        (np.zeros((8, 12, 3), np.float32), {"tolerance": 0.0}, "tolerance"),
+    ],
+)
+def test_bad_input_is_refused(image, options, match):
+    with pytest.raises(ValueError, match=match):
+        ji.invert_decoder(E, D, image, **options)
+
+
+def test_what_becomes_nan_stops_with_the_best_that_was_there():
+    broken = Partial(
+        lambda w, z: jnp.where(jnp.max(z) > 1, jnp.nan, decode(w, z)), weights()
+    )
+    z = 0.2 * latent()
+    # Far too long steps leave the region in which this decoder works.
+    result = ji.invert_decoder(E, broken, D(z), ForwardStep(30.0))
+    assert np.all(np.isfinite(result.latent))
+    assert np.isfinite(float(result.residual))
+    assert int(result.iterations) < 10
+    assert np.isnan(np.asarray(result.history)[int(result.iterations)])
