@@ -23,7 +23,7 @@ LINES = {"autodiff": ":", "checkpoint": "--", "reversible": "-"}
 def quality(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
     """Distance to the converged solution over evaluations, a panel per guidance."""
     guidances = arguments.quality_guidance
-    figure = Figure(figsize=(4.6 * len(guidances), 4.0), dpi=120)
+    figure = Figure(figsize=(4.6 * len(guidances) + 1.4, 4.0), dpi=120)
     panels = figure.subplots(1, len(guidances), sharey=True, squeeze=False)[0]
     for axes, guidance in zip(panels, guidances, strict=True):
         for name, colour in COLOURS.items():
@@ -35,9 +35,12 @@ def quality(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
             if line:
                 axes.plot(*zip(*line, strict=True), "o-", color=colour, label=name)
         axes.set(xscale="log", xlabel="evaluations", title=f"guidance {guidance:g}")
-        axes.grid(alpha=0.3, which="both")
+        ticks = sorted({what[2] for what in found if what[0] in COLOURS})
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
     panels[0].set_ylabel("NMSE to the converged solution (dB), median")
-    panels[-1].legend(fontsize=8)
+    panels[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return _save(arguments, figure, "quality", "distance against evaluations")
 
 
@@ -59,7 +62,10 @@ def memory(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
                 label=f"{name}, {way}",
             )
     axes.set(xscale="log", yscale="log", xlabel="steps", ylabel="temporary memory, MiB")
-    axes.grid(alpha=0.3, which="both")
+    ticks = sorted({what[1] for what in found})
+    axes.set_xticks(ticks, map(str, ticks))
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     return _save(arguments, figure, "memory", "memory of a gradient")
 
