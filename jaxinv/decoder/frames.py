@@ -13,7 +13,8 @@ class framewise:  # noqa: N801
     """A network for one image, for the frames of a video.
 
     Chunks are evaluated one after the other, so that memory does not grow with the
-    number of frames; also backwards, where each chunk is evaluated anew.
+    number of frames; also backwards, where each chunk is evaluated anew. Inverted in
+    this way the video is one image: its frames stop, and are judged, together.
 
     Args:
         network: callable pytree on one frame.

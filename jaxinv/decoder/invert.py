@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from jaxinv.compilation import split_callable
 from jaxinv.decoder.loop import DecoderInversion, run
-from jaxinv.decoder.methods import METHODS, Method
+from jaxinv.decoder.methods import METHODS, Encoder, Method
 from jaxinv.decoder.problem import Limits, Problem
 
 #: What rounding to 8 bits does to the range 0 to 1, root mean square.
@@ -95,9 +95,11 @@ def _method(method: Any) -> Method:
             f"expected a method's name or a value such as jaxinv.decoder.Anderson(), "
             f"got {type(method).__name__}"
         )
-    least = 0 if type(method).__name__ == "Encoder" else 1
+    least = 0 if isinstance(method, Encoder) else 1
     if method.iterations < least:
         raise ValueError(f"iterations must be at least 1, got {method.iterations}")
+    if method.patience is not None and method.patience < 1:
+        raise ValueError(f"patience must be at least 1, or None, got {method.patience}")
     return method
 
 

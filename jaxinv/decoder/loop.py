@@ -88,7 +88,7 @@ def run(problem: Problem, method: Method, tolerance: float) -> DecoderInversion:
         better = residual < carry.lowest
         falls = residual < (1 - _PROGRESS) * carry.mark
         idle = jnp.where(falls, 0, carry.idle + 1)
-        patience = carry.idle.dtype.type(method.patience or 2**31 - 1)
+        patience = 2**31 - 1 if method.patience is None else method.patience
         return carry._replace(
             best=jnp.where(better, carry.z, carry.best),
             lowest=jnp.where(better, residual, carry.lowest),

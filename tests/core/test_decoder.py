@@ -308,6 +308,11 @@ def test_the_conditioning_of_a_decoder_is_that_of_its_jacobian():
             {"method": Adam(iterations=0)},
             "iterations",
         ),
+        (
+            np.zeros((8, 12, 3), np.float32),
+            {"method": Anderson(patience=0)},
+            "patience",
+        ),
         (np.zeros((8, 12, 3), np.float32), {"limits": (1.0, 0.0)}, "limits"),
         (np.zeros((8, 12, 3), np.uint8), {"limits": (-1.0, 1.0)}, "8-bit"),
         (np.zeros((8, 12, 3), np.float32), {"tolerance": 0.0}, "tolerance"),
