@@ -361,6 +361,11 @@ def test_on_diffusers_spacings_a_sampler_is_diffusers_scheduler(
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("name", SAMPLER_NAMES)
 def test_every_sampler_has_every_spacing(tiny, name, spacing):
+    if spacing == "linspace" and name in ("o_belm", "o_belm_log_snr", "bdia"):
+        # With this model's last noise level, linspace has that level twice.
+        with pytest.raises(ValueError, match="all differ"):
+            make_sampler(tiny.schedule, name, 3, spacing)
+        return
     sampler = make_sampler(tiny.schedule, name, 3, spacing)
     assert sampler.table.num_steps == 3
     assert 0 <= sampler.worst_ratio < 1
