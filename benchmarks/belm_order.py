@@ -24,8 +24,6 @@ from jaxinv.samplers.edict import rows_of_edict
 from jaxinv.state import state_of
 
 TITLE = "Order and stability"
-#: Growth per step on the finest grid up to which it is not called exponential.
-LARGEST_RATE = 1.05
 
 
 class Expected(NamedTuple):
@@ -153,14 +151,16 @@ def stability(expected: Expected, steps: tuple[int, ...]) -> list[list[Any]]:
 
 
 def verdict(grids: list[list[Any]]) -> tuple[str, bool]:
-    """What the growth over finer and finer grids says, and whether that is stable."""
+    """The library's verdict on all grids, and the growth per step on the finest.
+
+    The finest whose growth is a number: it is the rate that tells a growth with the
+    ratios of the steps from one with their number.
+    """
     growths = {steps: growth for _, steps, growth, _ in grids}
-    if max(growths.values()) <= LARGEST_GROWTH:
-        return "stable: bounded", True
-    per_step = growths[max(growths)] ** (1 / max(growths))
-    if per_step <= LARGEST_RATE:
-        return f"no exponential growth, {per_step:.3f} a step", True
-    return f"not stable: {per_step:.2g} a step", False
+    stable = max(growths.values()) <= LARGEST_GROWTH
+    finest = max(steps for steps, growth in growths.items() if np.isfinite(growth))
+    per_step = growths[finest] ** (1 / finest)
+    return f"{'stable' if stable else 'not stable'}, {per_step:.3f} a step", stable
 
 
 def local_errors(rows: ji.LinearMultistep, model: Any, x: np.ndarray) -> np.ndarray:
@@ -204,7 +204,7 @@ def global_error(sampler: Any, model: Any, x: Any) -> float:
 
 def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
     """Two tables: orders and stability."""
-    rows, verdicts, agree = [], [], True
+    rows, verdicts, differ = [], [], []
     for (kind, name, _), value in found.items():
         theory = THEORY[name]
         if kind == "order":
@@ -225,7 +225,8 @@ def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
         for spacing in ("log_snr", "leading"):
             own = [grid for grid in value["grids"] if grid[0] == spacing]
             said, stable = verdict(own)
-            agree &= stable == theory.stable
+            if stable != theory.stable:
+                differ.append(f"{name} on {spacing}")
             verdicts.append(
                 (
                     name,
@@ -261,7 +262,12 @@ def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
         ),
         verdicts,
     )
-    matches = "agree" if agree else "do NOT all agree"
+    matches = (
+        f"differ from the theory for {', '.join(differ)}: there the growth rises from "
+        "grid to grid, though by next to nothing a step"
+        if differ
+        else "agree with the theory"
+    )
     return f"""A mixture of {COMPONENTS} Gaussians in {DIMENSIONS} dimensions, variance
 {VARIANCE:g}, float64, 4 trajectories over the whole range of Stable Diffusion's
 schedule; orders are slopes over the finest two grids. Exponential rows (2M, log-SNR)
@@ -275,7 +281,8 @@ Zero-stability: the largest norm of a product of companion matrices
 (`jaxinv.analysis.zero_stability`; infinite where it overflows), on Stable Diffusion's
 own schedule and end. Where roots lie on the unit circle and steps vary, products follow
 the ratios of the steps, squared for O-BELM: they are 1 on the grid uniform in log-SNR,
-and on leading timesteps as large as its ratios become. Unstable is what grows by a
-factor with every step. The verdicts {matches} with the theory.
+and on leading timesteps as large as its ratios become. The verdict is the library's,
+growth of at most {LARGEST_GROWTH:g} on every grid, with the growth per step on the
+finest grid where it does not overflow. The verdicts {matches}.
 
 {stable}"""

@@ -18,9 +18,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxinv as ji
-from benchmarks.decoder_setting import GUIDANCE, METHODS, STEPS, Setting, pair
+from benchmarks.decoder_setting import GUIDANCE, STEPS, Setting, pair
 from benchmarks.report import table
-from jaxinv.decoder import ForwardStep, InertialKM
+from jaxinv.decoder import METHODS, ForwardStep, InertialKM
 from jaxinv.plotting import save_figure
 
 TITLE = "The whole way, and cocoercivity"

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 import jaxinv as ji
-from benchmarks.decoder_setting import METHODS, Setting, with_iterations
+from benchmarks.decoder_setting import Setting, with_iterations
 from benchmarks.report import table
-from jaxinv.decoder import Gradient, framewise
+from jaxinv.decoder import METHODS, Gradient, framewise
 from jaxinv.models import AutoencoderKLConfig, abstract_component
 
 TITLE = "Memory"

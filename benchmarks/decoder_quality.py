@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 import jaxinv as ji
 from benchmarks.decoder_setting import (
-    METHODS,
     Setting,
     compiled,
     pair,
@@ -23,7 +22,7 @@ from benchmarks.decoder_setting import (
     with_iterations,
 )
 from benchmarks.report import table
-from jaxinv.decoder import GaussNewton
+from jaxinv.decoder import METHODS, GaussNewton
 from jaxinv.plotting import save_figure
 
 TITLE = "How near, and at what cost"

@@ -13,28 +13,10 @@ import numpy as np
 
 import jaxinv as ji
 from benchmarks.samples import append_line, make_samples, read_lines
-from jaxinv.decoder import (
-    Adam,
-    Anderson,
-    Encoder,
-    ForwardStep,
-    GaussNewton,
-    Gradient,
-    InertialKM,
-    Method,
-)
+from jaxinv.decoder import Method
 
 GUIDANCE = 3.0
 STEPS = 20
-METHODS: dict[str, Method] = {
-    "encoder": Encoder(),
-    "gradient": Gradient(),
-    "forward_step": ForwardStep(),
-    "inertial_km": InertialKM(),
-    "adam": Adam(),
-    "anderson": Anderson(),
-    "gauss_newton": GaussNewton(),
-}
 
 
 class Samples(NamedTuple):

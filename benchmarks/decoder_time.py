@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from benchmarks import torch_reference as ref
-from benchmarks.decoder_setting import METHODS, Setting, compiled, with_iterations
+from benchmarks.decoder_setting import Setting, compiled, with_iterations
 from benchmarks.report import table
 from benchmarks.timing import seconds
 from benchmarks.torch_reference import decoder as published
+from jaxinv.decoder import METHODS
 from jaxinv.hub import find_model
 
 TITLE = "Time per iteration"

@@ -206,7 +206,7 @@ def test_a_real_one_reconstructs_pictures_and_is_inverted():
         REAL / "taef2_encoder.safetensors", REAL / "taef2_decoder.safetensors"
     )
     assert ours.config.pooled_blocks
-    # A photograph that comes with Pillow's neighbours is not there: a smooth picture.
+    # A smooth picture: no photograph comes with what the tests install.
     y, x = np.mgrid[0:128, 0:128] / 128
     picture = np.stack([x, y, 0.5 + 0.4 * np.sin(9 * x * y)], -1).astype(np.float32)
 
