@@ -189,8 +189,9 @@ def as_denoiser(
     Args:
         model: callable pytree ``(x, t) -> prediction``.
         schedule: the schedule that it was trained with.
-        prediction_type: ``"epsilon"``, ``"v_prediction"``, ``"sample"`` (data) or
-            ``"flow"`` (velocity); by default the schedule's own.
+        prediction_type: ``"epsilon"``, ``"v_prediction"``, ``"sample"`` (data),
+            ``"flow"`` (velocity, noise minus data) or ``"rectified_flow"`` (the
+            opposite sign); by default the schedule's own.
 
     Returns:
         A callable pytree ``(x, t) -> f``.
@@ -209,10 +210,12 @@ def as_denoiser(
         return from_x0(model, schedule)
     if kind == "v_prediction":
         return from_v(model, schedule)
-    if (kind == "flow") != (schedule.family == "flow"):
+    if (kind in ("flow", "rectified_flow")) != (schedule.family == "flow"):
         raise ValueError(
             f"prediction type {kind!r} does not fit a {schedule.family!r} schedule"
         )
+    if kind == "rectified_flow":
+        return _from_prediction(model, schedule, _negated)
     return model
 
 
@@ -231,6 +234,10 @@ def _x0_to_f(x: Array, tau: Array, x0: Array) -> Array:
 
 def _vp_x0_to_f(x: Array, tau: Array, x0: Array) -> Array:
     return (x * jnp.sqrt(1 + tau**2) - x0) / tau
+
+
+def _negated(x: Array, tau: Array, v: Array) -> Array:
+    return -v
 
 
 def _v_to_f(x: Array, tau: Array, v: Array) -> Array:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxinv.pipeline import LatentDiffusion
-from jaxinv.schedule import schedule_from_diffusers
+from jaxinv.schedule import NoiseSchedule, schedule_from_diffusers
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -30,6 +30,7 @@ def load(
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike | None = None,
     revision: str | None = None,
+    schedule: NoiseSchedule | None = None,
 ) -> LatentDiffusion:
     """Loads a text-to-image latent diffusion model.
 
@@ -44,6 +45,9 @@ def load(
             that say so (``force_upcast``) compute in float32 then.
         param_dtype: Data type of the parameters in memory; ``dtype`` if None.
         revision: Branch, tag or commit on the hub.
+        schedule: The schedule that the model was trained with, for folders whose
+            scheduler does not say it: InstaFlow's names a diffusion sampler, and is
+            ``flow_matching(prediction_type="rectified_flow")``.
 
     Returns:
         The model.
@@ -62,7 +66,8 @@ def load(
     folder = find_model(name_or_path, revision=revision)
     given = os.fspath(name_or_path)
     name = folder.resolve().name if Path(given).expanduser().is_dir() else given
-    return _load_folder(folder, name, jnp.dtype(dtype), jnp.dtype(param_dtype or dtype))
+    kinds = jnp.dtype(dtype), jnp.dtype(param_dtype or dtype)
+    return _load_folder(folder, name, *kinds, schedule)
 
 
 def embedded_models() -> tuple[str, ...]:
@@ -147,10 +152,15 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def _load_folder(
-    folder: Path, name: str, dtype: jnp.dtype, param_dtype: jnp.dtype
+    folder: Path,
+    name: str,
+    dtype: jnp.dtype,
+    param_dtype: jnp.dtype,
+    schedule: NoiseSchedule | None,
 ) -> LatentDiffusion:
     _check_index(folder)
-    schedule = schedule_from_diffusers(_read_json(folder / "scheduler"))
+    if schedule is None:
+        schedule = schedule_from_diffusers(_read_json(folder / "scheduler"))
     tokenizer = _load_tokenizer(folder / "tokenizer")
     load_component = _component_loader(folder)
     unet = load_component(folder / "unet", dtype=dtype, param_dtype=param_dtype)

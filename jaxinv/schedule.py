@@ -40,7 +40,9 @@ from jaxtyping import Float
 Family = Literal["vp", "flow", "ve"]
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
 Spacing = Literal["log_snr", "exponential", "karras", "leading", "trailing", "linspace"]
-PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
+PredictionType = Literal[
+    "epsilon", "v_prediction", "sample", "flow", "rectified_flow"
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,22 +205,29 @@ def cosine(
 
 
 def flow_matching(
-    num_train_timesteps: int = 1000, *, shift: float = 1.0
+    num_train_timesteps: int = 1000,
+    *,
+    shift: float = 1.0,
+    prediction_type: PredictionType = "flow",
 ) -> NoiseSchedule:
-    """Rectified flow: ``x_t = (1 - t) x_0 + t e`` with the network giving ``e - x_0``.
+    """Flow matching on straight lines: ``x_t = (1 - t) x_0 + t e``.
 
     Args:
         num_train_timesteps: T; the network is given ``T t``.
         shift: resolution shift s, ``t -> s t / (1 + (s - 1) t)`` (3 for SD3).
+        prediction_type: what the network gives: ``"flow"`` for ``e - x_0`` (SD3, FLUX),
+            ``"rectified_flow"`` for ``x_0 - e`` (InstaFlow), ``"sample"`` for ``x_0``.
 
     Returns:
         A flow schedule with tau = t in (0, 1].
 
     Raises:
-        ValueError: for T below 1 or a shift that is not positive.
+        ValueError: for T below 1, a shift that is not positive, or a prediction type
+            that flows do not have.
 
     References:
-        Liu et al. 2023, arXiv:2209.03003, Eq. 1; Esser et al. 2024, arXiv:2403.03206,
+        Liu et al. 2023, arXiv:2209.03003, Eq. 1; Liu et al. 2024, arXiv:2309.06380
+        (InstaFlow: one Euler step from t = 1 to 0); Esser et al. 2024, arXiv:2403.03206,
         Eq. 23 (shift).
     """
     if num_train_timesteps < 1 or not shift > 0:
@@ -226,13 +235,18 @@ def flow_matching(
             "flow matching needs num_train_timesteps >= 1 and shift > 0; got "
             f"{num_train_timesteps} and {shift}"
         )
+    if prediction_type not in ("flow", "rectified_flow", "sample"):
+        raise ValueError(
+            "a flow's prediction type is 'flow', 'rectified_flow' or 'sample', got "
+            f"{prediction_type!r}"
+        )
     t = np.arange(1, num_train_timesteps + 1) / num_train_timesteps
     taus = shifted(t, shift)
     return NoiseSchedule(
         "flow",
         taus * num_train_timesteps,
         taus,
-        prediction_type="flow",
+        prediction_type=prediction_type,
         timestep_spacing="linspace",
         shift=shift,
     )

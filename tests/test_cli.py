@@ -16,6 +16,7 @@ from jaxinv.cli import app
 from jaxinv.cli.console import Output
 from jaxinv.cli.progress import Observed, Progress
 from jaxinv.cli.samplers import SAMPLER_NAMES, SPACINGS, make_sampler
+from jaxinv.decoder import METHODS
 from jaxinv.images import read_image, write_image
 
 OK, BAD_INPUT, NOT_CONVERGED = 0, 2, 3
@@ -133,6 +134,17 @@ def test_the_written_noise_is_sampled_to_the_written_reconstruction(
     again = read_image(target).pixels.astype(int)
     first = read_image(out / "reconstruction.png").pixels.astype(int)
     assert np.abs(again - first).max() <= 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_decoder_inversion_is_reported(picture, small, tmp_path, method):
+    common = ("--prompt", "red", "--steps", 2, "--out", tmp_path, "--json")
+    result = run("invert", picture, *common, "--decoder-inversion", method)
+    record = only_json(result)["decoder_inversion"]
+    assert record["method"] == method
+    assert record["residual"] <= record["encoder_residual"]
+    assert (record["iterations"] == 0) == (method == "encoder")
+    assert record["num_decodes"] > record["iterations"]
 
 
 def test_naive_inversion_is_reported_as_not_certified(
@@ -417,6 +429,7 @@ def expect_one_clear_line(result, *words):
             ["--solver", "anderson", "--strategy", "naive"],
             ("--solver goes with --strategy stepwise", "naive"),
         ),
+        (["--decoder-inversion", "magic"], ("unknown decoder inversion", "anderson")),
         (["--guidance", "nan"], ("--guidance must be a finite number",)),
         (["--guidance", "inf"], ("--guidance must be a finite number",)),
         (["--model", "no-such-model"], ("no model 'no-such-model'", "tried")),

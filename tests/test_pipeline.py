@@ -148,6 +148,50 @@ def test_the_noise_behind_a_sample_is_found_and_gives_the_sample(tiny, latent):
     assert ji.nmse_db(ji.sample(sampler, denoise, result.noise), data) < -90
 
 
+def test_an_image_goes_the_whole_way_to_noise_and_back(tiny, latent):
+    sampler = ji.ddim(ji.time_grid(tiny.schedule, 4))
+    denoise = tiny.denoiser(PROMPT)
+    image = tiny.generate(sampler, denoise, latent)
+    found = jax.jit(
+        lambda pipe, image: pipe.invert(image, sampler, pipe.denoiser(PROMPT))
+    )(tiny, image)
+    np.testing.assert_array_equal(found.noise, found.sampler.noise)
+    assert bool(found.sampler.converged)
+    # Both halves are those of the functions called one after the other.
+    alone = tiny.invert_decoder(image)
+    np.testing.assert_allclose(found.decoder.latent, alone.latent, atol=1e-4)
+    again = tiny.generate(sampler, denoise, found.state)
+    np.testing.assert_allclose(again, tiny.decode(alone.latent), atol=1e-3)
+    assert float(found.decoder.residual) <= float(found.decoder.encoder_residual)
+
+
+def test_frames_of_a_video_are_inverted_with_the_image_autoencoder(tiny):
+    # As LaVie's: a video model whose autoencoder is Stable Diffusion's.
+    latents = jax.random.normal(jax.random.key(2), (3, *tiny.latent_shape))
+    decoder = ji.decoder.framewise(tiny.decode_unclipped, chunk=2)
+    video = jnp.clip(decoder(latents), 0, 1)
+    found = ji.invert_decoder(
+        ji.decoder.framewise(tiny.encode, chunk=2), decoder, video, "gauss_newton"
+    )
+    assert found.latent.shape == latents.shape
+    assert float(found.residual) < 0.2 * float(found.encoder_residual)
+
+
+def test_one_euler_step_of_a_rectified_flow_is_inverted(diffusers_folder, latent):
+    # As InstaFlow: a Stable Diffusion UNet that gives data minus noise; its folder
+    # names a diffusion scheduler, which says nothing of that.
+    schedule = ji.flow_matching(prediction_type="rectified_flow")
+    pipe = ji.load(diffusers_folder, schedule=schedule)
+    sampler = ji.euler(ji.time_grid(schedule, 1, "linspace"))
+    denoise = pipe.denoiser(PROMPT)
+    made = ji.sample(sampler, denoise, latent)
+    velocity = pipe.unet(latent, 1000.0, pipe.encode_prompt(PROMPT))
+    np.testing.assert_allclose(made, latent + velocity, atol=1e-5)
+    found = ji.invert(sampler, denoise, made)
+    assert bool(found.converged)
+    assert float(ji.nmse_db(found.noise, latent)) < -90
+
+
 def test_bytes_and_floats_of_one_image_encode_alike(tiny, image):
     pixels = np.round(image * 255).astype(np.uint8)
     floats = pixels.astype(np.float32) / 255

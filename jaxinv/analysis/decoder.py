@@ -30,8 +30,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxinv.analysis.conditioning import Conditioning, check_vectors, of_function
 from jaxinv.compilation import check_finite, split_callable
+from jaxinv.decoder.gradient_free import ForwardStep, InertialKM
 from jaxinv.decoder.invert import as_pixels, check_networks
-from jaxinv.decoder.methods import ForwardStep, InertialKM
 from jaxinv.decoder.problem import Limits, Problem
 from jaxinv.solvers.common import dot, norm
 

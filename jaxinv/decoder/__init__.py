@@ -1,19 +1,19 @@
 """Decoder inversion: the latent that decodes to an image."""
 
 from jaxinv.decoder.frames import framewise
-from jaxinv.decoder.invert import QUANTISATION, invert_decoder
-from jaxinv.decoder.loop import DecoderInversion
-from jaxinv.decoder.methods import (
-    METHODS,
+from jaxinv.decoder.gradient_based import GaussNewton, Gradient
+from jaxinv.decoder.gradient_free import (
     Adam,
     Anderson,
     Encoder,
     ForwardStep,
-    GaussNewton,
-    Gradient,
     InertialKM,
-    Method,
 )
+from jaxinv.decoder.invert import QUANTISATION, invert_decoder
+from jaxinv.decoder.loop import DecoderInversion
+from jaxinv.decoder.method import Method
+from jaxinv.decoder.methods import METHODS
+from jaxinv.decoder.tiles import tilewise
 
 __all__ = [
     "METHODS",
@@ -29,4 +29,5 @@ __all__ = [
     "Method",
     "framewise",
     "invert_decoder",
+    "tilewise",
 ]

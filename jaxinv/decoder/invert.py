@@ -15,8 +15,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxinv.compilation import split_callable
+from jaxinv.decoder.gradient_free import Encoder
 from jaxinv.decoder.loop import DecoderInversion, run
-from jaxinv.decoder.methods import METHODS, Encoder, Method
+from jaxinv.decoder.method import Method
+from jaxinv.decoder.methods import METHODS
 from jaxinv.decoder.problem import Limits, Problem
 
 #: What rounding to 8 bits does to the range 0 to 1, root mean square.

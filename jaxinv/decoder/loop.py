@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxinv.decoder.methods import Method
+from jaxinv.decoder.method import Method
 from jaxinv.decoder.problem import Problem
 
 

@@ -1,0 +1,149 @@
+r"""Decoder inversion by the decoder's derivatives; the encoder only starts it.
+
+Adam on the squared misfit is what was used first. Gauss-Newton uses what that ignores,
+that the misfit is a vector: every iteration solves the linear least squares problem of
+the linearised decoder by conjugate gradients, from products with the Jacobian and its
+transpose, damped as Levenberg and Marquardt did.
+
+References:
+    Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387 (gradient).
+    Nocedal & Wright 2006, "Numerical Optimization", Section 10.3.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from jaxinv.decoder.learning_rates import warm_cosine
+from jaxinv.decoder.method import Image, Latent
+from jaxinv.decoder.problem import Count, Memory, Problem
+from jaxinv.solvers.common import dot
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+    """Gradient descent on the sum of the squared misfits.
+
+    Attributes:
+        optimizer: any optax transformation; None for Adam with ``learning_rate``,
+            warmed up over a tenth of the iterations, then by a cosine down to zero.
+        learning_rate: of the default optimizer.
+        remat: recompute the decoder's activations in the backward pass instead of
+            keeping them, layer by layer where the model says so, else as a whole.
+        iterations: at most so many.
+        patience: as of :class:`Method`; None as published.
+
+    References:
+        Hong et al. 2024, arXiv:2311.18387, settings of the decoder inversion.
+    """
+
+    optimizer: optax.GradientTransformation | None = None
+    learning_rate: float = 0.1
+    remat: bool = False
+    iterations: int = 100
+    patience: int | None = None
+
+    @property
+    def count(self) -> Count:
+        """One evaluation, one product with the transposed Jacobian."""
+        return Count(products=1)
+
+    def begin(self, problem: Problem, z: Latent) -> Memory:
+        """That of the optimizer."""
+        return self._optimizer().init(z)
+
+    def step(
+        self, problem: Problem, k: Array, z: Latent, memory: Memory
+    ) -> tuple[Image, Latent, Memory]:
+        """One step."""
+        decode = jax.checkpoint(problem.decoded) if self.remat else problem.decoded
+        decoded, pull = jax.vjp(decode, z)
+        (gradient,) = pull(2 * problem.misfit(decoded))
+        update, memory = self._optimizer().update(gradient, memory, z)
+        return decoded, optax.apply_updates(z, update), memory
+
+    def _optimizer(self) -> optax.GradientTransformation:
+        if self.optimizer is not None:
+            return self.optimizer
+        return optax.adam(warm_cosine(self.learning_rate, self.iterations))
+
+
+class _Accepted(NamedTuple):
+    """The best iterate of Gauss-Newton so far, from which every step is taken."""
+
+    z: Array
+    cost: Array
+    damping: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussNewton:
+    r"""Levenberg and Marquardt's method without matrices.
+
+    Every iteration solves ``(J^T J + lambda s I) d = -J^T r`` by conjugate gradients, J
+    the Jacobian of D at the best iterate so far and s the Rayleigh quotient of ``J^T
+    J`` at the gradient. If the misfit fell at z + d, lambda is divided by 10, else the
+    step is taken back and lambda multiplied by 10. Pixels met at a limit have no row in
+    J.
+
+    Attributes:
+        inner: iterations of conjugate gradients, always as many.
+        damping: the first lambda.
+        iterations: at most so many.
+        patience: as of :class:`Method`.
+
+    References:
+        Nocedal & Wright 2006, Section 10.3; Hestenes & Stiefel 1952.
+    """
+
+    inner: int = 10
+    damping: float = 1e-3
+    iterations: int = 20
+    patience: int | None = 3
+
+    @property
+    def count(self) -> Count:
+        """One at the new iterate, one to linearise, two products per inner iteration.
+
+        Beside these, two for the first of its residuals, two for the gradient and s.
+        """
+        return Count(decodes=2, products=2 * (self.inner + 1) + 2)
+
+    def begin(self, problem: Problem, z: Latent) -> _Accepted:
+        """Nothing is accepted yet."""
+        return _Accepted(
+            z, jnp.array(jnp.inf, z.dtype), jnp.array(10 * self.damping, z.dtype)
+        )
+
+    def step(
+        self, problem: Problem, k: Array, z: Latent, memory: Any
+    ) -> tuple[Image, Latent, Memory]:
+        """Accepts z or does not, and steps from what is accepted."""
+        decoded = problem.decoded(z)
+        cost = jnp.sum(problem.misfit(decoded) ** 2)
+        better = cost < memory.cost
+        at = jnp.where(better, z, memory.z)
+        damping = memory.damping * jnp.where(better, 0.1, 10.0)
+        cost = jnp.where(better, cost, memory.cost)
+
+        value, push = jax.linearize(problem.decoded, at)
+        pull = jax.linear_transpose(push, at)
+        counts = ~problem.met(value)
+
+        def normal(v: Array) -> Array:
+            return pull(jnp.where(counts, push(v), 0))[0]
+
+        (gradient,) = pull(problem.misfit(value))
+        moved = jnp.where(counts, push(gradient), 0)
+        scale = dot(moved, moved) / jnp.maximum(
+            dot(gradient, gradient), jnp.finfo(z.dtype).tiny
+        )
+        weight = damping * scale
+        step, _ = jax.scipy.sparse.linalg.cg(
+            lambda v: normal(v) + weight * v, -gradient, maxiter=self.inner, tol=0.0
+        )
+        return decoded, at + step, _Accepted(at, cost, damping)
