@@ -17,7 +17,13 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import decoder_end_to_end, decoder_memory, decoder_quality, decoder_time
+from benchmarks import (
+    decoder_end_to_end,
+    decoder_memory,
+    decoder_quality,
+    decoder_time,
+    decoder_tiny,
+)
 from benchmarks.decoder_setting import Setting
 from benchmarks.report import RESULTS, provenance, save
 
@@ -26,6 +32,7 @@ SECTIONS = {
     "end_to_end": decoder_end_to_end,
     "time": decoder_time,
     "memory": decoder_memory,
+    "tiny": decoder_tiny,
 }
 
 
@@ -40,13 +47,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--repeats", type=int, default=3, help="of every timing")
     add("--size", type=int, default=512, help="of the images for the memory")
     add("--tiny", type=Path, help="folder of a tiny autoencoder's original files")
-    add("--photos", type=Path, nargs="+", help="pictures for the tiny autoencoder")
+    add("--small", action="store_true", help="without Stable Diffusion's autoencoder")
     add("--out", type=Path, default=RESULTS / "decoder.md")
     add("--resume", type=Path, help="JSON lines to continue from")
     arguments = parser.parse_args(argv)
     arguments.command = "python -m benchmarks.decoder"
     if argv:
-        arguments.command += " " + shlex.join(argv)
+        shown = ["FOLDER" if word == str(arguments.tiny) else word for word in argv]
+        arguments.command += " " + shlex.join(shown)
     return arguments
 
 
@@ -57,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with jax.default_matmul_precision("highest"):
         for name in arguments.sections:
             section = SECTIONS[name]
+            if name == "tiny" and arguments.tiny is None:
+                continue
             parts.append(f"## {section.TITLE}\n\n{section.run(setting)}")
     text = f"""# Decoder inversion on {arguments.model}
 

@@ -81,12 +81,12 @@ def video(vae: Any, size: int) -> dict[str, int]:
 def run(setting: Setting) -> str:
     """The tables."""
     size = setting.arguments.size
-    networks = {
-        setting.arguments.model: lambda: setting.pipe.vae,
-        "Stable Diffusion's": lambda: abstract_component(
+    small = setting.arguments.small
+    networks = {setting.arguments.model: lambda: setting.pipe.vae}
+    if not small:
+        networks["Stable Diffusion's"] = lambda: abstract_component(
             AutoencoderKLConfig.sd15(), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16
-        ),
-    }
+        )
     columns = {
         name: setting.remembered(
             f"memory {name} {size}", lambda make=make: measure(make(), size)
@@ -107,9 +107,9 @@ def run(setting: Setting) -> str:
     header = ["method"]
     for name in columns:
         header += [f"{name}, MiB", "times E + D", "times gradient"]
+    name, last = list(networks.items())[-1]
     frames = setting.remembered(
-        f"memory of a video {size}",
-        lambda: video(networks["Stable Diffusion's"](), size),
+        f"memory of a video {name} {size}", lambda: video(last(), size)
     )
     listed = ", ".join(
         f"{int(n) / 2**20:.0f} MiB for {count} frame{'s' * (count != '1')}"
@@ -121,5 +121,4 @@ Images of {size}x{size}.
 
 {table(header, rows)}
 
-A video, forward step method, Stable Diffusion's autoencoder, one frame at a time:
-{listed}."""
+A video, forward step method, {name} autoencoder, one frame at a time: {listed}."""

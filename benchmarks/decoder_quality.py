@@ -85,7 +85,7 @@ def measure(setting: Setting, name: str, iterations: int | None) -> dict[str, An
 
 def floor(setting: Setting) -> dict[str, Any]:
     """The latents nearest to the truth whose decodings fit best."""
-    method = GaussNewton(iterations=15, inner=60, patience=4)
+    method = GaussNewton(iterations=8, inner=60, patience=2)
     found: dict[str, Any] = {"nmse": [], "psnr": []}
 
     @jax.jit

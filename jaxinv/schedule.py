@@ -40,9 +40,7 @@ from jaxtyping import Float
 Family = Literal["vp", "flow", "ve"]
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
 Spacing = Literal["log_snr", "exponential", "karras", "leading", "trailing", "linspace"]
-PredictionType = Literal[
-    "epsilon", "v_prediction", "sample", "flow", "rectified_flow"
-]
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow", "rectified_flow"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -227,8 +225,8 @@ def flow_matching(
 
     References:
         Liu et al. 2023, arXiv:2209.03003, Eq. 1; Liu et al. 2024, arXiv:2309.06380
-        (InstaFlow: one Euler step from t = 1 to 0); Esser et al. 2024, arXiv:2403.03206,
-        Eq. 23 (shift).
+        (InstaFlow: one Euler step from t = 1 to 0); Esser et al. 2024,
+        arXiv:2403.03206, Eq. 23 (shift).
     """
     if num_train_timesteps < 1 or not shift > 0:
         raise ValueError(

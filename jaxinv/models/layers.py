@@ -19,6 +19,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxinv.models.convolution import conv_general_dilated
+
 
 class GroupNorm(nnx.Module):
     """Group normalisation of one sample over its spatial axes.
@@ -101,6 +103,7 @@ class LayerFactory(NamedTuple):
             use_bias=use_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            conv_general_dilated=conv_general_dilated,
             rngs=self.rngs,
         )
 

@@ -1,4 +1,4 @@
-"""The published decoder inversions equal references in PyTorch, on emoji64's weights."""
+"""The published decoder inversions equal references in PyTorch, on the same weights."""
 
 from pathlib import Path
 
