@@ -39,6 +39,9 @@ class _Marker:
 
 _ARRAY = _Marker()
 
+#: What the outputs of layers are called that rematerialisation should keep.
+LAYER = "jaxinv.layer"
+
 
 def split_callable(fn: Callable[..., Any]) -> tuple[list[Any], _Rebuild]:
     """Part a callable pytree into its arrays and everything else.

@@ -11,6 +11,7 @@ References:
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from jaxinv.compilation import LAYER
 from jaxinv.decoder.learning_rates import warm_cosine
 from jaxinv.decoder.method import Image, Latent
 from jaxinv.decoder.problem import Count, Memory, Problem
@@ -33,7 +35,9 @@ class Gradient:
             warmed up over a tenth of the iterations, then by a cosine down to zero.
         learning_rate: of the default optimizer.
         remat: recompute the decoder's activations in the backward pass instead of
-            keeping them, layer by layer where the model says so, else as a whole.
+            keeping them: all but the layers' outputs, where the decoder names them
+            (``jax.ad_checkpoint.checkpoint_name(x, jaxinv.compilation.LAYER)``, as this
+            library's does). XLA's CPU compiler undoes it.
         iterations: at most so many.
         patience: as of :class:`Method`; None as published.
 
@@ -60,11 +64,17 @@ class Gradient:
         self, problem: Problem, k: Array, z: Latent, memory: Memory
     ) -> tuple[Image, Latent, Memory]:
         """One step."""
-        decode = jax.checkpoint(problem.decoded) if self.remat else problem.decoded
-        decoded, pull = jax.vjp(decode, z)
+        decoded, pull = jax.vjp(self.differentiated(problem), z)
         (gradient,) = pull(2 * problem.misfit(decoded))
         update, memory = self._optimizer().update(gradient, memory, z)
         return decoded, optax.apply_updates(z, update), memory
+
+    def differentiated(self, problem: Problem) -> Callable[[Latent], Image]:
+        """D, keeping all its activations or only those of :data:`LAYER`."""
+        if not self.remat:
+            return problem.decoded
+        policy = jax.checkpoint_policies.save_only_these_names(LAYER)
+        return jax.checkpoint(problem.decoded, policy=policy)
 
     def _optimizer(self) -> optax.GradientTransformation:
         if self.optimizer is not None:

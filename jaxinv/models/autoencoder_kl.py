@@ -21,9 +21,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxinv.compilation import LAYER
 from jaxinv.models.attention import Attention
 from jaxinv.models.autoencoder_config import AutoencoderKLConfig
 from jaxinv.models.layers import Downsample2D, LayerFactory, Upsample2D, activation
@@ -125,7 +127,7 @@ class _DecoderBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c2"]:
         for layer in (*self.resnets, *self.upsamplers):
-            x = layer(x)
+            x = checkpoint_name(layer(x), LAYER)
         return x
 
 

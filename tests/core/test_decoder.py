@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 from jax.tree_util import Partial
 
 import jaxinv as ji
 from jaxinv import analysis
+from jaxinv.compilation import LAYER
 from jaxinv.decoder import (
     METHODS,
     QUANTISATION,
@@ -22,6 +24,7 @@ from jaxinv.decoder import (
     tilewise,
 )
 from jaxinv.decoder.learning_rates import held_cosine
+from jaxinv.decoder.problem import Problem
 
 ITERATIVE = {
     "gradient": Gradient(iterations=100),
@@ -242,6 +245,28 @@ def test_rematerialisation_changes_memory_only():
     plain = ji.invert_decoder(E, D, image, Gradient(iterations=20))
     remat = ji.invert_decoder(E, D, image, Gradient(iterations=20, remat=True))
     np.testing.assert_allclose(plain.latent, remat.latent, atol=1e-5)
+
+
+def test_rematerialisation_keeps_only_what_the_decoder_names():
+    def deep(w, z):
+        for _ in range(6):
+            for _ in range(4):
+                z = jnp.sin(jnp.cumsum(w * z, axis=0))
+            z = checkpoint_name(z, LAYER)
+        return z
+
+    decoder = Partial(deep, jnp.float32(0.1))
+    image = jnp.full((8, 8, 3), 0.5)
+    problem = Problem(lambda x: x, decoder, image, image, None, False)
+
+    def images_kept(remat):
+        decode = Gradient(remat=remat).differentiated(problem)
+        _, pull = jax.vjp(decode, image)
+        return sum(leaf.size for leaf in jax.tree.leaves(pull)) / image.size
+
+    # One of each of 24 sums at least; the outputs of 6 layers and the input.
+    assert images_kept(False) >= 24
+    assert images_kept(True) < 8
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5])

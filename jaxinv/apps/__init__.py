@@ -1,0 +1,1 @@
+"""What inversion is for: watermarks and editing."""

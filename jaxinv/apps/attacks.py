@@ -1,0 +1,106 @@
+"""What happens to images on their way: what a watermark has to survive.
+
+Each function takes 8-bit pixels and gives 8-bit pixels of the same size. The work is
+Pillow's.
+"""
+
+import functools
+import io
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageEnhance, ImageFilter
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+
+
+def jpeg(pixels: Pixels, quality: int) -> Pixels:
+    """Compresses and decompresses.
+
+    Args:
+        pixels: the image.
+        quality: 1 to 95.
+
+    Returns:
+        The image.
+
+    Raises:
+        ValueError: for another quality.
+    """
+    if not 1 <= quality <= 95:
+        raise ValueError(f"JPEG quality goes from 1 to 95, got {quality}")
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.array(Image.open(file).convert("RGB"))
+
+
+def gaussian_noise(pixels: Pixels, std: float, seed: int = 0) -> Pixels:
+    """Adds noise.
+
+    Args:
+        pixels: the image.
+        std: standard deviation, 1 being the whole range.
+        seed: of the noise.
+
+    Returns:
+        The image, clipped.
+    """
+    noise = np.random.default_rng(seed).standard_normal(pixels.shape)
+    return np.clip(np.round(pixels + 255 * std * noise), 0, 255).astype(np.uint8)
+
+
+def blur(pixels: Pixels, radius: float) -> Pixels:
+    """Blurs with a Gaussian of so many pixels."""
+    return np.array(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def crop_and_rescale(pixels: Pixels, share: float) -> Pixels:
+    """Cuts the middle out and enlarges it to the old size.
+
+    Args:
+        pixels: the image.
+        share: of height and of width that is kept.
+
+    Returns:
+        The image.
+
+    Raises:
+        ValueError: unless the share lies between 0 and 1.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"the share that is kept lies between 0 and 1, got {share}")
+    height, width, _ = pixels.shape
+    margin = (1 - share) / 2
+    box = (margin * width, margin * height, (1 - margin) * width, (1 - margin) * height)
+    image = Image.fromarray(pixels)
+    return np.array(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+def rotate(pixels: Pixels, degrees: float) -> Pixels:
+    """Turns about the centre; the corners that appear take the mean colour."""
+    fill = tuple(round(float(c)) for c in pixels.mean((0, 1)))
+    turned = Image.fromarray(pixels).rotate(
+        degrees, Image.Resampling.BICUBIC, fillcolor=fill
+    )
+    return np.array(turned)
+
+
+def brightness(pixels: Pixels, factor: float) -> Pixels:
+    """Multiplies all values, clipped."""
+    return np.array(ImageEnhance.Brightness(Image.fromarray(pixels)).enhance(factor))
+
+
+#: The attacks of an evaluation, by name.
+ATTACKS: Mapping[str, Callable[[Pixels], Pixels]] = {
+    "none": lambda pixels: pixels,
+    "JPEG 90": functools.partial(jpeg, quality=90),
+    "JPEG 75": functools.partial(jpeg, quality=75),
+    "JPEG 50": functools.partial(jpeg, quality=50),
+    "JPEG 25": functools.partial(jpeg, quality=25),
+    "noise 0.05": functools.partial(gaussian_noise, std=0.05),
+    "blur 1": functools.partial(blur, radius=1.0),
+    "crop 0.9": functools.partial(crop_and_rescale, share=0.9),
+    "rotation 5": functools.partial(rotate, degrees=5.0),
+    "brightness 1.3": functools.partial(brightness, factor=1.3),
+}

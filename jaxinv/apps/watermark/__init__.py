@@ -1,0 +1,45 @@
+r"""Watermarks in the noise that an image is made from.
+
+Nothing is added to the image: a key is put into the noise, the sampler makes an image
+of it, and whoever holds the key inverts the image and looks for it in the noise. So
+detection is as good as the inversion.
+
+    key = watermark.tree_ring_key(jax.random.key(0), pipe.latent_shape, radius=3)
+    noise = key.embed(jax.random.normal(jax.random.key(1), pipe.latent_shape))
+    ...
+    found = watermark.detect(pipe, key, image, sampler, prompt="red heart")
+    watermark.p_value(found.score)
+"""
+
+from jaxinv.apps.watermark.detection import Detection, classify, detect
+from jaxinv.apps.watermark.gaussian_shading import (
+    GaussianShadingKey,
+    GaussianShadingScore,
+    false_positive_rate,
+    gaussian_shading_key,
+    matches_for,
+)
+from jaxinv.apps.watermark.key_files import read_key, write_key
+from jaxinv.apps.watermark.tree_ring import (
+    TreeRingKey,
+    TreeRingScore,
+    p_value,
+    tree_ring_key,
+)
+
+__all__ = [
+    "Detection",
+    "GaussianShadingKey",
+    "GaussianShadingScore",
+    "TreeRingKey",
+    "TreeRingScore",
+    "classify",
+    "detect",
+    "false_positive_rate",
+    "gaussian_shading_key",
+    "matches_for",
+    "p_value",
+    "read_key",
+    "tree_ring_key",
+    "write_key",
+]

@@ -1,0 +1,235 @@
+r"""Gaussian Shading: a message in the signs of the noise.
+
+Every bit of the message is repeated over a block of the noise, the repeated bits are
+encrypted with a stream cipher, which makes them look like coin tosses, and each decides
+the sign of one number of the noise. Marked noise is distributed as any other: without
+the secret nothing is to be seen. The message is read by decrypting the signs and taking
+the majority of each block.
+
+An image without the mark matches each bit with probability 1/2, so that at least m of k
+matches happen with the probability
+
+    P(m) = sum_{i >= m} binom(k, i) / 2^k.
+
+References:
+    Yang et al. 2024, "Gaussian Shading", arXiv:2404.04956, Sections 3.2 to 3.4.
+"""
+
+import dataclasses
+import secrets
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from jaxinv.apps.watermark.tree_ring import check_noise
+
+
+class GaussianShadingScore(NamedTuple):
+    """What was read of a message.
+
+    Attributes:
+        bits: shape (k,). The message as it was read.
+        matches: shape (). How many bits are the key's.
+        accuracy: shape (). Their share.
+    """
+
+    bits: Bool[Array, "k"]
+    matches: Int[Array, ""]
+    accuracy: Float[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class GaussianShadingKey:
+    """A message and its secret; from :func:`gaussian_shading_key`. A pytree.
+
+    Attributes:
+        message: shape (k,). The bits.
+        keystream: the cipher's bits, of the noise's shape.
+        secret: shape (48,). The cipher's key (32 bytes) and nonce (16).
+        blocks: (h, w, c) of the block over which a bit is repeated (static).
+    """
+
+    message: Bool[Array, "k"]
+    keystream: Bool[Array, "h w c"]
+    secret: UInt8[Array, "48"]
+    blocks: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of the noise."""
+        h, w, c = self.keystream.shape
+        return h, w, c
+
+    def embed(self, noise: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """The noise with the signs of the message.
+
+        Args:
+            noise: unit noise of the key's shape, independent of everything else.
+
+        Returns:
+            The marked noise: the same magnitudes.
+
+        Raises:
+            ValueError: for another shape.
+        """
+        noise = check_noise(noise, self.shape)
+        signs = _spread(self.message, self.shape, self.blocks) ^ self.keystream
+        return jnp.where(signs, jnp.abs(noise), -jnp.abs(noise))
+
+    def score(self, noise: Float[Array, "h w c"]) -> GaussianShadingScore:
+        """Reads the message.
+
+        Args:
+            noise: found by inversion, of the key's shape.
+
+        Returns:
+            The bits, and how many are the key's; see :func:`false_positive_rate`.
+
+        Raises:
+            ValueError: for another shape.
+        """
+        noise = check_noise(noise, self.shape)
+        decrypted = jnp.where(self.keystream, -noise, noise)
+        votes = _gather(jnp.where(decrypted > 0, 1.0, -1.0), self.blocks)
+        # Blocks of even size can be undecided: then the magnitudes decide, which is
+        # as fair to both values of a bit as the votes are.
+        sums = _gather(decrypted, self.blocks)
+        bits = votes + 0.5 * jnp.tanh(sums) > 0
+        matches = jnp.sum(bits == self.message)
+        return GaussianShadingScore(bits, matches, matches / len(self.message))
+
+
+def gaussian_shading_key(
+    shape: tuple[int, int, int],
+    *,
+    blocks: tuple[int, int, int] = (8, 8, 1),
+    message: ArrayLike | None = None,
+    secret: bytes | None = None,
+) -> GaussianShadingKey:
+    """Makes a key.
+
+    Args:
+        shape: (h, w, c) of the noise.
+        blocks: (h, w, c) of the block over which a bit is repeated. Published is (8, 8,
+            1), which gives a latent of 64x64x4 256 bits.
+        message: the bits, as many as there are blocks; drawn by the operating system's
+            generator if None.
+        secret: 48 bytes, ChaCha20's key and nonce; likewise. Two images may share one,
+            two messages must not.
+
+    Returns:
+        The key.
+
+    Raises:
+        ValueError: for blocks that do not divide the shape, a message that is not as
+            many bits, or a secret of another length.
+
+    Example:
+        >>> import jax
+        >>> from jaxinv.apps import watermark
+        >>> key = watermark.gaussian_shading_key((16, 16, 4), blocks=(4, 4, 1))
+        >>> marked = key.embed(jax.random.normal(jax.random.key(1), (16, 16, 4)))
+        >>> len(key.message), int(key.score(marked).matches)
+        (64, 64)
+
+    References:
+        Yang et al. 2024, arXiv:2404.04956, Section 3.2; ChaCha20: RFC 8439.
+    """
+    if len(shape) != 3 or len(blocks) != 3 or min(*shape, *blocks) < 1:
+        raise ValueError(f"expected (h, w, c) twice, got {shape} and {blocks}")
+    if any(n % b for n, b in zip(shape, blocks, strict=True)):
+        raise ValueError(f"blocks of {blocks} do not divide noise of shape {shape}")
+    size = int(np.prod(shape))
+    count = size // int(np.prod(blocks))
+    if message is None:
+        drawn = np.frombuffer(secrets.token_bytes(count), np.uint8)
+        message = drawn % 2
+    bits = np.asarray(message)
+    if bits.shape != (count,) or not np.all((bits == 0) | (bits == 1)):
+        raise ValueError(
+            f"expected a message of {count} bits (0 or 1), got shape {bits.shape}"
+        )
+    secret = secrets.token_bytes(48) if secret is None else secret
+    if len(secret) != 48:
+        raise ValueError(f"expected a secret of 48 bytes, got {len(secret)}")
+    stream = np.unpackbits(np.frombuffer(_chacha20(secret, -(-size // 8)), np.uint8))
+    return GaussianShadingKey(
+        jnp.asarray(bits.astype(bool)),
+        jnp.asarray(stream[:size].astype(bool).reshape(shape)),
+        jnp.asarray(np.frombuffer(secret, np.uint8)),
+        (int(blocks[0]), int(blocks[1]), int(blocks[2])),
+    )
+
+
+def false_positive_rate(matches: ArrayLike, bits: int) -> Float[np.ndarray, "..."]:
+    """How probable it is that an image without the mark matches so many bits.
+
+    Args:
+        matches: number of matching bits.
+        bits: length of the message.
+
+    Returns:
+        The probability of at least as many.
+
+    Raises:
+        ValueError: unless ``0 <= matches <= bits``.
+
+    References:
+        Yang et al. 2024, arXiv:2404.04956, Eq. 8.
+    """
+    from scipy.stats import binom
+
+    matches = np.asarray(matches)
+    if bits < 1 or np.any(matches < 0) or np.any(matches > bits):
+        raise ValueError(f"expected 0 to {bits} matches of {bits} bits, got {matches}")
+    return binom.sf(matches - 1, bits, 0.5)
+
+
+def matches_for(rate: float, bits: int) -> int:
+    """The fewest matches whose false positive rate is at most a given one.
+
+    Args:
+        rate: between 0 and 1.
+        bits: length of the message.
+
+    Returns:
+        The number of matches from which an image counts as marked.
+
+    Raises:
+        ValueError: for a rate that not even all bits reach.
+
+    >>> matches_for(1e-6, 64), matches_for(1e-6, 256)
+    (51, 167)
+    """
+    enough = np.flatnonzero(false_positive_rate(np.arange(bits + 1), bits) <= rate)
+    if not len(enough):
+        raise ValueError(f"{bits} bits are too few for a false positive rate of {rate}")
+    return int(enough[0])
+
+
+def _chacha20(secret: bytes, length: int) -> bytes:
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+
+    cipher = Cipher(ChaCha20(secret[:32], secret[32:]), mode=None)
+    return cipher.encryptor().update(bytes(length))
+
+
+def _spread(bits: Array, shape: tuple[int, ...], blocks: tuple[int, ...]) -> Array:
+    """Every bit over its block."""
+    spread = bits.reshape([n // b for n, b in zip(shape, blocks, strict=True)])
+    for axis, block in enumerate(blocks):
+        spread = jnp.repeat(spread, block, axis)
+    return spread
+
+
+def _gather(values: Array, blocks: tuple[int, ...]) -> Array:
+    """The sum of every block."""
+    (h, w, c), (i, j, k) = values.shape, blocks
+    split = values.reshape(h // i, i, w // j, j, c // k, k)
+    return jnp.sum(split, (1, 3, 5)).reshape(-1)

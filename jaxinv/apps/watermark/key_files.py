@@ -1,0 +1,134 @@
+"""Files of keys: readable by their owner only, and never overwritten."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinv.apps.watermark.gaussian_shading import (
+    GaussianShadingKey,
+    gaussian_shading_key,
+)
+from jaxinv.apps.watermark.tree_ring import TreeRingKey, tree_ring_key
+
+_FORMAT = "jaxinv watermark key 1"
+
+
+def write_key(
+    path: str | os.PathLike[str], key: TreeRingKey | GaussianShadingKey
+) -> None:
+    """Writes a key, readable by its owner only, whole or not at all.
+
+    Args:
+        path: a file that does not exist.
+        key: the key.
+
+    Raises:
+        FileExistsError: if there is anything of that name.
+        OSError: if the file cannot be written.
+    """
+    path = Path(path)
+    body = _record(key)
+    text = json.dumps({**body, "sha256": _digest(body)}, indent=1) + "\n"
+    # Files of mkstemp belong to their owner alone; a link never replaces anything.
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent or ".")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(name, path)
+        except FileExistsError:
+            raise FileExistsError(
+                f"{path} exists; keys are never overwritten"
+            ) from None
+    finally:
+        os.unlink(name)
+
+
+def read_key(path: str | os.PathLike[str]) -> TreeRingKey | GaussianShadingKey:
+    """Reads a key that :func:`write_key` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The key.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a key, or was damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such key file: {path}")
+    try:
+        body = json.loads(path.read_text())
+        if not isinstance(body, dict) or body.get("format") != _FORMAT:
+            raise ValueError("it does not say that it is one")
+        if body.pop("sha256", None) != _digest(body):
+            raise ValueError("its checksum is wrong: it was changed or damaged")
+        return _key(body)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a watermark key: {error}") from None
+
+
+def _record(key: TreeRingKey | GaussianShadingKey) -> dict[str, Any]:
+    if isinstance(key, TreeRingKey):
+        return {
+            "format": _FORMAT,
+            "scheme": "tree-ring",
+            "shape": list(key.shape),
+            "radius": key.radius,
+            "channel": key.channel,
+            "pattern": key.pattern,
+            "values": np.asarray(key.values, np.float64).tolist(),
+        }
+    if isinstance(key, GaussianShadingKey):
+        return {
+            "format": _FORMAT,
+            "scheme": "gaussian-shading",
+            "shape": list(key.shape),
+            "blocks": list(key.blocks),
+            "message": np.asarray(key.message).astype(int).tolist(),
+            "secret": np.asarray(key.secret).tobytes().hex(),
+        }
+    raise ValueError(f"expected a watermark key, got {type(key).__name__}")
+
+
+def _key(body: dict[str, Any]) -> TreeRingKey | GaussianShadingKey:
+    shape = tuple(body["shape"])
+    if body["scheme"] == "tree-ring":
+        import jax
+
+        drawn = tree_ring_key(
+            jax.random.key(0),
+            shape,
+            radius=body["radius"],
+            channel=body["channel"],
+            pattern=body["pattern"],
+        )
+        values = np.asarray(body["values"], np.float32)
+        if values.shape != drawn.values.shape or not np.all(np.isfinite(values)):
+            raise ValueError(f"expected {drawn.values.size} finite values")
+        return TreeRingKey(
+            jnp.asarray(values), drawn.shape, drawn.radius, drawn.channel, drawn.pattern
+        )
+    if body["scheme"] == "gaussian-shading":
+        return gaussian_shading_key(
+            shape,
+            blocks=tuple(body["blocks"]),
+            message=body["message"],
+            secret=bytes.fromhex(body["secret"]),
+        )
+    raise ValueError(f"unknown scheme {body['scheme']!r}")
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
