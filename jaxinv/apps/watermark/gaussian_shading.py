@@ -119,8 +119,9 @@ def gaussian_shading_key(
             1), which gives a latent of 64x64x4 256 bits.
         message: the bits, as many as there are blocks; drawn by the operating system's
             generator if None.
-        secret: 48 bytes, ChaCha20's key and nonce; likewise. Two images may share one,
-            two messages must not.
+        secret: 48 bytes, ChaCha20's key and nonce; likewise. Images that share one
+            share all their signs: nobody reads them, but anybody sees that they are
+            alike. Two messages must not share one.
 
     Returns:
         The key.

@@ -1,0 +1,130 @@
+r"""Masks: which part of an image an edit may change.
+
+A mask has the value 1 where the image may change and 0 where it has to stay. One can be
+given in pixels; or be found, as where the model sees a difference between two prompts:
+the image's latent is noised, both predict the noise, and where they disagree is what
+the prompts disagree about.
+
+References:
+    Couairon et al. 2023, "DiffEdit", arXiv:2210.11427, Section 3.2.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxinv.compilation import check_denoiser, check_finite, split_callable
+from jaxinv.denoiser import Denoiser
+from jaxinv.schedule import NoiseSchedule
+
+
+def latent_mask(mask: ArrayLike, factor: int) -> Float[np.ndarray, "h w 1"]:
+    """A mask of pixels as one of latents: all that sees a changing pixel may change.
+
+    Args:
+        mask: (H, W) or (H, W, 1), booleans or values in [0, 1].
+        factor: of the autoencoder; divides height and width.
+
+    Returns:
+        The greatest value of each block.
+
+    Raises:
+        ValueError: for another shape, values out of range, or a factor that does not
+            divide.
+    """
+    values = np.asarray(mask, np.float32)
+    if values.ndim == 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim != 2:
+        raise ValueError(f"expected a mask of shape (h, w), got {values.shape}")
+    height, width = values.shape
+    if height % factor or width % factor:
+        raise ValueError(
+            f"height and width of a mask must be multiples of {factor}, got {height} "
+            f"and {width}"
+        )
+    if not (np.all(np.isfinite(values)) and values.min() >= 0 and values.max() <= 1):
+        raise ValueError("the values of a mask must lie in [0, 1]")
+    blocks = values.reshape(height // factor, factor, width // factor, factor)
+    return blocks.max((1, 3))[..., None]
+
+
+def prediction_mask(
+    schedule: NoiseSchedule,
+    source: Denoiser,
+    target: Denoiser,
+    latent: Float[Array, "h w c"],
+    key: PRNGKeyArray,
+    *,
+    strength: float = 0.5,
+    samples: int = 10,
+    threshold: float = 0.5,
+) -> Float[Array, "h w 1"]:
+    """Where two denoisers disagree about a latent.
+
+    Args:
+        schedule: of the model.
+        source: the model with the prompt that the image shows.
+        target: the model with another prompt.
+        latent: of the image.
+        key: random key of the noises.
+        strength: how much noise: a share of the schedule's training times.
+        samples: noises to average over.
+        threshold: share of the largest disagreement (after values beyond three times
+            the mean are cut off) from which the mask is 1.
+
+    Returns:
+        The mask, of zeros and ones.
+
+    Raises:
+        ValueError: for a strength or threshold outside of (0, 1), less than one sample,
+            or denoisers that do not fit the latent.
+
+    References:
+        Couairon et al. 2023, arXiv:2210.11427, Section 3.2 and Appendix A.
+    """
+    for name, value in (("strength", strength), ("threshold", threshold)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    latent = jnp.asarray(latent)
+    check_finite(latent, "latent")
+    for denoise in (source, target):
+        check_denoiser(denoise, latent)
+    level = round(strength * (schedule.num_train_timesteps - 1))
+    tau, time = schedule.taus[level], schedule.model_times[level]
+    scale = schedule.scale(tau)
+    # What the data weighs in x = scale (s x0 + tau e): s is 1, or 1 - tau for a flow.
+    weight = scale * (1 - tau if schedule.family == "flow" else 1)
+    numbers = tuple(jnp.asarray(v, latent.dtype) for v in (weight, scale * tau, time))
+    parts = split_callable(source), split_callable(target)
+    arrays, rebuilds = zip(*parts, strict=True)
+    return _disagreement(numbers, arrays, rebuilds, latent, key, samples, threshold)
+
+
+@jax.jit(static_argnames=("rebuilds", "samples"))
+def _disagreement(
+    numbers: tuple[Array, Array, Array],
+    arrays: tuple[list[Any], ...],
+    rebuilds: tuple[Any, ...],
+    latent: Array,
+    key: Array,
+    samples: int,
+    threshold: float,
+) -> Array:
+    source, target = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
+    of_data, of_noise, time = numbers
+
+    def difference(key: Array) -> Array:
+        noise = jax.random.normal(key, latent.shape, latent.dtype)
+        x = of_data * latent + of_noise * noise
+        return jnp.mean(jnp.abs(source(x, time) - target(x, time)), -1, keepdims=True)
+
+    mean = jnp.mean(jax.lax.map(difference, jax.random.split(key, samples)), 0)
+    cut = jnp.minimum(mean, 3 * jnp.mean(mean))
+    return (cut > threshold * jnp.max(cut)).astype(latent.dtype)
