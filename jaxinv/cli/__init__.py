@@ -1,4 +1,4 @@
-"""The command line: ``jaxinv demo``, ``invert``, ``sample`` and ``convert``.
+"""The command line: ``jaxinv demo``, ``invert``, ``sample``, ``edit`` and the others.
 
 Exit codes: 0 done; 2 bad input, explained in one line; 3 the inversion did not converge
 (its files are written, and say so); 1 an unexpected failure, with its traceback.
@@ -8,8 +8,11 @@ import typer
 
 from jaxinv.cli.convert import convert
 from jaxinv.cli.demo import demo
+from jaxinv.cli.edit import edit
+from jaxinv.cli.interpolate import interpolate
 from jaxinv.cli.invert import invert
 from jaxinv.cli.sample import sample
+from jaxinv.cli.watermark import app as watermark
 
 app = typer.Typer(
     name="jaxinv",
@@ -18,8 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, invert, sample, convert):
+for command in (demo, invert, sample, edit, interpolate, convert):
     app.command()(command)
+app.add_typer(watermark)
 
 
 def main() -> None:

@@ -16,14 +16,9 @@ from jaxinv.cli.console import (
     check_guidance,
     explained,
 )
+from jaxinv.cli.inputs import fit
 from jaxinv.files import check_writable_folder, write_array, write_json
-from jaxinv.images import (
-    ReadImage,
-    describe_resize,
-    read_image,
-    resize_image,
-    write_image,
-)
+from jaxinv.images import read_image, write_image
 
 # How much the panel magnifies what is left between two images.
 _GAIN = 10.0
@@ -57,22 +52,8 @@ def invert(
             "newton_krylov. By default anderson, and forward_step in Algorithm 2.",
         ),
     ] = None,
-    decoder_inversion: Annotated[
-        str,
-        typer.Option(
-            "--decoder-inversion",
-            help="How the image becomes a latent: encoder (alone), anderson, "
-            "forward_step, inertial_km, adam (these need no gradient), gradient or "
-            "gauss_newton. Never worse than the encoder, by image.",
-        ),
-    ] = "anderson",
-    resize: Annotated[
-        bool,
-        typer.Option(
-            "--resize",
-            help="Crop and resample an image of another size to the model's.",
-        ),
-    ] = False,
+    decoder_inversion: options.DecoderInversion = "anderson",
+    resize: options.Resize = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for the results [IMAGE-inverted]."),
@@ -114,7 +95,7 @@ def invert(
         check_writable_folder(folder)
         pipe = ji.load(model, revision=revision)
         chosen = samplers.make_sampler(pipe.schedule, sampler, steps, spacing)
-        read = _fit(read, image, pipe.image_size, pipe.name, resize)
+        read = fit(read, image, pipe.image_size, pipe.name, resize)
         for change in read.changes:
             output.note(f"{image}: {change}")
         runs.check_strategy(chosen, strategy, solver, pipe.schedule)
@@ -220,25 +201,6 @@ def _why_not(strategy: str, history: int, residual: float) -> str:
         f"not converged: the worst step is left with a residual of {residual:.1e}; try "
         f"{also}more --steps or less --guidance"
     )
-
-
-def _fit(
-    read: ReadImage, path: Path, size: tuple[int, int], model: str, resize: bool
-) -> ReadImage:
-    """Brings an image to the model's size, only if asked to.
-
-    A resized picture is another picture, so this is never done silently.
-    """
-    found = read.pixels.shape[:2]
-    if found == size:
-        return read
-    way = describe_resize(found, size)
-    if not resize:
-        raise ValueError(
-            f"{path} is {found[1]}x{found[0]} and {model} works at "
-            f"{size[1]}x{size[0]}; with --resize, it will {way}"
-        )
-    return ReadImage(resize_image(read.pixels, size), (*read.changes, way))
 
 
 def _table(record: dict[str, Any]) -> Table:

@@ -53,3 +53,18 @@ AsJson = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the random noise.", min=0)]
 ImageFile = Annotated[Path, typer.Option("--out", "-o", help="The image to write.")]
+DecoderInversion = Annotated[
+    str,
+    typer.Option(
+        "--decoder-inversion",
+        help="How the image becomes a latent: encoder (alone), anderson, "
+        "forward_step, inertial_km, adam (these need no gradient), gradient or "
+        "gauss_newton. Never worse than the encoder, by image.",
+    ),
+]
+Resize = Annotated[
+    bool,
+    typer.Option(
+        "--resize", help="Crop and resample an image of another size to the model's."
+    ),
+]
