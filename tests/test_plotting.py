@@ -42,3 +42,35 @@ def test_any_text_can_stand_in_a_panel(tmp_path, title):
     plotting.save_figure(plotting.panel(rows, title, title), tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         assert image.width > image.height > 300
+
+
+def test_a_film_strip_has_both_ends_and_evenly_chosen_frames_between():
+    pictures = [np.full((4, 4, 3), k / 20) for k in range(21)]
+    figure = plotting.film_strip(pictures, "from noise to data", frames=5)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["0", "5", "10", "15", "20"]
+    with pytest.raises(ValueError, match="a label for each"):
+        plotting.film_strip(pictures, "", labels=["one"])
+    with pytest.raises(ValueError, match="expected pictures"):
+        plotting.film_strip([], "")
+
+
+def test_curves_leave_out_what_has_no_logarithm(tmp_path):
+    figure = plotting.residual_curves({"a": np.array([1.0, 0.0, np.nan, 1e-6])}, "t")
+    (line,) = figure.axes[0].lines
+    np.testing.assert_array_equal(
+        np.isfinite(line.get_ydata()), [True, False, False, True]
+    )
+    plotting.save_figure(figure, tmp_path / "curves.png")
+
+
+def test_spectra_and_confusion_matrices_show_one_picture_for_each(tmp_path):
+    noise = np.random.default_rng(0).standard_normal((16, 16))
+    figure = plotting.spectra({"a": noise, "b": noise}, 3, "rings")
+    assert len(figure.axes) == 3  # and the scale
+    plotting.save_figure(figure, tmp_path / "spectra.png")
+    counts = np.array([[3, 1], [0, 4]])
+    figure = plotting.confusion_matrices({str(k): counts for k in range(4)}, "keys")
+    numbers = [text.get_text() for text in figure.axes[0].texts]
+    assert numbers == ["3", "1", "0", "4"]
+    plotting.save_figure(figure, tmp_path / "confusion.png")

@@ -110,7 +110,7 @@ class GaussNewton:
         Nocedal & Wright 2006, Section 10.3; Hestenes & Stiefel 1952.
     """
 
-    inner: int = 10
+    inner: int = 30
     damping: float = 1e-3
     iterations: int = 20
     patience: int | None = 3

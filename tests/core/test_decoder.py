@@ -145,7 +145,7 @@ def test_evaluations_are_counted_exactly(name):
     assert int(result.num_encodes) == calls["encode"]
     assert int(result.num_decodes) == calls["decode"]
     n = int(result.iterations)
-    expected = {"gradient": n, "gauss_newton": 24 * n}.get(name, 0)
+    expected = {"gradient": n, "gauss_newton": 64 * n}.get(name, 0)
     assert int(result.num_products) == expected
 
 

@@ -1,7 +1,4 @@
-"""Pictures of inversions: images, noises, and what is left between them.
-
-Figures are made without pyplot: no global state, no window, no display needed.
-"""
+"""Pictures of inversions: images, noises, and what is left between them."""
 
 import io
 import os
@@ -137,6 +134,39 @@ def panel(rows: Sequence[Row], title: str, footnote: str = "") -> Figure:
             parse_math=False,
         )
     return figure
+
+
+def film_strip(
+    pictures: Sequence[Float[np.ndarray, "h w 3"]],
+    title: str,
+    labels: Sequence[str] = (),
+    *,
+    frames: int = 8,
+) -> Figure:
+    """Lays some of many pictures side by side, evenly chosen, both ends included.
+
+    Args:
+        pictures: Of a trajectory, say, in [0, 1].
+        title: Stands above.
+        labels: One for each picture; their numbers by default.
+        frames: How many to show at most.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If there are no pictures, or not one label for each.
+    """
+    if not len(pictures) or (labels and len(labels) != len(pictures)):
+        raise ValueError(
+            f"expected pictures and a label for each, got {len(pictures)} and "
+            f"{len(labels)}"
+        )
+    chosen = np.unique(np.linspace(0, len(pictures) - 1, frames).round().astype(int))
+    tiles = [
+        Tile(np.asarray(pictures[k]), labels[k] if labels else str(k)) for k in chosen
+    ]
+    return panel([Row("", tiles)], title)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,226 @@
+"""The tables and pictures of :mod:`benchmarks.watermark`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import binomtest, kstest, mannwhitneyu
+
+from benchmarks.report import provenance, table
+from benchmarks.watermark_runs import CASES, DECODERS, KEYS, METHODS, Setting
+from jaxinv.apps import watermark
+from jaxinv.apps.attacks import ATTACKS
+from jaxinv.plotting import confusion_matrices, save_figure
+
+__all__ = ["report", "save_figure"]
+
+RATE = 0.01
+SHADING_RATE = 1e-6
+NAMES = {
+    (method, decoder): f"{method}, {'encoder' if decoder == 'encoder' else 'decoder'}"
+    for method in METHODS
+    for decoder in DECODERS
+}
+
+
+def share(hits: int, count: int) -> str:
+    """A share with its 95 % interval (Wilson)."""
+    if not count:
+        return "-"
+    low, high = binomtest(hits, count).proportion_ci(method="wilson")
+    return f"{100 * hits / count:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def chosen(setting: Setting, **wanted: Any) -> list[tuple[Any, dict[str, Any]]]:
+    """The runs with these values."""
+    return [
+        (run, found)
+        for run, found in setting.found.items()
+        if all(getattr(run, name) == value for name, value in wanted.items())
+    ]
+
+
+def verdict(cells: list[tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
+    """Confusion matrix and detection of one method."""
+    confusion = np.zeros((KEYS, KEYS), int)
+    own, others = [], []
+    for run, found in cells:
+        if run.key < 0:
+            others += [found["p"][run.index % KEYS]]
+        else:
+            confusion[run.key, int(np.argmin(found["distances"]))] += 1
+            own.append(found["p"][run.key])
+    auc = np.nan
+    if own and others:
+        auc = 1 - mannwhitneyu(own, others).statistic / (len(own) * len(others))
+    own_p, other_p = np.array(own), np.array(others)
+    return {
+        "confusion": confusion,
+        "marked": len(own),
+        "unmarked": len(others),
+        "right": int(np.trace(confusion)),
+        "auc": auc,
+        "true": int(np.sum(own_p <= RATE)),
+        "false": int(np.sum(other_p <= RATE)),
+        "ks": kstest(other_p, "uniform").pvalue if len(others) > 4 else np.nan,
+        "noise": np.median([found["noise_db"] for _, found in cells]),
+        "converged": np.mean([found["converged"] for _, found in cells]),
+        "evals": np.median([found["evals"] for _, found in cells]),
+        "seconds": np.median([found["seconds"] for _, found in cells]),
+    }
+
+
+def report(setting: Setting) -> tuple[str, dict[Path, Figure]]:
+    """Text, and figures by file."""
+    arguments = setting.arguments
+    parts, figures = [], {}
+    for case in CASES:
+        rows, matrices = [], {}
+        for (method, decoder), name in NAMES.items():
+            cells = chosen(
+                setting,
+                case=case,
+                method=method,
+                decoder=decoder,
+                attack="none",
+                scheme="tree ring",
+            )
+            if not cells:
+                continue
+            found = verdict(cells)
+            matrices[name] = found["confusion"]
+            rows.append(
+                (
+                    name,
+                    f"{found['marked']}, {found['unmarked']}",
+                    share(found["right"], found["marked"]),
+                    f"{found['auc']:.3f}",
+                    share(found["true"], found["marked"]),
+                    share(found["false"], found["unmarked"]),
+                    f"{found['ks']:.2g}",
+                    f"{found['noise']:.1f}",
+                    f"{found['converged']:.0%}",
+                    f"{found['evals']:.0f}",
+                    f"{found['seconds']:.1f}",
+                )
+            )
+        if not rows:
+            continue
+        path = Path(f"{arguments.out.with_suffix('')}-{case.split(',')[0]}.png")
+        path = path.with_name(path.name.replace(" ", "-"))
+        figures[path] = confusion_matrices(matrices, f"DPM-Solver++(2M), {case}")
+        header = (
+            "inversion, latent",
+            "marked, unmarked",
+            "right key",
+            "AUC",
+            f"found, p <= {RATE:g}",
+            "unmarked, same p",
+            "KS p",
+            "noise NMSE, dB",
+            "converged",
+            "evaluations",
+            "seconds",
+        )
+        parts.append(
+            f"## DPM-Solver++(2M), {case}\n\n{table(header, rows)}\n\n"
+            f"![Confusion matrices]({path.name})"
+        )
+    parts += [_attacked(setting), _shaded(setting)]
+    radius = setting.keys[0].radius
+    text = f"""# Watermarks on {arguments.model}
+
+{provenance(arguments.command)} Float32, seed {arguments.seed}, guidance 3, prompt
+known. Tree-Ring keys of rings in the last channel, radius {radius}: the published 10
+of 64, as a share of {setting.pipe.latent_shape[0]}, rounded up. *Encoder* starts from
+the encoder's latent, *decoder* from the inverted decoder's (`anderson`). *Right key*:
+nearest of {KEYS}. *AUC*: p-values of marked images (with their key) against unmarked
+ones (with one of the keys). *KS p*: Kolmogorov-Smirnov test of the unmarked images'
+p-values against the uniform distribution. In brackets, 95 % intervals (Wilson).
+
+{(chr(10) * 2).join(part for part in parts if part)}
+"""
+    return text, figures
+
+
+def _attacked(setting: Setting) -> str:
+    rows = []
+    case = ""
+    for attack in ATTACKS:
+        row: list[str] = [attack]
+        for method in ("naive", "auto"):
+            cells = [
+                (run, found)
+                for run, found in chosen(
+                    setting,
+                    method=method,
+                    attack=attack,
+                    scheme="tree ring",
+                    decoder="anderson",
+                )
+                if run.index < setting.arguments.attacked
+                and (run.case == list(CASES)[-1])
+            ]
+            if not cells:
+                break
+            case = cells[0][0].case
+            found = verdict(cells)
+            row += [
+                f"{found['marked']}, {found['unmarked']}",
+                share(found["right"], found["marked"]),
+                f"{found['auc']:.2f}",
+                share(found["true"], found["marked"]),
+                f"{found['noise']:.1f}",
+            ]
+        else:
+            rows.append(tuple(row))
+    if not rows:
+        return ""
+    header = ["attack"]
+    for method in ("naive", "auto"):
+        header += [
+            f"{method}: images",
+            "right key",
+            "AUC",
+            f"found, p <= {RATE:g}",
+            "noise, dB",
+        ]
+    return f"## After attacks\n\n{case}, inverted decoder.\n\n{table(header, rows)}"
+
+
+def _shaded(setting: Setting) -> str:
+    bits = len(setting.shading.message)
+    needed = watermark.matches_for(SHADING_RATE, bits)
+    rows = []
+    for (method, decoder), name in NAMES.items():
+        cells = chosen(setting, method=method, decoder=decoder, scheme="shading")
+        if not cells:
+            continue
+        matches = np.array([found["matches"] for _, found in cells])
+        rows.append(
+            (
+                name,
+                len(cells),
+                f"{100 * matches.mean() / bits:.1f} %",
+                share(int(np.sum(matches >= needed)), len(cells)),
+            )
+        )
+    if not rows:
+        return ""
+    # The formula, against coin tosses.
+    rng = np.random.default_rng(0)
+    tossed = rng.binomial(bits, 0.5, 2_000_000)
+    checks = ", ".join(
+        f"{m} of {bits}: {watermark.false_positive_rate(m, bits):.2e} "
+        f"(simulated {np.mean(tossed >= m):.2e})"
+        for m in (int(0.6 * bits), int(0.7 * bits), int(0.75 * bits))
+    )
+    header = ("inversion, latent", "images", "bits right", f"found at {SHADING_RATE:g}")
+    return f"""## Gaussian Shading
+
+{bits} bits, each in {np.prod(setting.shading.blocks)} numbers; found means at least
+{needed} matches, the false positive rate {SHADING_RATE:g}. The formula at other counts,
+against two million simulated messages: {checks}.
+
+{table(header, rows)}"""

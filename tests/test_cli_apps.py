@@ -1,0 +1,210 @@
+"""Watermarks, editing and interpolation on the command line."""
+
+import json
+import stat
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_cli import (
+    BAD_INPUT,
+    OK,
+    expect_one_clear_line,
+    only_json,
+    picture,
+    run,
+    small,
+)
+
+from jaxinv.apps import watermark
+from jaxinv.images import read_image, write_image
+
+__all__ = ["picture", "small"]  # fixtures
+
+STEPS = ("--steps", 4)
+
+
+@pytest.fixture
+def wide(small, monkeypatch, tiny):
+    """The tiny model, whose decoder is replaced by an exact pair of formulas."""
+    from jaxinv import pipeline
+
+    def decode(vae, latent):
+        # Blocks of 4 x 4 pixels: three channels in the upper half, the last below.
+        upper, lower = latent[..., :3], jnp.repeat(latent[..., 3:], 3, -1)
+        halves = jnp.stack([upper, upper, lower, lower], 1).reshape(32, 8, 3)
+        return 0.5 + jnp.repeat(halves, 4, 1) / 10
+
+    def encode(vae, image):
+        values = jnp.asarray(image, jnp.float32)
+        values = values / 255 if image.dtype == jnp.uint8 else values
+        halves = values.reshape(8, 2, 2, 8, 4, 3).mean((2, 4))
+        upper, lower = halves[:, 0], halves[:, 1].mean(-1, keepdims=True)
+        return 10 * (jnp.concatenate([upper, lower], -1) - 0.5)
+
+    monkeypatch.setattr(pipeline, "_decode", decode)
+    monkeypatch.setattr(pipeline, "_encode", encode)
+    return tiny
+
+
+@pytest.mark.parametrize("scheme", ["tree-ring", "gaussian-shading"])
+def test_an_image_is_marked_and_the_mark_is_found(wide, tmp_path, scheme):
+    key, image = tmp_path / "key.json", tmp_path / "marked.png"
+    common = ("--key", key, *STEPS, "--json")
+    options = ("--scheme", scheme, "--pattern", "random")
+    made = run(
+        "watermark", "embed", "-p", "red", "-g", 1, *common, *options, "--out", image
+    )
+    assert made.exit_code == OK, made.output
+    assert only_json(made)["new_key"] is True
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    found = run("watermark", "detect", image, *common, "--rate", 0.05)
+    assert found.exit_code == OK, found.output
+    record = only_json(found)
+    assert record["schemes"] == [scheme]
+    assert record["detected"] is True
+    assert record["p_value"] < 1e-4
+    plain = tmp_path / "plain.png"
+    run("sample", "-p", "red", "-g", 1, *STEPS, "--out", plain)
+    other = only_json(run("watermark", "detect", plain, *common, "--rate", 1e-4))
+    assert other["detected"] is False
+    # A second image with the same key, which is read and not drawn.
+    before = key.read_bytes()
+    again = run("watermark", "embed", "-p", "red", *common, "--seed", 1, "--out", image)
+    assert only_json(again)["new_key"] is False
+    assert key.read_bytes() == before
+
+
+def test_the_nearest_of_several_keys_is_named(wide, tmp_path):
+    keys = [tmp_path / f"{k}.json" for k in range(2)]
+    for key in keys:
+        made = run(
+            *("watermark", "embed", "-p", "red", "-g", 1, "--key", key, *STEPS),
+            *("--pattern", "random", "--out", tmp_path / "marked.png", "--json"),
+        )
+        assert made.exit_code == OK, made.output
+    found = run(
+        *("watermark", "classify", tmp_path / "marked.png", *STEPS, "--json"),
+        *("--key", keys[0], "--key", keys[1]),
+    )
+    assert found.exit_code == OK, found.output
+    record = only_json(found)
+    assert set(record["distances"]) == {str(key) for key in keys}
+    assert record["nearest"] == str(keys[1])
+    assert record["p_value"] < 1e-4
+
+
+@pytest.mark.parametrize("mask", [None, "auto", "file"])
+def test_an_edit_writes_pictures_and_a_report(picture, small, tmp_path, mask):
+    out = tmp_path / "edited"
+    options = ()
+    if mask == "file":
+        pixels = np.zeros((32, 32, 3), np.uint8)
+        pixels[:, :8] = 255
+        write_image(tmp_path / "mask.png", pixels)
+        options = ("--mask", tmp_path / "mask.png")
+    elif mask:
+        options = ("--mask", mask)
+    result = run(
+        *("edit", picture, "-p", "red", "-t", "blue", "--steps", 6, "--freeze", 2),
+        *("--out", out, "--json", *options),
+    )
+    assert result.exit_code == OK, result.output
+    record = only_json(result)
+    names = {"edited.png", "panel.png", "result.json"} | (
+        {"mask.png"} if mask else set()
+    )
+    assert {path.name for path in out.iterdir()} == names
+    assert json.loads((out / "result.json").read_text()) == record
+    assert read_image(out / "edited.png").pixels.shape == (32, 32, 3)
+    if mask == "file":
+        assert record["measures"]["changed_share"] == pytest.approx(0.25)
+        # The same formula stands for both prompts: nothing changes.
+        assert record["latent_change_db"] < -60
+
+
+def test_interpolation_begins_and_ends_at_the_images(picture, small, tmp_path):
+    other = tmp_path / "other.png"
+    write_image(other, read_image(picture).pixels[::-1])
+    out = tmp_path / "between"
+    result = run(
+        *("interpolate", picture, other, "-p", "red", "--points", 3, "--steps", 6),
+        *("--out", out, "--json"),
+    )
+    assert result.exit_code == OK, result.output
+    names = {"00.png", "01.png", "02.png", "strip.png", "result.json"}
+    assert {path.name for path in out.iterdir()} == names
+    # As near as the autoencoder comes.
+    decoded = run(
+        *("invert", picture, "-p", "red", "--steps", 2, "--out", tmp_path / "inv"),
+        "--json",
+    )
+    limit = only_json(decoded)["reconstruction"]["autoencoder_psnr_db"]
+    assert only_json(result)["ends_psnr_db"][0] == pytest.approx(limit, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--scheme", "dots"], ("unknown scheme 'dots'", "tree_ring")),
+        (["--pattern", "star"], ("unknown pattern 'star'", "ring")),
+        (["--sampler", "edict"], ("unknown sampler", "ddim")),
+        (["--out", "marked.xyz"], (".xyz",)),
+    ],
+)
+def test_a_bad_embed_is_explained_and_leaves_no_key(small, tmp_path, options, words):
+    key = tmp_path / "key.json"
+    common = ("--key", key, "--out", tmp_path / "marked.png")
+    result = run("watermark", "embed", "-p", "red", *common, *options, "--json")
+    expect_one_clear_line(result, *words)
+    assert not key.exists()
+
+
+def test_a_key_that_is_none_or_of_another_model_is_explained(picture, small, tmp_path):
+    missing = run("watermark", "detect", picture, "--key", tmp_path / "none.json")
+    expect_one_clear_line(missing, "no such key file")
+    (tmp_path / "bad.json").write_text("{}")
+    bad = run("watermark", "detect", picture, "--key", tmp_path / "bad.json")
+    expect_one_clear_line(bad, "is not a watermark key")
+    other = watermark.tree_ring_key(jax.random.key(0), (16, 16, 4), radius=3)
+    watermark.write_key(tmp_path / "other.json", other)
+    wrong = run("watermark", "detect", picture, "--key", tmp_path / "other.json")
+    expect_one_clear_line(wrong, "(16, 16, 4)", "(8, 8, 4)")
+    rate = run(
+        *("watermark", "detect", picture, "--key", tmp_path / "other.json"),
+        *("--rate", 2),
+    )
+    expect_one_clear_line(rate, "--rate must lie between 0 and 1")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--mask", "nowhere.png"], ("no such image",)),
+        (["--freeze", 9, "--steps", 4], ("--freeze 9",)),
+        (["--sampler", "edict"], ("o-belm",)),
+        (["--sampler", "magic"], ("unknown sampler",)),
+    ],
+)
+def test_a_bad_edit_is_explained(picture, small, tmp_path, options, words):
+    common = ("-p", "red", "-t", "blue", "--out", tmp_path)
+    expect_one_clear_line(run("edit", picture, *common, *options, "--json"), *words)
+
+
+def test_a_mask_of_another_size_is_explained(picture, small, tmp_path):
+    write_image(tmp_path / "mask.png", np.zeros((16, 32, 3), np.uint8))
+    result = run(
+        *("edit", picture, "-p", "red", "-t", "blue", "--out", tmp_path),
+        *("--mask", tmp_path / "mask.png", "--json"),
+    )
+    expect_one_clear_line(result, "32x16", "32x32")
+
+
+def test_too_few_points_are_explained(picture, small, tmp_path):
+    result = run(
+        *("interpolate", picture, picture, "-p", "red", "--points", 1),
+        *("--out", tmp_path, "--json"),
+    )
+    assert result.exit_code == BAD_INPUT
+    expect_one_clear_line(result, "--points")
