@@ -19,6 +19,7 @@ import jax
 
 from benchmarks import (
     decoder_end_to_end,
+    decoder_full_size,
     decoder_memory,
     decoder_quality,
     decoder_time,
@@ -33,6 +34,7 @@ SECTIONS = {
     "time": decoder_time,
     "memory": decoder_memory,
     "tiny": decoder_tiny,
+    "full_size": decoder_full_size,
 }
 
 
@@ -48,6 +50,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--size", type=int, default=512, help="of the images for the memory")
     add("--tiny", type=Path, help="folder of a tiny autoencoder's original files")
     add("--small", action="store_true", help="without Stable Diffusion's autoencoder")
+    add("--full-size", action="store_true", help="that section on a CPU, too")
     add("--out", type=Path, default=RESULTS / "decoder.md")
     add("--resume", type=Path, help="JSON lines to continue from")
     arguments = parser.parse_args(argv)
@@ -60,12 +63,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(sys.argv[1:] if argv is None else argv)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     setting = Setting(arguments)
     parts = []
     with jax.default_matmul_precision("highest"):
         for name in arguments.sections:
             section = SECTIONS[name]
             if name == "tiny" and arguments.tiny is None:
+                continue
+            if name == "full_size" and not decoder_full_size.wanted(setting):
                 continue
             parts.append(f"## {section.TITLE}\n\n{section.run(setting)}")
     text = f"""# Decoder inversion on {arguments.model}

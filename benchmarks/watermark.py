@@ -4,8 +4,10 @@
 
 Images are made from noise with a Tree-Ring key, one of three, or with none; then
 inverted, with the prompt known, by naive DDIM inversion, by Algorithm 2 of "On Exact
-Inversion of DPM-Solvers" and by this library's default, each from the encoder's latent
-and from the inverted decoder's. Then after attacks; and Gaussian Shading. With
+Inversion of DPM-Solvers" and by all steps together (``trajectory``, the first stage of
+this library's default: its second tries on where an image, rounded to 8 bits, is none
+that the sampler can make), each from the encoder's latent and from the inverted
+decoder's. Then after attacks; and Gaussian Shading. With
 ``--resume FILE`` an interrupted run continues where it was.
 """
 
@@ -50,6 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(sys.argv[1:] if argv is None else argv)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     setting = Setting(arguments)
     if not arguments.report_only:
         with jax.default_matmul_precision("highest"):

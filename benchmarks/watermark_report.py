@@ -149,7 +149,7 @@ def _attacked(setting: Setting) -> str:
     case = ""
     for attack in ATTACKS:
         row: list[str] = [attack]
-        for method in ("naive", "auto"):
+        for method in ("naive", "trajectory"):
             cells = [
                 (run, found)
                 for run, found in chosen(
@@ -178,7 +178,7 @@ def _attacked(setting: Setting) -> str:
     if not rows:
         return ""
     header = ["attack"]
-    for method in ("naive", "auto"):
+    for method in ("naive", "trajectory"):
         header += [
             f"{method}: images",
             "right key",

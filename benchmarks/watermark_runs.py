@@ -26,7 +26,7 @@ CASES = {"10 steps, linspace": (10, "linspace"), "20 steps, log_snr": (20, "log_
 METHODS = {
     "naive": {"strategy": "naive"},
     "algorithm 2": {"strategy": "stepwise"},
-    "auto": {"strategy": "auto"},
+    "trajectory": {"strategy": "trajectory"},
 }
 DECODERS = ("encoder", "anderson")
 PARTS = ("clean", "attacks", "shading")
@@ -75,7 +75,7 @@ def plan(arguments: argparse.Namespace) -> list[Run]:
                     for decoder in DECODERS
                 ]
     case = arguments.cases[-1]
-    for method in ("naive", "auto"):
+    for method in ("naive", "trajectory"):
         if method not in arguments.methods:
             continue
         if "shading" in arguments.parts:

@@ -74,3 +74,16 @@ def test_spectra_and_confusion_matrices_show_one_picture_for_each(tmp_path):
     numbers = [text.get_text() for text in figure.axes[0].texts]
     assert numbers == ["3", "1", "0", "4"]
     plotting.save_figure(figure, tmp_path / "confusion.png")
+
+
+def test_what_is_not_a_number_does_not_look_like_no_difference():
+    broken = NOISE.copy()
+    broken[2, 3] = np.nan
+    shown = plotting.difference_picture(broken, NOISE, gain=1.0)
+    np.testing.assert_array_equal(shown[2, 3], [1, 0, 1])
+
+
+def test_captions_are_not_mathematics(tmp_path):
+    tile = plotting.Tile(np.zeros((4, 4, 3)), "a $\\foo$ b", "a $\\foo$ b")
+    figure = plotting.panel([plotting.Row("$\\foo$", [tile])], "$\\foo$")
+    plotting.save_figure(figure, tmp_path / "panel.png")

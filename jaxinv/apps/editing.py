@@ -6,8 +6,9 @@ keeps what both prompts have in common. Two things keep more:
 * **Freezing.** The first steps, nearest to the noise, decide the layout. If they are
   done with the source prompt, only the rest follows the target.
 * **A mask.** Outside of it the states are replaced, at every step, by those of the
-  inverted trajectory. That leads back to the image itself, as exactly as the inversion
-  is exact: no original latents are needed, and nothing outside of the mask drifts.
+  inverted trajectory, which ends in the image itself: no states of its making are
+  needed, and nothing outside of the mask drifts. The better the inversion, the better
+  what is made inside of the mask fits to what is kept.
 
 References:
     Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387, Section 5
@@ -62,12 +63,15 @@ def edit(
         mask: 1 where the latent may change, 0 where it has to stay, values between
             blend; broadcast to the latent. None changes everything. See
             :mod:`jaxinv.apps.masks`.
-        freeze: number of first steps, from the noise end, that follow the source.
+        freeze: number of first steps, from the noise end, that follow the source. Of a
+            bidirectional sampler of k states, the first k - 1 always do: its state at
+            the noise end is that of the source.
         **options: of :func:`jaxinv.invert`.
 
     Returns:
-        The edited latent with the inversion, whose certificate says how well what
-        should stay can stay.
+        The edited latent with the inversion. Without a mask its certificate says
+        whether the source prompt would lead back; with one, the latent outside is
+        kept in any case.
 
     Raises:
         ValueError: for a sampler that is not a table, a mask of another shape or with
@@ -147,7 +151,7 @@ def _regenerate(
     kept = trajectory / scale
     level = at_source.top if sampler.bidirectional else table.num_steps
     between = min(level, table.num_steps - freeze)
-    first = at_source if between < level else at_target
+    first = at_source if freeze else at_target
     if sampler.bidirectional:
         window = first.resume(values, level)
     else:

@@ -59,7 +59,7 @@ def edit(
     """Edit an image: invert it with one prompt, sample it with another.
 
     Writes edited.png, mask.png (if there is one), panel.png and result.json. The exit
-    code is 3 if the inversion did not converge: then what should stay may not.
+    code is 3 if the inversion did not converge.
     """
     output = Output(as_json)
     folder = out or Path(f"{image.stem}-edited")
@@ -86,11 +86,14 @@ def edit(
             raise ValueError(f"{sampler} cannot be edited with; use o-belm")
         if freeze > steps:
             raise ValueError(f"--freeze {freeze} is more than {steps} steps")
+        before = read.pixels.shape
         read = fit(read, image, pipe.image_size, pipe.name, resize)
         for change in read.changes:
             output.note(f"{image}: {change}")
         weights: Any = None
         if given is not None:
+            if resize and given.pixels.shape == before:
+                given = fit(given, Path(str(mask)), pipe.image_size, pipe.name, True)
             if given.pixels.shape != read.pixels.shape:
                 raise ValueError(
                     f"the mask {mask} is {given.pixels.shape[1]}x"
@@ -162,8 +165,8 @@ def edit(
     output.finish(record)
     if not converged:
         output.note(
-            "the inversion did not converge, so that what should stay may not; try "
-            "--sampler o-belm"
+            "the inversion did not converge, so that the edit starts from another "
+            "noise than the image's; try --sampler o-belm"
         )
         raise typer.Exit(ExitCode.NOT_CONVERGED)
 

@@ -8,7 +8,13 @@ import typer
 from rich.markup import escape
 
 from jaxinv.cli import options
-from jaxinv.cli.console import Output, check_choice, check_guidance, explained
+from jaxinv.cli.console import (
+    ExitCode,
+    Output,
+    check_choice,
+    check_guidance,
+    explained,
+)
 from jaxinv.cli.inputs import fit
 from jaxinv.files import check_writable_folder, write_json
 from jaxinv.images import read_image, write_image
@@ -75,6 +81,9 @@ def interpolate(
             fit(read, path, pipe.image_size, pipe.name, resize)
             for read, path in zip(reads, paths, strict=True)
         ]
+        for read, path in zip(reads, paths, strict=True):
+            for change in read.changes:
+                output.note(f"{path}: {change}")
         prompts = (prompt, prompt if second_prompt is None else second_prompt)
         vectors = [pipe.encode_prompt(text) for text in prompts]
         negative = pipe.encode_prompt(negative_prompt)
@@ -82,7 +91,7 @@ def interpolate(
     @jax.jit
     def invert(pipe: ji.LatentDiffusion, vector: jax.Array, latent: jax.Array) -> Any:
         denoise = pipe.denoiser(vector, negative, jnp.float32(guidance))
-        return ji.invert(table, denoise, latent).state
+        return ji.invert(table, denoise, latent)
 
     @jax.jit
     def draw(pipe: ji.LatentDiffusion, ends: Any, t: jax.Array) -> jax.Array:
@@ -92,13 +101,16 @@ def interpolate(
         return pipe.generate(table, denoise, ji.interpolate(ends[0], ends[1], t))
 
     progress = Progress(output.messages)
-    ends, decoders, frames = [], [], []
+    results: list[Any] = []
+    decoders, frames = [], []
     with progress.phase("inversion of both", None) as phase:
         for read, vector in zip(reads, vectors, strict=True):
             found = pipe.invert_decoder(read.pixels, method)
             decoders.append(runs.decoder_record(method, found))
-            ends.append(invert(pipe, vector, found.latent))
-        jax.block_until_ready(ends)
+            results.append(invert(pipe, vector, found.latent))
+        jax.block_until_ready(results)
+    ends = [result.state for result in results]
+    finite = [bool(np.all(np.isfinite(result.noise))) for result in results]
     output.done("inversion of both", phase.seconds)
     with progress.phase("sampling", None) as phase:
         for t in np.linspace(0, 1, points):
@@ -122,6 +134,7 @@ def interpolate(
         "sampler": sampler,
         "spacing": spacing,
         "decoder_inversion": decoders,
+        "finite": finite,
         "ends_psnr_db": ends_psnr,
         "files": [*files, out / "strip.png", out / "result.json"],
     }
@@ -138,3 +151,6 @@ def interpolate(
     shown = ", ".join(runs.decibels(value) for value in ends_psnr)
     output.show(f"{escape(str(out / 'strip.png'))}; PSNR of the ends: {shown}")
     output.finish(record)
+    if not all(finite):
+        output.note("the inversion overflowed; try less --guidance or more --steps")
+        raise typer.Exit(ExitCode.NOT_CONVERGED)

@@ -48,12 +48,13 @@ def embed(
     prompt: options.Prompt,
     key: _KeyFile,
     scheme: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--scheme",
-            help="Of a new key: tree-ring, or gaussian-shading (carries bits).",
+            help="Of a new key: tree-ring (default), or gaussian-shading (carries "
+            "bits).",
         ),
-    ] = "tree-ring",
+    ] = None,
     pattern: Annotated[
         str,
         typer.Option("--pattern", help="Of a new tree-ring: ring, random or zeros."),
@@ -90,13 +91,15 @@ def embed(
 
         sampler = check_choice("sampler", sampler, samplers.ONE_ARRAY_NAMES)
         spacing = check_choice("spacing", spacing, samplers.SPACINGS)
-        scheme = check_choice("scheme", scheme, SCHEMES)
+        wanted = check_choice("scheme", scheme or SCHEMES[0], SCHEMES)
         new = not key.exists()
         found = None if new else watermark.read_key(key)
         pipe = ji.load(model, revision=revision)
         chosen = samplers.make_sampler(pipe.schedule, sampler, steps, spacing)
         if found is None:
-            found = _new_key(scheme, pattern, pipe.latent_shape)
+            found = _new_key(wanted, pattern, pipe.latent_shape)
+        elif scheme and _scheme(found) != wanted.replace("_", "-"):
+            raise ValueError(f"{key} is a {_scheme(found)} key, not {scheme}")
         plain = jax.random.normal(jax.random.key(seed), pipe.latent_shape)
         noise = found.embed(plain)
         denoise = pipe.denoiser(prompt, negative_prompt, guidance)
@@ -144,7 +147,9 @@ def detect(
     rate: Annotated[
         float,
         typer.Option(
-            "--rate", help="Of unmarked images, at most this share is called marked."
+            "--rate",
+            help="Of unmarked images whose noise is white, about this share is called "
+            "marked.",
         ),
     ] = 1e-3,
     resize: options.Resize = False,
@@ -193,20 +198,19 @@ def classify(
     with explained(output):
         noise, record, found = _inverted(
             output, image, key, prompt, negative_prompt, model, revision, steps,
-            guidance, sampler, spacing, strategy, decoder_inversion, resize,
+            guidance, sampler, spacing, strategy, decoder_inversion, resize, True,
         )  # fmt: skip
 
-        from jaxinv.apps import watermark
+    from jaxinv.apps import watermark
 
-        rings = [k for k in found if isinstance(k, watermark.TreeRingKey)]
-        if len(rings) < len(found):
-            raise ValueError("only tree-ring keys can be compared by distance")
-        distances = np.asarray(watermark.classify(rings, noise))
+    distances = np.asarray(watermark.classify(found, noise))
     nearest = int(np.argmin(distances))
+    # Of several keys one is the nearest by chance, too.
+    p = float(watermark.p_value(found[nearest].score(noise)))
     record |= {
         "nearest": key[nearest],
         "distances": {str(k): float(d) for k, d in zip(key, distances, strict=True)},
-        "p_value": float(watermark.p_value(rings[nearest].score(noise))),
+        "p_value": min(1.0, len(found) * p),
     }
     for path, distance in record["distances"].items():
         mark = "[green]←[/]" if path == str(key[nearest]) else ""
@@ -256,9 +260,10 @@ def _verdict(key: Any, noise: Any, rate: float) -> dict[str, Any]:
             "distance": float(score.distance),
         }
     bits, matches = len(key.message), int(score.matches)
+    p = float(watermark.false_positive_rate(matches, bits))
     return {
-        "detected": matches >= watermark.matches_for(rate, bits),
-        "p_value": float(watermark.false_positive_rate(matches, bits)),
+        "detected": p <= rate,
+        "p_value": p,
         "rate": rate,
         "bits": bits,
         "matches": matches,
@@ -281,10 +286,13 @@ def _inverted(
     strategy: str,
     decoder_inversion: str,
     resize: bool,
+    compared: bool = False,
 ) -> tuple[Any, dict[str, Any], list[Any]]:
     """The noise of an image, the record so far, and the keys."""
     check_guidance(guidance)
     read = read_image(image)
+
+    import jax.numpy as jnp
 
     import jaxinv as ji
     from jaxinv.apps import watermark
@@ -297,7 +305,10 @@ def _inverted(
     spacing = check_choice("spacing", spacing, samplers.SPACINGS)
     strategy = check_choice("strategy", strategy, STRATEGIES)
     method = check_choice("decoder inversion", decoder_inversion, METHODS)
-    found = [watermark.read_key(path) for path in keys]
+    found: list[Any] = [watermark.read_key(path) for path in keys]
+    if compared:
+        # Raises for keys that cannot be compared, before there is anything to compare.
+        watermark.classify(found, jnp.zeros(found[0].shape))
     pipe = ji.load(model, revision=revision)
     for path, key in zip(keys, found, strict=True):
         if key.shape != pipe.latent_shape:
@@ -324,6 +335,13 @@ def _inverted(
         strategy=strategy,
     )
     output.done("inversion", outcome.seconds)
+    if not bool(jnp.all(jnp.isfinite(outcome.result.noise))):
+        raise ValueError(f"the inversion of {image} overflowed: there is no noise")
+    if not (bool(outcome.result.converged) and bool(decoder.converged)):
+        output.note(
+            "the inversion did not converge: this model and sampler may not have made "
+            "the image, or not as it is now; a watermark may be missed"
+        )
     record = {
         "image": image,
         "changes": read.changes,

@@ -23,7 +23,7 @@ from jaxinv.compilation import LAYER
 from jaxinv.decoder.learning_rates import warm_cosine
 from jaxinv.decoder.method import Image, Latent
 from jaxinv.decoder.problem import Count, Memory, Problem
-from jaxinv.solvers.common import dot
+from jaxinv.solvers.common import dot, norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,8 @@ class GaussNewton:
     J.
 
     Attributes:
-        inner: iterations of conjugate gradients, always as many.
+        inner: iterations of conjugate gradients; fewer only where a linear problem is
+            solved to rounding.
         damping: the first lambda.
         iterations: at most so many.
         patience: as of :class:`Method`.
@@ -119,7 +120,8 @@ class GaussNewton:
     def count(self) -> Count:
         """One at the new iterate, one to linearise, two products per inner iteration.
 
-        Beside these, two for the first of its residuals, two for the gradient and s.
+        Beside these, two for the first of its residuals, two for the gradient and s. Of
+        the products, at most: conjugate gradients stop where nothing is left to solve.
         """
         return Count(decodes=2, products=2 * (self.inner + 1) + 2)
 
@@ -153,7 +155,12 @@ class GaussNewton:
             dot(gradient, gradient), jnp.finfo(z.dtype).tiny
         )
         weight = damping * scale
+        # Of unit size, and no further than rounding: nothing underflows.
+        size = jnp.maximum(norm(gradient), jnp.finfo(z.dtype).tiny)
         step, _ = jax.scipy.sparse.linalg.cg(
-            lambda v: normal(v) + weight * v, -gradient, maxiter=self.inner, tol=0.0
+            lambda v: normal(v) + weight * v,
+            -gradient / size,
+            maxiter=self.inner,
+            tol=float(jnp.finfo(z.dtype).eps),
         )
-        return decoded, at + step, _Accepted(at, cost, damping)
+        return decoded, at + size * step, _Accepted(at, cost, damping)

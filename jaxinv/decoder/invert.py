@@ -73,6 +73,7 @@ def invert_decoder(
         arXiv:2409.18442; "On Exact Inversion of DPM-Solvers", arXiv:2311.18387.
     """
     chosen = _method(method)
+    limits = None if limits is None else (float(limits[0]), float(limits[1]))
     pixels = as_pixels(image, limits)
     for name, network in (("encode", encode), ("decode", decode)):
         if not callable(network):

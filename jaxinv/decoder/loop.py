@@ -30,7 +30,8 @@ class DecoderInversion(NamedTuple):
         best_iteration: shape (). The one that the latent is of; 0 is the encoder's.
         num_decodes: shape (). Evaluations of the decoder.
         num_encodes: shape (). Evaluations of the encoder.
-        num_products: shape (). Products with the decoder's Jacobian or its transpose.
+        num_products: shape (). Products with the decoder's Jacobian or its transpose;
+            of Gauss-Newton, at most.
         converged: shape (). Whether the residual is at most the tolerance. If not, the
             image may be none that this decoder can make.
         history: shape (iterations + 1,). The residual of every iterate; NaN where the
@@ -96,7 +97,7 @@ def run(problem: Problem, method: Method, tolerance: float) -> DecoderInversion:
             mark=jnp.where(falls, residual, carry.mark),
             idle=idle,
             history=carry.history.at[carry.k].set(residual),
-            stop=(idle >= patience) | ~jnp.isfinite(residual),
+            stop=idle >= patience,
         )
 
     def body(carry: _Carry) -> _Carry:
@@ -104,7 +105,11 @@ def run(problem: Problem, method: Method, tolerance: float) -> DecoderInversion:
         carry = judged(carry, decoded)
         size = jnp.maximum(jnp.linalg.norm(after), jnp.finfo(dtype).tiny)
         change = jnp.linalg.norm(after - carry.z) / size
-        return carry._replace(k=carry.k + 1, z=after, memory=memory, change=change)
+        # A method may step back from where the decoding overflows, if it can.
+        stop = carry.stop | ~jnp.all(jnp.isfinite(after))
+        return carry._replace(
+            k=carry.k + 1, z=after, memory=memory, change=change, stop=stop
+        )
 
     start = _Carry(
         zero,

@@ -69,19 +69,30 @@ class tilewise:  # noqa: N801
         tile = (min(self.tile, height), min(self.tile, width))
         one = jax.ShapeDtypeStruct((*tile, channels), whole.dtype)
         made = jax.eval_shape(self.network, one)
-        ratio = Fraction(made.shape[0], tile[0])
-        if made.ndim != 3 or made.shape[1] != ratio * tile[1]:
+        # The factor is what two tiles make more than one.
+        two = jax.ShapeDtypeStruct((2 * tile[0], *one.shape[1:]), whole.dtype)
+        more = jax.eval_shape(self.network, two)
+        ratio = Fraction(more.shape[0] - made.shape[0], tile[0])
+        size = tuple(n * ratio for n in whole.shape[:2])
+        wanted = (*(n * ratio for n in tile), *made.shape[2:])
+        if made.ndim != 3 or made.shape != wanted:
             raise ValueError(
                 f"the network makes {made.shape} of a tile {one.shape}: the tile must "
                 "be a multiple of its factor"
             )
         factor = ratio.denominator
-        if height % factor or width % factor:
+        divides = not (height % factor or width % factor)
+        if not divides or jax.eval_shape(self.network, whole).shape[:2] != size:
             raise ValueError(
                 f"height and width must be multiples of {factor}, got {height} and "
                 f"{width}"
             )
         overlap = self.tile // 4 if self.overlap is None else self.overlap
+        if self.tile - overlap < factor:
+            raise ValueError(
+                f"tiles of {self.tile} with an overlap of {overlap} cannot be placed "
+                f"at multiples of {factor}: the overlap must be smaller"
+            )
         corners = [
             _starts(size, piece, min(overlap, piece - 1), factor)
             for size, piece in zip((height, width), tile, strict=True)
@@ -102,10 +113,9 @@ class tilewise:  # noqa: N801
             total = _add_at(total, at, weight * jax.checkpoint(network)(piece))
             return (total, _add_at(weights, at, weight)), None
 
-        size = int(height * ratio), int(width * ratio)
         start = (
-            jnp.zeros((*size, made.shape[2]), dtype),
-            jnp.zeros((*size, 1), dtype),
+            jnp.zeros((int(size[0]), int(size[1]), made.shape[2]), dtype),
+            jnp.zeros((int(size[0]), int(size[1]), 1), dtype),
         )
         (total, weights), _ = jax.lax.scan(add, start, jnp.asarray(places))
         return (total / weights).astype(made.dtype)

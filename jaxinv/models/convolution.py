@@ -50,8 +50,14 @@ def conv_general_dilated(
     """
     dilations = [options.get(f"{side}_dilation") or (1,) for side in ("lhs", "rhs")]
     plain = all(d == 1 for dilation in dilations for d in dilation)
-    if not plain or options.get("feature_group_count", 1) != 1:
-        raise ValueError("only convolutions without dilation and groups are written")
+    numbers = options.get("dimension_numbers") or _LAYOUT
+    layout = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, _LAYOUT)
+    groups = options.get("feature_group_count", 1) * options.get("batch_group_count", 1)
+    if not plain or groups != 1 or numbers not in (_LAYOUT, layout):
+        raise ValueError(
+            "only convolutions without dilation and groups are written, of images "
+            f"(b, h, w, c) and kernels (h, w, in, out); got {options}"
+        )
     pads = tuple((int(before), int(after)) for before, after in padding)
     return _conv(x, kernel, tuple(strides), pads, options.get("precision"))
 
@@ -120,7 +126,13 @@ def _shifted(
                 ),
                 (1, *strides, 1),
             )
-            term = jnp.matmul(piece, kernel[i, j], precision=precision)
+            # Of 16 bits the sum is rounded once, as the convolution's is.
+            term = jnp.matmul(
+                piece,
+                kernel[i, j],
+                precision=precision,
+                preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+            )
             total = term if total is None else total + term
     assert total is not None
-    return total
+    return total.astype(x.dtype)

@@ -73,11 +73,14 @@ def difference_picture(
         gain: The difference is multiplied by this; half the range is then white.
 
     Returns:
-        A picture in [0, 1]; equal values are mid-grey.
+        A picture in [0, 1]; equal values are mid-grey, NaN is magenta.
     """
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     channels = np.minimum(np.arange(3), difference.shape[-1] - 1)
-    return np.clip(np.nan_to_num(gain * difference[..., channels]) / 2 + 0.5, 0, 1)
+    shown = gain * difference[..., channels] / 2 + 0.5
+    # What is not a number must not look like no difference.
+    magenta = np.array([1.0, 0.0, 1.0])
+    return np.where(np.isfinite(shown), np.clip(shown, 0, 1), magenta)
 
 
 def panel(rows: Sequence[Row], title: str, footnote: str = "") -> Figure:
@@ -121,7 +124,12 @@ def panel(rows: Sequence[Row], title: str, footnote: str = "") -> Figure:
             axes.set_title(content.title, fontsize=8.5, pad=4, **style)
             tone = {None: _FAINT, True: _GOOD, False: _BAD}[content.good]
             axes.set_xlabel(
-                content.caption, fontsize=8.5, labelpad=4, family=_FONT, color=tone
+                content.caption,
+                fontsize=8.5,
+                labelpad=4,
+                family=_FONT,
+                color=tone,
+                parse_math=False,
             )
     if footnote:
         figure.text(

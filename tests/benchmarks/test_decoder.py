@@ -18,7 +18,8 @@ def measured(diffusers_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("decoder")
     arguments = [
         *("--model", str(diffusers_folder), "--samples", "2", "--iterations", "3"),
-        *("--repeats", "1", "--size", "64", "--small"),
+        *("--repeats", "1", "--size", "32", "--small"),
+        "--full-size",
         *("--out", str(folder / "decoder.md"), "--resume", str(folder / "cells.jsonl")),
     ]
     main(arguments)

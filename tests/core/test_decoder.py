@@ -307,6 +307,38 @@ def test_the_memory_of_a_video_does_not_grow_with_its_frames():
     assert per_frame < 15
 
 
+def badly_scaled(scale):
+    w = jnp.asarray(np.random.default_rng(0).standard_normal((12, 12)), jnp.float32)
+    return Partial(lambda w, z: w @ z, scale * w)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-2, 1.0, 1e3])
+@pytest.mark.parametrize("inner", [30, 100])
+def test_gauss_newton_solves_what_is_linear_whatever_its_scale(scale, inner):
+    decoder = badly_scaled(scale)
+    z = jnp.linspace(-1, 1, 12) / scale
+    method = GaussNewton(inner=inner, iterations=6, damping=1e-6)
+    result = ji.invert_decoder(
+        lambda x: 0.9 * z, decoder, decoder(z), method, limits=None
+    )
+    history = np.asarray(result.history)[: int(result.iterations) + 1]
+    assert np.all(np.isfinite(history))
+    assert float(result.residual) < 1e-4 * float(result.encoder_residual)
+
+
+def test_gauss_newton_steps_back_from_where_the_decoder_overflows():
+    z = jnp.linspace(-1.0, 1.0, 8)
+    result = ji.invert_decoder(
+        lambda x: jnp.full(8, -5.0),
+        jnp.exp,
+        jnp.exp(z),
+        GaussNewton(iterations=60, patience=None),
+        limits=None,
+    )
+    assert np.any(np.isinf(result.history))
+    assert float(ji.nmse_db(result.latent, z)) < -60
+
+
 # --- large images -------------------------------------------------------------------
 
 
@@ -371,11 +403,20 @@ def test_the_memory_of_tiles_does_not_grow_with_the_image():
         ({"tile": 8, "overlap": -1}, (4, 4, 3), "overlap"),
         ({"tile": 8}, (2, 16, 16, 3), "h, w, c"),
         ({"tile": 8}, (16, 15, 3), "multiples of 2"),
+        ({"tile": 8, "overlap": 7}, (16, 16, 3), "overlap must be smaller"),
     ],
 )
 def test_bad_tiles_are_refused(options, shape, match):
     with pytest.raises(ValueError, match=match):
         tilewise(E, **options)(jnp.zeros(shape))
+
+
+def test_a_tile_that_the_factor_does_not_divide_is_refused():
+    def eighth(x):  # as a strided network: rounds down what is left over
+        return x[: x.shape[0] // 8 * 8 : 8, : x.shape[1] // 8 * 8 : 8]
+
+    with pytest.raises(ValueError, match="multiple of its factor"):
+        tilewise(eighth, tile=60)(jnp.zeros((120, 120, 3)))
 
 
 # --- analysis -----------------------------------------------------------------------

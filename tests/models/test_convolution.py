@@ -92,7 +92,13 @@ def test_in_a_loop_on_a_cpu_no_kernel_is_in_a_layout_that_is_slow(emoji64):
 
 @pytest.mark.parametrize(
     "options",
-    [{"rhs_dilation": (2, 2)}, {"lhs_dilation": (1, 2)}, {"feature_group_count": 3}],
+    [
+        {"rhs_dilation": (2, 2)},
+        {"lhs_dilation": (1, 2)},
+        {"feature_group_count": 3},
+        {"batch_group_count": 2},
+        {"dimension_numbers": ("NCHW", "OIHW", "NCHW")},
+    ],
 )
 def test_what_is_not_written_is_refused(options):
     with pytest.raises(ValueError, match="without dilation"):
@@ -103,3 +109,15 @@ def test_what_is_not_written_is_refused(options):
             ((1, 1), (1, 1)),
             **options,
         )
+
+
+def test_a_derivative_in_16_bits_is_rounded_once_as_the_convolution_is():
+    x, kernel = random(1, 8, 8, 64), random(3, 3, 64, 8, seed=1)
+    exact = _lax(x, kernel, (1, 1), ((1, 1), (1, 1)), "highest")
+    half = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+
+    def error(made):
+        return float(jnp.linalg.norm(made.astype(jnp.float32) - exact))
+
+    options = ((1, 1), ((1, 1), (1, 1)), None)
+    assert error(_shifted(*half, *options)) < 1.2 * error(_lax(*half, *options))

@@ -99,8 +99,8 @@ def classify(
     References:
         Hong et al. 2024, arXiv:2311.18387, Section 5 (classification of watermarks).
     """
-    if not keys:
-        raise ValueError("expected at least one key")
+    if not keys or not all(isinstance(key, TreeRingKey) for key in keys):
+        raise ValueError("expected at least one key, all of them tree-ring keys")
     kinds = {(key.shape, key.radius, key.channel) for key in keys}
     if len(kinds) > 1:
         raise ValueError(

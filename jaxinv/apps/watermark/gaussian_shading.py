@@ -34,7 +34,8 @@ class GaussianShadingScore(NamedTuple):
     Attributes:
         bits: shape (k,). The message as it was read.
         matches: shape (). How many bits are the key's.
-        accuracy: shape (). Their share.
+        accuracy: shape (). Their share; NaN, with no matches, for noise that is not
+            finite.
     """
 
     bits: Bool[Array, "k"]
@@ -101,7 +102,10 @@ class GaussianShadingKey:
         sums = _gather(decrypted, self.blocks)
         bits = votes + 0.5 * jnp.tanh(sums) > 0
         matches = jnp.sum(bits == self.message)
-        return GaussianShadingScore(bits, matches, matches / len(self.message))
+        # Comparisons with NaN are false, and false is a bit like any other.
+        known = jnp.all(jnp.isfinite(noise))
+        share = jnp.where(known, matches / len(self.message), jnp.nan)
+        return GaussianShadingScore(bits, jnp.where(known, matches, 0), share)
 
 
 def gaussian_shading_key(

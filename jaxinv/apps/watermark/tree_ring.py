@@ -11,11 +11,11 @@ variance 1, so that
 
     |c - k|^2 / sigma^2,        c: coordinates of the noise, k: those of the key,
 
-is, for an image that was never marked, noncentral chi-squared with as many degrees of
-freedom as there are coordinates and the noncentrality ``|k|^2 / sigma^2``; the p-value
-is its distribution function there. (The paper counts the two of a pair twice, which
-makes p-values too small.) sigma^2 is estimated from the frequencies outside of the
-disc: from those inside, as published, it would depend on what is tested.
+is, for white noise that was never marked, noncentral chi-squared with as many degrees
+of freedom as there are coordinates and the noncentrality ``|k|^2 / sigma^2``; the
+p-value is its distribution function there. (The paper counts the two of a pair twice,
+which makes p-values too small.) sigma^2 is estimated from the frequencies outside of
+the disc: from those inside, as published, it would depend on what is tested.
 
 References:
     Wen et al. 2023, "Tree-Ring Watermarks", arXiv:2305.20030, Sections 3.2 to 3.4.
@@ -118,7 +118,7 @@ class TreeRingKey:
             distance=(zero + 2 * jnp.sum(moduli)) / dof,
             statistic=jnp.sum(difference**2) / variance,
             noncentrality=jnp.sum(self.values**2) / variance,
-            dof=jnp.asarray(dof, noise.dtype),
+            dof=jnp.asarray(dof, self.values.dtype),
         )
 
     def _spectrum(self, noise: Array) -> Array:
@@ -194,15 +194,20 @@ def tree_ring_key(
 
 
 def p_value(score: TreeRingScore) -> Float[np.ndarray, "..."]:
-    """How probable it is that an image without the key comes as near to it.
+    """How probable it is that white noise without the key comes as near to it.
 
-    Computed on the host, in float64.
+    Computed on the host, in float64. Two things bend it: sigma is estimated, from some
+    hundred coefficients of a latent of 16x16, so that one in a thousand is in truth
+    1.4; and the noise found in an image that this model and sampler did not make, or
+    found by an inexact inversion, is not white. Mostly it then has more energy in the
+    disc than outside, and p is too large: marks are missed, none are invented. Measure
+    it on images of your own before you rely on it.
 
     Args:
         score: of :meth:`TreeRingKey.score`; a batch of them, too.
 
     Returns:
-        The p-value, uniform on [0, 1] for unmarked images.
+        The p-value, uniform on [0, 1] for white noise.
 
     References:
         Wen et al. 2023, arXiv:2305.20030, Eq. 5.
