@@ -175,7 +175,7 @@ def _attacked(setting: Setting) -> str:
             ]
         else:
             rows.append(tuple(row))
-    if not rows:
+    if len(rows) < 2:  # nothing but images that were not attacked
         return ""
     header = ["attack"]
     for method in ("naive", "trajectory"):
