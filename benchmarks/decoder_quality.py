@@ -241,11 +241,11 @@ def _picture(measured: Any, lowest: Any) -> Figure:
         float(np.median(lowest["nmse"])), color="#444", linestyle=":", linewidth=1
     )
     axes.text(
-        0.99,
+        0.01,
         float(np.median(lowest["nmse"])),
         "floor of 8-bit rounding",
         transform=axes.get_yaxis_transform(),
-        ha="right",
+        ha="left",
         va="bottom",
         fontsize=8,
     )
