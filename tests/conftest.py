@@ -14,10 +14,10 @@ MAX_TOKENS = 16
 # Linux gives a process 65,530 memory maps; XLA takes several for each program that it
 # compiles for the CPU, and the process dies where there are none left. A test run
 # compiles thousands.
-MANY_MAPS = 20_000
+MANY_MAPS = 30_000
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def few_memory_maps():
     """Forgets the compiled programs once there are many."""
     yield

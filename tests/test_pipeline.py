@@ -110,8 +110,9 @@ def test_guidance_of_one_evaluates_one_branch(tiny, latent):
         for equation in closed.jaxpr.eqns:
             if equation.primitive.name == "conv_general_dilated":
                 batches.append(equation.outvars[0].aval.shape[0])
-            if "jaxpr" in equation.params:
-                batches.append(largest_batch(equation.params["jaxpr"]))
+            for name in ("jaxpr", "call_jaxpr"):
+                if name in equation.params:
+                    batches.append(largest_batch(equation.params[name]))
         return max(batches)
 
     assert largest_batch(single) == 1
