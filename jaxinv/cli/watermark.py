@@ -168,8 +168,8 @@ def detect(
     yes = record["detected"]
     word = "[green]marked[/]" if yes else "no watermark found"
     output.show(
-        f"{escape(str(image))}: {word} (an unmarked image looks like this with the "
-        f"probability {record['p_value']:.2g})"
+        f"{escape(str(image))}: {word} (white noise without the mark comes as near "
+        f"with the probability {record['p_value']:.2g})"
     )
     output.finish(record)
 

@@ -14,6 +14,7 @@ import jaxinv as ji
 from jaxinv.grid import make_grid
 from jaxinv.state import state_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FOLDER = Path(ji.__file__).parent / "zoo" / "emoji64"
 PROMPT = "red heart on a light blue background"
 GUIDANCE = 3.0
@@ -31,15 +32,6 @@ CASES = {
 NETWORK_CASES = [
     pytest.param(CASES[name], id=name) for name in CASES if "_h" not in name
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for one another are slow where the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

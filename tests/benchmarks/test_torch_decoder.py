@@ -11,6 +11,7 @@ import jaxinv as ji
 from benchmarks.torch_reference import decoder as published
 from jaxinv.decoder import Adam, ForwardStep, Gradient
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FOLDER = Path(ji.__file__).parent / "zoo" / "emoji64"
 # Twelve, so that there is a warm-up; after four the forward step gains no more here.
 CASES = {
@@ -18,15 +19,6 @@ CASES = {
     "forward_step": (ForwardStep, published.forward_step, 4),
     "adam": (Adam, published.gradient_free_adam, 12),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for one another are slow where the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

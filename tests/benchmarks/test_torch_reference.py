@@ -15,20 +15,12 @@ import jaxinv as ji
 from benchmarks.torch_reference.inversion import solve, substeps
 from benchmarks.torch_reference.samplers import levels
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FOLDER = Path(ji.__file__).parent / "zoo" / "emoji64"
 PROMPT = "red heart on a light blue background"
 # Two float32 programs of the same formulas; one evaluation differs by a few 1e-6.
 TOLERANCE = 1e-4
 GUIDANCE = 3.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for one another are slow where the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
