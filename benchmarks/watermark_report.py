@@ -8,9 +8,15 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest, kstest, mannwhitneyu
 
 from benchmarks.report import provenance, table
-from benchmarks.watermark_runs import CASES, DECODERS, KEYS, METHODS, Setting
+from benchmarks.watermark_runs import (
+    CASES,
+    DECODERS,
+    HARDSHIPS,
+    KEYS,
+    METHODS,
+    Setting,
+)
 from jaxinv.apps import watermark
-from jaxinv.apps.attacks import ATTACKS
 from jaxinv.plotting import confusion_matrices, save_figure
 
 __all__ = ["report", "save_figure"]
@@ -46,21 +52,28 @@ def verdict(cells: list[tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
     confusion = np.zeros((KEYS, KEYS), int)
     own, others = [], []
     for run, found in cells:
+        # Unmarked images are held against each of the keys in turn.
+        key = run.index % KEYS if run.key < 0 else run.key
+        score = (found["distances"][key], found["p"][key])
         if run.key < 0:
-            others += [found["p"][run.index % KEYS]]
+            others.append(score)
         else:
             confusion[run.key, int(np.argmin(found["distances"]))] += 1
-            own.append(found["p"][run.key])
-    auc = np.nan
+            own.append(score)
+    own_d, own_p = np.array(own).reshape(-1, 2).T
+    other_d, other_p = np.array(others).reshape(-1, 2).T
+    auc, near = np.nan, 0
     if own and others:
-        auc = 1 - mannwhitneyu(own, others).statistic / (len(own) * len(others))
-    own_p, other_p = np.array(own), np.array(others)
+        auc = 1 - mannwhitneyu(own_d, other_d).statistic / (len(own) * len(others))
+        # The threshold that at most 1 % of the unmarked images pass, by distance.
+        near = int(np.sum(own_d < np.sort(other_d)[int(RATE * len(others))]))
     return {
         "confusion": confusion,
         "marked": len(own),
         "unmarked": len(others),
         "right": int(np.trace(confusion)),
         "auc": auc,
+        "near": near,
         "true": int(np.sum(own_p <= RATE)),
         "false": int(np.sum(other_p <= RATE)),
         "ks": kstest(other_p, "uniform").pvalue if len(others) > 4 else np.nan,
@@ -96,6 +109,7 @@ def report(setting: Setting) -> tuple[str, dict[Path, Figure]]:
                     f"{found['marked']}, {found['unmarked']}",
                     share(found["right"], found["marked"]),
                     f"{found['auc']:.3f}",
+                    share(found["near"], found["marked"]),
                     share(found["true"], found["marked"]),
                     share(found["false"], found["unmarked"]),
                     f"{found['ks']:.2g}",
@@ -115,6 +129,7 @@ def report(setting: Setting) -> tuple[str, dict[Path, Figure]]:
             "marked, unmarked",
             "right key",
             "AUC",
+            f"found at {RATE:.0%} FPR",
             f"found, p <= {RATE:g}",
             "unmarked, same p",
             "KS p",
@@ -135,9 +150,11 @@ def report(setting: Setting) -> tuple[str, dict[Path, Figure]]:
 known. Tree-Ring keys of rings in the last channel, radius {radius}: the published 10
 of 64, as a share of {setting.pipe.latent_shape[0]}, rounded up. *Encoder* starts from
 the encoder's latent, *decoder* from the inverted decoder's (`anderson`). *Right key*:
-nearest of {KEYS}. *AUC*: p-values of marked images (with their key) against unmarked
-ones (with one of the keys). *KS p*: Kolmogorov-Smirnov test of the unmarked images'
-p-values against the uniform distribution. In brackets, 95 % intervals (Wilson).
+nearest of {KEYS}. *AUC* and *found at {RATE:.0%} FPR*: by distance, marked images (to
+their key) against unmarked ones (to one of the keys), the threshold such that at most
+{RATE:.0%} of these pass. *p*: by its formula, without unmarked images; *KS p*:
+Kolmogorov-Smirnov test of the unmarked images' p-values against the uniform
+distribution. In brackets, 95 % intervals (Wilson).
 
 {(chr(10) * 2).join(part for part in parts if part)}
 """
@@ -147,7 +164,7 @@ p-values against the uniform distribution. In brackets, 95 % intervals (Wilson).
 def _attacked(setting: Setting) -> str:
     rows = []
     case = ""
-    for attack in ATTACKS:
+    for attack in ("none", *HARDSHIPS):
         row: list[str] = [attack]
         for method in ("naive", "trajectory"):
             cells = [
@@ -159,8 +176,7 @@ def _attacked(setting: Setting) -> str:
                     scheme="tree ring",
                     decoder="anderson",
                 )
-                if run.index < setting.arguments.attacked
-                and (run.case == list(CASES)[-1])
+                if run.case == list(CASES)[-1]
             ]
             if not cells:
                 break
@@ -186,7 +202,11 @@ def _attacked(setting: Setting) -> str:
             f"found, p <= {RATE:g}",
             "noise, dB",
         ]
-    return f"## After attacks\n\n{case}, inverted decoder.\n\n{table(header, rows)}"
+    return (
+        f"## After attacks\n\n{case}, inverted decoder. *Prompt unknown*: no "
+        "attack, but inverted with the empty\nprompt and without guidance.\n\n"
+        f"{table(header, rows)}"
+    )
 
 
 def _shaded(setting: Setting) -> str:

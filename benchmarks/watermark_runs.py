@@ -30,6 +30,9 @@ METHODS = {
 }
 DECODERS = ("encoder", "anderson")
 PARTS = ("clean", "attacks", "shading")
+#: Not an attack: who looks for the mark does not know what the image was made from.
+UNKNOWN = "prompt unknown"
+HARDSHIPS = (*(attack for attack in ATTACKS if attack != "none"), UNKNOWN)
 
 
 class Run(NamedTuple):
@@ -39,7 +42,7 @@ class Run(NamedTuple):
         case: sampler setting.
         method: how the sampler is inverted.
         decoder: how the decoder is inverted.
-        attack: what happened to the image.
+        attack: what happened to the image, or ``UNKNOWN``.
         scheme: of the key.
         key: which one; -1 for an unmarked image.
         index: which image.
@@ -59,25 +62,23 @@ def plan(arguments: argparse.Namespace) -> list[Run]:
     images = [(k, i) for i in range(arguments.per_key) for k in range(KEYS)]
     unmarked = [(-1, i) for i in range(arguments.unmarked)]
     mixed = list(_interleaved(images, unmarked))
-    few = list(
-        _interleaved(images[: arguments.attacked], unmarked[: arguments.attacked])
-    )
+    counts = {
+        "naive": len(mixed),
+        "trajectory": arguments.exact_images,
+        "algorithm 2": arguments.algorithm_2_images,
+    }
+    attacked = {"naive": arguments.attacked, "trajectory": arguments.exact_attacked}
     runs = []
-    for case in arguments.cases:
-        for method in arguments.methods:
-            count = (
-                arguments.algorithm_2_images if method == "algorithm 2" else len(mixed)
-            )
-            if "clean" in arguments.parts:
-                runs += [
-                    Run(case, method, decoder, "none", "tree ring", *image)
-                    for image in mixed[:count]
-                    for decoder in DECODERS
-                ]
+    if "clean" in arguments.parts:
+        runs += [
+            Run(case, method, decoder, "none", "tree ring", *image)
+            for case in arguments.cases
+            for method in arguments.methods
+            for image in mixed[: counts[method]]
+            for decoder in DECODERS
+        ]
     case = arguments.cases[-1]
-    for method in ("naive", "trajectory"):
-        if method not in arguments.methods:
-            continue
+    for method in [name for name in attacked if name in arguments.methods]:
         if "shading" in arguments.parts:
             runs += [
                 Run(case, method, decoder, "none", "shading", 0, i)
@@ -85,11 +86,11 @@ def plan(arguments: argparse.Namespace) -> list[Run]:
                 for decoder in DECODERS
             ]
         if "attacks" in arguments.parts:
+            count = attacked[method]
             runs += [
                 Run(case, method, "anderson", attack, "tree ring", *image)
-                for image in few
-                for attack in arguments.attacks
-                if attack != "none"
+                for image in _interleaved(images[:count], unmarked[:count])
+                for attack in HARDSHIPS
             ]
     return sorted(runs, key=lambda run: (run.method != "naive", run.attack != "none"))
 
@@ -150,8 +151,10 @@ class Setting:
         """Of a prompt."""
         return self.pipe.encode_prompt(prompt)
 
-    def denoiser(self, index: int) -> Any:
-        """Of the prompt of an image."""
+    def denoiser(self, index: int, known: bool = True) -> Any:
+        """Of the prompt of an image; of none without guidance if it is not known."""
+        if not known:
+            return self.pipe.denoiser(self.vectors(""))
         vectors = self.vectors(PROMPTS[index % len(PROMPTS)])
         return self.pipe.denoiser(vectors, self.vectors(""), jnp.float32(GUIDANCE))
 
@@ -192,12 +195,14 @@ class Setting:
     def once(self, run: Run) -> dict[str, Any]:
         """Invert one image and score it."""
         noise, pixels = self.image(run.case, run.scheme, run.key, run.index)
-        attacked = ATTACKS[run.attack](pixels)
-        latent = self.latent(run.decoder, attacked)
+        known = run.attack != UNKNOWN
+        latent = self.latent(
+            run.decoder, ATTACKS[run.attack](pixels) if known else pixels
+        )
         began = time.monotonic()
         result = ji.invert(
             self.sampler(run.case),
-            self.denoiser(run.index),
+            self.denoiser(run.index, known),
             latent,
             schedule=self.pipe.schedule,
             **METHODS[run.method],

@@ -28,6 +28,17 @@ def few_memory_maps():
         jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """One of PyTorch's: threads that wait for one another are slow on shared cores."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def diffusers_folder(tmp_path_factory) -> Path:
     """A Stable-Diffusion-like pipeline of random weights, 32x32 pixels, factor 4."""

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from matplotlib.ticker import MaxNLocator
 
 _COLOURS = ("#2c6fbb", "#c8742c", "#1a7f4e", "#8e5bb5", "#b8a01f", "#b3362a", "#7a8194")
 
@@ -36,6 +37,7 @@ def residual_curves(
         colour = _COLOURS[k % len(_COLOURS)]
         axes.plot(np.arange(len(y)), y, "-o", markersize=3, color=colour, label=name)
     axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=x_label, ylabel=y_label, title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
