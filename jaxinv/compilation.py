@@ -75,8 +75,11 @@ def check_finite(x: Array, what: str) -> None:
             f"the {what} must be float32 or float64, got {x.dtype}: 16 bits hold no "
             "state exactly enough to be found again (the network may run in any dtype)"
         )
-    if not isinstance(x, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(x))):
+    if isinstance(x, jax.core.Tracer):
+        return
+    with jax.ensure_compile_time_eval():  # x may be a constant of a caller's jit
         bad = int(jnp.sum(~jnp.isfinite(x)))
+    if bad:
         raise ValueError(
             f"the {what} must be finite, but {bad} of its {x.size} values are NaN or "
             "infinite"

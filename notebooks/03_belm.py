@@ -61,7 +61,9 @@ latent = ji.sample(ji.ddim(grid), denoise, noise)
 sampler = ji.o_belm(grid)
 floats = ji.invert(sampler, denoise, latent)
 again = ji.sample(sampler, denoise, floats.state)
-print(f"floats: {ji.nmse_db(again, latent):.1f} dB, {int(floats.num_evals)} evaluations")
+print(
+    f"floats: {ji.nmse_db(again, latent):.1f} dB, {int(floats.num_evals)} evaluations"
+)
 
 bits = ji.invert(sampler, denoise, latent, arithmetic="bits")
 again = ji.sample(sampler, denoise, bits.state, arithmetic="bits")

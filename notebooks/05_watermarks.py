@@ -128,9 +128,9 @@ made = jax.vmap(lambda z: pipe.decode(ji.sample(sampler, denoise, z)))(drawn)
 made = jnp.round(255 * made) / 255
 matrices = {}
 for name, options in inverses.items():
-    latents = jax.vmap(lambda x, o=options: pipe.invert_decoder(x, o["decoder"]).latent)(
-        made
-    )
+    latents = jax.vmap(
+        lambda x, o=options: pipe.invert_decoder(x, o["decoder"]).latent
+    )(made)
     inverted = jax.vmap(
         lambda z, o=options: (
             ji.invert(sampler, denoise, z, strategy=o["strategy"]).noise

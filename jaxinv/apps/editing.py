@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -125,10 +126,10 @@ def _checked(mask: ArrayLike, latent: Array) -> Array:
             f"{latent.shape}; jaxinv.apps.masks.latent_mask makes one of pixels"
         )
     check_finite(weights, "mask")
-    if not isinstance(weights, jax.core.Tracer) and not (
-        float(weights.min()) >= 0 and float(weights.max()) <= 1
-    ):
-        raise ValueError("the values of a mask must lie in [0, 1]")
+    if not isinstance(weights, jax.core.Tracer):
+        values = np.asarray(weights)
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise ValueError("the values of a mask must lie in [0, 1]")
     return weights
 
 

@@ -355,6 +355,25 @@ def test_a_sampler_is_a_pytree_that_passes_through_jit():
     assert relative_error(inside, ji.sample(table, denoise, noise)) < 1e-6
 
 
+def test_what_a_callers_jit_closes_over_is_checked_when_it_is_traced():
+    table = ji.ddim(ji.time_grid(ji.scaled_linear(), 20))
+    noise = jax.random.normal(jax.random.key(0), SHAPE)
+
+    def there_and_back(weight, noise):
+        denoise = jax.tree_util.Partial(lambda w, x, t: w * x, weight)
+        other = ji.interpolate(noise, -noise[::-1], weight)
+        x0 = ji.sample(table, denoise, noise)
+        return ji.invert(table, denoise, x0).noise, other
+
+    weight = jnp.float32(0.9)
+    found, other = jax.jit(lambda w: there_and_back(w, noise))(weight)
+    assert relative_error(found, noise) < 1e-4
+    assert relative_error(other, there_and_back(weight, noise)[1]) < 1e-6
+    nothing = noise * jnp.nan
+    with pytest.raises(ValueError, match="must be finite"):
+        jax.jit(lambda w: there_and_back(w, nothing))(weight)
+
+
 @pytest.mark.parametrize(
     ("noise", "message"),
     [

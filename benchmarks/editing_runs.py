@@ -1,0 +1,267 @@
+"""The pictures, edits and single runs of :mod:`benchmarks.editing`."""
+
+import argparse
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from skimage.metrics import structural_similarity
+
+import jaxinv as ji
+from benchmarks.samples import append_line, read_lines
+from jaxinv.apps import editing, masks
+from training.backgrounds import COLOURS, composite
+from training.captions import background_phrase, caption
+from training.emoji import EmojiSet, load_emoji
+
+GUIDANCE = 3.0
+#: Samplers with the way that they are inverted.
+METHODS: dict[str, tuple[Callable[[ji.TimeGrid], ji.LinearMultistep], str]] = {
+    "DDIM, naive": (ji.ddim, "naive"),
+    "DDIM, exact": (ji.ddim, "stepwise"),
+    "O-BELM": (ji.o_belm, "auto"),
+}
+KINDS = ("background", "object")
+OBJECTS = (
+    "red heart",
+    "pizza",
+    "dog face",
+    "soccer ball",
+    "red apple",
+    "sun with face",
+)
+#: A picture is used if at least so much of it is kept, and so much may change.
+LEAST = 0.1
+#: Noisings of the score that says which prompt a picture fits.
+DRAWS = 16
+
+
+class Run(NamedTuple):
+    """One edit.
+
+    Attributes:
+        kind: what the target prompt changes: the background or the object.
+        method: sampler and inverse.
+        masked: whether the states outside of the mask are kept.
+        index: which picture.
+    """
+
+    kind: str
+    method: str
+    masked: bool
+    index: int
+
+
+class Task(NamedTuple):
+    """A picture and what to make of it.
+
+    Attributes:
+        image: (h, w, 3), 8 bits.
+        source: its caption.
+        target: the other caption.
+        mask: (h / f, w / f, 1): 1 where the latent may change.
+        colour: the target's background, of a background edit.
+    """
+
+    image: np.ndarray
+    source: str
+    target: str
+    mask: np.ndarray
+    colour: np.ndarray | None
+
+
+def plan(arguments: argparse.Namespace) -> list[Run]:
+    """All runs that are wanted, picture by picture."""
+    return [
+        Run(kind, method, masked, index)
+        for index in range(arguments.pictures)
+        for kind in KINDS
+        for method in METHODS
+        for masked in (False, True)
+    ]
+
+
+class Setting:
+    """The model, the pictures, and what was measured before."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.pipe = ji.load(arguments.model)
+        self.found: dict[Run, dict[str, Any]] = {}
+        self.given = [arguments.model, arguments.seed, arguments.steps]
+        for line in read_lines(arguments.resume):
+            if line["given"] == self.given:
+                self.found[Run(*line["run"])] = line["found"]
+
+    @functools.cached_property
+    def emoji(self) -> EmojiSet:
+        """The drawings."""
+        return load_emoji(self.arguments.data)
+
+    @functools.cached_property
+    def drawings(self) -> list[int]:
+        """Held-out ones, of which enough is kept whatever is edited."""
+        rng = np.random.default_rng(self.arguments.seed)
+        chosen = []
+        for index in rng.permutation(self.emoji.test_indices):
+            shares = [self._mask(self.emoji.rgba[index], kind).mean() for kind in KINDS]
+            if all(LEAST <= share <= 1 - LEAST for share in shares):
+                chosen.append(int(index))
+        if len(chosen) < self.arguments.pictures:
+            raise ValueError(f"only {len(chosen)} held-out drawings can be used")
+        return chosen
+
+    def _mask(self, rgba: np.ndarray, kind: str) -> np.ndarray:
+        alpha = rgba[..., 3] / 255
+        changes = alpha < 0.99 if kind == "background" else alpha > 0.01
+        return masks.latent_mask(changes, self.pipe.factor)
+
+    @functools.cache  # noqa: B019
+    def task(self, kind: str, index: int) -> Task:
+        """The picture with its captions and its mask."""
+        seed = [self.arguments.seed, index]
+        rng = np.random.default_rng(seed)
+        drawing = self.drawings[index]
+        names = sorted(COLOURS)
+        here = names[rng.integers(len(names))]
+        plain = np.broadcast_to(np.float32(COLOURS[here]), (64, 64, 3))
+        rgba = self.emoji.rgba[drawing]
+        image = composite(rgba, plain, rng)
+        subject = caption(self.emoji.entries[drawing], (here,), rng, 0.0)
+        where = background_phrase((here,))
+        colour = None
+        if kind == "background":
+            far = [
+                name
+                for name in names
+                if np.linalg.norm(np.subtract(COLOURS[name], COLOURS[here])) > 0.6
+            ]
+            chosen = far[rng.integers(len(far))]
+            target = f"{subject} {background_phrase((chosen,))}"
+            colour = np.float32(COLOURS[chosen])
+        else:
+            target = f"{OBJECTS[index % len(OBJECTS)]} {where}"
+        pixels = np.round(255 * image).astype(np.uint8)
+        return Task(
+            pixels, f"{subject} {where}", target, self._mask(rgba, kind), colour
+        )
+
+    @functools.cache  # noqa: B019
+    def vectors(self, prompt: str) -> Any:
+        """Of a prompt."""
+        return self.pipe.encode_prompt(prompt)
+
+    def denoiser(self, prompt: str) -> Any:
+        """Of a prompt, guided."""
+        empty = self.vectors("")
+        return self.pipe.denoiser(self.vectors(prompt), empty, jnp.float32(GUIDANCE))
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019
+    def latent(self, index: int) -> Any:
+        """Of a picture; both kinds of edits begin with the same one."""
+        image = self.task(KINDS[0], index).image
+        return _latent(self.pipe, image)
+
+    @functools.cache  # noqa: B019
+    def sampler(self, method: str) -> ji.LinearMultistep:
+        """On the default grid."""
+        grid = ji.time_grid(self.pipe.schedule, self.arguments.steps)
+        return METHODS[method][0](grid)
+
+    def measure(self, runs: list[Run]) -> None:
+        """All that is not known yet."""
+        todo = [run for run in runs if run not in self.found]
+        for n, run in enumerate(todo):
+            self.found[run] = self.score(run, *self.edited(run))
+            line = {"run": run, "given": self.given, "found": self.found[run]}
+            append_line(self.arguments.resume, line)
+            if n % 12 == 0:
+                print(f"{n} of {len(todo)}: {run}", flush=True)
+
+    def edited(self, run: Run) -> tuple[np.ndarray, editing.Edit]:
+        """The picture after the edit, and the edit."""
+        task = self.task(run.kind, run.index)
+        edit = editing.edit(
+            self.sampler(run.method),
+            self.denoiser(task.source),
+            self.denoiser(task.target),
+            self.latent(run.index),
+            mask=task.mask if run.masked else None,
+            strategy=METHODS[run.method][1],
+        )
+        return np.asarray(self.pipe.decode(edit.latent)), edit
+
+    def score(
+        self, run: Run, picture: np.ndarray, edit: editing.Edit
+    ) -> dict[str, Any]:
+        """How much was kept, and how much changed."""
+        task = self.task(run.kind, run.index)
+        before = task.image.astype(np.float32) / 255
+        ways = [self.vectors(prompt) for prompt in (task.source, task.target)]
+        gain = _preference(self.pipe, edit.latent, *ways, jax.random.key(run.index))
+        changes = self.pixels(task.mask)
+        ceiling = np.asarray(self.pipe.decode(self.latent(run.index)))
+        found = {
+            "kept_psnr": _psnr(picture, before, ~changes),
+            "kept_ssim": _ssim(picture, before, ~changes),
+            "ceiling_psnr": _psnr(ceiling, before, ~changes),
+            "ceiling_ssim": _ssim(ceiling, before, ~changes),
+            "changed_rms": float(np.sqrt(np.mean((picture - before)[changes] ** 2))),
+            "gain": float(gain),
+            "converged": bool(edit.inversion.converged),
+            "evals": int(edit.inversion.num_evals),
+        }
+        if task.colour is not None:
+            clear = changes & (self.emoji.rgba[self.drawings[run.index]][..., 3] == 0)
+            for name, pixels in (("before", before), ("after", picture)):
+                off = pixels[clear] - task.colour
+                found[f"colour_{name}"] = float(np.sqrt(np.mean(off**2)))
+        return found
+
+    def pixels(self, mask: np.ndarray) -> np.ndarray:
+        """A latent's mask in pixels, as booleans."""
+        return np.kron(mask[..., 0], np.ones((self.pipe.factor,) * 2)) > 0
+
+
+@jax.jit
+def _latent(pipe: Any, image: Any) -> Any:
+    return pipe.invert_decoder(image).latent
+
+
+@jax.jit
+def _preference(pipe: Any, latent: Any, source: Any, target: Any, key: Any) -> Any:
+    """By what share the target prompt predicts noise better than the source prompt.
+
+    A classifier made of the model itself: the picture is noised at random levels, and
+    either prompt's prediction of the noise is compared with the noise.
+    """
+    taus = jnp.asarray(pipe.schedule.taus, latent.dtype)
+    times = jnp.asarray(pipe.schedule.model_times, latent.dtype)
+    count = len(times)
+
+    def losses(key: Any) -> Any:
+        of_level, of_noise = jax.random.split(key)
+        k = jax.random.randint(of_level, (), int(0.3 * count), int(0.8 * count))
+        noise = jax.random.normal(of_noise, latent.shape)
+        x = (latent + taus[k] * noise) / jnp.sqrt(1 + taus[k] ** 2)
+        return jnp.stack(
+            [
+                jnp.mean((pipe.denoiser(text)(x, times[k]) - noise) ** 2)
+                for text in (source, target)
+            ]
+        )
+
+    of_source, of_target = jax.lax.map(losses, jax.random.split(key, DRAWS)).mean(0)
+    return (of_source - of_target) / of_source
+
+
+def _psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
+    return float(-10 * np.log10(np.mean((a - b)[where] ** 2)))
+
+
+def _ssim(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
+    _, full = structural_similarity(a, b, channel_axis=-1, data_range=1.0, full=True)
+    return float(full[where].mean())
