@@ -21,8 +21,14 @@ import jax
 
 from benchmarks import watermark_report
 from benchmarks.report import RESULTS, save
-from benchmarks.watermark_runs import CASES, METHODS, PARTS, Setting, plan
-from jaxinv.apps.attacks import ATTACKS
+from benchmarks.watermark_runs import (
+    CASES,
+    DECODERS,
+    METHODS,
+    PARTS,
+    Setting,
+    plan,
+)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -32,7 +38,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--parts", nargs="+", choices=PARTS, default=[*PARTS])
     add("--cases", nargs="+", choices=CASES, default=[*CASES])
     add("--methods", nargs="+", choices=METHODS, default=[*METHODS])
-    add("--attacks", nargs="+", choices=ATTACKS, default=[*ATTACKS])
+    add("--decoders", nargs="+", choices=DECODERS, default=[*DECODERS])
     add("--per-key", type=int, default=40, help="images for each of three keys")
     add("--unmarked", type=int, default=120)
     add("--exact-images", type=int, default=48, help="of all these, for the exact one")

@@ -75,7 +75,7 @@ def plan(arguments: argparse.Namespace) -> list[Run]:
             for case in arguments.cases
             for method in arguments.methods
             for image in mixed[: counts[method]]
-            for decoder in DECODERS
+            for decoder in arguments.decoders
         ]
     case = arguments.cases[-1]
     for method in [name for name in attacked if name in arguments.methods]:
@@ -83,7 +83,7 @@ def plan(arguments: argparse.Namespace) -> list[Run]:
             runs += [
                 Run(case, method, decoder, "none", "shading", 0, i)
                 for i in range(arguments.shading)
-                for decoder in DECODERS
+                for decoder in arguments.decoders
             ]
         if "attacks" in arguments.parts:
             count = attacked[method]

@@ -95,7 +95,7 @@ for name, result in found.items():
     decoded = pipe.decode(result.latent)
     rows.append(
         plotting.Row(
-            name,
+            name.replace("_", "\n"),
             [
                 plotting.Tile(
                     plotting.difference_picture(result.latent, latent, gain=1),
