@@ -127,8 +127,8 @@ class Setting:
         drawing = self.drawings[index]
         names = sorted(COLOURS)
         here = names[rng.integers(len(names))]
-        plain = np.broadcast_to(np.float32(COLOURS[here]), (64, 64, 3))
         rgba = self.emoji.rgba[drawing]
+        plain = np.broadcast_to(np.float32(COLOURS[here]), (*rgba.shape[:2], 3))
         image = composite(rgba, plain, rng)
         subject = caption(self.emoji.entries[drawing], (here,), rng, 0.0)
         where = background_phrase((here,))

@@ -19,6 +19,8 @@ from jaxinv.images import to_uint8
 
 GUIDANCE = 3.0
 KEYS = 3
+#: Of a message.
+BITS = 64
 # The published radius is 10 of 64; here the same share, rounded up.
 SHARE = 10 / 64
 #: Sampler settings: steps and spacing of DPM-Solver++(2M).
@@ -133,8 +135,9 @@ class Setting:
         """One message."""
         shape = self.pipe.latent_shape
         rng = np.random.default_rng(self.arguments.seed)
-        blocks = (4, 4, 1)
-        count = int(np.prod(shape)) // int(np.prod(blocks))
+        side = int((np.prod(shape) / BITS) ** 0.5)
+        blocks = (side, side, 1)
+        count = int(np.prod(shape)) // side**2
         return watermark.gaussian_shading_key(
             shape, blocks=blocks, message=rng.integers(0, 2, count), secret=bytes(48)
         )

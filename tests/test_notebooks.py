@@ -10,6 +10,8 @@ from pathlib import Path
 import jupytext
 import pytest
 
+from docs.pictures import PICTURES, picture
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 
@@ -57,3 +59,9 @@ def test_it_has_the_switches_for_tests_and_for_real_models(pair):
     assert "JAXINV_FAST" in text
     if "ji.load(MODEL)" in text:
         assert "JAXINV_MODEL" in text
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_of_the_readme_are_those_of_the_notebooks(name):
+    assert (ROOT / "docs" / name).read_bytes() == picture(*PICTURES[name])
+    assert f"docs/{name}" in (ROOT / "README.md").read_text()
