@@ -138,7 +138,7 @@ plotting.panel(
 # many there are.
 
 # %%
-few = ji.o_belm(ji.time_grid(pipe.schedule, 4 if FAST else 10))
+few = ji.o_belm(ji.time_grid(pipe.schedule, 4 if FAST else 20))
 
 
 @jax.jit
@@ -153,16 +153,20 @@ print("gradient of the brightness with respect to the noise:", slope.shape)
 # %% [markdown]
 # ## Between two pictures
 #
-# Both are inverted under one prompt, and their states mixed with spherical weights. Both
-# ends of the strip are the pictures themselves.
+# Two pictures of different things, inverted without a prompt, their states mixed with
+# spherical weights. Both ends of the strip are the pictures themselves.
 
 # %%
-other = ji.sample(ji.ddim(grid), denoise, jnp.flip(noise, 0))
-ends = [ji.invert(sampler, denoise, z).state for z in (latent, other)]
+free = pipe.denoiser("")
+apple = pipe.denoiser("red apple on a white background", guidance_scale=3.0)
+other = ji.sample(ji.ddim(grid), apple, noise)
+ends = [ji.invert(sampler, free, z).state for z in (latent, other)]
 positions = jnp.linspace(0, 1, 4 if FAST else 8)
 between = jax.lax.map(
-    lambda t: ji.sample(sampler, denoise, ji.interpolate(*ends, t)), positions
+    lambda t: ji.sample(sampler, free, ji.interpolate(*ends, t)), positions
 )
+for z, end in ((between[0], latent), (between[-1], other)):
+    print(f"end of the strip: {ji.nmse_db(z, end):.1f} dB")
 plotting.film_strip(
     [np.asarray(pipe.decode(z)) for z in between],
     "Between two pictures, on states of O-BELM",
