@@ -7,8 +7,8 @@ inverted, with the prompt known, by naive DDIM inversion, by Algorithm 2 of "On 
 Inversion of DPM-Solvers" and by all steps together (``trajectory``, the first stage of
 this library's default: its second tries on where an image, rounded to 8 bits, is none
 that the sampler can make), each from the encoder's latent and from the inverted
-decoder's. Then after attacks; and Gaussian Shading. With
-``--resume FILE`` an interrupted run continues where it was.
+decoder's. Then after attacks; Gaussian Shading; and pictures that no sampler made,
+which need ``--data``. With ``--resume FILE`` an interrupted run continues where it was.
 """
 
 import argparse
@@ -46,6 +46,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--attacked", type=int, default=15, help="marked, and as many unmarked")
     add("--exact-attacked", type=int, default=6, help="likewise, for the exact one")
     add("--shading", type=int, default=20, help="images with Gaussian Shading")
+    add("--data", type=Path, help="folder of the emoji package, for foreign pictures")
+    add("--foreign", type=int, default=60, help="held-out pictures")
     add("--seed", type=int, default=0)
     add("--minutes", type=float, default=float("inf"), help="begin nothing after")
     add("--out", type=Path, default=RESULTS / "watermark.md")

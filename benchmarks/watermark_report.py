@@ -11,6 +11,7 @@ from benchmarks.report import provenance, table
 from benchmarks.watermark_runs import (
     CASES,
     DECODERS,
+    FOREIGN,
     HARDSHIPS,
     KEYS,
     METHODS,
@@ -142,7 +143,7 @@ def report(setting: Setting) -> tuple[str, dict[Path, Figure]]:
             f"## DPM-Solver++(2M), {case}\n\n{table(header, rows)}\n\n"
             f"![Confusion matrices]({path.name})"
         )
-    parts += [_attacked(setting), _shaded(setting)]
+    parts += [_attacked(setting), _foreign(setting), _shaded(setting)]
     radius = setting.keys[0].radius
     text = f"""# Watermarks on {arguments.model}
 
@@ -205,6 +206,35 @@ def _attacked(setting: Setting) -> str:
     return (
         f"## After attacks\n\n{case}, inverted decoder. *Prompt unknown*: no "
         "attack, but inverted with the empty\nprompt and without guidance.\n\n"
+        f"{table(header, rows)}"
+    )
+
+
+def _foreign(setting: Setting) -> str:
+    rows = []
+    for method in METHODS:
+        cells = chosen(setting, method=method, attack=FOREIGN)
+        if not cells:
+            continue
+        p = np.array([found["p"][run.index % KEYS] for run, found in cells])
+        rows.append(
+            (
+                method,
+                len(p),
+                share(int(np.sum(p <= RATE)), len(p)),
+                share(int(np.sum(p <= RATE / 10)), len(p)),
+                f"{kstest(p, 'uniform').pvalue:.2g}",
+                f"{np.median(p):.2g}",
+                f"{np.mean([found['converged'] for _, found in cells]):.0%}",
+            )
+        )
+    if not rows:
+        return ""
+    header = ("inversion", "pictures", f"p <= {RATE:g}", f"p <= {RATE / 10:g}")
+    header += ("KS p", "median p", "converged")
+    return (
+        "## Pictures that the model never made\n\nHeld-out drawings, held against one "
+        "of the keys each; empty prompt, no guidance,\ninverted decoder.\n\n"
         f"{table(header, rows)}"
     )
 

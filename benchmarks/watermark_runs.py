@@ -16,6 +16,8 @@ from benchmarks.samples import PROMPTS, append_line, read_lines
 from jaxinv.apps import watermark
 from jaxinv.apps.attacks import ATTACKS
 from jaxinv.images import to_uint8
+from training.backgrounds import composite, random_background
+from training.emoji import load_emoji
 
 GUIDANCE = 3.0
 KEYS = 3
@@ -31,9 +33,11 @@ METHODS = {
     "trajectory": {"strategy": "trajectory"},
 }
 DECODERS = ("encoder", "anderson")
-PARTS = ("clean", "attacks", "shading")
+PARTS = ("clean", "attacks", "shading", "foreign")
 #: Not an attack: who looks for the mark does not know what the image was made from.
 UNKNOWN = "prompt unknown"
+#: Pictures that no sampler made: held-out drawings. Nobody knows a prompt of theirs.
+FOREIGN = "foreign"
 HARDSHIPS = (*(attack for attack in ATTACKS if attack != "none"), UNKNOWN)
 
 
@@ -44,7 +48,7 @@ class Run(NamedTuple):
         case: sampler setting.
         method: how the sampler is inverted.
         decoder: how the decoder is inverted.
-        attack: what happened to the image, or ``UNKNOWN``.
+        attack: what happened to the image, or ``UNKNOWN`` or ``FOREIGN``.
         scheme: of the key.
         key: which one; -1 for an unmarked image.
         index: which image.
@@ -86,6 +90,11 @@ def plan(arguments: argparse.Namespace) -> list[Run]:
                 Run(case, method, decoder, "none", "shading", 0, i)
                 for i in range(arguments.shading)
                 for decoder in arguments.decoders
+            ]
+        if "foreign" in arguments.parts and arguments.data is not None:
+            runs += [
+                Run(case, method, "anderson", FOREIGN, "tree ring", -1, i)
+                for i in range(arguments.foreign)
             ]
         if "attacks" in arguments.parts:
             count = attacked[method]
@@ -175,6 +184,17 @@ class Setting:
         made = self.pipe.generate(self.sampler(case), self.denoiser(index), noise)
         return noise, to_uint8(np.asarray(made))
 
+    @functools.cached_property
+    def foreign(self) -> np.ndarray:
+        """Held-out drawings on backgrounds of their own, 8 bits."""
+        data = load_emoji(self.arguments.data)
+        rng = np.random.default_rng(self.arguments.seed)
+        chosen = rng.choice(data.test_indices, self.arguments.foreign, replace=False)
+        made = [
+            composite(data.rgba[k], random_background(rng).pixels, rng) for k in chosen
+        ]
+        return np.round(255 * np.stack(made)).astype(np.uint8)
+
     def measure(self, runs: list[Run]) -> None:
         """All that is not known yet."""
         began = time.monotonic()
@@ -197,8 +217,11 @@ class Setting:
 
     def once(self, run: Run) -> dict[str, Any]:
         """Invert one image and score it."""
-        noise, pixels = self.image(run.case, run.scheme, run.key, run.index)
-        known = run.attack != UNKNOWN
+        known = run.attack in ATTACKS
+        if run.attack == FOREIGN:
+            noise, pixels = None, self.foreign[run.index]
+        else:
+            noise, pixels = self.image(run.case, run.scheme, run.key, run.index)
         latent = self.latent(
             run.decoder, ATTACKS[run.attack](pixels) if known else pixels
         )
@@ -212,7 +235,10 @@ class Setting:
         )
         jax.block_until_ready(result)
         found = {
-            "noise_db": float(ji.nmse_db(result.noise, noise)),
+            # None for a picture that was not made from noise.
+            "noise_db": None
+            if run.attack == FOREIGN
+            else float(ji.nmse_db(result.noise, noise)),
             "converged": bool(result.converged),
             "evals": int(result.num_evals),
             "seconds": time.monotonic() - began,

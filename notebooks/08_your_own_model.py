@@ -42,8 +42,8 @@ from safetensors.numpy import load_file, save_file
 import jaxinv as ji
 
 FAST = bool(os.environ.get("JAXINV_FAST"))  # fewer steps, for tests
-STEPS = 10 if FAST else 30
-COUNT = 300 if FAST else 2000
+STEPS = 10 if FAST else 20
+COUNT = 100 if FAST else 600
 
 # %% [markdown]
 # ## A formula
@@ -87,19 +87,25 @@ def there_and_back(denoise):
     return data, naive, exact
 
 
-def scatter(data, naive, exact, title):
-    """Coloured by the direction of the true noise."""
+def pictures(data, naive, exact, title):
+    """Points coloured by the direction of their noise; arrows to where it was found."""
     colours = np.arctan2(noises[:, 1], noises[:, 0])
     figure = Figure(figsize=(11, 3.2), dpi=100, layout="constrained")
-    panels = {
-        "noise": noises,
-        "data": data,
-        "noise found, naive": naive.noise,
-        "noise found, exact": exact.noise,
-    }
-    for ax, (name, points) in zip(figure.subplots(1, 4), panels.items(), strict=True):
-        ax.scatter(*np.asarray(points).T, c=colours, cmap="hsv", s=3)
-        ax.set(title=name, aspect="equal", xlim=(-4, 4), ylim=(-4, 4))
+    axes = figure.subplots(1, 4)
+    shown = {"noise": noises, "data": data}
+    for ax, (name, points) in zip(axes[:2], shown.items(), strict=True):
+        ax.scatter(*np.asarray(points).T, c=colours, cmap="hsv", s=4)
+        ax.set_title(name)
+    inverses = {"naive": naive, "exact": exact}
+    for ax, (name, found) in zip(axes[2:], inverses.items(), strict=True):
+        arrows = np.asarray(found.noise - noises).T
+        ax.quiver(
+            *np.asarray(noises).T, *arrows, colours, cmap="hsv", width=0.006,
+            angles="xy", scale_units="xy", scale=1,
+        )  # fmt: skip
+        ax.set_title(f"error of the {name} inverse")
+    for ax in axes:
+        ax.set(aspect="equal", xlim=(-3.5, 3.5), ylim=(-3.5, 3.5))
     figure.suptitle(title, fontweight="bold")
     return figure
 
@@ -109,7 +115,7 @@ for name, found in (("naive", naive), ("exact", exact)):
     error = jnp.max(jnp.abs(found.noise - noises))
     print(f"{name}: largest error of all noises {error:.2g}")
 print("converged:", int(exact.converged.sum()), "of", COUNT)
-scatter(data, naive, exact, "DPM-Solver++(3M) on a mixture of eight Gaussians")
+pictures(data, naive, exact, "DPM-Solver++(3M) on a mixture of eight Gaussians")
 
 # %% [markdown]
 # ## A network
@@ -171,7 +177,7 @@ for name, found in (("naive", naive), ("exact", exact)):
     error = jnp.max(jnp.abs(found.noise - noises))
     print(f"{name}: largest error of all noises {error:.2g}")
 print("converged:", int(exact.converged.sum()), "of", COUNT)
-scatter(data, naive, exact, "DPM-Solver++(3M) on a network trained just now")
+pictures(data, naive, exact, "DPM-Solver++(3M) on a network trained just now")
 
 # %% [markdown]
 # Where a network is steep, several noises lead to nearly one point, and `converged` and
