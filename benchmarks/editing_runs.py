@@ -203,11 +203,12 @@ class Setting:
         ways = [self.vectors(prompt) for prompt in (task.source, task.target)]
         gain = _preference(self.pipe, edit.latent, *ways, jax.random.key(run.index))
         changes = self.pixels(task.mask)
+        kept = ~changes[..., None]
         ceiling = np.asarray(self.pipe.decode(self.latent(run.index)))
         found = {
-            "kept_psnr": _psnr(picture, before, ~changes),
+            "kept_psnr": float(ji.psnr(picture, before, where=kept)),
             "kept_ssim": _ssim(picture, before, ~changes),
-            "ceiling_psnr": _psnr(ceiling, before, ~changes),
+            "ceiling_psnr": float(ji.psnr(ceiling, before, where=kept)),
             "ceiling_ssim": _ssim(ceiling, before, ~changes),
             "changed_rms": float(np.sqrt(np.mean((picture - before)[changes] ** 2))),
             "gain": float(gain),
@@ -256,10 +257,6 @@ def _preference(pipe: Any, latent: Any, source: Any, target: Any, key: Any) -> A
 
     of_source, of_target = jax.lax.map(losses, jax.random.split(key, DRAWS)).mean(0)
     return (of_source - of_target) / of_source
-
-
-def _psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
-    return float(-10 * np.log10(np.mean((a - b)[where] ** 2)))
 
 
 def _ssim(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:

@@ -7,6 +7,7 @@ can have several preimages, and then a perfect reconstruction can have another n
 """
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 
@@ -29,7 +30,11 @@ def nmse_db(x: Float[Array, "..."], reference: Float[Array, "..."]) -> Float[Arr
 
 
 def psnr(
-    a: Float[Array, "..."], b: Float[Array, "..."], *, data_range: float = 1.0
+    a: Float[Array, "..."],
+    b: Float[Array, "..."],
+    *,
+    data_range: float = 1.0,
+    where: ArrayLike | None = None,
 ) -> Float[Array, ""]:
     """Peak signal-to-noise ratio of two images, in decibels.
 
@@ -37,15 +42,20 @@ def psnr(
         a: an image, any shape.
         b: another, same shape.
         data_range: difference between the largest and the smallest possible value.
+        where: booleans that broadcast to the images: what counts, such as the part that
+            an edit should have kept. All by default.
 
     Returns:
-        ``10 log10(data_range^2 / mean((a - b)^2))``; infinity for equality.
+        ``10 log10(data_range^2 / mean((a - b)^2))``; infinity for equality, NaN where
+        nothing counts.
 
     Raises:
         ValueError: if the shapes differ.
     """
     a, b = _same_shape_floats(a, b)
-    return 10 * jnp.log10(data_range**2 / jnp.mean(jnp.abs(a - b) ** 2))
+    counted = None if where is None else jnp.asarray(where, bool)
+    error = jnp.mean(jnp.abs(a - b) ** 2, where=counted)
+    return 10 * jnp.log10(data_range**2 / error)
 
 
 def _same_shape_floats(a: Array, b: Array) -> tuple[Array, Array]:

@@ -92,9 +92,7 @@ naive = editing.edit(ji.ddim(grid), source, target, latent, strategy="naive").la
 
 def kept(edited):
     """PSNR of the picture where nothing should change."""
-    error = (pipe.decode(edited) - pipe.decode(latent)) ** 2 * (1 - shown)
-    mean = jnp.sum(error) / (3 * jnp.sum(1 - shown))
-    return float(-10 * jnp.log10(mean))
+    return float(ji.psnr(pipe.decode(edited), pipe.decode(latent), where=shown == 0))
 
 
 off = jnp.abs(with_mask - latent) * (1 - found)

@@ -30,6 +30,17 @@ def test_psnr_is_the_range_over_the_rms_error(dtype):
     assert ji.psnr(a, a + 0.1, data_range=2.0) == pytest.approx(26.0206, abs=1e-4)
 
 
+def test_psnr_of_a_part_counts_nothing_else():
+    a = np.zeros((4, 4, 3), np.float32)
+    b = a.copy()
+    b[:2] = 0.1
+    b[2:] = 0.7
+    upper = np.arange(4)[:, None, None] < 2
+    assert ji.psnr(a, b, where=upper) == pytest.approx(20, abs=1e-4)
+    assert ji.psnr(a, b, where=np.ones(a.shape)) == ji.psnr(a, b)
+    assert np.isnan(ji.psnr(a, b, where=upper & False))
+
+
 def test_psnr_of_8_bit_images_does_not_wrap_around():
     a, b = np.full((2, 2), 10, np.uint8), np.full((2, 2), 11, np.uint8)
     expected = 20 * np.log10(255)
