@@ -55,8 +55,9 @@ class UNet2DConditionModel(nnx.Module):
         ...     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         ...     block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
         ...     cross_attention_dim=8, attention_head_dim=2)
-        >>> unet = UNet2DConditionModel(config, rngs=nnx.Rngs(0))
-        >>> unet(jnp.ones((8, 8, 4)), 500.0, jnp.ones((5, 8))).shape
+        >>> make = lambda: UNet2DConditionModel(config, rngs=nnx.Rngs(0))
+        >>> x, text = jnp.ones((8, 8, 4)), jnp.ones((5, 8))
+        >>> jax.eval_shape(lambda: make()(x, 500.0, text)).shape  # nothing is computed
         (8, 8, 4)
     """
 
