@@ -188,11 +188,13 @@ class Setting:
     def foreign(self) -> np.ndarray:
         """Held-out drawings on backgrounds of their own, 8 bits."""
         data = load_emoji(self.arguments.data)
-        rng = np.random.default_rng(self.arguments.seed)
-        chosen = rng.choice(data.test_indices, self.arguments.foreign, replace=False)
-        made = [
-            composite(data.rgba[k], random_background(rng).pixels, rng) for k in chosen
-        ]
+        seed = self.arguments.seed
+        order = np.random.default_rng(seed).permutation(data.test_indices)
+        made = []
+        for n, drawing in enumerate(order[: self.arguments.foreign]):
+            rng = np.random.default_rng([seed, n])
+            background = random_background(rng).pixels
+            made.append(composite(data.rgba[drawing], background, rng))
         return np.round(255 * np.stack(made)).astype(np.uint8)
 
     def measure(self, runs: list[Run]) -> None:

@@ -33,7 +33,7 @@ def psnr(
     a: Float[Array, "..."],
     b: Float[Array, "..."],
     *,
-    data_range: float = 1.0,
+    data_range: float | None = None,
     where: ArrayLike | None = None,
 ) -> Float[Array, ""]:
     """Peak signal-to-noise ratio of two images, in decibels.
@@ -41,7 +41,8 @@ def psnr(
     Args:
         a: an image, any shape.
         b: another, same shape.
-        data_range: difference between the largest and the smallest possible value.
+        data_range: difference between the largest and the smallest possible value; by
+            default 255 for two 8-bit images and 1 for floats.
         where: booleans that broadcast to the images: what counts, such as the part that
             an edit should have kept. All by default.
 
@@ -50,8 +51,16 @@ def psnr(
         nothing counts.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, or if only one of them has 8 bits.
     """
+    if data_range is None:
+        eight = [jnp.result_type(x) == jnp.uint8 for x in (a, b)]
+        if eight[0] != eight[1]:
+            raise ValueError(
+                "one image has 8 bits and the other does not: bring both to one range, "
+                "or give data_range"
+            )
+        data_range = 255.0 if eight[0] else 1.0
     a, b = _same_shape_floats(a, b)
     counted = None if where is None else jnp.asarray(where, bool)
     error = jnp.mean(jnp.abs(a - b) ** 2, where=counted)

@@ -23,13 +23,15 @@
 # %matplotlib inline
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import time
 import warnings
 
-if importlib.util.find_spec("jaxinv") is None:  # on Colab
-    source = "jaxinv @ git+https://github.com/jaxinv/jaxinv"
+if importlib.util.find_spec("jaxinv") is None:  # on Colab; on a TPU, [tpu]
+    extra = "[cuda]" if shutil.which("nvidia-smi") else ""
+    source = f"jaxinv{extra} @ git+https://github.com/jaxinv/jaxinv"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
 
 import jax
@@ -60,7 +62,9 @@ latent = ji.sample(sampler, denoise, noise)
 # * `trajectory`: every step of the sampler is one row of a table of coefficients. All
 #   rows together are one equation for all states, solved by accelerated sweeps, each of
 #   which calls the model once, for all noise levels in one batch. It is exact at any
-#   order, and `auto`, the default, begins with it for samplers like this one.
+#   order, and `auto`, the default, begins with it for samplers like this one. All levels
+#   at once need memory for as many evaluations: `ji.Trajectory(chunk=4)` in place of the
+#   name makes four at a time.
 
 # %%
 results = {}

@@ -23,12 +23,14 @@
 import functools
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import time
 
-if importlib.util.find_spec("jaxinv") is None:  # on Colab
-    source = "jaxinv @ git+https://github.com/jaxinv/jaxinv"
+if importlib.util.find_spec("jaxinv") is None:  # on Colab; on a TPU, [tpu]
+    extra = "[cuda]" if shutil.which("nvidia-smi") else ""
+    source = f"jaxinv{extra} @ git+https://github.com/jaxinv/jaxinv"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
 
 import jax
@@ -48,7 +50,8 @@ from jaxinv import plotting
 MODEL = os.environ.get("JAXINV_MODEL", "emoji64")
 FAST = bool(os.environ.get("JAXINV_FAST"))  # fewer steps, for tests
 STEPS = 6 if FAST else 20
-BATCH = 4 if FAST else 8
+# At least so many, and a multiple of the devices.
+BATCH = jax.device_count() * -(-(4 if FAST else 8) // jax.device_count())
 print(jax.devices())
 
 # %% [markdown]
@@ -128,7 +131,8 @@ plotting.panel(
 # `shard_map` runs the same program on every device, each on its share of the batch. The
 # devices have nothing to tell one another: no step of one waits for another's, and
 # the compiled program shows it, as it holds no collective operation at all. `donate_argnames`
-# lets the results take the memory of the latents.
+# lets the results take the memory of the latents, which are gone then: a copy of them is
+# given away here.
 
 # %%
 mesh = jax.make_mesh((jax.device_count(),), ("data",))
@@ -148,18 +152,19 @@ def invert_everywhere(pipe, texts, latents):
     return jax.vmap(invert, batch)(pipe, texts, latents)
 
 
+def give_away():
+    """The latents on all devices, to be donated."""
+    return jax.device_put(jnp.copy(latents), shared_out)
+
+
 model = jax.device_put(pipe, everywhere)
 spread_texts = jax.device_put(texts, shared_out)
-compiled = invert_everywhere.lower(
-    model, spread_texts, jax.device_put(latents, shared_out)
-).compile()
+compiled = invert_everywhere.lower(model, spread_texts, give_away()).compile()
 program = compiled.as_text()
 words = ("all-reduce", "all-gather", "all-to-all", "collective-permute")
 print({word: program.count(word) for word in words})
 
-spread = jax.block_until_ready(
-    compiled(model, spread_texts, jax.device_put(latents, shared_out))
-)
+spread = jax.block_until_ready(compiled(model, spread_texts, give_away()))
 print(spread.noise.sharding)
 difference = np.abs(np.asarray(spread.noise) - np.asarray(results.noise)).max()
 print("against one device, at most:", difference)
@@ -175,7 +180,7 @@ print("against one device, at most:", difference)
 calls = {
     "vmap, one device": lambda: invert_batch(pipe, texts, latents),
     f"shard_map, {jax.device_count()} devices": lambda: compiled(
-        model, spread_texts, jax.device_put(latents, shared_out)
+        model, spread_texts, give_away()
     ),
 }
 for name, call in calls.items():

@@ -22,13 +22,15 @@
 # %matplotlib inline
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-if importlib.util.find_spec("jaxinv") is None:  # on Colab
-    source = "jaxinv @ git+https://github.com/jaxinv/jaxinv"
+if importlib.util.find_spec("jaxinv") is None:  # on Colab; on a TPU, [tpu]
+    extra = "[cuda]" if shutil.which("nvidia-smi") else ""
+    source = f"jaxinv{extra} @ git+https://github.com/jaxinv/jaxinv"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
 
 import jax

@@ -6,6 +6,7 @@ Pillow's.
 
 import functools
 import io
+import zlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -35,17 +36,20 @@ def jpeg(pixels: Pixels, quality: int) -> Pixels:
     return np.array(Image.open(file).convert("RGB"))
 
 
-def gaussian_noise(pixels: Pixels, std: float, seed: int = 0) -> Pixels:
+def gaussian_noise(pixels: Pixels, std: float, seed: int | None = None) -> Pixels:
     """Adds noise.
 
     Args:
         pixels: the image.
         std: standard deviation, 1 being the whole range.
-        seed: of the noise.
+        seed: of the noise; by default the image's own checksum, so that one image gives
+            one result and two images different noises.
 
     Returns:
         The image, clipped.
     """
+    if seed is None:
+        seed = zlib.crc32(np.ascontiguousarray(pixels).tobytes())
     noise = np.random.default_rng(seed).standard_normal(pixels.shape)
     return np.clip(np.round(pixels + 255 * std * noise), 0, 255).astype(np.uint8)
 

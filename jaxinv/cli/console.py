@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -103,6 +104,15 @@ def check_choice(what: str, value: str, known: Iterable[str]) -> str:
             f"unknown {what} {value!r}; expected one of {', '.join(known)}"
         )
     return name
+
+
+def check_finite_image(image: np.ndarray, what: str) -> None:
+    """Raises ValueError for an image with values that are not finite."""
+    if not np.all(np.isfinite(image)):
+        raise ValueError(
+            f"the {what} image is not finite, so sampling overflowed, and it is not "
+            "written; try less --guidance or more --steps"
+        )
 
 
 def check_guidance(value: float) -> float:

@@ -12,6 +12,7 @@ from jaxinv.cli.console import (
     ExitCode,
     Output,
     check_choice,
+    check_finite_image,
     check_guidance,
     explained,
 )
@@ -90,6 +91,8 @@ def edit(
         read = fit(read, image, pipe.image_size, pipe.name, resize)
         for change in read.changes:
             output.note(f"{image}: {change}")
+        for change in () if given is None else given.changes:
+            output.note(f"{mask}: {change}")
         weights: Any = None
         if given is not None:
             if resize and given.pixels.shape == before:
@@ -120,10 +123,14 @@ def edit(
 
     original = np.asarray(read.pixels) / 255
     edited = np.asarray(edited)
+    with explained(output):
+        check_finite_image(edited, "edited")
+    if weights is not None and not np.any(np.asarray(weights)):
+        output.note("the mask is empty: nothing was allowed to change")
     white = np.ones(pipe.latent_shape[:2]) if weights is None else np.asarray(weights)
     pixels = white.reshape(pipe.latent_shape[:2])
     pixels = pixels.repeat(pipe.factor, 0).repeat(pipe.factor, 1)
-    inside = pixels > 0
+    inside = pixels > 0.5
     measures = {
         "changed_share": float(inside.mean()),
         "background_psnr_db": _psnr(edited, original, ~inside),

@@ -12,6 +12,7 @@ from jaxinv.cli.console import (
     ExitCode,
     Output,
     check_choice,
+    check_finite_image,
     check_guidance,
     explained,
 )
@@ -144,6 +145,8 @@ def interpolate(
     ]
     figure = plotting.panel([plotting.Row("", tiles)], "Between two images")
     with explained(output):
+        for frame in frames if all(finite) else ():
+            check_finite_image(frame, "interpolated")
         for path, frame in zip(files, frames, strict=True):
             write_image(path, frame)
         plotting.save_figure(figure, out / "strip.png")

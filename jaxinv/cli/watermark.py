@@ -1,5 +1,6 @@
 """``jaxinv watermark``: mark an image while it is made, and find the mark again."""
 
+import secrets
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +9,13 @@ import typer
 from rich.markup import escape
 
 from jaxinv.cli import options
-from jaxinv.cli.console import Output, check_choice, check_guidance, explained
+from jaxinv.cli.console import (
+    Output,
+    check_choice,
+    check_finite_image,
+    check_guidance,
+    explained,
+)
 from jaxinv.cli.inputs import fit
 from jaxinv.files import check_writable_file
 from jaxinv.images import image_suffix, read_image, write_image
@@ -57,8 +64,12 @@ def embed(
     ] = None,
     pattern: Annotated[
         str,
-        typer.Option("--pattern", help="Of a new tree-ring: ring, random or zeros."),
-    ] = "ring",
+        typer.Option(
+            "--pattern",
+            help="Of a new tree-ring: random (default), ring (survives rotations; two "
+            "are alike), or zeros (no secret).",
+        ),
+    ] = "random",
     negative_prompt: options.NegativePrompt = "",
     model: options.Model = "emoji64",
     revision: options.Revision = None,
@@ -66,7 +77,15 @@ def embed(
     guidance: options.Guidance = 3.0,
     sampler: options.SamplerName = "ddim",
     spacing: options.Grid = "log_snr",
-    seed: options.Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            help="Of the noise under the mark. Drawn if not given: whoever knows it "
+            "sees the mark without its key.",
+            min=0,
+        ),
+    ] = None,
     out: options.ImageFile = Path("marked.png"),
     as_json: options.AsJson = False,
 ) -> None:
@@ -100,15 +119,26 @@ def embed(
             found = _new_key(wanted, pattern, pipe.latent_shape)
         elif scheme and _scheme(found) != wanted.replace("_", "-"):
             raise ValueError(f"{key} is a {_scheme(found)} key, not {scheme}")
-        plain = jax.random.normal(jax.random.key(seed), pipe.latent_shape)
+        if seed is None:
+            seed = secrets.randbits(63)
+        plain = jax.random.normal(
+            jax.random.fold_in(jax.random.key(seed >> 32), seed & 0xFFFFFFFF),
+            pipe.latent_shape,
+        )
         noise = found.embed(plain)
         denoise = pipe.denoiser(prompt, negative_prompt, guidance)
         if new:
             watermark.write_key(key, found)
+        elif isinstance(found, watermark.GaussianShadingKey):
+            output.note(
+                "images that share a Gaussian Shading key share all signs of their "
+                "noise: anybody who inverts several sees that they are alike"
+            )
     progress = Progress(output.messages)
     latent, seconds = runs.draw(progress, "sampling", chosen, Observed(denoise), noise)
     image = np.asarray(jax.device_get(pipe.decode(latent)))
     with explained(output):
+        check_finite_image(image, "marked")
         write_image(out, image)
     output.done(f"sampled in {steps} steps", seconds)
     output.show(f"{escape(str(out))}, marked with {escape(str(key))}")
@@ -226,8 +256,6 @@ def _scheme(key: Any) -> str:
 
 def _new_key(scheme: str, pattern: str, shape: tuple[int, int, int]) -> Any:
     """A key drawn by the operating system's generator."""
-    import secrets
-
     import jax
 
     from jaxinv.apps import watermark

@@ -77,6 +77,29 @@ def test_p_values_of_unmarked_noise_are_uniform_and_those_of_marked_tiny(pattern
     assert watermark.p_value(jax.vmap(key.score)(marked)).max() < 1e-6
 
 
+@pytest.mark.parametrize("pattern", ["random", "ring"])
+def test_noise_with_another_key_is_as_any_noise_unless_both_are_rings(pattern):
+    def p_of_another(seed):
+        other = tree_ring(pattern, seed=1000 + seed)
+        return tree_ring(pattern, seed=seed).score(other.embed(noises(1, seed=seed)[0]))
+
+    scores = [p_of_another(seed) for seed in range(200)]
+    found = watermark.p_value(jax.tree.map(lambda *x: np.stack(x), *scores))
+    if pattern == "random":
+        assert kstest(found, "uniform").pvalue > 1e-3
+    else:  # as p_value's docstring says
+        assert 0.3 < np.mean(found <= 0.01) < 0.7
+
+
+@pytest.mark.parametrize("key", [tree_ring(), shading()], ids=["ring", "shading"])
+def test_printing_a_key_does_not_print_its_secret(key):
+    text = repr(key)
+    assert type(key).__name__ in text
+    assert "Array" not in text
+    assert "values" not in text
+    assert "secret" not in text
+
+
 def test_rings_are_kept_by_a_turn_of_the_plane_and_random_keys_are_not():
     def turned(pattern):
         key = tree_ring(pattern)
@@ -209,6 +232,16 @@ def test_a_key_file_gives_the_key_back_is_private_and_never_overwritten(key, tmp
     assert [p.name for p in tmp_path.iterdir()] == ["key.json"]
 
 
+def test_a_key_is_written_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError("no links on this drive")
+
+    monkeypatch.setattr("os.link", refused)
+    test_a_key_file_gives_the_key_back_is_private_and_never_overwritten(
+        tree_ring(), tmp_path
+    )
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -239,6 +272,16 @@ def test_attacks_keep_the_shape_and_do_something(name):
     assert (found.shape, found.dtype) == (pixels.shape, np.uint8)
     assert np.array_equal(found, pixels) == (name == "none")
     np.testing.assert_array_equal(found, ATTACKS[name](pixels))
+
+
+def test_noise_is_another_for_another_image_and_the_same_for_the_same():
+    first, second = np.full((2, 32, 32, 3), 128, np.uint8)
+    second[0, 0] += 1
+    noise = [gaussian_noise(image, 0.05).astype(int) - 128 for image in (first, second)]
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.1
+    np.testing.assert_array_equal(
+        noise[0], gaussian_noise(first, 0.05).astype(int) - 128
+    )
 
 
 def test_stronger_attacks_are_stronger():

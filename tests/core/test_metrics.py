@@ -30,6 +30,13 @@ def test_psnr_is_the_range_over_the_rms_error(dtype):
     assert ji.psnr(a, a + 0.1, data_range=2.0) == pytest.approx(26.0206, abs=1e-4)
 
 
+def test_the_range_of_8_bit_images_is_theirs():
+    a = np.full((2, 2, 3), 100, np.uint8)
+    assert ji.psnr(a, a + np.uint8(10)) == pytest.approx(28.1308, abs=1e-3)
+    with pytest.raises(ValueError, match="bring both to one range"):
+        ji.psnr(a, a / np.float32(255))
+
+
 def test_psnr_of_a_part_counts_nothing_else():
     a = np.zeros((4, 4, 3), np.float32)
     b = a.copy()

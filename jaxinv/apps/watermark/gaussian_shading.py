@@ -3,8 +3,8 @@ r"""Gaussian Shading: a message in the signs of the noise.
 Every bit of the message is repeated over a block of the noise, the repeated bits are
 encrypted with a stream cipher, which makes them look like coin tosses, and each decides
 the sign of one number of the noise. Marked noise is distributed as any other: without
-the secret nothing is to be seen. The message is read by decrypting the signs and taking
-the majority of each block.
+the secret nothing is to be seen in one image, while two that share a key share their
+signs. The message is read by decrypting them and taking the majority of each block.
 
 An image without the mark matches each bit with probability 1/2, so that at least m of k
 matches happen with the probability
@@ -55,9 +55,9 @@ class GaussianShadingKey:
         blocks: (h, w, c) of the block over which a bit is repeated (static).
     """
 
-    message: Bool[Array, "k"]
-    keystream: Bool[Array, "h w c"]
-    secret: UInt8[Array, "48"]
+    message: Bool[Array, "k"] = dataclasses.field(repr=False)
+    keystream: Bool[Array, "h w c"] = dataclasses.field(repr=False)
+    secret: UInt8[Array, "48"] = dataclasses.field(repr=False)
     blocks: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
 
     @property

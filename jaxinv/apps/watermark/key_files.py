@@ -43,13 +43,26 @@ def write_key(
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.link(name, path)
+            _place(name, path)
         except FileExistsError:
             raise FileExistsError(
                 f"{path} exists; keys are never overwritten"
             ) from None
     finally:
-        os.unlink(name)
+        Path(name).unlink(missing_ok=True)
+
+
+def _place(written: str, path: Path) -> None:
+    """Give a written file its name, if that is free."""
+    try:
+        os.link(written, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # No hard links here, as on many network drives: the name is taken first, and
+        # replaced by the whole file then.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.replace(written, path)
 
 
 def read_key(path: str | os.PathLike[str]) -> TreeRingKey | GaussianShadingKey:

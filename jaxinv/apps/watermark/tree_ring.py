@@ -62,7 +62,7 @@ class TreeRingKey:
         pattern: how the values were drawn (static).
     """
 
-    values: Float[Array, "m"]
+    values: Float[Array, "m"] = dataclasses.field(repr=False)
     shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
     radius: int = dataclasses.field(metadata={"static": True})
     channel: int = dataclasses.field(metadata={"static": True})
@@ -143,7 +143,9 @@ def tree_ring_key(
             smaller ones is ``ceil(10 / 64 * min(h, w))``.
         channel: the channel that is marked; negative counts from the last.
         pattern: ``"ring"``: one real value for each ring around zero, which rotations
-            keep; ``"random"``: every coefficient by itself; ``"zeros"``.
+            keep, but of which two with a small radius are alike (see :func:`p_value`);
+            ``"random"``: every coefficient by itself; ``"zeros"``: all 0, a mark
+            without a secret.
 
     Returns:
         The key.
@@ -200,8 +202,14 @@ def p_value(score: TreeRingScore) -> Float[np.ndarray, "..."]:
     hundred coefficients of a latent of 16x16, so that one in a thousand is in truth
     1.4; and the noise found in an image that this model and sampler did not make, or
     found by an inexact inversion, is not white. Mostly it then has more energy in the
-    disc than outside, and p is too large: marks are missed, none are invented. Measure
-    it on images of your own before you rely on it.
+    disc than outside, and p is too large: marks are missed. With less energy there, as
+    after blurring noise, it is too small. Measure it on images of your own before you
+    rely on it.
+
+    Noise with *another* key is not white. Of two ``"random"`` keys that makes no
+    difference. Two ``"ring"`` keys, of as many values as the radius and zero imaginary
+    parts, are so alike that for radius 3 every second pair has a p below 0.01: to tell
+    such keys apart, compare distances (:func:`classify`).
 
     Args:
         score: of :meth:`TreeRingKey.score`; a batch of them, too.
