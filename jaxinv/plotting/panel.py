@@ -96,7 +96,8 @@ def panel(rows: Sequence[Row], title: str, footnote: str = "") -> Figure:
     """
     columns = max(len(row.tiles) for row in rows)
     tile, gap_x, gap_y = 1.55, 0.18, 0.62  # inches
-    left = 1.25 if any(row.label for row in rows) else 0.2
+    longest = max(len(line) for row in rows for line in f"{row.label}\n".split("\n"))
+    left = max(1.25, 0.35 + 0.1 * longest) if longest else 0.2
     top, bottom = 0.95, 0.75 if footnote else 0.4
     width = left + columns * (tile + gap_x) + 0.1
     height = top + len(rows) * (tile + gap_y) - gap_y + bottom
