@@ -73,10 +73,12 @@ picture = jnp.round(255 * pipe.decode(latent)).astype(jnp.uint8)
 methods = {
     "encoder": "encoder",
     "forward_step": ForwardStep(iterations=10 if FAST else 50),
-    "gradient": Gradient(iterations=5 if FAST else 100),
+    "gradient": Gradient(iterations=100),
     "anderson": "anderson",
-    "gauss_newton": GaussNewton(iterations=1 if FAST else 8),
+    "gauss_newton": GaussNewton(iterations=8),
 }
+if FAST:  # what compiles quickly
+    methods = {name: methods[name] for name in ("encoder", "forward_step", "anderson")}
 found = {}
 for name, method in methods.items():
     began = time.perf_counter()
@@ -122,7 +124,7 @@ plotting.panel(rows, "The latent that decodes to this picture")
 # The sampler's inverse is exact here; all that differs is the latent that it starts from.
 
 # %%
-for name in ("encoder", "anderson", "gauss_newton"):
+for name in ("encoder", *list(found)[-2:]):
     inverse = ji.invert(sampler, denoise, found[name].latent, strategy="stepwise")
     print(f"{name:13s} noise {ji.nmse_db(inverse.noise, noise):6.1f} dB")
 inverse = ji.invert(sampler, denoise, latent, strategy="stepwise")
@@ -137,7 +139,7 @@ print(f"true latent   noise {ji.nmse_db(inverse.noise, noise):6.1f} dB")
 
 # %%
 errors = {}
-for step in (0.1, 1.0, 3.0):
+for step in (1.0,) if FAST else (0.1, 1.0, 3.0):
     report = analysis.cocoercivity(
         pipe.encode,
         pipe.decode_unclipped,

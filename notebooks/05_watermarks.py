@@ -196,7 +196,8 @@ print("by chance:", watermark.false_positive_rate(matches, len(message)))
 # %%
 rows = {"Tree-Ring": (key, pictures["marked"]), "Gaussian\nShading": (shading, picture)}
 tiles = {which: [] for which in rows}
-for name in ("none", "JPEG 75", "noise 0.05", "blur 1", "rotation 5", "brightness 1.3"):
+names = ("none", "JPEG 75", "noise 0.05", "blur 1", "rotation 5", "brightness 1.3")
+for name in names[:2] if FAST else names:
     for which, (mark, whole) in rows.items():
         attacked = ATTACKS[name](whole)
         found = watermark.detect(

@@ -49,7 +49,7 @@ from jaxinv import plotting
 # On a GPU or TPU: "stable-diffusion-v1-5/stable-diffusion-v1-5".
 MODEL = os.environ.get("JAXINV_MODEL", "emoji64")
 FAST = bool(os.environ.get("JAXINV_FAST"))  # fewer steps, for tests
-STEPS = 6 if FAST else 20
+STEPS = 8 if FAST else 20
 # At least so many, and a multiple of the devices.
 BATCH = jax.device_count() * -(-(4 if FAST else 8) // jax.device_count())
 print(jax.devices())
