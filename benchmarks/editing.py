@@ -22,8 +22,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.belm_setting import NO_DATA
 from benchmarks.editing_runs import GUIDANCE, KINDS, METHODS, Run, Setting, plan
-from benchmarks.report import RESULTS, provenance, save, table
-from benchmarks.watermark_report import share
+from benchmarks.report import RESULTS, provenance, save, share, table
 from jaxinv import plotting
 
 

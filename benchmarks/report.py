@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from scipy.stats import binomtest
 
 from jaxinv.files import open_atomically
 
@@ -30,6 +31,14 @@ def decibels(values: Sequence[float] | np.ndarray) -> str:
         bad = int(np.sum(~np.isfinite(values)))
         return f"{bad} of {values.size} not finite"
     return f"{np.median(values):.1f} / {np.max(values):.1f}"
+
+
+def share(hits: int, count: int) -> str:
+    """A share with its 95 % interval (Wilson)."""
+    if not count:
+        return "-"
+    low, high = binomtest(hits, count).proportion_ci(method="wilson")
+    return f"{100 * hits / count:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def provenance(command: str) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import binomtest, kstest, mannwhitneyu
+from scipy.stats import kstest, mannwhitneyu
 
-from benchmarks.report import provenance, table
+from benchmarks.report import provenance, share, table
 from benchmarks.watermark_runs import (
     CASES,
     DECODERS,
@@ -31,14 +31,6 @@ NAMES = {
     for method in METHODS
     for decoder in DECODERS
 }
-
-
-def share(hits: int, count: int) -> str:
-    """A share with its 95 % interval (Wilson)."""
-    if not count:
-        return "-"
-    low, high = binomtest(hits, count).proportion_ci(method="wilson")
-    return f"{100 * hits / count:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def chosen(setting: Setting, **wanted: Any) -> list[tuple[Any, dict[str, Any]]]:

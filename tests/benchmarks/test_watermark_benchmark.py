@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.report import share
 from benchmarks.watermark import main
-from benchmarks.watermark_report import share, verdict
+from benchmarks.watermark_report import verdict
 from benchmarks.watermark_runs import Run
 
 
