@@ -202,8 +202,8 @@ def p_value(score: TreeRingScore) -> Float[np.ndarray, "..."]:
     hundred coefficients of a latent of 16x16, so that one in a thousand is in truth
     1.4; and the noise found in an image that this model and sampler did not make, or
     found by an inexact inversion, is not white. Mostly it then has more energy in the
-    disc than outside, and p is too large: marks are missed. With less energy in the disc
-    it is too small. Measure it on images of your own before you rely on it.
+    disc than outside, and p is too large: marks are missed. With less energy in the
+    disc it is too small. Measure it on images of your own before you rely on it.
 
     Noise with *another* key is not white. Of two ``"random"`` keys that makes no
     difference. Two ``"ring"`` keys, of as many values as the radius and zero imaginary
