@@ -1,0 +1,1 @@
+"""Jobs: a data set of images to their noise, whatever happens on the way."""
