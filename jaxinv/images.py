@@ -7,7 +7,9 @@ because the inversion of an altered picture is not the inversion of the picture.
 
 import io
 import os
-import warnings
+import stat
+import struct
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +20,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from jaxinv.files import open_atomically
 
 _ORIENTATION = 0x0112  # the EXIF tag; 1 means upright
+# What Pillow's many decoders raise on damaged files.
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    EOFError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    NotImplementedError,
+)
 
 
 class ReadImage(NamedTuple):
@@ -46,37 +62,67 @@ def read_image(path: str | os.PathLike[str]) -> ReadImage:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not an image, is damaged, or is unreasonably large.
+        ValueError: If the file is not an image, is damaged, has values that are not
+            finite, or is unreasonably large (by its header: nothing is decoded).
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not an image")
-    if not path.exists():
-        raise FileNotFoundError(f"no such image: {path}")
+    _check_readable(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _to_rgb(image)
+        with Image.open(path) as image:
+            _check_size(image, path)
+            read = _to_rgb(image)
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not an image that can be read") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
         raise ValueError(f"{path} is too large an image: {error}") from None
     except PermissionError:
         raise ValueError(f"{path} may not be read (permission denied)") from None
-    except (OSError, SyntaxError, EOFError) as error:  # Pillow: damaged or truncated
-        raise ValueError(f"{path} is damaged: {error}") from None
+    except _DAMAGED as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} is damaged: {reason}") from None
+    if read is None:
+        raise ValueError(f"{path} has values that are NaN or infinite")
+    return read
 
 
-def _to_rgb(image: Image.Image) -> ReadImage:
+def _check_readable(path: Path) -> None:
+    """Raises unless there is a regular file: reading a pipe could wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        dangling = path.is_symlink()
+        reason = ": a link to a file that does not exist" if dangling else ""
+        raise FileNotFoundError(f"no such image: {path}{reason}") from None
+    except PermissionError:
+        raise ValueError(f"{path} may not be read (permission denied)") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{path} is a folder, not an image")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} is not a file (but a pipe, socket or device)")
+
+
+def _check_size(image: Image.Image, path: Path) -> None:
+    # Pillow only warns of what is between its limit and twice that, and warnings cannot
+    # be turned into errors in one thread alone.
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise Image.DecompressionBombError(
+            f"{image.width}x{image.height} are more than {limit} pixels"
+        )
+
+
+def _to_rgb(image: Image.Image) -> ReadImage | None:
+    """The picture; None if it has values that are not finite."""
     changes = []
     if getattr(image, "n_frames", 1) > 1:
         changes.append(f"took the first of {image.n_frames} frames")  # type: ignore[attr-defined]
-    if image.mode.startswith(("I", "F")):
-        return ReadImage(*_reduce_depth(image, changes))
     upright = ImageOps.exif_transpose(image)
     if image.getexif().get(_ORIENTATION, 1) != 1:
         changes.append("turned as its orientation tag says")
+    if upright.mode.startswith(("I", "F")):
+        return _reduce_depth(upright, changes)
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
         if np.asarray(rgba)[..., 3].min() < 255:
@@ -88,18 +134,20 @@ def _to_rgb(image: Image.Image) -> ReadImage:
     return ReadImage(np.array(upright.convert("RGB")), tuple(changes))
 
 
-def _reduce_depth(
-    image: Image.Image, changes: list[str]
-) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[str, ...]]:
+def _reduce_depth(image: Image.Image, changes: list[str]) -> ReadImage | None:
     """Greyscale of more than 8 bits; Pillow's own conversion would clip it at 255."""
     values = np.asarray(image).astype(np.float64)
+    if not np.all(np.isfinite(values)):
+        return None
     if image.mode.startswith("F"):
         scale = 1.0 if values.max(initial=0.0) <= 1.0 else 255.0
     else:
         scale = 65535.0
-    grey = to_uint8(np.clip(values / scale, 0.0, 1.0))
+    if clipped := int(np.sum((values < 0) | (values > scale))):
+        changes.append(f"clipped {clipped} pixels outside of 0 to {scale:g}")
+    grey = to_uint8(values / scale)
     changes.append(f"reduced mode {image.mode} to 8 bits")
-    return np.repeat(grey[..., None], 3, axis=-1), tuple(changes)
+    return ReadImage(np.repeat(grey[..., None], 3, axis=-1), tuple(changes))
 
 
 def resize_image(
@@ -137,6 +185,38 @@ def describe_resize(found: tuple[int, int], wanted: tuple[int, int]) -> str:
     if crop == (h, w):
         return f"resample {start} to {width}x{height}"
     return f"centre-crop {start} to {crop[1]}x{crop[0]} and {target}"
+
+
+def fit_image(
+    read: ReadImage, path: Path, size: tuple[int, int], model: str, resize: bool
+) -> ReadImage:
+    """Brings an image to a model's size, only if asked to.
+
+    A resized picture is another picture, so this is never done silently.
+
+    Args:
+        read: The image.
+        path: Where it was read from, for the message.
+        size: The model's (height, width).
+        model: The model's name, for the message.
+        resize: Whether :func:`resize_image` may change the picture.
+
+    Returns:
+        The image, with one change more if it was resized.
+
+    Raises:
+        ValueError: If the image has another size and may not be resized.
+    """
+    found = read.pixels.shape[:2]
+    if found == size:
+        return read
+    way = describe_resize(found, size)
+    if not resize:
+        raise ValueError(
+            f"{path} is {found[1]}x{found[0]} and {model} works at "
+            f"{size[1]}x{size[0]}; with --resize, it will {way}"
+        )
+    return ReadImage(resize_image(read.pixels, size), (*read.changes, way))
 
 
 def to_uint8(image: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:

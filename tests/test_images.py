@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import stat
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -116,6 +118,55 @@ def test_an_absurdly_large_image_is_refused(tmp_path, monkeypatch):
     images.write_image(tmp_path / "a.png", random_pixels(64, 64))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match="too large"):
+        images.read_image(tmp_path / "a.png")
+
+
+def test_an_absurdly_large_header_is_refused_before_anything_is_decoded(tmp_path):
+    # A PNG that says 60000x60000 and has no pixels at all.
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    with pytest.raises(ValueError, match="too large"):
+        images.read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_an_error_not_black(tmp_path, bad):
+    values = np.full((4, 4), 0.5, np.float32)
+    values[1, 2] = bad
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        images.read_image(tmp_path / "a.tif")
+
+
+def test_clipped_values_are_said(tmp_path):
+    Image.fromarray(np.array([[-1.0, 0.5, 300.0]], np.float32)).save(tmp_path / "a.tif")
+    read = images.read_image(tmp_path / "a.tif")
+    assert read.pixels[0, :, 0].tolist() == [0, 0, 255]
+    assert any("clipped 2 pixels" in change for change in read.changes)
+
+
+def test_orientation_is_applied_at_sixteen_bits_too(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((6, 9), np.uint16)).save(tmp_path / "a.png", exif=exif)
+    assert images.read_image(tmp_path / "a.png").pixels.shape == (9, 6, 3)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="pipe"):
+        images.read_image(tmp_path / "a.png")
+
+
+def test_a_device_is_refused():
+    with pytest.raises(ValueError, match="device"):
+        images.read_image("/dev/zero")
+
+
+def test_a_dangling_link_is_named(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(FileNotFoundError, match="link to a file that does not exist"):
         images.read_image(tmp_path / "a.png")
 
 
