@@ -24,7 +24,7 @@ class Request(NamedTuple):
         guidance: classifier-free guidance scale; finite.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of that name
     pixels: UInt8[np.ndarray, "h w 3"]
     prompt: str
     negative_prompt: str
@@ -45,7 +45,7 @@ class Answer(NamedTuple):
             failed request are not looked at.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of that name
     state: Float[np.ndarray, "*k h w c"]
     noise: Float[np.ndarray, "h w c"]
     certificate: dict[str, Any]

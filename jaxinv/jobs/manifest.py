@@ -1,0 +1,225 @@
+"""What a job works on: the rows of a manifest, checked before anything starts.
+
+A manifest is a JSONL or CSV file, or a folder of images. A row names an image, relative
+to the manifest's folder, and may have a prompt, a negative prompt and a guidance of its
+own; what a row does not say (an absent or empty CSV cell, ``null``) is the default. The
+position of a row is its name for ever: row i of the results belongs to it.
+"""
+
+import csv
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxinv.files import to_json
+
+#: Files of these endings are the images of a folder; others in it are ignored.
+IMAGE_SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga",
+    ".tif", ".tiff", ".webp",
+)  # fmt: skip
+_KNOWN = ("path", "prompt", "negative_prompt", "guidance")
+_SHOWN = 5  # wrong lines that an error names
+
+
+class Row(NamedTuple):
+    """One image of a job.
+
+    Attributes:
+        path: as the manifest has it: absolute, or relative to ``Manifest.root``.
+        prompt: what the image shows.
+        negative_prompt: what guidance pushes away from.
+        guidance: classifier-free guidance scale; finite.
+        extra: columns that mean nothing here, kept; None if there are none.
+    """
+
+    path: str
+    prompt: str
+    negative_prompt: str
+    guidance: float
+    extra: dict[str, Any] | None = None
+
+
+class Manifest(NamedTuple):
+    """All images of a job.
+
+    Attributes:
+        root: the folder that relative paths start from.
+        rows: the images, in order.
+    """
+
+    root: Path
+    rows: list[Row]
+
+    def lines(self) -> Iterator[bytes]:
+        """The rows as JSON, one line each: what ``manifest.jsonl`` holds."""
+        for index, row in enumerate(self.rows):
+            record = {"index": index, **row._asdict()}
+            if row.extra is None:
+                del record["extra"]
+            yield to_json(record).encode() + b"\n"
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the rows; where the folder lies is no part of it."""
+        digest = hashlib.sha256()
+        for line in self.lines():
+            digest.update(line)
+        return digest.hexdigest()
+
+
+def read_manifest(
+    path: str | os.PathLike[str],
+    *,
+    prompt: str = "",
+    negative_prompt: str = "",
+    guidance: float = 1.0,
+) -> Manifest:
+    """Reads a manifest, or lists a folder.
+
+    Of a folder, all images below it are taken, sorted by path; hidden files and folders
+    and files with other endings than ``IMAGE_SUFFIXES`` are ignored. In a manifest
+    every row counts: what cannot be read as an image becomes a failure of the job.
+
+    Args:
+        path: A ``.jsonl`` or ``.csv`` file, UTF-8, or a folder. A CSV file starts with
+            the names of its columns.
+        prompt: Of rows that have none.
+        negative_prompt: Likewise.
+        guidance: Likewise.
+
+    Returns:
+        The rows. One path may occur in several.
+
+    Raises:
+        FileNotFoundError: If there is nothing of that name.
+        ValueError: If it is no manifest, has no rows, or has wrong ones: the message
+            names the first few, by line.
+    """
+    path = Path(path)
+    default = Row("", prompt, negative_prompt, guidance)
+    if path.is_dir():
+        return _check_rows(Manifest(path, list(_rows_of_folder(path, default))), path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such manifest: {path}")
+    readers: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]]
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
+    if not path.is_file() or path.suffix.lower() not in readers:
+        raise ValueError(
+            f"{path} is no manifest: expected a .jsonl or .csv file, or a folder of "
+            "images"
+        )
+    rows, wrong = [], []
+    try:
+        for line, record in readers[path.suffix.lower()](path):
+            try:
+                rows.append(_row(record, default))
+            except ValueError as error:
+                wrong.append(f"line {line}: {error}")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+    if wrong:
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise ValueError(f"{path}: {'; '.join(wrong[:_SHOWN])}{more}")
+    return _check_rows(Manifest(path.parent, rows), path)
+
+
+def _check_rows(manifest: Manifest, path: Path) -> Manifest:
+    if not manifest.rows:
+        what = "holds no images" if path.is_dir() else "has no rows"
+        raise ValueError(f"{path} {what}: there is nothing to do")
+    return manifest
+
+
+def _rows_of_folder(folder: Path, default: Row) -> Iterator[Row]:
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                found.append(os.path.relpath(os.path.join(parent, name), folder))
+    for path in sorted(found):
+        yield default._replace(path=path)
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    """The rows with their line numbers; a reason in place of one that is no JSON."""
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    yield number, ValueError(f"not JSON: {error}")
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, Any]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            names = reader.fieldnames or []
+            if "path" not in names or len(set(names)) < len(names):
+                raise ValueError(
+                    f"{path} must start with the names of its columns, each once and "
+                    f"path among them; it starts with {', '.join(names) or 'nothing'}"
+                )
+            for record in reader:
+                if None in record or None in record.values():
+                    reason = f"expected {len(names)} cells, as in the first line"
+                    yield reader.line_num, ValueError(reason)
+                else:
+                    given = {name: cell for name, cell in record.items() if cell}
+                    yield reader.line_num, _with_number(given)
+        except csv.Error as error:
+            raise ValueError(
+                f"{path}: line {reader.reader.line_num}: {error}"
+            ) from None
+
+
+def _with_number(record: dict[str, Any]) -> dict[str, Any] | ValueError:
+    """A CSV record with its guidance as a number."""
+    if "guidance" not in record:
+        return record
+    try:
+        return record | {"guidance": float(record["guidance"])}
+    except ValueError:
+        text = record["guidance"]
+        return ValueError(f"guidance must be a finite number, got {text!r}")
+
+
+def _row(record: Any, default: Row) -> Row:
+    """A row of a record.
+
+    Raises:
+        ValueError: If it is none; ``record`` itself, where that is the reason.
+    """
+    if isinstance(record, ValueError):
+        raise record
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a JSON object, got {type(record).__name__}")
+    given = {key: record[key] for key in _KNOWN if record.get(key) is not None}
+    if "path" not in given:
+        raise ValueError("there is no path")
+    for key in ("path", "prompt", "negative_prompt"):
+        if not isinstance(given.get(key, ""), str):
+            raise ValueError(f"{key} must be text, got {given[key]!r}")
+    if not given["path"] or "\0" in given["path"]:
+        raise ValueError(f"path must name a file, got {given['path']!r}")
+    if "guidance" in given:
+        given["guidance"] = _finite(given["guidance"])
+    extra = {key: record[key] for key in record if key not in _KNOWN}
+    return default._replace(**given, extra=extra or None)
+
+
+def _finite(value: Any) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    try:
+        result = float(value) if number else math.nan
+    except OverflowError:
+        result = math.nan
+    if not math.isfinite(result):
+        raise ValueError(f"guidance must be a finite number, got {value!r}")
+    return result

@@ -1,0 +1,102 @@
+"""The simplest engine: one image after the other, as the library does it.
+
+What faster engines do is compared with it.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxinv.jobs.interface import Answer, Engine, Request
+from jaxinv.pipeline import ImageInversion, LatentDiffusion
+from jaxinv.sampling import Sampler
+from jaxinv.state import SamplerState
+
+
+def one_by_one(
+    pipe: LatentDiffusion,
+    sampler: Sampler,
+    *,
+    strategy: str = "auto",
+    decoder: str = "anderson",
+) -> Engine:
+    """Makes an engine of :meth:`jaxinv.LatentDiffusion.invert`.
+
+    Args:
+        pipe: The model.
+        sampler: The sampler.
+        strategy: As of :func:`jaxinv.invert`.
+        decoder: Name of a decoder inversion.
+
+    Returns:
+        The engine. It compiles once for guidance 1 and once for any other.
+    """
+
+    def engine(requests: Iterable[Request]) -> Iterator[Answer]:
+        for request in requests:
+            denoise = pipe.denoiser(
+                request.prompt, request.negative_prompt, request.guidance
+            )
+            found = pipe.invert(
+                request.pixels,
+                sampler,
+                denoise,
+                decoder=decoder,
+                strategy=strategy,
+                schedule=pipe.schedule,
+            )
+            yield answer(request.index, jax.device_get(found), strategy, decoder)
+
+    return engine
+
+
+def answer(index: int, found: ImageInversion, strategy: str, decoder: str) -> Answer:
+    """What an engine says of an image that was inverted.
+
+    Args:
+        index: Of the request.
+        found: With arrays on the host.
+        strategy: That was asked for.
+        decoder: Likewise.
+
+    Returns:
+        The answer; a failure if the noise is not finite.
+    """
+    state = found.state
+    kept = state.values if isinstance(state, SamplerState) else state
+    values = np.asarray(kept, np.float32)
+    failure = None
+    if not np.all(np.isfinite(values)):
+        failure = "the inversion overflowed: there is no noise that is finite"
+    return Answer(
+        index,
+        values,
+        np.asarray(found.noise, np.float32),
+        certificate(found, strategy, decoder),
+        failure,
+    )
+
+
+def certificate(found: ImageInversion, strategy: str, decoder: str) -> dict[str, Any]:
+    """The certificate of an image, without what is said of single steps."""
+    result, latent = found.sampler, found.decoder
+    return {
+        "converged": bool(result.converged),
+        "residual": float(result.residual),
+        "num_evals": int(result.num_evals),
+        "depth": int(result.depth),
+        "stages": [strategy],
+        "decoder": {
+            "method": decoder,
+            "converged": bool(latent.converged),
+            "residual": float(latent.residual),
+            "encoder_residual": float(latent.encoder_residual),
+            "latent_change": float(latent.latent_change),
+            "iterations": int(latent.iterations),
+            "num_decodes": int(latent.num_decodes),
+            "num_encodes": int(latent.num_encodes),
+            "num_products": int(latent.num_products),
+        },
+    }

@@ -1,0 +1,90 @@
+"""Images from files, ahead of the engine: Grain's threads read while it computes.
+
+Whatever is wrong with a file is a value here, not an exception: one picture that cannot
+be read must not end the reading of a million others.
+"""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from jaxinv.images import fit_image, read_image
+from jaxinv.jobs.manifest import Manifest
+
+_THREADS = 8
+_AHEAD = 64  # images read and not yet asked for
+
+
+class Reading(NamedTuple):
+    """An image of the manifest, or why there is none.
+
+    Attributes:
+        index: row of the manifest.
+        pixels: 8-bit RGB values of the model's size; None if there is a failure.
+        changes: what altered the picture; see :func:`jaxinv.images.read_image`.
+        failure: the reason, with "the file" in place of the path; None if all is well.
+    """
+
+    index: int  # type: ignore[assignment]  # tuples have a method of that name
+    pixels: UInt8[np.ndarray, "h w 3"] | None
+    changes: tuple[str, ...]
+    failure: str | None
+
+
+def read_row(
+    manifest: Manifest, index: int, size: tuple[int, int], model: str, resize: bool
+) -> Reading:
+    """Reads one image.
+
+    Args:
+        manifest: All images.
+        index: Which one.
+        size: The model's (height, width).
+        model: The model's name, for messages.
+        resize: Whether images of another size are cropped and resampled.
+
+    Returns:
+        The image or the reason why there is none; nothing is raised.
+    """
+    path = Path(manifest.root, manifest.rows[index].path)
+    try:
+        read = fit_image(read_image(path), path, size, model, resize)
+    except Exception as error:  # Pillow's decoders raise anything at all
+        known = isinstance(error, ValueError | OSError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        reason = " ".join(reason.replace(str(path), "the file").split())
+        return Reading(index, None, (), reason)
+    return Reading(index, read.pixels, read.changes, None)
+
+
+def read_rows(
+    manifest: Manifest,
+    indices: Int[np.ndarray, " n"],
+    size: tuple[int, int],
+    model: str,
+    resize: bool = False,
+) -> Generator[Reading, None, None]:
+    """Reads images ahead of whoever takes them, in threads.
+
+    Args:
+        manifest: All images.
+        indices: The rows that are wanted.
+        size: The model's (height, width).
+        model: The model's name, for messages.
+        resize: Whether images of another size are cropped and resampled.
+
+    Yields:
+        The images, in the order of the indices.
+    """
+    import grain
+
+    if len(indices) == 0:
+        return
+    dataset = grain.MapDataset.source(indices).map(
+        lambda index: read_row(manifest, int(index), size, model, resize)
+    )
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
+    yield from dataset.to_iter_dataset(options)

@@ -1,0 +1,93 @@
+"""What makes a job's results what they are: settings, weights, rows.
+
+Two starts with the same description give the same results, so the second may go on
+where the first was stopped; any difference means another job.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jaxinv.jobs.folder import FORMAT
+from jaxinv.jobs.manifest import Manifest
+
+
+def describe_job(
+    manifest: Manifest,
+    settings: Mapping[str, Any],
+    shape: tuple[int, ...],
+    chunk_rows: int | None,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The description of a job: what ``job.json`` holds.
+
+    Args:
+        manifest: The images.
+        settings: Everything else that changes results.
+        shape: Of a row of the array.
+        chunk_rows: Of the array; None for a job that keeps none.
+        about: What is good to know and may differ in a later start.
+
+    Returns:
+        What JSON can hold.
+    """
+    return {
+        "format": FORMAT,
+        "settings": dict(settings),
+        "manifest": {
+            "rows": len(manifest.rows),
+            "sha256": manifest.fingerprint(),
+        },
+        "noise": None
+        if chunk_rows is None
+        else {"row_shape": list(shape), "chunk_rows": chunk_rows},
+        "about": {
+            "root": str(manifest.root.absolute()),
+            "jaxinv": _version("jaxinv"),
+            "jax": _version("jax"),
+            **about,
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    """None where a checkout is used that was not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def model_fingerprint(folder: Path) -> str:
+    """SHA-256 of everything that is read of a model: configurations and weights.
+
+    Neither the model's name nor its place are part of it, nor files that are not read,
+    such as the same weights in another format.
+
+    Args:
+        folder: In diffusers' layout, or written by ``jaxinv convert``.
+
+    Returns:
+        The digest, hexadecimal. Some seconds for each GiB.
+
+    Raises:
+        OSError: If a file cannot be read.
+    """
+    from jaxinv.checkpoint import is_checkpoint
+    from weights_convert.pipeline import wanted_files
+
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    if not is_checkpoint(folder / "unet"):
+        found = {name: found[name] for name in sorted(wanted_files(list(found)))}
+    digest = hashlib.sha256()
+    for name, path in found.items():
+        with open(path, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{name}\0{content}\n".encode())
+    return digest.hexdigest()

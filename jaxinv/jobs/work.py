@@ -1,0 +1,117 @@
+"""The loop of a job: images in, results out, in whatever order they come."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxinv.jobs.detect import Detector
+from jaxinv.jobs.interface import Answer, Engine, Request
+from jaxinv.jobs.manifest import Manifest
+from jaxinv.jobs.reading import Reading
+from jaxinv.jobs.recorder import Recorder
+
+
+class TooManyFailuresError(Exception):
+    """More images failed than were allowed; what was done is kept."""
+
+
+def work(
+    manifest: Manifest,
+    engine: Engine,
+    readings: Iterator[Reading],
+    recorder: Recorder,
+    detector: Detector | None,
+    max_failures: int | None,
+) -> None:
+    """Inverts and records until there is no more.
+
+    Args:
+        manifest: The images.
+        engine: Inverts.
+        readings: The images that have no result yet.
+        recorder: Takes the results.
+        detector: Keys to look for.
+        max_failures: As of :func:`jaxinv.jobs.run_job`.
+
+    Raises:
+        OSError: If results cannot be written.
+        TooManyFailuresError: If there were more failures than allowed.
+        RuntimeError: If the engine does not answer each request once.
+    """
+    asked: dict[int, Reading] = {}
+
+    def given_up() -> bool:
+        return max_failures is not None and recorder.counts.new_failed > max_failures
+
+    def requests() -> Iterator[Request]:
+        for reading in readings:
+            row = manifest.rows[reading.index]
+            if reading.failure is not None:
+                recorder.add(_record(manifest, reading), None)
+                if given_up():
+                    return
+                continue
+            asked[reading.index] = reading._replace(pixels=None)
+            assert reading.pixels is not None
+            yield Request(
+                reading.index,
+                reading.pixels,
+                row.prompt,
+                row.negative_prompt,
+                row.guidance,
+            )
+
+    answers = engine(requests())
+    try:
+        for answer in answers:
+            reading = asked.pop(answer.index, None)
+            if reading is None:
+                raise RuntimeError(f"the engine answered {answer.index} unasked")
+            recorder.add(*_result(manifest, reading, answer, detector))
+            if given_up():
+                break
+        if asked and not given_up():
+            raise RuntimeError(f"the engine left {len(asked)} requests unanswered")
+    except BaseException:
+        # What was answered is kept; the reason for stopping is what has to be heard.
+        with contextlib.suppress(OSError):
+            recorder.commit()
+        raise
+    finally:
+        # It may hold threads that still ask for images.
+        if hasattr(answers, "close"):
+            answers.close()
+    recorder.commit()
+    if given_up():
+        raise TooManyFailuresError(
+            f"{recorder.counts.new_failed} images failed, more than the {max_failures} "
+            "that were allowed"
+        )
+
+
+def _result(
+    manifest: Manifest, reading: Reading, answer: Answer, detector: Detector | None
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """The record of an answer and its row of the array."""
+    failure = answer.failure
+    if failure is None and not np.all(np.isfinite(answer.state)):
+        failure = "the inversion gave values that are NaN or infinite"
+    if failure is not None:
+        return _record(manifest, reading._replace(failure=failure)), None
+    verdict = {} if detector is None else detector.verdict(answer.noise)
+    record = _record(manifest, reading) | answer.certificate | verdict
+    return record, np.asarray(answer.state, np.float32)
+
+
+def _record(manifest: Manifest, reading: Reading) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "index": reading.index,
+        "path": manifest.rows[reading.index].path,
+    }
+    if reading.changes:
+        record["changes"] = reading.changes
+    if reading.failure is not None:
+        record["failure"] = reading.failure
+    return record
