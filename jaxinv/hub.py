@@ -7,6 +7,7 @@ reading, or an Orbax checkpoint that ``jaxinv convert`` wrote. Nothing here need
 PyTorch, and only hub names need a network, the first time.
 """
 
+import dataclasses
 import importlib.resources
 import json
 import os
@@ -18,6 +19,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxinv.models.attention import Implementation
+from jaxinv.models.options import check_options, with_options
+from jaxinv.models.remat import Remat
 from jaxinv.pipeline import LatentDiffusion
 from jaxinv.schedule import NoiseSchedule, schedule_from_diffusers
 
@@ -31,6 +35,8 @@ def load(
     param_dtype: DTypeLike | None = None,
     revision: str | None = None,
     schedule: NoiseSchedule | None = None,
+    attention: Implementation = None,
+    remat: Remat = "none",
 ) -> LatentDiffusion:
     """Loads a text-to-image latent diffusion model.
 
@@ -48,13 +54,18 @@ def load(
         schedule: The schedule that the model was trained with, for folders whose
             scheduler does not say it: InstaFlow's names a diffusion sampler, and is
             ``flow_matching(prediction_type="rectified_flow")``.
+        attention: Who computes attention: ``"xla"``, ``"cudnn"`` (NVIDIA GPUs, 16
+            bits) or None for JAX's own choice; see
+            :func:`jaxinv.models.with_options`.
+        remat: What reverse-mode derivatives keep of each block: ``"none"`` computes
+            nothing twice, ``"dots"`` norms and attention, ``"blocks"`` everything.
 
     Returns:
         The model.
 
     Raises:
         ValueError: If the folder holds no model, or one that is not implemented, or
-            damaged weights.
+            damaged weights; or if an option is unknown or cannot be had here.
         FileNotFoundError: If there is no such model anywhere; says what was tried.
 
     Example:
@@ -63,11 +74,23 @@ def load(
         >>> pipe.image_size, pipe.latent_shape
         ((64, 64), (16, 16, 4))
     """
+    check_options(attention, remat, dtype)
     folder = find_model(name_or_path, revision=revision)
     given = os.fspath(name_or_path)
     name = folder.resolve().name if Path(given).expanduser().is_dir() else given
     kinds = jnp.dtype(dtype), jnp.dtype(param_dtype or dtype)
-    return _load_folder(folder, name, *kinds, schedule)
+    pipe = _load_folder(folder, name, *kinds, schedule)
+    return dataclasses.replace(
+        pipe,
+        unet=with_options(pipe.unet, attention=attention, remat=remat),
+        text_encoder=with_options(pipe.text_encoder, attention=attention, remat=remat),
+        # cuDNN's heads are smaller than the autoencoder's one.
+        vae=with_options(
+            pipe.vae,
+            attention=None if attention == "cudnn" else attention,
+            remat=remat,
+        ),
+    )
 
 
 def embedded_models() -> tuple[str, ...]:

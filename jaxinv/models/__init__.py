@@ -9,6 +9,7 @@ from jaxinv.models.autoencoder_kl import AutoencoderKL, DiagonalGaussian
 from jaxinv.models.autoencoder_tiny import AutoencoderTiny
 from jaxinv.models.autoencoder_tiny_config import AutoencoderTinyConfig
 from jaxinv.models.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextOutput
+from jaxinv.models.options import with_options
 from jaxinv.models.registry import abstract_component, component_config
 from jaxinv.models.unet import UNet2DConditionModel
 from jaxinv.models.unet_config import UNet2DConditionConfig
@@ -26,4 +27,5 @@ __all__ = [
     "UNet2DConditionModel",
     "abstract_component",
     "component_config",
+    "with_options",
 ]

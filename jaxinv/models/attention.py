@@ -1,19 +1,27 @@
 """Attention and the spatial transformer of Stable Diffusion's UNet.
 
 Attention is ``softmax(Q K^T / sqrt(d)) V`` through ``jax.nn.dot_product_attention``,
-which keeps logits and softmax in float32 whatever the compute dtype.
+which keeps logits and softmax in float32 whatever the compute dtype. Who computes it,
+XLA or cuDNN, is an option of the layer (:mod:`jaxinv.models.options`).
 
 References:
     Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models",
     2022. https://arxiv.org/abs/2112.10752
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from jaxinv.models.flash import flash_attention, flash_takes
 from jaxinv.models.layers import LayerFactory, Placeholder, gelu
+from jaxinv.models.remat import PRODUCT, Remat, rematerialised
+
+Implementation = Literal["xla", "cudnn"] | None
 
 
 def dot_product_attention(
@@ -22,6 +30,8 @@ def dot_product_attention(
     value: Float[Array, "k n d"],
     *,
     is_causal: bool = False,
+    upcast: bool = False,
+    implementation: Implementation = None,
 ) -> Float[Array, "q n d"]:
     """Scaled dot-product attention with ``n`` heads of size ``d``.
 
@@ -30,12 +40,29 @@ def dot_product_attention(
         key: One vector per head and key.
         value: One vector per head and key.
         is_causal: Whether query i sees only the keys up to i.
+        upcast: Whether to compute in float32 at least. Without it, the weights are
+            rounded to the dtype of ``query`` after the softmax, which is in float32.
+        implementation: ``"xla"``, ``"cudnn"``, or None for JAX's own choice (XLA, as of
+            JAX 0.10). cuDNN takes what it can, 16 bits and heads of some sizes
+            (:func:`~jaxinv.models.flash.flash_takes`), and leaves the rest to XLA. It
+            disregards ``upcast``: its logits and softmax are float32, which is what
+            the option is there for, and its inputs cannot be.
 
     Returns:
         One vector per head and query, in the dtype of ``query``.
     """
+    dtype = query.dtype
+    if implementation == "cudnn":
+        if flash_takes(query.shape[-1], dtype):
+            return flash_attention(query, key, value, is_causal)
+        implementation = "xla"
+    if upcast:
+        wide = jnp.promote_types(dtype, jnp.float32)
+        query, key, value = (y.astype(wide) for y in (query, key, value))
     if query.dtype != jnp.float64:
-        return jax.nn.dot_product_attention(query, key, value, is_causal=is_causal)
+        return jax.nn.dot_product_attention(
+            query, key, value, is_causal=is_causal, implementation=implementation
+        ).astype(dtype)
     # JAX's own rounds the softmax to float32, also for float64 inputs.
     logits = jnp.einsum("qnd,knd->nqk", query, key) / jnp.sqrt(query.shape[-1])
     if is_causal:
@@ -57,6 +84,9 @@ class Attention(nnx.Module):
             (the autoencoder's attention block).
         epsilon: Added to the variance of that normalisation.
         make: Layer factory.
+
+    The attributes ``implementation`` and ``remat`` (for the autoencoder's block) are
+    set by :func:`jaxinv.models.with_options`.
     """
 
     def __init__(
@@ -76,6 +106,8 @@ class Attention(nnx.Module):
         context_features = features if context_features is None else context_features
         self.heads = heads
         self.upcast = upcast
+        self.implementation: Implementation = None
+        self.remat: Remat = "none"
         self.group_norm = (
             None
             if norm_groups is None
@@ -86,6 +118,7 @@ class Attention(nnx.Module):
         self.to_v = make.linear(context_features, features, use_bias=use_bias)
         self.to_out = nnx.List([make.linear(features, features)])
 
+    @rematerialised
     def __call__(
         self,
         x: Float[Array, "*space c"],
@@ -101,11 +134,13 @@ class Attention(nnx.Module):
             y.reshape(y.shape[0], self.heads, -1)
             for y in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
-        dtype = query.dtype
-        if self.upcast:
-            wide = jnp.promote_types(dtype, jnp.float32)
-            query, key, value = (y.astype(wide) for y in (query, key, value))
-        y = dot_product_attention(query, key, value).astype(dtype)
+        y = dot_product_attention(
+            query,
+            key,
+            value,
+            upcast=self.upcast,
+            implementation=self.implementation,
+        )
         y = self.to_out[0](y.reshape(x.shape)).reshape(residual.shape)
         return y if self.group_norm is None else y + residual
 
@@ -230,6 +265,7 @@ class Transformer2DModel(nnx.Module):
                 return make.linear(channels, channels)
             return make.conv(channels, channels, kernel=1)
 
+        self.remat: Remat = "none"
         self.norm = make.group_norm(groups, channels, epsilon=1e-6)
         self.proj_in = projection()
         self.transformer_blocks = nnx.List(
@@ -247,11 +283,13 @@ class Transformer2DModel(nnx.Module):
         )
         self.proj_out = projection()
 
+    @rematerialised
     def __call__(
         self, x: Float[Array, "h w c"], context: Float[Array, "k d"]
     ) -> Float[Array, "h w c"]:
         """Mixes positions with each other and with the context."""
-        y = self.proj_in(self.norm(x)).reshape(-1, x.shape[-1])
+        y = checkpoint_name(self.proj_in(self.norm(x)), PRODUCT)
+        y = y.reshape(-1, x.shape[-1])
         for block in self.transformer_blocks:
             y = block(y, context)
         return self.proj_out(y.reshape(x.shape)) + x

@@ -19,9 +19,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxinv.models.attention import dot_product_attention
+from jaxinv.models.attention import Implementation, dot_product_attention
 from jaxinv.models.config import config_to_dict
 from jaxinv.models.layers import LayerFactory, activation
+from jaxinv.models.remat import Remat, rematerialised
 
 # The end-of-text token id that configurations carried by mistake for a long time.
 _LEGACY_EOS = 2
@@ -138,6 +139,7 @@ class CLIPAttention(nnx.Module):
     def __init__(self, config: CLIPTextConfig, make: LayerFactory):
         d = config.hidden_size
         self.heads = config.num_attention_heads
+        self.implementation: Implementation = None
         self.q_proj = make.linear(d, d)
         self.k_proj = make.linear(d, d)
         self.v_proj = make.linear(d, d)
@@ -149,7 +151,9 @@ class CLIPAttention(nnx.Module):
             projection(x).reshape(x.shape[0], self.heads, -1)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        y = dot_product_attention(query, key, value, is_causal=True)
+        y = dot_product_attention(
+            query, key, value, is_causal=True, implementation=self.implementation
+        )
         return self.out_proj(y.reshape(x.shape))
 
 
@@ -171,11 +175,13 @@ class CLIPEncoderLayer(nnx.Module):
 
     def __init__(self, config: CLIPTextConfig, make: LayerFactory):
         d, epsilon = config.hidden_size, config.layer_norm_eps
+        self.remat: Remat = "none"
         self.layer_norm1 = make.layer_norm(d, epsilon=epsilon)
         self.self_attn = CLIPAttention(config, make)
         self.layer_norm2 = make.layer_norm(d, epsilon=epsilon)
         self.mlp = CLIPMLP(config, make)
 
+    @rematerialised
     def __call__(self, x: Float[Array, "l d"]) -> Float[Array, "l d"]:
         """Applies the layer."""
         x = x + self.self_attn(self.layer_norm1(x))

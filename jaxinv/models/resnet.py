@@ -11,9 +11,11 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jaxinv.models.layers import LayerFactory
+from jaxinv.models.remat import PRODUCT, Remat, rematerialised
 
 
 class ResnetBlock2D(nnx.Module):
@@ -44,6 +46,7 @@ class ResnetBlock2D(nnx.Module):
         output_scale: float = 1.0,
         make: LayerFactory,
     ):
+        self.remat: Remat = "none"
         self.activation = activation
         self.scale_shift = time_scale_shift == "scale_shift"
         self.output_scale = output_scale
@@ -61,11 +64,13 @@ class ResnetBlock2D(nnx.Module):
             else make.conv(in_channels, out_channels, kernel=1)
         )
 
+    @rematerialised
     def __call__(
         self, x: Float[Array, "h w c"], time: Float[Array, " d"] | None = None
     ) -> Float[Array, "h w c2"]:
         """Applies the block; ``time`` is required if the block is conditioned."""
         h = self.conv1(self.activation(self.norm1(x)))
+        h = checkpoint_name(h, PRODUCT)
         if self.time_emb_proj is None:
             h = self.norm2(h)
         elif time is None:

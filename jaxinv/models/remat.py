@@ -1,0 +1,66 @@
+r"""Rematerialisation: computing activations a second time in place of keeping them.
+
+Reverse-mode derivatives need the activations of the forward pass. A *policy* says what
+is kept of each block of a network (a residual block, a spatial transformer, a layer of
+the text encoder); the rest is computed again when the backward pass gets there.
+
+=========  =========================================================  =================
+policy     kept of a block                                            computed again
+=========  =========================================================  =================
+"none"     all activations                                            nothing
+"dots"     its input, and what convolutions and dense layers return   norms, attention
+"blocks"   its input                                                  the whole block
+=========  =========================================================  =================
+
+Outputs, inference and forward-mode derivatives are those of the same program.
+
+References:
+    Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
+    https://arxiv.org/abs/1604.06174
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import jax
+
+Remat = Literal["none", "blocks", "dots"]
+
+#: What the outputs of convolutions are called that the policy "dots" keeps (no policy
+#: sees into the convolutions of this library, whose derivative is its own).
+PRODUCT = "jaxinv.product"
+
+_kept = jax.checkpoint_policies
+_POLICIES: dict[str, Callable[..., Any] | None] = {
+    "blocks": None,
+    # Dense layers have no batch axes, products of activations (attention) have: heads.
+    "dots": _kept.save_from_both_policies(
+        _kept.dots_with_no_batch_dims_saveable, _kept.save_only_these_names(PRODUCT)
+    ),
+}
+
+#: The names of all policies.
+REMATS = ("none", *_POLICIES)
+
+_Call = TypeVar("_Call", bound=Callable[..., Any])
+
+
+def rematerialised(call: _Call) -> _Call:
+    """Lets a module's ``__call__`` follow the policy in its attribute ``remat``.
+
+    Args:
+        call: The method.
+
+    Returns:
+        A method with the same signature.
+    """
+
+    @functools.wraps(call)
+    def wrapped(self: Any, *args: Any) -> Any:
+        if self.remat == "none":
+            return call(self, *args)
+        block = functools.partial(call, self)
+        return jax.checkpoint(block, policy=_POLICIES[self.remat])(*args)
+
+    return wrapped  # type: ignore[return-value]
