@@ -5,9 +5,14 @@ A *stage* is a hashable value with a method ``solve``. It gets the table, the de
 trajectory with its certificate and its cost. A plan is a tuple of stages: the best
 trajectory by worst residual is kept, costs add up, and a sample that has converged
 passes later stages at no cost. Under ``jax.vmap`` this happens per sample.
+
+Most stages are loops, and those whose pieces are known (:class:`LoopStage`) can be left
+after any iteration and taken up again, which is what lets the lanes of a batch work on
+without waiting for one another (:mod:`jaxinv.lanes`).
 """
 
-from typing import NamedTuple, Protocol
+import dataclasses
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +69,109 @@ class Stage(Protocol):
         ...
 
 
+class LoopStage:
+    """A stage in pieces; what makes it a :class:`Stage` is here."""
+
+    def begin(
+        self,
+        table: LinearMultistep,
+        denoise: Denoiser,
+        start: Float[Array, "*shape"],
+        known: Solved | None,
+        active: Bool[Array, ""],
+    ) -> Any:
+        """Before the first iteration; the arguments are those of ``solve``."""
+        raise NotImplementedError
+
+    def running(
+        self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
+    ) -> Bool[Array, ""]:
+        """Whether there is more to do; never, if the sample is not active."""
+        raise NotImplementedError
+
+    def advance(
+        self,
+        table: LinearMultistep,
+        denoise: Denoiser,
+        start: Float[Array, "*shape"],
+        carry: Any,
+    ) -> Any:
+        """One iteration."""
+        raise NotImplementedError
+
+    def finish(
+        self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
+    ) -> Solved:
+        """What was found up to here."""
+        raise NotImplementedError
+
+    def solve(
+        self,
+        table: LinearMultistep,
+        denoise: Denoiser,
+        start: Float[Array, "*shape"],
+        known: Solved | None,
+        active: Bool[Array, ""],
+    ) -> Solved:
+        """All iterations; see :class:`Stage`."""
+        carry = jax.lax.while_loop(
+            lambda carry: self.running(table, start, carry),
+            lambda carry: self.advance(table, denoise, start, carry),
+            self.begin(table, denoise, start, known, active),
+        )
+        return self.finish(table, start, carry)
+
+
+@dataclasses.dataclass(frozen=True)
+class InOnePiece(LoopStage):
+    """Any stage as a loop of one iteration.
+
+    Attributes:
+        stage: the stage.
+    """
+
+    stage: Stage
+
+    def begin(
+        self,
+        table: LinearMultistep,
+        denoise: Denoiser,
+        start: Float[Array, "*shape"],
+        known: Solved | None,
+        active: Bool[Array, ""],
+    ) -> Any:
+        """Nothing found yet."""
+        shapes = jax.eval_shape(
+            lambda: self.stage.solve(table, denoise, start, known, active)
+        )
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return active, known, nothing
+
+    def running(
+        self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
+    ) -> Bool[Array, ""]:
+        """Once."""
+        return carry[0]
+
+    def advance(
+        self,
+        table: LinearMultistep,
+        denoise: Denoiser,
+        start: Float[Array, "*shape"],
+        carry: Any,
+    ) -> Any:
+        """All of it."""
+        active, known, _ = carry
+        found = self.stage.solve(table, denoise, start, known, active)
+        return jnp.zeros_like(active), known, found
+
+    def finish(
+        self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
+    ) -> Solved:
+        """What it found."""
+        return carry[2]
+
+
 def run_plan(
     plan: tuple[Stage, ...],
     table: LinearMultistep,
@@ -107,13 +215,23 @@ def _improve(
     def body(carry: tuple[Array, Solved]) -> tuple[Array, Solved]:
         active, known = carry
         found = stage.solve(table, denoise, start, known, active)
-        better = jnp.max(found.errors) < jnp.max(known.errors)
-        better |= jnp.isfinite(jnp.max(found.errors)) & jnp.any(jnp.isnan(known.errors))
-        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), found, known)
-        return jnp.array(False), best._replace(
-            iterations=known.iterations + found.iterations,
-            num_evals=known.num_evals + found.num_evals,
-            depth=known.depth + found.depth,
-        )
+        return jnp.array(False), better_of(known, found)
 
     return jax.lax.while_loop(lambda c: c[0], body, (~known.converged, known))[1]
+
+
+def better_of(known: Solved, found: Solved) -> Solved:
+    """The better one of what two stages found, by worst residual, at the cost of both.
+
+    Args:
+        known: what there was.
+        found: what a later stage made of it.
+    """
+    better = jnp.max(found.errors) < jnp.max(known.errors)
+    better |= jnp.isfinite(jnp.max(found.errors)) & jnp.any(jnp.isnan(known.errors))
+    best = jax.tree.map(lambda a, b: jnp.where(better, a, b), found, known)
+    return best._replace(
+        iterations=known.iterations + found.iterations,
+        num_evals=known.num_evals + found.num_evals,
+        depth=known.depth + found.depth,
+    )

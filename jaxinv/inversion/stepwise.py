@@ -7,28 +7,63 @@ From the data end upward, the state before a step is the root of
 an implicit equation, because the model is evaluated at the unknown. The first guess
 extrapolates the model's outputs along the trajectory found so far, and costs nothing.
 
+Levels and the solver's iterations are one loop, not one within the other.
+
 References:
     Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387,
     Algorithm 1.
 """
 
 import dataclasses
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.denoiser import Denoiser
-from jaxinv.inversion.stages import Solved
+from jaxinv.inversion.stages import LoopStage, Solved
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import apply_row, evaluate
-from jaxinv.solvers import Anderson, Solution, Solver
-from jaxinv.solvers.common import norm
+from jaxinv.solvers import Anderson, Solution, Solver, common
+from jaxinv.solvers.common import Residual, norm
+
+
+class Climb(NamedTuple):
+    """How far up the grid one sample is.
+
+    Attributes:
+        i: the level that is being solved for; N + 1 when there is none left.
+        x_after: the state of the level below.
+        f1: the model's output there.
+        f2: the model's output one further below.
+        inner: where the solve of this level is.
+        states: ``y[1] .. y[N]``, as far as they are known.
+        errors: relative residuals of the solved steps.
+        iterations: of their solves.
+        solved: whether they met the tolerance.
+        evals: evaluations of the model by finished solves.
+    """
+
+    i: Int[Array, ""]
+    x_after: Float[Array, "*shape"]
+    f1: Float[Array, "*shape"]
+    f2: Float[Array, "*shape"]
+    inner: Any
+    states: Float[Array, "n *shape"]
+    errors: Float[Array, "n"]
+    iterations: Int[Array, "n"]
+    solved: Bool[Array, "n"]
+    evals: Int[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
-class Stepwise:
+class Stepwise(LoopStage):
     """Solve step by step, each with the same implicit solver.
+
+    One iteration is one of the solver's, and the next level begins where the last one
+    ended: in a batch no sample waits at a level for the others to be done with it.
 
     Attributes:
         solver: a value of :mod:`jaxinv.solvers`.
@@ -36,50 +71,145 @@ class Stepwise:
 
     solver: Solver = dataclasses.field(default_factory=Anderson)
 
-    def solve(
+    def begin(
         self,
         table: LinearMultistep,
         denoise: Denoiser,
         start: Array,
         known: Solved | None,
         active: Array,
-    ) -> Solved:
-        """Walk up the grid; see :class:`jaxinv.inversion.stages.Stage`."""
-        del known, active  # always the first stage
+    ) -> Climb:
+        """At the data end; see :class:`jaxinv.inversion.stages.LoopStage`."""
+        del known
+        n = table.num_steps
         x0 = table.scale[0] * start
         zeros = jnp.zeros_like(x0)
-
-        def step(
-            carry: tuple[Array, Array, Array], i: Array
-        ) -> tuple[tuple[Array, Array, Array], tuple[Array, Solution]]:
-            x_after, f1, f2 = carry
-            a, b = table.a[i - 1, 0], table.b[i - 1, 0]
-            y_after = x_after / table.scale[i - 1]
-            guess = table.scale[i] * (y_after - b * _extrapolate(table, i, f1, f2)) / a
-            solution = self.solver(
-                lambda x: _step(table, denoise, i, x) - x_after,
-                guess,
-                slope=a * table.scale[i - 1] / table.scale[i],
-                reference=norm(x_after),
-            )
-            x = solution.value
-            # The row itself gives the model's output at the solution: no evaluation.
-            f = (y_after - a * x / table.scale[i]) / jnp.where(b == 0, 1, b)
-            f = jnp.where(b == 0, f1, f)
-            certificate = solution._replace(value=zeros[:0])
-            return (x, f, jnp.where(i == 1, f, f1)), (x / table.scale[i], certificate)
-
-        steps = jnp.arange(1, table.num_steps + 1)
-        states, done = jax.lax.scan(step, (x0, zeros, zeros), steps)[1]
-        evals = jnp.sum(done.num_evals)
-        return Solved(
-            states,
-            done.residual,
-            done.iterations,
-            evals,
-            evals,
-            jnp.all(done.converged),
+        one = jnp.ones((), jnp.int32)
+        climb = Climb(
+            i=jnp.where(active, one, n + 1),
+            x_after=x0,
+            f1=zeros,
+            f2=zeros,
+            inner=None,
+            states=jnp.zeros((n, *x0.shape), x0.dtype),
+            errors=jnp.full((n,), jnp.inf, x0.dtype),
+            iterations=jnp.zeros((n,), jnp.int32),
+            solved=jnp.zeros((n,), bool),
+            evals=jnp.zeros((), jnp.int32),
         )
+        return climb._replace(inner=self._solve(table, denoise, climb).begin())
+
+    def running(self, table: LinearMultistep, start: Array, carry: Climb) -> Array:
+        """Until the noise end."""
+        return carry.i <= table.num_steps
+
+    def advance(
+        self, table: LinearMultistep, denoise: Denoiser, start: Array, carry: Climb
+    ) -> Climb:
+        """One iteration of the solver, and the step to the next level if it is done."""
+        solve = self._solve(table, denoise, carry)
+        inner = solve.advance(carry.inner)
+        solution = solve.finish(inner)
+        i, x = carry.i, solution.value
+        # The row itself gives the model's output at the solution: no evaluation.
+        a, b = table.a[i - 1, 0], table.b[i - 1, 0]
+        y_after = carry.x_after / table.scale[i - 1]
+        f = (y_after - a * x / table.scale[i]) / jnp.where(b == 0, 1, b)
+        f = jnp.where(b == 0, carry.f1, f)
+
+        def put(values: Array, value: Array) -> Array:
+            kept = jnp.where(done, value, values[i - 1])
+            return values.at[i - 1].set(kept)
+
+        done = ~solve.running(inner)
+        above = Climb(
+            i=i + 1,
+            x_after=x,
+            f1=f,
+            f2=jnp.where(i == 1, f, carry.f1),
+            inner=inner,
+            states=carry.states,
+            errors=carry.errors,
+            iterations=carry.iterations,
+            solved=carry.solved,
+            evals=carry.evals + solution.num_evals,
+        )
+        above = above._replace(inner=self._solve(table, denoise, above).begin())
+        here = carry._replace(inner=inner)
+        moved = jax.tree.map(lambda a, b: jnp.where(done, a, b), above, here)
+        return moved._replace(
+            states=put(carry.states, x / table.scale[i]),
+            errors=put(carry.errors, solution.residual),
+            iterations=put(carry.iterations, solution.iterations),
+            solved=put(carry.solved, solution.converged),
+        )
+
+    def finish(self, table: LinearMultistep, start: Array, carry: Climb) -> Solved:
+        """The states, as far as they are known."""
+        return Solved(
+            carry.states,
+            carry.errors,
+            carry.iterations,
+            carry.evals,
+            carry.evals,
+            jnp.all(carry.solved),
+        )
+
+    def _solve(
+        self, table: LinearMultistep, denoise: Denoiser, climb: Climb
+    ) -> "_Solve":
+        """The implicit equation of the level that a sample is at."""
+        # A lane that is done is at no level; what is computed for it is not kept.
+        i = jnp.minimum(climb.i, table.num_steps)
+        a, b = table.a[i - 1, 0], table.b[i - 1, 0]
+        y_after = climb.x_after / table.scale[i - 1]
+        slope = _extrapolate(table, i, climb.f1, climb.f2)
+        return _Solve(
+            self.solver,
+            residual=lambda x: _step(table, denoise, i, x) - climb.x_after,
+            guess=table.scale[i] * (y_after - b * slope) / a,
+            slope=a * table.scale[i - 1] / table.scale[i],
+            reference=norm(climb.x_after),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Solve:
+    """One implicit solve in pieces; of a solver that has none, in one piece."""
+
+    solver: Any
+    residual: Residual
+    guess: Array
+    slope: Array
+    reference: Array
+
+    def begin(self) -> Any:
+        if not self._rule:
+            return self.guess
+        return common.begin(self._rule, self.guess)
+
+    def advance(self, s: Any) -> Any:
+        if not self._rule:
+            return s
+        return common.advance(self._rule, s, self.reference)
+
+    def running(self, s: Any) -> Array:
+        if not self._rule:
+            return jnp.array(False)
+        return common.running(self._rule, s, self.reference)
+
+    def finish(self, s: Any) -> Solution:
+        if not self._rule:
+            return self.solver(
+                self.residual, s, slope=self.slope, reference=self.reference
+            )
+        return common.finish(self._rule, s, self.reference)
+
+    @functools.cached_property
+    def _rule(self) -> common.Rule | None:
+        if not hasattr(self.solver, "rule"):
+            return None
+        return self.solver.rule(self.residual, self.guess, slope=self.slope)
 
 
 def _step(table: LinearMultistep, denoise: Denoiser, i: Array, x: Array) -> Array:

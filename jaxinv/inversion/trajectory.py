@@ -27,7 +27,7 @@ References:
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ from jaxinv.inversion.secants import (
     no_secants,
     record,
 )
-from jaxinv.inversion.stages import Solved
+from jaxinv.inversion.stages import LoopStage, Solved
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import evaluate
 
@@ -57,7 +57,7 @@ AIM, FLOOR_SWEEPS = 0.4, 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Trajectory:
+class Trajectory(LoopStage):
     """Settings of the whole-trajectory inverse.
 
     Attributes:
@@ -90,28 +90,86 @@ class Trajectory:
     chunk: int | None = None
     start: Literal["data", "known", "naive"] = "data"
 
-    def solve(
+    def begin(
         self,
         table: LinearMultistep,
         denoise: Denoiser,
         start: Float[Array, "*shape"],
         known: Solved | None,
         active: Bool[Array, ""],
-    ) -> Solved:
-        """Solve all rows together; see :class:`jaxinv.inversion.stages.Stage`."""
+    ) -> Any:
+        """The first trajectory; see :class:`jaxinv.inversion.stages.LoopStage`."""
+        zero = jnp.zeros((), jnp.int32)
+        evals = depth = zero
         if self.start == "known" and known is not None:
-            return _sweeps(table, denoise, start, known.states, self, active)
-        if self.start == "data":
+            guess = known.states
+        elif self.start == "naive":
+            warm = Naive().solve(table, denoise, start, None, active)
+            guess, evals, depth = warm.states, warm.num_evals, warm.depth
+        else:
             guess = first_guess(table, start)
-            return _sweeps(table, denoise, start, guess, self, active)
-        warm = Naive().solve(table, denoise, start, None, active)
-        found = _sweeps(table, denoise, start, warm.states, self, active)
-        return found._replace(
-            num_evals=found.num_evals + warm.num_evals, depth=found.depth + warm.depth
+        n = table.num_steps
+        return _State(
+            active=active,
+            sweep=zero,
+            states=guess,
+            last=guess,
+            outputs=jnp.zeros_like(guess),
+            comparable=jnp.array(False),
+            secants=no_secants(table, start, min(self.history, self.max_sweeps)),
+            lowest=zero,
+            best=guess,
+            best_errors=jnp.full((n,), jnp.inf, start.dtype),
+            best_error=jnp.full((), jnp.inf, start.dtype),
+            since_best=zero,
+            restarts=zero,
+            iterations=jnp.zeros((n,), jnp.int32),
+            evals=evals,
+            depth=depth,
         )
+
+    def running(
+        self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
+    ) -> Bool[Array, ""]:
+        """Until rounding is all that is left, or nothing improves."""
+        rtol = self._rtol(start)
+        good = (carry.best_error <= rtol) & (carry.since_best >= FLOOR_SWEEPS)
+        return (
+            carry.active
+            & (carry.sweep < self.max_sweeps)
+            & ~(good | (carry.best_error <= AIM * rtol))
+            & (carry.restarts <= self.restarts)
+        )
+
+    def advance(
+        self,
+        table: LinearMultistep,
+        denoise: Denoiser,
+        start: Float[Array, "*shape"],
+        carry: Any,
+    ) -> Any:
+        """One sweep."""
+        return _sweep(table, denoise, start, self, self._rtol(start), carry)
+
+    def finish(
+        self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
+    ) -> Solved:
+        """The best trajectory."""
+        return Solved(
+            carry.best,
+            carry.best_errors,
+            carry.iterations,
+            carry.evals,
+            carry.depth,
+            carry.best_error <= self._rtol(start),
+        )
+
+    def _rtol(self, start: Array) -> float:
+        return default_row_rtol(start.dtype) if self.rtol is None else self.rtol
 
 
 class _State(NamedTuple):
+    active: Array  # whether there is anything to do at all
     sweep: Array
     states: Array  # the trajectory to be evaluated next
     last: Array  # the one that was evaluated last, and the outputs there
@@ -182,18 +240,16 @@ def evaluate_levels(
     return jax.lax.fori_loop(0, calls, body, outputs), calls * chunk, calls
 
 
-def _sweeps(
+def _sweep(
     table: LinearMultistep,
     denoise: Denoiser,
     start: Float[Array, "*shape"],
-    guess: Float[Array, "n *shape"],
     settings: Trajectory,
-    active: Bool[Array, ""],
-) -> Solved:
-    """Solve all rows of a table together, from a first trajectory."""
-    dtype = start.dtype
+    rtol: float,
+    s: _State,
+) -> _State:
+    """Evaluate the model at all levels, and move all states."""
     n = table.num_steps
-    rtol = default_row_rtol(dtype) if settings.rtol is None else settings.rtol
     largest = settings.largest_step
     if largest is None:
         largest = 0.3 if table.history == 1 else 3.0
@@ -202,83 +258,47 @@ def _sweeps(
     # Sizes of unit noise: a state may move by a part of that even where it is zero.
     typical = jnp.asarray(table.tau[1:]) * float(start.size) ** 0.5
 
-    def running(s: _State) -> Array:
-        good = (s.best_error <= rtol) & (s.since_best >= FLOOR_SWEEPS)
-        return (
-            active
-            & (s.sweep < settings.max_sweeps)
-            & ~(good | (s.best_error <= AIM * rtol))
-            & (s.restarts <= settings.restarts)
-        )
-
-    def body(s: _State) -> _State:
-        outputs, evals, calls = evaluate_levels(
-            table, denoise, s.states, s.outputs, s.lowest, settings.chunk
-        )
-        residual, errors = residuals(table, start, s.states, outputs)
-        worst = jnp.max(errors)  # NaN if any is
-        better = worst < s.best_error
-        best = jnp.where(better, s.states, s.best)
-        best_error = jnp.where(better, worst, s.best_error)
-        since_best = jnp.where(better, 0, s.since_best + 1)
-        restart = ~(worst <= settings.growth * best_error) | (
-            since_best >= settings.patience
-        )
-        # Rows up to here hold; a model is evaluated above only where chunks allow it.
-        holds = errors <= AIM * rtol
-        lowest = jnp.where(jnp.all(holds), n, jnp.argmin(holds)).astype(zero.dtype)
-        lowest = lowest if settings.chunk is not None else zero
-
-        d_states = jnp.where(s.comparable, s.states - s.last, 0)
-        secants = record(table, s.secants, d_states, outputs - s.outputs)
-        step = newton_step(table, secants, residual, levels >= lowest)
-        sizes = jnp.hypot(level_norms(s.states), typical)
-        allowed = largest * 0.1**s.restarts * sizes
-        length = level_norms(step)
-        shorten = jnp.where(length > allowed, allowed / length, 1)
-        proposed = s.states + per_level(shorten, step) * step
-
-        return _State(
-            sweep=s.sweep + 1,
-            states=jnp.where(restart, best, proposed),
-            last=s.states,
-            outputs=outputs,
-            comparable=~restart,
-            secants=forget(secants, restart),
-            lowest=jnp.where(restart, 0, lowest),
-            best=best,
-            best_errors=jnp.where(better, errors, s.best_errors),
-            best_error=best_error,
-            since_best=jnp.where(restart, 0, since_best),
-            restarts=s.restarts + restart,
-            iterations=s.iterations + (levels >= s.lowest),
-            evals=s.evals + evals,
-            depth=s.depth + calls,
-        )
-
-    initial = _State(
-        sweep=zero,
-        states=guess,
-        last=guess,
-        outputs=jnp.zeros_like(guess),
-        comparable=jnp.array(False),
-        secants=no_secants(table, start, min(settings.history, settings.max_sweeps)),
-        lowest=zero,
-        best=guess,
-        best_errors=jnp.full((n,), jnp.inf, dtype),
-        best_error=jnp.full((), jnp.inf, dtype),
-        since_best=zero,
-        restarts=zero,
-        iterations=jnp.zeros((n,), jnp.int32),
-        evals=zero,
-        depth=zero,
+    outputs, evals, calls = evaluate_levels(
+        table, denoise, s.states, s.outputs, s.lowest, settings.chunk
     )
-    end = jax.lax.while_loop(running, body, initial)
-    return Solved(
-        end.best,
-        end.best_errors,
-        end.iterations,
-        end.evals,
-        end.depth,
-        end.best_error <= rtol,
+    residual, errors = residuals(table, start, s.states, outputs)
+    worst = jnp.max(errors)  # NaN if any is
+    better = worst < s.best_error
+    best = jnp.where(better, s.states, s.best)
+    best_error = jnp.where(better, worst, s.best_error)
+    since_best = jnp.where(better, 0, s.since_best + 1)
+    restart = ~(worst <= settings.growth * best_error) | (
+        since_best >= settings.patience
+    )
+    # Rows up to here hold; a model is evaluated above only where chunks allow it.
+    holds = errors <= AIM * rtol
+    lowest = jnp.where(jnp.all(holds), n, jnp.argmin(holds)).astype(zero.dtype)
+    lowest = lowest if settings.chunk is not None else zero
+
+    d_states = jnp.where(s.comparable, s.states - s.last, 0)
+    secants = record(table, s.secants, d_states, outputs - s.outputs)
+    step = newton_step(table, secants, residual, levels >= lowest)
+    sizes = jnp.hypot(level_norms(s.states), typical)
+    allowed = largest * 0.1**s.restarts * sizes
+    length = level_norms(step)
+    shorten = jnp.where(length > allowed, allowed / length, 1)
+    proposed = s.states + per_level(shorten, step) * step
+
+    return _State(
+        active=s.active,
+        sweep=s.sweep + 1,
+        states=jnp.where(restart, best, proposed),
+        last=s.states,
+        outputs=outputs,
+        comparable=~restart,
+        secants=forget(secants, restart),
+        lowest=jnp.where(restart, 0, lowest),
+        best=best,
+        best_errors=jnp.where(better, errors, s.best_errors),
+        best_error=best_error,
+        since_best=jnp.where(restart, 0, since_best),
+        restarts=s.restarts + restart,
+        iterations=s.iterations + (levels >= s.lowest),
+        evals=s.evals + evals,
+        depth=s.depth + calls,
     )

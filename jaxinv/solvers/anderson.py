@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 from jaxinv.solvers.common import (
     Evaluation,
     Residual,
+    Rule,
     Solution,
     Stopping,
     dot,
@@ -61,6 +62,16 @@ class Anderson:
         reference: Float[Array, ""],
     ) -> Solution:
         """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
+        return iterate(self.rule(residual, guess, slope=slope), guess, reference)
+
+    def rule(
+        self,
+        residual: Residual,
+        guess: Float[Array, "*shape"],
+        *,
+        slope: Float[Array, ""],
+    ) -> Rule:
+        """The rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
 
         def update(
             k: Array, z: Array, at: Evaluation, memory: Mixing
@@ -69,7 +80,7 @@ class Anderson:
 
         memory = no_history(guess, self.history)
         stopping = Stopping(self.max_iterations, self.rtol, patience=self.patience)
-        return iterate(plain(residual), update, memory, guess, reference, stopping)
+        return Rule(plain(residual), update, memory, stopping)
 
 
 class Mixing(NamedTuple):

@@ -9,11 +9,13 @@ and z the state before it. It is given
   fixed-point update ``z <- F^{-1}(target; f(z))``;
 * a first guess, and the norm to which residuals are relative.
 
-Every solver is one rule for the next iterate, run by :func:`iterate`: evaluate, keep
-the best iterate so far, stop when it is good enough, when nothing has improved for
-``patience`` iterations, when the residual is not finite, or after ``max_iterations``.
-Whatever happened, the best iterate comes back with its residual and says whether it
-converged; nothing is raised inside of a compiled program.
+Every solver but Newton's is one rule for the next iterate, a :class:`Rule`, run by
+:func:`iterate`: evaluate, keep the best iterate so far, stop when it is good enough,
+when nothing has improved for ``patience`` iterations, when the residual is not finite,
+or after ``max_iterations``. Whatever happened, the best iterate comes back with its
+residual and says whether it converged; nothing is raised inside of a compiled program.
+The pieces of that loop are public: whoever has many solves to do, in many lanes, runs
+them in a loop of their own (:mod:`jaxinv.inversion.stepwise`).
 """
 
 from collections.abc import Callable
@@ -98,71 +100,129 @@ def default_rtol(dtype: Any) -> float:
     return 1e-13 if jnp.finfo(dtype).bits == 64 else 1e-6
 
 
-def iterate(
-    evaluate: Callable[[Array], Evaluation],
-    update: Callable[[Int[Array, ""], Array, Evaluation, Any], tuple[Array, Any]],
-    memory: Any,
-    guess: Float[Array, "*shape"],
-    reference: Float[Array, ""],
-    stopping: Stopping,
-) -> Solution:
-    """Run an update rule until its stopping rule is met.
+class Rule(NamedTuple):
+    """What makes a solver: an evaluation, the next iterate, and when to stop.
 
-    Args:
+    Attributes:
         evaluate: the residual at an iterate.
         update: ``(k, z, evaluation, memory) -> (next z, memory)``, k counting from 0.
-        memory: the rule's initial memory, a pytree of arrays.
+        memory: what the rule remembers before the first iterate, a pytree of arrays.
+        stopping: when to stop.
+    """
+
+    evaluate: Callable[[Array], Evaluation]
+    update: Callable[[Int[Array, ""], Array, Evaluation, Any], tuple[Array, Any]]
+    memory: Any
+    stopping: Stopping
+
+
+class RuledSolver(Solver, Protocol):
+    """A solver that is a rule; all but Newton's are."""
+
+    def rule(
+        self,
+        residual: Residual,
+        guess: Float[Array, "*shape"],
+        *,
+        slope: Float[Array, ""],
+    ) -> Rule:
+        """The rule that :meth:`__call__` runs, with the same arguments."""
+        ...
+
+
+class Iterates(NamedTuple):
+    """Where an iteration is: it can be left after any evaluation and taken up again.
+
+    Attributes:
+        k: shape (). Iterations run.
+        z: the next iterate.
+        memory: of the rule.
+        best: the best iterate so far.
+        best_error: shape (). Its relative residual.
+        since_best: shape (). Iterations since then.
+        finite: shape (). Whether the last residual was finite.
+    """
+
+    k: Int[Array, ""]
+    z: Float[Array, "*shape"]
+    memory: Any
+    best: Float[Array, "*shape"]
+    best_error: Float[Array, ""]
+    since_best: Int[Array, ""]
+    finite: Bool[Array, ""]
+
+
+def begin(rule: Rule, guess: Float[Array, "*shape"]) -> Iterates:
+    """Before the first evaluation."""
+    zero = jnp.zeros((), jnp.int32)
+    infinity = jnp.full((), jnp.inf, guess.dtype)
+    return Iterates(zero, guess, rule.memory, guess, infinity, zero, jnp.array(True))
+
+
+def tolerance(rule: Rule, reference: Float[Array, ""]) -> Float[Array, ""]:
+    """The relative residual that counts as converged."""
+    dtype = reference.dtype
+    rtol = default_rtol(dtype) if rule.stopping.rtol is None else rule.stopping.rtol
+    absolute = rule.stopping.sum_of_squares**0.5 / _at_least_tiny(reference)
+    return jnp.maximum(rtol, absolute).astype(dtype)
+
+
+def running(rule: Rule, s: Iterates, reference: Float[Array, ""]) -> Bool[Array, ""]:
+    """Whether there is more to do."""
+    return (
+        (s.k < rule.stopping.max_iterations)
+        & ~(s.best_error <= tolerance(rule, reference))
+        & (s.since_best < rule.stopping.patience)
+        & s.finite
+    )
+
+
+def advance(rule: Rule, s: Iterates, reference: Float[Array, ""]) -> Iterates:
+    """One evaluation."""
+    evaluation = rule.evaluate(s.z)
+    error = norm(evaluation.residual) / _at_least_tiny(reference)
+    better = error < s.best_error
+    z, memory = rule.update(s.k, s.z, evaluation, s.memory)
+    return Iterates(
+        s.k + 1,
+        z,
+        memory,
+        jnp.where(better, s.z, s.best),
+        jnp.where(better, error, s.best_error),
+        jnp.where(better, 0, s.since_best + 1),
+        jnp.isfinite(error),
+    )
+
+
+def finish(rule: Rule, s: Iterates, reference: Float[Array, ""]) -> Solution:
+    """The best iterate with its certificate."""
+    converged = s.best_error <= tolerance(rule, reference)
+    return Solution(s.best, s.best_error, s.k, s.k, converged)
+
+
+def iterate(
+    rule: Rule, guess: Float[Array, "*shape"], reference: Float[Array, ""]
+) -> Solution:
+    """Run a rule until its stopping rule is met.
+
+    Args:
+        rule: the rule.
         guess: the first iterate.
         reference: norm to which residuals are relative.
-        stopping: when to stop.
 
     Returns:
         The best iterate with its certificate.
     """
-    rtol = default_rtol(guess.dtype) if stopping.rtol is None else stopping.rtol
-    tiny = jnp.finfo(guess.dtype).tiny
-    reference = jnp.maximum(reference, tiny)
-    tolerance = jnp.maximum(rtol, stopping.sum_of_squares**0.5 / reference)
-    tolerance = tolerance.astype(guess.dtype)
-    infinity = jnp.full((), jnp.inf, guess.dtype)
+    end = jax.lax.while_loop(
+        lambda s: running(rule, s, reference),
+        lambda s: advance(rule, s, reference),
+        begin(rule, guess),
+    )
+    return finish(rule, end, reference)
 
-    class State(NamedTuple):
-        k: Array
-        z: Array
-        memory: Any
-        best: Array
-        best_error: Array
-        since_best: Array
-        finite: Array
 
-    def running(s: State) -> Array:
-        return (
-            (s.k < stopping.max_iterations)
-            & ~(s.best_error <= tolerance)
-            & (s.since_best < stopping.patience)
-            & s.finite
-        )
-
-    def body(s: State) -> State:
-        evaluation = evaluate(s.z)
-        error = norm(evaluation.residual) / reference
-        better = error < s.best_error
-        z, memory = update(s.k, s.z, evaluation, s.memory)
-        return State(
-            s.k + 1,
-            z,
-            memory,
-            jnp.where(better, s.z, s.best),
-            jnp.where(better, error, s.best_error),
-            jnp.where(better, 0, s.since_best + 1),
-            jnp.isfinite(error),
-        )
-
-    zero = jnp.zeros((), jnp.int32)
-    start = State(zero, guess, memory, guess, infinity, zero, jnp.array(True))
-    end = jax.lax.while_loop(running, body, start)
-    converged = end.best_error <= tolerance
-    return Solution(end.best, end.best_error, end.k, end.k, converged)
+def _at_least_tiny(reference: Float[Array, ""]) -> Float[Array, ""]:
+    return jnp.maximum(reference, jnp.finfo(reference.dtype).tiny)
 
 
 def norm(x: Float[Array, "*shape"]) -> Float[Array, ""]:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from jaxinv.solvers.common import (
     Evaluation,
     Residual,
+    Rule,
     Solution,
     Stopping,
     dot,
@@ -55,6 +56,16 @@ class FixedPoint:
         reference: Float[Array, ""],
     ) -> Solution:
         """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
+        return iterate(self.rule(residual, guess, slope=slope), guess, reference)
+
+    def rule(
+        self,
+        residual: Residual,
+        guess: Float[Array, "*shape"],
+        *,
+        slope: Float[Array, ""],
+    ) -> Rule:
+        """The rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
 
         def update(
             _k: Array, z: Array, at: Evaluation, memory: None
@@ -62,7 +73,7 @@ class FixedPoint:
             return z - self.damping * at.direction / slope, memory
 
         stopping = Stopping(self.max_iterations, self.rtol, patience=self.patience)
-        return iterate(plain(residual), update, None, guess, reference, stopping)
+        return Rule(plain(residual), update, None, stopping)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +115,18 @@ class ForwardStep:
         reference: Float[Array, ""],
     ) -> Solution:
         """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
+        return iterate(self.rule(residual, guess, slope=slope), guess, reference)
+
+    def rule(
+        self,
+        residual: Residual,
+        guess: Float[Array, "*shape"],
+        *,
+        slope: Float[Array, ""],
+    ) -> Rule:
+        """The rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
         del slope
-        return self.with_step_size(residual, guess, rho=self.rho, reference=reference)
+        return self._rule(residual, guess, self.rho)
 
     def with_step_size(
         self,
@@ -126,6 +147,9 @@ class ForwardStep:
         Returns:
             The best iterate with its certificate.
         """
+        return iterate(self._rule(residual, guess, rho), guess, reference)
+
+    def _rule(self, residual: Residual, guess: Array, rho: Any) -> Rule:
         one = jnp.ones((), guess.dtype)
 
         def update(
@@ -145,7 +169,7 @@ class ForwardStep:
 
         memory = (one, one * jnp.inf, jnp.zeros((), jnp.int32))
         stopping = Stopping(self.max_iterations, self.rtol, self.sum_of_squares)
-        return iterate(plain(residual), update, memory, guess, reference, stopping)
+        return Rule(plain(residual), update, memory, stopping)
 
 
 ForwardStep.paper = ForwardStep()

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from jaxinv.solvers.common import (
     Evaluation,
     Residual,
+    Rule,
     Solution,
     Stopping,
     dot,
@@ -58,6 +59,16 @@ class Gradient:
         reference: Float[Array, ""],
     ) -> Solution:
         """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
+        return iterate(self.rule(residual, guess, slope=slope), guess, reference)
+
+    def rule(
+        self,
+        residual: Residual,
+        guess: Float[Array, "*shape"],
+        *,
+        slope: Float[Array, ""],
+    ) -> Rule:
+        """The rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
         del slope
         optimiser = optax.with_extra_args_support(
             self.transformation
@@ -78,5 +89,4 @@ class Gradient:
         stopping = Stopping(
             self.max_iterations, self.rtol, self.sum_of_squares, self.patience
         )
-        memory = optimiser.init(guess)
-        return iterate(evaluate, update, memory, guess, reference, stopping)
+        return Rule(evaluate, update, optimiser.init(guess), stopping)
