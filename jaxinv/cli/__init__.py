@@ -1,11 +1,15 @@
-"""The command line: ``jaxinv demo``, ``invert``, ``sample``, ``edit`` and the others.
+"""The command line: ``jaxinv demo``, ``invert``, ``batch``, ``sample`` and the others.
 
-Exit codes: 0 done; 2 bad input, explained in one line; 3 the inversion did not converge
-(its files are written, and say so); 1 an unexpected failure, with its traceback.
+Exit codes: 0 done; 2 bad input (or a full disk), explained in one line; 3 the inversion
+did not converge (its files are written, and say so), or some images of ``batch`` did
+not, or failed; 1 an unexpected failure, with its traceback, or a ``batch`` given up
+after ``--max-failures``; 130 and 143 a ``batch`` stopped by SIGINT and SIGTERM, which
+the same command goes on with.
 """
 
 import typer
 
+from jaxinv.cli.batch import batch
 from jaxinv.cli.convert import convert
 from jaxinv.cli.demo import demo
 from jaxinv.cli.edit import edit
@@ -21,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, invert, sample, edit, interpolate, convert):
+for command in (demo, invert, batch, sample, edit, interpolate, convert):
     app.command()(command)
 app.add_typer(watermark)
 

@@ -18,13 +18,14 @@ from jaxinv.jobs.manifest import Manifest, Row, read_manifest
 from jaxinv.jobs.one_by_one import one_by_one
 from jaxinv.jobs.recorder import Counts
 from jaxinv.jobs.settings import model_fingerprint
-from jaxinv.jobs.work import TooManyFailuresError
+from jaxinv.jobs.work import EngineError, TooManyFailuresError
 
 __all__ = [
     "Answer",
     "Counts",
     "Detector",
     "Engine",
+    "EngineError",
     "Manifest",
     "Request",
     "Row",

@@ -24,7 +24,7 @@ from jaxinv.jobs.array import create_array
 from jaxinv.jobs.manifest import Manifest
 
 FORMAT = "jaxinv job 1"
-_PROBE = 5.0  # seconds in which a lock that somebody only looks at is free again
+_PROBE = 1.0  # seconds in which a lock that somebody only looks at is free again
 _SHOWN = 10  # differences that an error names
 
 

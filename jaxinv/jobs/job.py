@@ -93,7 +93,7 @@ def run_job(
         OSError: If results cannot be written, as on a full disk. What was written
             before stays.
         TooManyFailuresError: If there were more failures than allowed.
-        RuntimeError: If the engine does not answer each request once.
+        EngineError: If the engine breaks down, or does not answer each request once.
     """
     _check_numbers(chunk_rows, commit_every, max_failures, process_index, process_count)
     count = len(manifest.rows)

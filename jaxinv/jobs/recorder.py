@@ -18,6 +18,10 @@ from jaxinv.jobs.array import NoiseArray
 from jaxinv.jobs.records import CONVERGED, FAILED, UNCONVERGED, state_of, write_part
 
 
+class WriteError(OSError):
+    """Results could not be written, as on a full disk."""
+
+
 class Counts(NamedTuple):
     """How far a process has come with its images.
 
@@ -98,7 +102,7 @@ class Recorder:
             row: Of the array; None for NaN.
 
         Raises:
-            OSError: If a commit cannot be written.
+            WriteError: If a commit cannot be written.
         """
         with self._lock:
             self._waiting.append((record, row))
@@ -114,21 +118,27 @@ class Recorder:
         If it is interrupted, another commit writes it again: the records are the same.
 
         Raises:
-            OSError: If it cannot be written. Nothing of it counts as done then.
+            WriteError: If it cannot be written. Nothing of it counts as done then.
         """
         with self._lock:
             if not self._waiting:
                 return
-            if self._array is not None:
-                missing = np.full(self._row_shape, np.nan, np.float32)
-                rows = [missing if row is None else row for _, row in self._waiting]
-                indices = [record["index"] for record, _ in self._waiting]
-                self._array.write(indices, np.stack(rows))
             now = time.monotonic()
-            records = [record for record, _ in self._waiting]
-            write_part(
-                self._parts, self._process, self._number, records, now - self._since
-            )
+            try:
+                self._write(now - self._since)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise WriteError(
+                    error.errno, f"cannot write results: {reason}"
+                ) from error
             self._number += 1
             self._since = now
             self._waiting.clear()
+
+    def _write(self, seconds: float) -> None:
+        records = [record for record, _ in self._waiting]
+        if self._array is not None:
+            missing = np.full(self._row_shape, np.nan, np.float32)
+            rows = [missing if row is None else row for _, row in self._waiting]
+            self._array.write([record["index"] for record in records], np.stack(rows))
+        write_part(self._parts, self._process, self._number, records, seconds)

@@ -1,7 +1,7 @@
 """The loop of a job: images in, results out, in whatever order they come."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,15 @@ from jaxinv.jobs.detect import Detector
 from jaxinv.jobs.interface import Answer, Engine, Request
 from jaxinv.jobs.manifest import Manifest
 from jaxinv.jobs.reading import Reading
-from jaxinv.jobs.recorder import Recorder
+from jaxinv.jobs.recorder import Recorder, WriteError
 
 
 class TooManyFailuresError(Exception):
     """More images failed than were allowed; what was done is kept."""
+
+
+class EngineError(RuntimeError):
+    """The engine broke down, or did not answer each request once."""
 
 
 def work(
@@ -36,9 +40,10 @@ def work(
         max_failures: As of :func:`jaxinv.jobs.run_job`.
 
     Raises:
-        OSError: If results cannot be written.
+        WriteError: If results cannot be written.
         TooManyFailuresError: If there were more failures than allowed.
-        RuntimeError: If the engine does not answer each request once.
+        EngineError: If the engine does not answer each request once, or raises what
+            would otherwise be taken for wrong input.
     """
     asked: dict[int, Reading] = {}
 
@@ -63,32 +68,41 @@ def work(
                 row.guidance,
             )
 
-    answers = engine(requests())
+    answers = _answers(engine, requests())
     try:
         for answer in answers:
             reading = asked.pop(answer.index, None)
             if reading is None:
-                raise RuntimeError(f"the engine answered {answer.index} unasked")
+                raise EngineError(f"the engine answered {answer.index} unasked")
             recorder.add(*_result(manifest, reading, answer, detector))
             if given_up():
                 break
         if asked and not given_up():
-            raise RuntimeError(f"the engine left {len(asked)} requests unanswered")
+            raise EngineError(f"the engine left {len(asked)} requests unanswered")
     except BaseException:
         # What was answered is kept; the reason for stopping is what has to be heard.
         with contextlib.suppress(OSError):
             recorder.commit()
         raise
     finally:
-        # It may hold threads that still ask for images.
-        if hasattr(answers, "close"):
-            answers.close()
+        answers.close()  # its threads may still ask for images
     recorder.commit()
     if given_up():
         raise TooManyFailuresError(
             f"{recorder.counts.new_failed} images failed, more than the {max_failures} "
             "that were allowed"
         )
+
+
+def _answers(
+    engine: Engine, requests: Iterator[Request]
+) -> Generator[Answer, None, None]:
+    try:
+        yield from engine(requests)
+    except WriteError:  # of an image that could not be read, on its way through here
+        raise
+    except (ValueError, OSError) as error:
+        raise EngineError(f"the engine failed: {error}") from error
 
 
 def _result(

@@ -1,0 +1,260 @@
+"""``jaxinv batch``: the noise of every image of a data set, through everything."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from jaxinv.cli import options
+from jaxinv.cli.console import (
+    ExitCode,
+    Output,
+    check_choice,
+    check_guidance,
+    explained,
+)
+
+_DTYPES = ("float32", "bfloat16")
+
+
+class _StoppedError(BaseException):
+    """A signal asked to stop; not an Exception, so that nothing takes it for one."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+
+def batch(
+    manifest: Annotated[
+        Path,
+        typer.Argument(
+            help="JSONL or CSV file with a path for each image (relative to the file) "
+            "and, if wanted, its prompt, negative_prompt and guidance; or a folder of "
+            "images."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(help="Folder for the results: new, or one to go on with."),
+    ],
+    prompt: Annotated[
+        str, typer.Option("--prompt", "-p", help="Of images that have none.")
+    ] = "",
+    negative_prompt: options.NegativePrompt = "",
+    model: options.Model = "emoji64",
+    revision: options.Revision = None,
+    steps: options.Steps = 20,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance",
+            "-g",
+            help="Of images that have none [3; with --detect 1, none].",
+        ),
+    ] = None,
+    sampler: options.SamplerName = "ddim",
+    spacing: options.Grid = "log_snr",
+    strategy: Annotated[
+        str, typer.Option("--strategy", help="As of 'jaxinv invert'.")
+    ] = "auto",
+    decoder_inversion: options.DecoderInversion = "anderson",
+    dtype: Annotated[
+        str,
+        typer.Option("--dtype", help="Of the networks: float32 or bfloat16."),
+    ] = "float32",
+    resize: options.Resize = False,
+    max_failures: Annotated[
+        int | None,
+        typer.Option(
+            "--max-failures",
+            help="Give up after more failures than this in one start [no limit].",
+            min=0,
+        ),
+    ] = None,
+    retry_failures: Annotated[
+        bool, typer.Option("--retry-failures", help="Try again what has failed before.")
+    ] = False,
+    detect: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--detect", help="Look for a watermark: a key file. Give several for more."
+        ),
+    ] = None,
+    rate: Annotated[
+        float,
+        typer.Option(
+            "--rate",
+            help="Of --detect: about this share of unmarked images is called marked.",
+        ),
+    ] = 1e-3,
+    no_noise: Annotated[
+        bool, typer.Option("--no-noise", help="Write certificates, but no noise.zarr.")
+    ] = False,
+    chunk_rows: Annotated[
+        int, typer.Option("--chunk-rows", help="Noises in one file.", min=1)
+    ] = 64,
+    as_json: options.AsJson = False,
+) -> None:
+    """Find the noise of every image of a data set.
+
+    Writes noise.zarr (row i for row i of the manifest; NaN where there is none),
+    certificates.jsonl, summary.json and manifest.jsonl. Whatever stops it, the same
+    command goes on with what is missing; other settings are refused. An image that
+    cannot be read or inverted is recorded with the reason, and the job goes on.
+
+    The exit code is 0 if all images were inverted and converged, 3 if some failed or
+    (without --detect) did not converge, 2 for bad input or a full disk, 1 if given up
+    after --max-failures, 130 or 143 if stopped by a signal.
+    """
+    output = Output(as_json)
+    with explained(output):
+        keys = list(detect or [])
+        if guidance is None:
+            guidance = 1.0 if keys else 3.0
+        check_guidance(guidance)
+        if no_noise and not keys:
+            output.note("without --detect, --no-noise leaves nothing but certificates")
+
+        from jaxinv import jobs
+
+        rows = jobs.read_manifest(
+            manifest, prompt=prompt, negative_prompt=negative_prompt, guidance=guidance
+        )
+
+        import jaxinv as ji
+        from jaxinv.cli import runs, samplers
+        from jaxinv.cli.batch_progress import JobProgress
+        from jaxinv.decoder import METHODS
+        from jaxinv.hub import find_model
+        from jaxinv.inversion import STRATEGIES
+
+        names = samplers.ONE_ARRAY_NAMES if keys else samplers.SAMPLER_NAMES
+        sampler = check_choice("sampler", sampler, names)
+        spacing = check_choice("spacing", spacing, samplers.SPACINGS)
+        strategy = check_choice("strategy", strategy, STRATEGIES)
+        method = check_choice("decoder inversion", decoder_inversion, METHODS)
+        dtype = check_choice("dtype", dtype, _DTYPES)
+        folder = find_model(model, revision=revision)
+        pipe = ji.load(model, dtype=dtype, revision=revision)
+        chosen = samplers.make_sampler(pipe.schedule, sampler, steps, spacing)
+        runs.check_strategy(chosen, strategy, None, pipe.schedule)
+        detector = jobs.read_detector(keys, rate, pipe.latent_shape) if keys else None
+        settings = {
+            "model_sha256": jobs.model_fingerprint(folder),
+            "dtype": dtype,
+            "sampler": sampler,
+            "steps": steps,
+            "spacing": spacing,
+            "strategy": strategy,
+            "decoder_inversion": method,
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "guidance": guidance,
+        }
+        if note := samplers.lossy_note(chosen, pipe.schedule):
+            output.note(note)
+    engine = jobs.one_by_one(pipe, chosen.table, strategy=strategy, decoder=method)
+    table = chosen.table
+    states = (table.history,) if table.bidirectional else ()
+    start = time.perf_counter()
+    progress = JobProgress(output.messages)
+    try:
+        with explained(output), _stoppable(), progress:
+            summary = jobs.run_job(
+                rows,
+                out,
+                engine,
+                settings=settings,
+                image_size=pipe.image_size,
+                row_shape=(*states, *pipe.latent_shape),
+                model=pipe.name,
+                resize=resize,
+                keep_noise=not no_noise,
+                detector=detector,
+                chunk_rows=chunk_rows,
+                max_failures=max_failures,
+                retry_failures=retry_failures,
+                on_progress=progress.update,
+                about={"manifest": str(manifest), "model": pipe.name},
+            )
+    except _StoppedError as stopped:
+        name = signal.Signals(stopped.number).name
+        output.note(
+            f"stopped by {name}, {progress.done()}; the same command goes on from here"
+        )
+        raise typer.Exit(128 + stopped.number) from None
+    except jobs.TooManyFailuresError as error:
+        output.messages.print(
+            f"[bold red]given up:[/] {error}; {progress.done()}, see "
+            f"{escape(str(out))}/certificates. The same command goes on from here; "
+            "--retry-failures tries the failed images again",
+            soft_wrap=True,
+        )
+        raise typer.Exit(1) from None
+    output.done("job", time.perf_counter() - start)
+    _show(output, summary, out)
+    output.finish(summary | {"out": out})
+    unfinished = summary["failed"] or (summary["unconverged"] and not keys)
+    if unfinished:
+        raise typer.Exit(ExitCode.NOT_CONVERGED)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turns SIGINT and SIGTERM into an exception while the block runs.
+
+    What waits to be written is written on the way out. A second signal stops that, too.
+    """
+
+    def stop(number: int, _frame: Any) -> None:
+        raise _StoppedError(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals come to the main thread only
+        return
+    signals = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, stop) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _show(output: Output, summary: dict[str, Any], out: Path) -> None:
+    """Prints the summary for people."""
+    table = Table(title=f"{summary['images']} images → noise", title_justify="left")
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("", style="dim")
+    table.add_row("converged", str(summary["converged"]), "solved at every step")
+    table.add_row(
+        "not converged", str(summary["unconverged"]), "the best found is kept"
+    )
+    table.add_row("failed", str(summary["failed"]), "no noise: see below")
+    if summary["complete"]:
+        seconds = summary["seconds"]
+        speed = f"{summary['images'] / seconds:.3g} images/s" if seconds else ""
+        table.add_row("seconds", f"{seconds:.1f}", f"in all starts; {speed}")
+        table.add_row("evaluations", str(summary["num_evals"]), "of the network")
+    else:
+        rest = summary["images"] - summary["done"]
+        table.add_row("missing", str(rest), "other processes are still at work on them")
+    output.show(table)
+    for kind, count in summary.get("failures", {}).items():
+        output.show(f"{count:>8} failed: {escape(kind)}")
+    if found := summary.get("watermarks"):
+        for key, count in found["detected"].items():
+            output.show(f"{count:>8} marked with {escape(key)}")
+        output.show(
+            f"By chance, {found['expected_false_alarms_per_key']:.3g} of "
+            f"{found['images']} unmarked images are called marked, for each key."
+        )
+    output.show(f"[dim]results in[/] {escape(str(out))}")
