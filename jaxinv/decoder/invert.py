@@ -72,7 +72,7 @@ def invert_decoder(
         Hong et al. 2024, "Gradient-free Decoder Inversion in Latent Diffusion Models",
         arXiv:2409.18442; "On Exact Inversion of DPM-Solvers", arXiv:2311.18387.
     """
-    chosen = _method(method)
+    chosen = as_method(method)
     limits = None if limits is None else (float(limits[0]), float(limits[1]))
     pixels = as_pixels(image, limits)
     for name, network in (("encode", encode), ("decode", decode)):
@@ -85,7 +85,8 @@ def invert_decoder(
     return _invert(pixels, arrays, rebuilds, chosen, limits, float(tolerance))
 
 
-def _method(method: Any) -> Method:
+def as_method(method: str | Method) -> Method:
+    """The method of a name, or the value itself; ValueError if it is neither."""
     if isinstance(method, str):
         if method not in METHODS:
             raise ValueError(

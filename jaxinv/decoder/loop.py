@@ -69,49 +69,11 @@ class _Carry(NamedTuple):
 _PROGRESS = 1e-3
 
 
-def run(problem: Problem, method: Method, tolerance: float) -> DecoderInversion:
-    """Iterate from E(x).
-
-    Args:
-        problem: what to solve.
-        method: how.
-        tolerance: the residual at which an image counts as reached.
-
-    Returns:
-        The best iterate.
-    """
+def begin(problem: Problem, method: Method) -> _Carry:
+    """At E(x), which has not been decoded yet."""
     dtype = problem.latent.dtype
     infinite, zero = jnp.array(jnp.inf, dtype), jnp.zeros((), jnp.int32)
-
-    def judged(carry: _Carry, decoded: Array) -> _Carry:
-        """The carry after its iterate was seen."""
-        residual = jnp.sqrt(jnp.mean(problem.misfit(decoded) ** 2)).astype(dtype)
-        better = residual < carry.lowest
-        falls = residual < (1 - _PROGRESS) * carry.mark
-        idle = jnp.where(falls, 0, carry.idle + 1)
-        patience = 2**31 - 1 if method.patience is None else method.patience
-        return carry._replace(
-            best=jnp.where(better, carry.z, carry.best),
-            lowest=jnp.where(better, residual, carry.lowest),
-            best_k=jnp.where(better, carry.k, carry.best_k),
-            mark=jnp.where(falls, residual, carry.mark),
-            idle=idle,
-            history=carry.history.at[carry.k].set(residual),
-            stop=idle >= patience,
-        )
-
-    def body(carry: _Carry) -> _Carry:
-        decoded, after, memory = method.step(problem, carry.k, carry.z, carry.memory)
-        carry = judged(carry, decoded)
-        size = jnp.maximum(jnp.linalg.norm(after), jnp.finfo(dtype).tiny)
-        change = jnp.linalg.norm(after - carry.z) / size
-        # A method may step back from where the decoding overflows, if it can.
-        stop = carry.stop | ~jnp.all(jnp.isfinite(after))
-        return carry._replace(
-            k=carry.k + 1, z=after, memory=memory, change=change, stop=stop
-        )
-
-    start = _Carry(
+    return _Carry(
         zero,
         problem.latent,
         method.begin(problem, problem.latent),
@@ -124,18 +86,63 @@ def run(problem: Problem, method: Method, tolerance: float) -> DecoderInversion:
         jnp.full((method.iterations + 1,), jnp.nan, dtype),
         jnp.zeros((), bool),
     )
-    last = jax.lax.while_loop(
-        lambda carry: (carry.k < method.iterations) & ~carry.stop, body, start
+
+
+def running(method: Method, carry: _Carry) -> Bool[Array, ""]:
+    """Whether there is another iterate to be made; the last one is then only seen."""
+    return (carry.k < method.iterations) & ~carry.stop
+
+
+def judged(
+    problem: Problem, method: Method, carry: _Carry, decoded: Float[Array, "*image"]
+) -> _Carry:
+    """The carry after its iterate was seen."""
+    dtype = problem.latent.dtype
+    residual = jnp.sqrt(jnp.mean(problem.misfit(decoded) ** 2)).astype(dtype)
+    better = residual < carry.lowest
+    falls = residual < (1 - _PROGRESS) * carry.mark
+    idle = jnp.where(falls, 0, carry.idle + 1)
+    patience = 2**31 - 1 if method.patience is None else method.patience
+    return carry._replace(
+        best=jnp.where(better, carry.z, carry.best),
+        lowest=jnp.where(better, residual, carry.lowest),
+        best_k=jnp.where(better, carry.k, carry.best_k),
+        mark=jnp.where(falls, residual, carry.mark),
+        idle=idle,
+        history=carry.history.at[carry.k].set(residual),
+        stop=idle >= patience,
     )
-    steps = last.k
-    last = judged(last, problem.decoded(last.z))
-    decodes, encodes, products = method.count.times(steps)
+
+
+def advance(
+    problem: Problem, method: Method, carry: _Carry
+) -> tuple[_Carry, Float[Array, "*image"]]:
+    """See an iterate and make the next.
+
+    Returns:
+        The carry, and the decoding of the iterate that was seen.
+    """
+    decoded, after, memory = method.step(problem, carry.k, carry.z, carry.memory)
+    carry = judged(problem, method, carry, decoded)
+    size = jnp.maximum(jnp.linalg.norm(after), jnp.finfo(after.dtype).tiny)
+    change = jnp.linalg.norm(after - carry.z) / size
+    # A method may step back from where the decoding overflows, if it can.
+    stop = carry.stop | ~jnp.all(jnp.isfinite(after))
+    moved = carry._replace(
+        k=carry.k + 1, z=after, memory=memory, change=change, stop=stop
+    )
+    return moved, decoded
+
+
+def finish(method: Method, last: _Carry, tolerance: float) -> DecoderInversion:
+    """The result, once the last iterate was seen."""
+    decodes, encodes, products = method.count.times(last.k)
     return DecoderInversion(
         latent=last.best,
         residual=last.lowest,
         encoder_residual=last.history[0],
         latent_change=last.change,
-        iterations=steps,
+        iterations=last.k,
         best_iteration=last.best_k,
         num_decodes=decodes + 1,
         num_encodes=encodes + 1,
@@ -143,3 +150,23 @@ def run(problem: Problem, method: Method, tolerance: float) -> DecoderInversion:
         converged=last.lowest <= tolerance,
         history=last.history,
     )
+
+
+def run(problem: Problem, method: Method, tolerance: float) -> DecoderInversion:
+    """Iterate from E(x).
+
+    Args:
+        problem: what to solve.
+        method: how.
+        tolerance: the residual at which an image counts as reached.
+
+    Returns:
+        The best iterate.
+    """
+    last = jax.lax.while_loop(
+        lambda carry: running(method, carry),
+        lambda carry: advance(problem, method, carry)[0],
+        begin(problem, method),
+    )
+    last = judged(problem, method, last, problem.decoded(last.z))
+    return finish(method, last, tolerance)
