@@ -34,7 +34,7 @@ class NoiseArray:
 
     def __init__(self, path: Path):
         self._path = path
-        self._array = _open(path, {"open": True})
+        self._array = _open(path)
 
     def write(self, rows: Sequence[int], values: Float[np.ndarray, "n *shape"]) -> None:
         """Writes rows, each chunk at once; on return they are on the disk.
@@ -75,7 +75,7 @@ def create_array(
         "fill_value": "NaN",
         "dimension_names": ["row", *_AXES[-len(shape) :]],
     }
-    _open(path, {"metadata": metadata, "open": True, "create": True})
+    _open(path, metadata=metadata, create=True)
 
 
 def read_array(path: str | os.PathLike[str]) -> Any:
@@ -90,7 +90,7 @@ def read_array(path: str | os.PathLike[str]) -> Any:
     Raises:
         OSError: If there is none that can be read.
     """
-    return _open(Path(path), {"open": True, "read": True})
+    return _open(Path(path), read=True)
 
 
 def remove_temporaries(path: Path, rows: range, chunk_rows: int) -> None:
@@ -108,12 +108,15 @@ def remove_temporaries(path: Path, rows: range, chunk_rows: int) -> None:
                     os.unlink(os.path.join(parent, name))
 
 
-def _open(path: Path, spec: dict[str, Any]) -> Any:
+def _open(path: Path, metadata: dict[str, Any] | None = None, **options: Any) -> Any:
     import tensorstore
 
     store = {"driver": "file", "path": f"{path.absolute()}/"}
+    spec = {"driver": "zarr3", "kvstore": store}
+    if metadata is not None:
+        spec["metadata"] = metadata
     try:
-        return tensorstore.open({"driver": "zarr3", "kvstore": store, **spec}).result()
+        return tensorstore.open(spec, open=True, **options).result()
     except (ValueError, RuntimeError, OSError) as error:
         raise _explained(f"cannot open {path}", error) from error
 

@@ -1,9 +1,11 @@
 """Jobs without a model: small pictures and an engine that computes next to nothing.
 
 As a program it runs one job after the other, each in a process of its own that is
-killed at a random moment: ``python job_cases.py MANIFEST OUT KILLS``.
+killed at a random moment: ``python job_cases.py MANIFEST OUT KILLS``; or, with 0 kills,
+one that comes as far as the tenth image, says so, and waits.
 """
 
+import importlib
 import json
 import os
 import random
@@ -85,7 +87,7 @@ def start_killed(manifest, out, seconds):
     child = os.fork()
     if child == 0:
         try:
-            run(manifest, out, _slow_engine, commit_every=5)
+            run(manifest, out, _slow_engine, commit_every=2)
             os._exit(0)
         except BaseException as error:
             print(f"child: {error!r}", file=sys.stderr, flush=True)
@@ -104,12 +106,46 @@ def start_killed(manifest, out, seconds):
 
 
 def _slow_engine(requests):
-    return fake_engine(requests, pause=0.001)
+    return fake_engine(requests, pause=0.004)
+
+
+def _waiting_engine(requests):
+    for number, answer in enumerate(fake_engine(requests)):
+        if number == 10:
+            print("waiting", flush=True)
+            time.sleep(3600)
+        yield answer
+
+
+def kill_again_and_again(manifest, out, kills):
+    """Starts a job as often as it takes, and kills it while there are kills left."""
+    moments = random.Random(0)
+    longest, killed = 0.05, 0
+    for _ in range(kills):
+        before = count_parts(out)
+        killed += not start_killed(manifest, out, moments.uniform(0, longest))
+        # So long that there is some progress, and so short that all kills meet work.
+        new = count_parts(out) - before
+        longest *= 1.5 if new == 0 else 0.7 if new > 2 else 1
+    before = count_parts(out)
+    start_killed(manifest, out, 600)
+    return {"killed": killed, "commits": [before, count_parts(out)]}
+
+
+def count_parts(out):
+    """Commits so far."""
+    return len(list(Path(out, "certificates").glob("[0-9]*")))
+
+
+def main(manifest, out, kills):
+    """See the head of this file."""
+    # Before the processes part, so that kills meet the job and not an import.
+    for name in ("filelock", "grain", "tensorstore"):
+        importlib.import_module(name)
+    if kills == 0:
+        run(manifest, out, _waiting_engine, commit_every=5)
+    print(json.dumps(kill_again_and_again(manifest, out, kills)))
 
 
 if __name__ == "__main__":
-    given, target, kills = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    moments = random.Random(0)
-    ended = [start_killed(given, target, moments.uniform(0, 0.4)) for _ in range(kills)]
-    start_killed(given, target, 600)
-    print(json.dumps({"killed": ended.count(False), "ended": ended.count(True)}))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
