@@ -24,25 +24,21 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
 from jaxinv.models.parameters import parameters, with_parameters
 from jaxinv.models.registry import Component, abstract_component, component_config
+from jaxinv.sharding import ShardingRule, sharding_function
 
 MARKER = "jaxinv.json"
 FORMAT = {"format": "jaxinv-checkpoint", "version": 1}
-
-ShardingRule = (
-    Sharding | Mapping[str, Sharding] | Callable[[str, tuple[int, ...]], Sharding]
-)
 
 
 def is_checkpoint(folder: str | os.PathLike) -> bool:
@@ -80,9 +76,10 @@ def load_component(
         folder: A component's folder.
         dtype: Data type of the computation.
         param_dtype: Data type of the parameters, whatever they are stored in.
-        sharding: Where the parameters go: one sharding for all of them, a mapping from
-            parameter paths, or a function of a parameter's path and shape. The first
-            local device if None.
+        sharding: Where the parameters go: a mesh, for
+            :func:`jaxinv.sharding.parameter_rule` on it, one sharding for all of them,
+            a mapping from parameter paths, or a function of a parameter's path and
+            shape. The first local device if None.
 
     Returns:
         The model.
@@ -92,18 +89,9 @@ def load_component(
             configuration.
 
     Example:
-        Shard every parameter over its last axis where that divides evenly. The mesh's
-        axes are ``Auto``: the models leave it to the compiler where activations go::
+        In two parts, on all devices::
 
-            mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
-
-            def rule(path, shape):
-                spec = [None] * len(shape)
-                if shape[-1] % 8 == 0:
-                    spec[-1] = "model"
-                return NamedSharding(mesh, PartitionSpec(*spec))
-
-            unet = load_component("sd15/unet", sharding=rule)
+            unet = load_component("sd15/unet", sharding=jaxinv.sharding.make_mesh(2))
     """
     folder = Path(folder).absolute()
     if not (folder / "config.json").is_file() or not (folder / "params").is_dir():
@@ -119,7 +107,7 @@ def load_component(
 
     with ocp.StandardCheckpointer() as checkpointer:
         _check_shapes(folder, wanted, checkpointer.metadata(folder / "params"))
-        place = _sharding_rule(sharding)
+        place = sharding_function(sharding)
         target = {
             path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(path, x.shape))
             for path, x in wanted.items()
@@ -139,19 +127,6 @@ def _check_shapes(folder: Path, wanted: Mapping[str, Any], metadata: Any) -> Non
                 f"{folder}: parameter {path!r}: the configuration asks for shape "
                 f"{expected}, the checkpoint holds {stored.get(path)}"
             )
-
-
-def _sharding_rule(
-    sharding: ShardingRule | None,
-) -> Callable[[str, tuple[int, ...]], Sharding]:
-    """Returns any form of ``sharding`` as a function of path and shape."""
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    if isinstance(sharding, Sharding):
-        return lambda path, shape: sharding
-    if isinstance(sharding, Mapping):
-        return lambda path, shape: sharding[path]
-    return sharding
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -8,6 +8,7 @@ PyTorch, and only hub names need a network, the first time.
 """
 
 import dataclasses
+import functools
 import importlib.resources
 import json
 import os
@@ -24,6 +25,7 @@ from jaxinv.models.options import check_options, with_options
 from jaxinv.models.remat import Remat
 from jaxinv.pipeline import LatentDiffusion
 from jaxinv.schedule import NoiseSchedule, schedule_from_diffusers
+from jaxinv.sharding import ShardingRule
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -37,6 +39,7 @@ def load(
     schedule: NoiseSchedule | None = None,
     attention: Implementation = None,
     remat: Remat = "none",
+    sharding: ShardingRule | None = None,
 ) -> LatentDiffusion:
     """Loads a text-to-image latent diffusion model.
 
@@ -59,6 +62,11 @@ def load(
             :func:`jaxinv.models.with_options`.
         remat: What reverse-mode derivatives keep of each block: ``"none"`` computes
             nothing twice, ``"dots"`` norms and attention, ``"blocks"`` everything.
+        sharding: Where the parameters go, usually a mesh from
+            :func:`jaxinv.sharding.make_mesh`: each array's largest divisible dimension
+            over its axis ``model``. The first local device if None. Checkpoints of
+            ``jaxinv convert`` are read straight into the parts; of diffusers' folders,
+            one tensor at a time is whole on the host.
 
     Returns:
         The model.
@@ -79,7 +87,7 @@ def load(
     given = os.fspath(name_or_path)
     name = folder.resolve().name if Path(given).expanduser().is_dir() else given
     kinds = jnp.dtype(dtype), jnp.dtype(param_dtype or dtype)
-    pipe = _load_folder(folder, name, *kinds, schedule)
+    pipe = _load_folder(folder, name, *kinds, schedule, sharding)
     return dataclasses.replace(
         pipe,
         unet=with_options(pipe.unet, attention=attention, remat=remat),
@@ -180,12 +188,13 @@ def _load_folder(
     dtype: jnp.dtype,
     param_dtype: jnp.dtype,
     schedule: NoiseSchedule | None,
+    sharding: ShardingRule | None,
 ) -> LatentDiffusion:
     _check_index(folder)
     if schedule is None:
         schedule = schedule_from_diffusers(_read_json(folder / "scheduler"))
     tokenizer = _load_tokenizer(folder / "tokenizer")
-    load_component = _component_loader(folder)
+    load_component = functools.partial(_component_loader(folder), sharding=sharding)
     unet = load_component(folder / "unet", dtype=dtype, param_dtype=param_dtype)
     text_encoder = load_component(
         folder / "text_encoder", dtype=dtype, param_dtype=param_dtype

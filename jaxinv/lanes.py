@@ -18,7 +18,7 @@ References:
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -171,7 +171,7 @@ class Lanes:
         self.iterations, self.mesh = iterations, mesh
         self.count = lanes
         self.evaluated = 0
-        self._inside: list[tuple[Hashable, PyTree] | None] = [None] * lanes
+        self._inside: list[tuple[Any, PyTree] | None] = [None] * lanes
         self._lanes: Lane | None = None
         self._fresh: PyTree = None
 
@@ -181,8 +181,8 @@ class Lanes:
         return sum(slot is None for slot in self._inside)
 
     def turn(
-        self, arriving: Sequence[tuple[Hashable, PyTree]] = ()
-    ) -> list[tuple[Hashable, PyTree, PyTree]]:
+        self, arriving: Sequence[tuple[Any, PyTree]] = ()
+    ) -> list[tuple[Any, PyTree, PyTree]]:
         """Puts samples into free lanes and advances all lanes.
 
         Args:
@@ -288,13 +288,13 @@ class Station:
     """
 
     lanes: Callable[[], Lanes]
-    route: Callable[[Hashable, PyTree, PyTree], Onward | Any]
+    route: Callable[[Any, PyTree, PyTree], Onward | Any]
 
 
 def flow(
     stations: Sequence[Station],
-    source: Iterable[tuple[Hashable, Onward]],
-) -> Iterator[tuple[Hashable, Any]]:
+    source: Iterable[tuple[Any, Onward]],
+) -> Iterator[tuple[Any, Any]]:
     """Passes samples through stations, each as soon as there is a lane for it.
 
     A station has a turn when its lanes can be full, the last one first, and before
@@ -308,7 +308,7 @@ def flow(
         The key of each sample and what it left with, in the order in which they leave.
     """
     opened: list[Lanes | None] = [None] * len(stations)
-    queues: list[deque[tuple[Hashable, PyTree]]] = [deque() for _ in stations]
+    queues: list[deque[tuple[Any, PyTree]]] = [deque() for _ in stations]
     incoming = iter(source)
     exhausted = False
 

@@ -38,6 +38,7 @@ from jaxinv.models import (
     DiagonalGaussian,
     UNet2DConditionModel,
 )
+from jaxinv.prompted import Condition, PromptedModel
 from jaxinv.sampling import Sampler, sample
 from jaxinv.schedule import NoiseSchedule
 from jaxinv.state import SamplerState
@@ -123,7 +124,7 @@ class LatentDiffusion:
                 ``jax.jit`` and ``jax.vmap`` only shape and dtype are known and checked.
         """
         _check_image(image, self.factor)
-        return _encode(self.vae, image)
+        return encode(self.vae, image)
 
     def decode(self, latent: Float[Array, "h w c"]) -> Float[Array, "fh fw 3"]:
         """Turns a latent into an image, clipped to [0, 1].
@@ -163,7 +164,7 @@ class LatentDiffusion:
             )
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(f"expected a latent of floats, got {dtype}")
-        return _decode(self.vae, latent)
+        return decode(self.vae, latent)
 
     def invert_decoder(
         self, image: Image, method: str | Method = "anderson", **options: Any
@@ -183,8 +184,8 @@ class LatentDiffusion:
         """
         _check_image(image, self.factor)
         return invert_decoder(
-            jax.tree_util.Partial(_encode, self.vae),
-            jax.tree_util.Partial(_decode, self.vae),
+            jax.tree_util.Partial(encode, self.vae),
+            jax.tree_util.Partial(decode, self.vae),
             image,
             method,
             **options,
@@ -309,17 +310,50 @@ class LatentDiffusion:
                 scale is not finite.
         """
         cond = self._vectors(prompt)
-        if isinstance(guidance_scale, jax.core.Tracer):
-            scale: Any = guidance_scale
-        else:
-            scale = float(guidance_scale)
-            if not math.isfinite(scale):
-                raise ValueError(f"guidance_scale must be finite, got {scale}")
+        scale = _finite(guidance_scale)
         if isinstance(scale, float) and scale == 1.0:
             model: Denoiser = conditioned(self.unet, cond)
         else:
             model = guided(self.unet, cond, self._vectors(negative_prompt), scale)
         return as_denoiser(model, self.schedule)
+
+    def conditional_denoiser(self, *, guided: bool = True) -> PromptedModel:
+        """The model with its prompt as an argument: what batches take.
+
+        Args:
+            guided: Whether there is guidance. If not, only the prompt of a condition
+                counts, and the model is evaluated once per call, not twice.
+
+        Returns:
+            A callable pytree ``(z, t, condition) -> f``; see :meth:`condition`.
+        """
+        return PromptedModel(self.unet, self.schedule, guided)
+
+    def condition(
+        self,
+        prompt: str | TextVectors,
+        negative_prompt: str | TextVectors = "",
+        guidance_scale: float | Float[Array, ""] = 1.0,
+    ) -> Condition:
+        """What differs from sample to sample; stack them with ``jax.tree.map``.
+
+        Args:
+            prompt: As of :meth:`denoiser`.
+            negative_prompt: Likewise.
+            guidance_scale: Likewise.
+
+        Returns:
+            The condition of one sample.
+
+        Raises:
+            ValueError: As :meth:`denoiser`.
+        """
+        scale = _finite(guidance_scale)
+        return Condition(
+            self._vectors(prompt),
+            self._vectors(negative_prompt),
+            jnp.asarray(scale, jnp.float32),
+        )
 
     def _vectors(self, prompt: str | TextVectors) -> TextVectors:
         if isinstance(prompt, str):
@@ -334,7 +368,8 @@ class LatentDiffusion:
 
 
 @jax.jit
-def _encode(vae: Autoencoder, image: Image) -> Float[Array, "h w c"]:
+def encode(vae: Autoencoder, image: Image) -> Float[Array, "h w c"]:
+    """Image to latent; unchecked, see :meth:`LatentDiffusion.encode`."""
     pixels = jnp.asarray(image)
     if pixels.dtype == jnp.uint8:
         pixels = pixels.astype(jnp.float32) / 255
@@ -344,7 +379,8 @@ def _encode(vae: Autoencoder, image: Image) -> Float[Array, "h w c"]:
 
 
 @jax.jit
-def _decode(vae: Autoencoder, latent: ArrayLike) -> Float[Array, "fh fw 3"]:
+def decode(vae: Autoencoder, latent: ArrayLike) -> Float[Array, "fh fw 3"]:
+    """Latent to image, not clipped; unchecked, as :func:`encode`."""
     raw = jnp.asarray(latent) / vae.config.scaling_factor
     return (vae.decode(raw + (vae.config.shift_factor or 0.0)) + 1) / 2
 
@@ -352,6 +388,16 @@ def _decode(vae: Autoencoder, latent: ArrayLike) -> Float[Array, "fh fw 3"]:
 @jax.jit
 def _encode_prompt(text_encoder: CLIPTextModel, ids: Int[Array, " l"]) -> TextVectors:
     return text_encoder(ids).last_hidden_state
+
+
+def _finite(guidance_scale: Any) -> Any:
+    """The number, or what a caller's jit will make a number of."""
+    if isinstance(guidance_scale, jax.core.Tracer):
+        return guidance_scale
+    scale = float(guidance_scale)
+    if not math.isfinite(scale):
+        raise ValueError(f"guidance_scale must be finite, got {scale}")
+    return scale
 
 
 def _batch_hint(shape: tuple[int, ...]) -> str:

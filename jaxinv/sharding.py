@@ -181,7 +181,7 @@ def sample_batch(
             size that the mesh does not divide.
     """
     return _over_batches(
-        _Sampling(), sampler, denoise, noise, conditions, mesh, batch_size
+        Sampling(), sampler, denoise, noise, conditions, mesh, batch_size
     )
 
 
@@ -234,7 +234,7 @@ def invert_batch(
         plan = make_plan(sampler, strategy, solver, schedule)
     else:
         check_explicit(sampler, strategy, solver)
-    task = _Inversion(plan, return_trajectory)
+    task = Inversion(plan, return_trajectory)
     return _over_batches(task, sampler, denoise, x0, conditions, mesh, batch_size)
 
 
@@ -271,7 +271,7 @@ def check_mesh(mesh: Mesh) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sampling:
+class Sampling:
     """What is done to each sample."""
 
     def __call__(self, sampler: Sampler, denoise: Denoiser, x: Array) -> Any:
@@ -279,7 +279,7 @@ class _Sampling:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Inversion:
+class Inversion:
     """What is done to each sample."""
 
     plan: Any
@@ -292,7 +292,7 @@ class _Inversion:
 
 
 @jax.jit(static_argnames=("task", "rebuild", "mesh"), donate_argnames="x")
-def _on_mesh(
+def on_mesh(
     sampler: Sampler,
     arrays: list[Any],
     x: Array,
@@ -302,7 +302,17 @@ def _on_mesh(
     rebuild: Any,
     mesh: Mesh,
 ) -> Any:
-    """One batch."""
+    """One batch: the program of :func:`sample_batch` and :func:`invert_batch`.
+
+    Args:
+        sampler: the sampler.
+        arrays: of the model.
+        x: shape (b, ...), donated.
+        conditions: a pytree of arrays with the same leading axis.
+        task: :class:`Sampling` or :class:`Inversion` (static).
+        rebuild: makes the model from its arrays (static).
+        mesh: the devices (static).
+    """
 
     def part(sampler: Sampler, arrays: list[Any], x: Array, conditions: PyTree) -> Any:
         def one(x: Array, condition: PyTree) -> Any:
@@ -372,7 +382,7 @@ def _over_batches(
 
     found = []
     for first in range(0, count, batch_size):
-        result = _on_mesh(
+        result = on_mesh(
             sampler,
             arrays,
             padded(x, first),

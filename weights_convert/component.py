@@ -14,6 +14,7 @@ from jaxinv.checkpoint import atomic_folder, write_json
 from jaxinv.models import CLIPTextConfig
 from jaxinv.models.parameters import parameters, with_parameters
 from jaxinv.models.registry import Component, ComponentConfig, abstract_component
+from jaxinv.sharding import ShardingRule, sharding_function
 from weights_convert.errors import WeightsError
 from weights_convert.reader import (
     StoredTensor,
@@ -35,6 +36,7 @@ def load_component(
     *,
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
+    sharding: ShardingRule | None = None,
 ) -> Component:
     """Loads a model from the folder that diffusers or transformers saved it in.
 
@@ -46,6 +48,8 @@ def load_component(
             index; a ``.fp16`` variant is taken if there is no plain one).
         dtype: Data type of the computation.
         param_dtype: Data type of the parameters, whatever they are stored in.
+        sharding: Where the parameters go, as of
+            :func:`jaxinv.checkpoint.load_component`.
 
     Returns:
         The model that ``config.json`` names.
@@ -63,10 +67,11 @@ def load_component(
     config = read_config(folder)
     module = abstract_component(config, dtype=dtype, param_dtype=param_dtype)
     wanted = parameters(module)
+    place = None if sharding is None else sharding_function(sharding)
     values = {}
     for path, tensor in _match(folder, config, wanted).items():
         value = from_torch(path, tensor.read()).astype(wanted[path].dtype, order="C")
-        values[path] = jax.device_put(value)
+        values[path] = jax.device_put(value, place and place(path, value.shape))
     return with_parameters(module, values)
 
 

@@ -3,7 +3,7 @@
 What faster engines do is compared with it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -47,19 +47,21 @@ def one_by_one(
                 strategy=strategy,
                 schedule=pipe.schedule,
             )
-            yield answer(request.index, jax.device_get(found), strategy, decoder)
+            yield answer(request.index, jax.device_get(found), (strategy,), decoder)
 
     return engine
 
 
-def answer(index: int, found: ImageInversion, strategy: str, decoder: str) -> Answer:
+def answer(
+    index: int, found: ImageInversion, stages: Sequence[str], decoder: str
+) -> Answer:
     """What an engine says of an image that was inverted.
 
     Args:
         index: Of the request.
         found: With arrays on the host.
-        strategy: That was asked for.
-        decoder: Likewise.
+        stages: That ran.
+        decoder: Name of the decoder inversion.
 
     Returns:
         The answer; a failure if the noise is not finite.
@@ -74,12 +76,14 @@ def answer(index: int, found: ImageInversion, strategy: str, decoder: str) -> An
         index,
         values,
         np.asarray(found.noise, np.float32),
-        certificate(found, strategy, decoder),
+        certificate(found, stages, decoder),
         failure,
     )
 
 
-def certificate(found: ImageInversion, strategy: str, decoder: str) -> dict[str, Any]:
+def certificate(
+    found: ImageInversion, stages: Sequence[str], decoder: str
+) -> dict[str, Any]:
     """The certificate of an image, without what is said of single steps."""
     result, latent = found.sampler, found.decoder
     return {
@@ -87,7 +91,7 @@ def certificate(found: ImageInversion, strategy: str, decoder: str) -> dict[str,
         "residual": float(result.residual),
         "num_evals": int(result.num_evals),
         "depth": int(result.depth),
-        "stages": [strategy],
+        "stages": list(stages),
         "decoder": {
             "method": decoder,
             "converged": bool(latent.converged),
