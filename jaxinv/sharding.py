@@ -7,9 +7,9 @@ them all: each array along its largest dimension that divides evenly, which leav
 XLA's partitioner to bring the parts together where they are used.
 
 The core stays what it is, a function of one sample. It is vmapped over a device's part
-of the batch, inside ``jax.shard_map`` over ``data`` (a loop runs as long as the slowest
-sample *on that device*, and the program has no collective at all), and automatic over
-``model``.
+of the batch, inside ``jax.shard_map`` over ``data``: a loop runs as long as the slowest
+sample *on that device*, and the program has no collective at all. With parameters in
+parts it is vmapped over the whole batch and partitioned by the compiler.
 
 References:
     Xu et al. 2021, "GSPMD", arXiv:2105.04663 (partitioning over ``model``).
@@ -275,6 +275,7 @@ class Sampling:
     """What is done to each sample."""
 
     def __call__(self, sampler: Sampler, denoise: Denoiser, x: Array) -> Any:
+        """Samples."""
         return sample(sampler, denoise, x)
 
 
@@ -286,6 +287,7 @@ class Inversion:
     keep: bool
 
     def __call__(self, sampler: Sampler, denoise: Denoiser, x: Array) -> Any:
+        """Inverts."""
         return invert(
             sampler, denoise, x, strategy=self.plan, return_trajectory=self.keep
         )
@@ -326,22 +328,24 @@ def on_mesh(
 def over_data(part: Callable[..., Any], mesh: Mesh, shared: int) -> Callable[..., Any]:
     """A function of a device's samples as a function of those of the whole mesh.
 
+    Where parameters are whole on every device, each device runs the function by itself.
+    Where they are in parts, bringing these together takes collectives, also within
+    loops, and all devices have to run through these equally often: the partitioner then
+    sees the loops of all samples as one, whose predicate is a collective, too.
+
     Args:
         part: its first arguments are the same on all devices, the others and its
             results have a leading axis of samples.
-        mesh: with an axis ``data``; other axes are left to the compiler.
+        mesh: with an axis ``data``.
         shared: how many arguments are the same on all devices.
     """
+    if math.prod(mesh.shape.values()) > check_mesh(mesh):
+        return part
 
     def whole(*arguments: Any) -> Any:
         specs = tuple(P() if k < shared else P(DATA) for k in range(len(arguments)))
         return jax.shard_map(
-            part,
-            mesh=mesh,
-            in_specs=specs,
-            out_specs=P(DATA),
-            axis_names={DATA},
-            check_vma=False,
+            part, mesh=mesh, in_specs=specs, out_specs=P(DATA), check_vma=False
         )(*arguments)
 
     return whole

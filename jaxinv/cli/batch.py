@@ -20,6 +20,7 @@ from jaxinv.cli.console import (
     check_guidance,
     explained,
 )
+from jaxinv.files import check_writable_folder
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -100,6 +101,48 @@ def batch(
     chunk_rows: Annotated[
         int, typer.Option("--chunk-rows", help="Noises in one file.", min=1)
     ] = 64,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size",
+            "-b",
+            help="Images at a time on each device (on each group of --model-parallel).",
+            min=1,
+        ),
+    ] = 8,
+    model_parallel: Annotated[
+        int,
+        typer.Option(
+            "--model-parallel",
+            help="Devices that share one copy of the parameters.",
+            min=1,
+        ),
+    ] = 1,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="One of several processes, of a cluster that JAX finds by itself "
+            "(Slurm, Open MPI, Kubernetes, Cloud TPU), or of the next three options.",
+        ),
+    ] = False,
+    coordinator: Annotated[
+        str | None,
+        typer.Option("--coordinator", help="host:port of the first process."),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", help="How many there are.")
+    ] = None,
+    process: Annotated[
+        int | None, typer.Option("--process", help="Which of them this is, from 0.")
+    ] = None,
+    compilation_cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--compilation-cache",
+            help="Folder for compiled programs: a restart need not compile again.",
+        ),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Find the noise of every image of a data set.
@@ -128,21 +171,38 @@ def batch(
             manifest, prompt=prompt, negative_prompt=negative_prompt, guidance=guidance
         )
 
+        import jax
+
         import jaxinv as ji
+        from jaxinv import distributed as hosts
         from jaxinv.cli import runs, samplers
         from jaxinv.cli.batch_progress import JobProgress
         from jaxinv.decoder import METHODS
         from jaxinv.hub import find_model
         from jaxinv.inversion import STRATEGIES
+        from jaxinv.sharding import make_mesh
 
+        if not distributed and (coordinator, processes, process) != (None, None, None):
+            raise ValueError(
+                "--coordinator, --processes and --process need --distributed"
+            )
         names = samplers.ONE_ARRAY_NAMES if keys else samplers.SAMPLER_NAMES
         sampler = check_choice("sampler", sampler, names)
         spacing = check_choice("spacing", spacing, samplers.SPACINGS)
         strategy = check_choice("strategy", strategy, STRATEGIES)
         method = check_choice("decoder inversion", decoder_inversion, METHODS)
         dtype = check_choice("dtype", dtype, _DTYPES)
+        if compilation_cache is not None:
+            cache = check_writable_folder(compilation_cache)
+            jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
+        me = (
+            hosts.join(coordinator, processes, process)
+            if distributed
+            else hosts.alone()
+        )
+        mesh = make_mesh(model_parallel, devices=jax.local_devices())
         folder = find_model(model, revision=revision)
-        pipe = ji.load(model, dtype=dtype, revision=revision)
+        pipe = ji.load(model, dtype=dtype, revision=revision, sharding=mesh)
         chosen = samplers.make_sampler(pipe.schedule, sampler, steps, spacing)
         runs.check_strategy(chosen, strategy, None, pipe.schedule)
         detector = jobs.read_detector(keys, rate, pipe.latent_shape) if keys else None
@@ -160,7 +220,15 @@ def batch(
         }
         if note := samplers.lossy_note(chosen, pipe.schedule):
             output.note(note)
-    engine = jobs.one_by_one(pipe, chosen.table, strategy=strategy, decoder=method)
+        engine = jobs.continuous(
+            pipe,
+            chosen.table,
+            strategy=strategy,
+            decoder=method,
+            guided=any(row.guidance != 1 for row in rows.rows),
+            lanes=batch_size * mesh.shape["data"],
+            mesh=mesh,
+        )
     table = chosen.table
     states = (table.history,) if table.bidirectional else ()
     start = time.perf_counter()
@@ -181,6 +249,9 @@ def batch(
                 chunk_rows=chunk_rows,
                 max_failures=max_failures,
                 retry_failures=retry_failures,
+                process_index=me.index,
+                process_count=me.count,
+                barrier=me.barrier,
                 on_progress=progress.update,
                 about={"manifest": str(manifest), "model": pipe.name},
             )

@@ -111,7 +111,7 @@ def remove_temporaries(path: Path, rows: range, chunk_rows: int) -> None:
 def _open(path: Path, metadata: dict[str, Any] | None = None, **options: Any) -> Any:
     import tensorstore
 
-    store = {"driver": "file", "path": f"{path.absolute()}/"}
+    store = {"driver": "file", "path": f"{path.resolve()}/"}
     spec = {"driver": "zarr3", "kvstore": store}
     if metadata is not None:
         spec["metadata"] = metadata
