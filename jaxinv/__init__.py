@@ -23,6 +23,7 @@ from jaxinv.inversion import (
     certify,
     invert,
 )
+from jaxinv.memory import largest_batch, predict_memory
 from jaxinv.metrics import nmse_db, psnr
 from jaxinv.samplers.adams import deis, ipndm
 from jaxinv.samplers.bidirectional import bdia, belm, o_belm
@@ -98,11 +99,13 @@ __all__ = [
     "invert",
     "invert_decoder",
     "ipndm",
+    "largest_batch",
     "linear",
     "load",
     "nmse_db",
     "o_belm",
     "o_belm_log_snr",
+    "predict_memory",
     "psnr",
     "sample",
     "sample_trajectory",
