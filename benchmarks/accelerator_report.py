@@ -1,0 +1,156 @@
+"""The tables of the accelerator benchmark, from its cells."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.report import table
+
+Cell = dict[str, Any]
+
+INTRODUCTION = """\
+Random weights, the same in both frameworks; activations channels last; the state of a
+sampler in float32 whatever the network's data type. *Guided* calls evaluate two
+branches for each image, in one batch. Times are medians with the device synchronised,
+without compiling. The share of the peak counts the products alone (convolutions, dense
+layers, attention), and of inversions only evaluations that some image needed. A guided
+call has less of them in JAX than two unguided ones, as PyTorch makes them: what comes
+before the first look at the text is computed once for both branches."""
+
+REDUCED = """\
+**These are numbers of a CPU{small}: they show that the benchmark runs,
+and say nothing about accelerators.**"""
+
+
+def report(cells: Sequence[Cell]) -> str:
+    """All tables, by device, size and data type.
+
+    Args:
+        cells: what ``benchmarks.accelerator`` measured.
+
+    Returns:
+        Markdown.
+    """
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell["device"], cell["size"], cell["dtype"]), []).append(
+            cell
+        )
+    parts = ["# Stable Diffusion's size on an accelerator", INTRODUCTION]
+    parts += [_group(*key, members) for key, members in sorted(groups.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _group(device: str, size: str, dtype: str, cells: list[Cell]) -> str:
+    parts = [f"## {device}, {dtype}: {size}"]
+    if device == "cpu":
+        small = "" if size.startswith("Stable") else " at reduced size"
+        parts.append(REDUCED.format(small=small))
+    calls = [cell for cell in cells if cell["what"] == "call"]
+    calls.sort(key=lambda c: (c["batch"], c["guided"], c["framework"]))
+    if calls:
+        parts += ["### One call of the model", _calls(calls)]
+    inversions = [cell for cell in cells if cell["what"] != "call"]
+    inversions.sort(key=lambda c: (c["batch"], c["what"]))
+    if inversions:
+        parts += ["### Inversions", _inversions(inversions, calls)]
+    for peak, source in sorted(
+        {(c["peak"], c["peak_source"]) for c in cells if "peak" in c}
+    ):
+        parts.append(f"Peak: {peak / 1e12:.3g} TFLOP/s ({source}).")
+    parts += sorted({cell["made"] for cell in cells})
+    return "\n\n".join(parts)
+
+
+def _calls(cells: list[Cell]) -> str:
+    header = (
+        "framework",
+        "guided",
+        "images",
+        "ms",
+        "images/s",
+        "GFLOP, products",
+        "GFLOP, XLA",
+        "share of peak",
+        "program, MiB",
+        "parameters and data, MiB",
+        "device peak so far, MiB",
+        "difference to PyTorch",
+    )
+    flops = {(c["batch"], c["guided"]): c["flops"] for c in cells if "flops" in c}
+    peaks = [cell["peak"] for cell in cells if "peak" in cell]
+    rows: list[tuple[Any, ...]] = []
+    for cell in cells:
+        start = (cell["framework"], "yes" if cell["guided"] else "no", cell["batch"])
+        if "reason" in cell:
+            reason = cell["reason"].replace("|", "/")
+            rows.append((*start, f"not measured: {reason}", *["-"] * 8))
+            continue
+        work, spent = cell.get("flops"), cell["seconds"]
+        if work is None and (cell["batch"], False) in flops:
+            work = flops[cell["batch"], False] * (2 if cell["guided"] else 1)
+        share = f"{work / spent / peaks[0]:.1%}" if work and peaks else "-"
+        difference = cell.get("to_torch")
+        rows.append(
+            (
+                *start,
+                f"{1000 * spent:.1f}",
+                f"{cell['batch'] / spent:.3g}",
+                _scaled(work, 1e9),
+                _scaled(cell.get("xla_flops"), 1e9),
+                share,
+                _scaled(cell.get("program_bytes"), 2**20),
+                _scaled(cell.get("argument_bytes"), 2**20),
+                _scaled(cell.get("device_peak"), 2**20),
+                "-" if difference is None else f"{difference:.1e}",
+            )
+        )
+    return table(header, rows)
+
+
+def _inversions(cells: list[Cell], calls: list[Cell]) -> str:
+    header = (
+        "strategy, sampler",
+        "framework",
+        "images",
+        "steps",
+        "evaluations per image",
+        "converged",
+        "seconds",
+        "images/s",
+        "over its evaluations",
+        "share of peak",
+        "program, MiB",
+        "device peak so far, MiB",
+    )
+    # What the evaluations of an image cost in guided calls of the same batch.
+    known = {
+        (c["framework"], c["batch"]): c["seconds"] / c["batch"]
+        for c in calls
+        if c["guided"] and "seconds" in c
+    }
+    rows: list[tuple[Any, ...]] = []
+    for cell in cells:
+        spent, each = cell["seconds"], known.get((cell["framework"], cell["batch"]))
+        over = spent / (cell["evaluations"] * each) if each else None
+        naive = cell["what"].startswith("naive")
+        rows.append(
+            (
+                cell["what"],
+                cell["framework"],
+                cell["batch"],
+                cell["steps"],
+                f"{cell['evaluations'] / cell['batch']:.1f}",
+                "-" if naive else f"{cell['converged']:.0%}",
+                f"{spent:.3g}",
+                f"{cell['batch'] / spent:.3g}",
+                "-" if over is None else f"{over:.2f}",
+                f"{cell['flops'] / spent / cell['peak']:.1%}",
+                _scaled(cell["program_bytes"], 2**20),
+                _scaled(cell["device_peak"], 2**20),
+            )
+        )
+    return table(header, rows)
+
+
+def _scaled(value: float | None, unit: float) -> str:
+    return "-" if value is None else f"{value / unit:.4g}"
