@@ -13,7 +13,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,26 +104,40 @@ def measure(
         common = {"framework": f"JAX, {kernel}", "peak": peak, "peak_source": source}
         for batch in arguments.batch:
             for guided in (False, True) if "call" in arguments.parts else ():
-                cell = model_call(size, model, batch, guided, arguments.repeats)
-                output, other = cell.pop("output"), outputs.get((batch, guided))
-                if other is not None:
+                options = size, model, batch, guided, arguments.repeats
+                cell = fitting(model_call, *options)
+                output, other = cell.pop("output", None), outputs.get((batch, guided))
+                if output is not None and other is not None:
                     error = np.linalg.norm(output - other) / np.linalg.norm(other)
                     cell["to_torch"] = float(error)
+                cell |= {"batch": batch, "guided": guided}
                 yield {"what": "call", "flops": batch * flops[guided], **common, **cell}
             for name, way in ways(arguments.rows, arguments.steps).items():
                 # Whole inversions with the best kernel that there is.
                 if name.split(",")[0] not in arguments.parts or kernel != kernels[-1]:
                     continue
                 options = batch, arguments.steps, way, arguments.guidance
-                cell = inversion(size, model, *options, min(3, arguments.repeats))
+                runs = min(3, arguments.repeats)
+                cell = fitting(inversion, size, model, *options, runs)
                 yield {
                     "what": name,
                     "guided": True,
+                    "batch": batch,
                     "steps": arguments.steps,
-                    "flops": cell["evaluations"] * flops[True],
+                    "flops": cell.get("evaluations", 0) * flops[True],
                     **common,
                     **cell,
                 }
+
+
+def fitting(run: Callable[..., dict[str, Any]], *options: Any) -> dict[str, Any]:
+    """A cell, or the reason that there is none where memory does not suffice."""
+    try:
+        return run(*options)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {"reason": "out of memory"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -73,7 +73,7 @@ def model_call(
     """Time the model call; the cell has its output."""
     inputs = jax.tree.map(jnp.asarray, make_inputs(size, batch))
     cell, out = measured(functools.partial(call, guided), (unet, inputs), repeats)
-    return cell | {"batch": batch, "guided": guided, "output": np.asarray(out)}
+    return cell | {"output": np.asarray(out)}
 
 
 def inversion(
@@ -94,7 +94,6 @@ def inversion(
     arguments = unet, sampler, inputs, jnp.float32(guidance)
     cell, result = measured(run, arguments, runs)
     return cell | {
-        "batch": batch,
         "evaluations": int(jnp.sum(result.num_evals)),
         "converged": float(jnp.mean(result.converged)),
         "residual": float(jnp.max(result.residual)),

@@ -82,8 +82,7 @@ def _calls(cells: list[Cell]) -> str:
     for cell in cells:
         start = (cell["framework"], "yes" if cell["guided"] else "no", cell["batch"])
         if "reason" in cell:
-            reason = cell["reason"].replace("|", "/")
-            rows.append((*start, f"not measured: {reason}", *["-"] * 8))
+            rows.append((*start, _missing(cell), *["-"] * 8))
             continue
         work, spent = cell.get("flops"), cell["seconds"]
         if work is None and (cell["batch"], False) in flops:
@@ -130,15 +129,16 @@ def _inversions(cells: list[Cell], calls: list[Cell]) -> str:
     }
     rows: list[tuple[Any, ...]] = []
     for cell in cells:
+        start = (cell["what"], cell["framework"], cell["batch"], cell["steps"])
+        if "reason" in cell:
+            rows.append((*start, _missing(cell), *["-"] * 7))
+            continue
         spent, each = cell["seconds"], known.get((cell["framework"], cell["batch"]))
         over = spent / (cell["evaluations"] * each) if each else None
         naive = cell["what"].startswith("naive")
         rows.append(
             (
-                cell["what"],
-                cell["framework"],
-                cell["batch"],
-                cell["steps"],
+                *start,
                 f"{cell['evaluations'] / cell['batch']:.1f}",
                 "-" if naive else f"{cell['converged']:.0%}",
                 f"{spent:.3g}",
@@ -150,6 +150,10 @@ def _inversions(cells: list[Cell], calls: list[Cell]) -> str:
             )
         )
     return table(header, rows)
+
+
+def _missing(cell: Cell) -> str:
+    return f"not measured: {cell['reason'].replace('|', '/')}"
 
 
 def _scaled(value: float | None, unit: float) -> str:

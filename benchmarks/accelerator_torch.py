@@ -73,7 +73,10 @@ def torch_calls(
                 cells.append(cell | _timed(call, given, device, repeats))
             except torch._dynamo.exc.TorchDynamoException as error:
                 # No C++ or Triton compiler here: said in the table, not hidden.
-                cells.append(cell | {"reason": str(error).strip().split("\n")[0]})
+                reason = " ".join(str(error).strip().split("\n")[:2])
+                cells.append(cell | {"reason": reason})
+            except torch.OutOfMemoryError:
+                cells.append(cell | {"reason": "out of memory"})
             print("accelerator:", {**cells[-1], "output": None}, flush=True)
     return cells
 
