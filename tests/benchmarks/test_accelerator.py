@@ -1,0 +1,172 @@
+"""The accelerator benchmark counts truly, compares like with like, and reports all."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import accelerator, accelerator_flops
+from benchmarks.accelerator_flops import peak_flops, product_flops
+from benchmarks.accelerator_jax import call_flops
+from benchmarks.accelerator_model import SMALL, Size, make_inputs, torch_unet
+from benchmarks.accelerator_report import report
+from benchmarks.accelerator_torch import Call, tensors
+from jaxinv.models import abstract_component
+
+# As few layers as there can be: compiling them is what takes the time.
+TINY = Size(
+    "tiny",
+    dataclasses.replace(
+        SMALL.config,
+        block_out_channels=(16,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        mid_block_type=None,
+        up_block_types=("CrossAttnUpBlock2D",),
+        attention_head_dim=2,
+        cross_attention_dim=16,
+    ),
+    8,
+    5,
+)
+
+
+def test_operations_are_those_that_pytorch_counts():
+    abstract = abstract_component(SMALL.config)
+    found = {guided: call_flops(SMALL, abstract, guided) for guided in (False, True)}
+    unet = torch_unet(SMALL, torch.float32, "cpu")
+    given = tensors(make_inputs(SMALL, 1), "cpu", torch.float32)
+    wanted = {}
+    for guided in (False, True):
+        # PyTorch counts attention on a CPU only where it is made of matrix products.
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            Call(unet, guided)(*given)
+        wanted[guided] = counter.get_total_flops()
+    assert abs(found[False] - wanted[False]) < 0.01 * wanted[False]
+    # Guided, the two branches share here what comes before the text.
+    assert wanted[True] == 2 * wanted[False]
+    assert 0.9 * wanted[True] < found[True] < wanted[True]
+
+
+def test_products_in_loops_are_counted_as_often_as_they_run():
+    x = jnp.ones((3, 4, 4))
+    one = 2 * 4**3
+
+    def scan(x):
+        return jax.lax.scan(lambda y, a: (y @ a, None), x[0], x)[0]
+
+    assert product_flops(scan, x) == 3 * one
+    assert product_flops(jax.vmap(jnp.matmul), x, x) == 3 * one
+    assert product_flops(jax.jit(lambda x: jnp.sum(x) * x), x) == 0
+
+    def unknown(x):
+        return jax.lax.while_loop(lambda y: jnp.sum(y) < 5, lambda y: y @ y, x[0])
+
+    with pytest.raises(ValueError, match="loop of unknown length"):
+        product_flops(unknown, x)
+
+
+def test_the_peak_is_the_datasheets_or_measured(monkeypatch):
+    found, source = peak_flops(jnp.float32)
+    assert source == "measured"
+    assert 1e8 < found < 1e15
+    kind = jax.devices()[0].device_kind
+    monkeypatch.setitem(accelerator_flops.PEAKS, kind, (3.0, 2.0))
+    assert peak_flops(jnp.float32) == (2e12, "datasheet")
+    assert peak_flops(jnp.bfloat16) == (3e12, "datasheet")
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """The cells and the table of one tiny run."""
+    out = tmp_path_factory.mktemp("accelerator") / "table.md"
+    arguments = "--small --dtype float32 --batch 1 --steps 3 --rows 3 --repeats 1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accelerator, "SMALL", TINY)
+        accelerator.main([*arguments.split(), "--torch", "eager", "--out", str(out)])
+    lines = (out.parent / "table-cells.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines], out.read_text()
+
+
+def test_both_frameworks_make_the_same_call(outcome):
+    differences = [cell["to_torch"] for cell in outcome[0] if "to_torch" in cell]
+    assert len(differences) == 2
+    assert 0 < max(differences) < 1e-5
+
+
+def test_the_table_has_every_row(outcome):
+    cells, text = outcome
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    names = [(row[0].removeprefix("| "), row[1]) for row in rows]
+    assert names == [
+        ("framework", "guided"),
+        ("JAX, xla", "no"),
+        ("PyTorch, eager", "no"),
+        ("JAX, xla", "yes"),
+        ("PyTorch, eager", "yes"),
+        ("strategy, sampler", "framework"),
+        ("naive, DDIM", "JAX, xla"),
+        ("stepwise, DDIM", "JAX, xla"),
+        ("trajectory, DPM-Solver++(2M)", "JAX, xla"),
+    ]
+    assert "and say nothing about accelerators" in text
+    assert all(cell["seconds"] > 0 for cell in cells)
+    evaluations = {cell["what"]: cell.get("evaluations") for cell in cells}
+    assert evaluations["naive, DDIM"] == 3
+    assert evaluations["stepwise, DDIM"] >= 2 * 3
+    calls = {cell["guided"]: cell["flops"] for cell in cells if "to_torch" in cell}
+    naive = next(cell for cell in cells if cell["what"].startswith("naive"))
+    assert naive["flops"] == 3 * calls[True]
+    for cell in cells:
+        if "flops" in cell and cell["what"] == "call":
+            # XLA also counts what is no product; and it may merge or drop some.
+            assert 0.9 < cell["xla_flops"] / cell["flops"] < 1.5
+
+
+def test_what_could_not_be_measured_is_in_the_table_with_its_reason():
+    cell = {
+        "device": "NVIDIA H200",
+        "size": TINY.name,
+        "dtype": "bfloat16",
+        "made": "Made by hand.",
+        "what": "call",
+        "framework": "PyTorch, default",
+        "guided": False,
+        "batch": 1,
+        "reason": "no compiler",
+    }
+    inversion = {"what": "naive, DDIM", "framework": "JAX, xla", "steps": 20}
+    text = report([cell, cell | inversion | {"reason": "out of memory"}])
+    assert "| PyTorch, default | no | 1 | not measured: no compiler | - |" in text
+    assert "| naive, DDIM | JAX, xla | 1 | 20 | not measured: out of memory |" in text
+    assert "say nothing" not in text  # it is no CPU
+
+
+def test_a_batch_that_does_not_fit_is_a_row_and_not_the_end():
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    def broken(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no such kernel")
+
+    assert accelerator.fitting(full, 1) == {"reason": "out of memory"}
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no such kernel"):
+        accelerator.fitting(broken, 1)
+
+
+def test_inputs_of_a_smaller_batch_are_those_of_a_larger_one():
+    pairs = zip(make_inputs(TINY, 2), make_inputs(TINY, 3), strict=True)
+    for few, many in pairs:
+        np.testing.assert_array_equal(few, many[: len(few)])
+
+
+def test_bad_arguments_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        accelerator.parse(["--batch", "0"])
+    assert "--batch must be positive" in capsys.readouterr().err
