@@ -11,6 +11,7 @@ leaves the other cells of the same device. PyTorch shares the device's memory: w
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -152,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "size": size.name,
                 "dtype": dtype,
                 "made": provenance(arguments.command),
+                "load": os.getloadavg()[0] / (os.cpu_count() or 1),
                 **measured,
             }
             cells[_key(cell)] = cell

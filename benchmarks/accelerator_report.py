@@ -45,6 +45,11 @@ def _group(device: str, size: str, dtype: str, cells: list[Cell]) -> str:
     if device == "cpu":
         small = "" if size.startswith("Stable") else " at reduced size"
         parts.append(REDUCED.format(small=small))
+        load = max(cell["load"] for cell in cells)
+        parts.append(
+            f"Load of the machine while it ran: up to {load:.1f} processes for each "
+            "core. Above 1, times are rough."
+        )
     calls = [cell for cell in cells if cell["what"] == "call"]
     calls.sort(key=lambda c: (c["batch"], c["guided"], c["framework"]))
     if calls:
