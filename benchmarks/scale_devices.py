@@ -92,7 +92,7 @@ def section(found: dict[str, Any]) -> str:
 
 def measure(small: bool) -> dict[str, Any]:
     """All numbers, as JSON holds them."""
-    steps, count = (6, DEVICES) if small else (20, 2 * DEVICES)
+    steps, count = 20, DEVICES if small else 2 * DEVICES
     model, shape, conditions, name, schedule = _model(small, count)
     sampler = ji.ddim(ji.time_grid(schedule, steps))
     noise = jax.random.normal(jax.random.key(1), (count, *shape))

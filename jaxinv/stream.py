@@ -272,11 +272,11 @@ def invert_stream(
         schedule=schedule,
     )
     stations[0].lanes()  # raises for what cannot be, before samples are pulled
-    for key, (result, _) in flow(stations, _numbered(samples, conditional)):
+    for key, (result, _) in flow(stations, numbered(samples, conditional)):
         yield key, result  # type: ignore[misc]
 
 
-def _numbered(
+def numbered(
     samples: Iterable[Any], conditional: bool
 ) -> Iterator[tuple[int, Onward]]:
     """The samples as they enter; ValueError for those that do not fit."""
