@@ -49,8 +49,10 @@ from jaxinv.schedule import (
     schedule_from_diffusers,
     variance_exploding,
 )
+from jaxinv.sharding import invert_batch, make_mesh, sample_batch
 from jaxinv.solvers import Anderson, FixedPoint, ForwardStep, Gradient, NewtonKrylov
 from jaxinv.state import SamplerState
+from jaxinv.stream import invert_stream
 
 if TYPE_CHECKING:
     from jaxinv.hub import load
@@ -97,17 +99,21 @@ __all__ = [
     "guided",
     "interpolate",
     "invert",
+    "invert_batch",
     "invert_decoder",
+    "invert_stream",
     "ipndm",
     "largest_batch",
     "linear",
     "load",
+    "make_mesh",
     "nmse_db",
     "o_belm",
     "o_belm_log_snr",
     "predict_memory",
     "psnr",
     "sample",
+    "sample_batch",
     "sample_trajectory",
     "sampler_from_diffusers",
     "scaled_linear",

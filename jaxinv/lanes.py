@@ -255,7 +255,8 @@ class Lanes:
         """Lanes with nothing in them."""
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), fresh)
         state = jax.eval_shape(self.machine.begin, self.model, one)
-        empty = Lane(jax.ShapeDtypeStruct((), bool), one, state)
+        busy: Any = jax.ShapeDtypeStruct((), bool)
+        empty = Lane(busy, one, state)
         return jax.tree.map(
             lambda x: self._put(np.zeros((self.count, *x.shape), x.dtype)), empty
         )

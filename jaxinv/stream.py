@@ -273,7 +273,7 @@ def invert_stream(
     )
     stations[0].lanes()  # raises for what cannot be, before samples are pulled
     for key, (result, _) in flow(stations, numbered(samples, conditional)):
-        yield key, result  # type: ignore[misc]
+        yield key, result
 
 
 def numbered(

@@ -64,7 +64,7 @@ def continuous(
         jax.tree_util.Partial(decode, pipe.vae),
         decoder,
     )
-    networks = tuple(place_model(arrays, mesh) for arrays in networks)
+    networks = place_model(networks[0], mesh), place_model(networks[1], mesh)
     stations = inversion_stations(
         sampler,
         pipe.conditional_denoiser(guided=guided),
@@ -83,7 +83,7 @@ def continuous(
     decoder_lanes()  # raises for what cannot be
 
     @functools.lru_cache(KEPT_PROMPTS)
-    def text(prompt: str) -> np.ndarray:
+    def text(prompt: str) -> Any:
         return np.asarray(pipe.encode_prompt(prompt))
 
     def entering(
