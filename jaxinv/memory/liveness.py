@@ -10,7 +10,7 @@ still needed then.
 import dataclasses
 from collections.abc import Iterable
 
-from jaxinv.memory.program import FUSED, Body, Kind, Operation, Value
+from jaxinv.memory.program import FUSED, Body, Kind, Operation, Value, base
 from jaxinv.memory.storage import Storage
 
 
@@ -137,34 +137,55 @@ class _Timeline:
         return into
 
     def _steps(self, body: Body) -> list[_Step]:
-        steps = []
+        """What is written, in the order of the program, with the copies it takes.
+
+        An array of which a part is replaced is copied before, as soon as it is there,
+        if its old contents are read later.
+        """
+        steps: list[_Step] = []
+        read_later = {key for v in body.results for key in self.storage.operand(v)}
+        for op in reversed(body.operations):
+            if op.kind in FUSED or op.kind is Kind.UPDATE:
+                writes = [[v] for v in op.outputs if self.storage.stored(v)]
+            else:
+                writes = [op.outputs]
+            for values in reversed(writes):
+                step = self._step(op, values)
+                steps.append(step)
+                old = step.over[0] if _replaces_part(values[0]) else None
+                if old is not None and id(old) in read_later:
+                    copy = Value(old.shape, old.dtype, old.size, values[0].depth)
+                    reads = step.reads - {id(old)} | {id(copy)}
+                    steps[-1] = _Step(op, values, reads, [copy])
+                    steps.append(_Step(op, [copy], frozenset([id(old)]), []))
+                read_later |= step.reads
+        return steps[::-1]
+
+    def _step(self, op: Operation, writes: list[Value]) -> _Step:
         storage = self.storage
-        for op in body.operations:
-            if op.kind in FUSED:
-                steps += [
-                    _Step(
-                        op,
-                        [value],
-                        frozenset[int]().union(*map(storage.leaves, op.inputs)),
-                        storage.replaceable(op, value),
-                    )
-                    for value in op.outputs
-                    if storage.stored(value)
-                ]
-                continue
-            reads = [storage.operand(v) for v in op.inputs]
-            over = []
-            if op.kind is Kind.UPDATE:
-                reads[1:] = [storage.leaves(v) for v in op.inputs[1:]]
-                over = [storage.array(op.inputs[0])]
-            reads += [self._read_inside(inner) for inner in op.bodies]
-            steps.append(_Step(op, op.outputs, frozenset[int]().union(*reads), over))
-        return steps
+        if _replaces_part(writes[0]):
+            update = base(writes[0]).origin
+            assert update is not None
+            old = storage.array(update.inputs[0])
+            reads = [frozenset([id(old)]), *map(storage.leaves, update.inputs[1:])]
+            return _Step(op, writes, frozenset[int]().union(*reads), [old])
+        if op.kind in FUSED:
+            reads = [storage.leaves(v) for v in op.inputs]
+            over = storage.replaceable(op, writes[0])
+            return _Step(op, writes, frozenset[int]().union(*reads), over)
+        reads = [storage.operand(v) for v in op.inputs]
+        reads += [self._read_inside(inner) for inner in op.bodies]
+        return _Step(op, writes, frozenset[int]().union(*reads), [])
 
     def _read_inside(self, body: Body) -> frozenset[int]:
         reads = [step.reads for step in self._steps(body)]
         reads += [self.storage.operand(v) for v in body.results]
         return frozenset[int]().union(*reads)
+
+
+def _replaces_part(value: Value) -> bool:
+    origin = base(value).origin
+    return origin is not None and origin.kind is Kind.UPDATE
 
 
 def _breadth_first(steps: list[_Step]) -> list[_Step]:

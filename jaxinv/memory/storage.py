@@ -6,12 +6,14 @@ write arrays. What lies between is fused, by the rules of XLA's ``InstructionFus
 * what reads at most one array of its own rank is computed again by every reader, and
   stored only for the kernels among them;
 * what reads more is stored as soon as one of its readers is a kernel;
-* what is costly is stored as soon as it has two readers.
+* what is costly is stored as soon as it has two readers;
+* an array of which one slice is replaced is stored once for every shape under which it
+  is read.
 """
 
 from typing import NamedTuple
 
-from jaxinv.memory.program import FUSED, Body, Kind, Operation, Value
+from jaxinv.memory.program import FUSED, Body, Kind, Operation, Value, base
 
 #: Fused, but not element by element: what they make cannot replace what they read.
 _MOVING = ("pad", "dynamic_slice")
@@ -96,7 +98,9 @@ class Storage:
             for inner in op.bodies:
                 self._decide(inner)
             for value in op.outputs:
-                if op.kind in FUSED:
+                if _is_slice_update(base(value).origin):
+                    self._decide_updated(value)
+                elif op.kind in FUSED:
                     self._decide_fused(op, value)
                 else:
                     self._store(value)
@@ -119,6 +123,11 @@ class Storage:
         elif any(_needs_array(op, r) for r in self._readers.get(id(value), [])):
             self._own.add(id(value))
 
+    def _decide_updated(self, value: Value) -> None:
+        readers = (r.operation for r in self._readers.get(id(value), []))
+        if any(by is None or by.kind is not Kind.VIEW for by in readers):
+            self._store(value)
+
     def _behind_views(self, value: Value) -> list[_Reader]:
         found: list[_Reader] = []
         for reader in self._readers.get(id(value), []):
@@ -131,6 +140,10 @@ class Storage:
     def _store(self, value: Value) -> None:
         self._array[id(value)] = value
         self._own.add(id(value))
+
+
+def _is_slice_update(op: Operation | None) -> bool:
+    return op is not None and op.name == "dynamic_update_slice"
 
 
 def _needs_array(op: Operation, reader: _Reader) -> bool:

@@ -153,6 +153,8 @@ class _Builder:
             inputs = self._in_order(params["dimension_numbers"], inputs)
         if name == "exp" and (operands := softmax_operands(inputs[0])) is not None:
             return self._softmax(*operands, avals)
+        if name == "scatter" and math.prod(inputs[1].shape[:-1]) == 1:
+            name = "dynamic_update_slice"  # one place, one slice
         kind = kind_of(name, params, inputs, avals)
         key = None if kind in (Kind.KERNEL, Kind.UPDATE) else str(params)
         return self.emit(kind, name, inputs, avals, key=key)
@@ -200,12 +202,22 @@ class _Builder:
         n, m = params["cond_nconsts"], params["body_nconsts"]
         test, constants, start = inputs[:n], inputs[n : n + m], inputs[n + m :]
         body = params["body_jaxpr"]
+        avals = body.in_avals[m:]
 
         def build(carry: list[Value]) -> list[Value]:
-            self.call(params["cond_jaxpr"], [*test, *carry])
-            return self.call(body, [*constants, *carry])
+            (goes_on,) = self.call(params["cond_jaxpr"], [*test, *carry])
+            results = self.call(body, [*constants, *carry])
+            if not goes_on.shape:
+                return results
+            # A batch goes on until its last lane stops; the others keep what they have.
+            return [
+                old
+                if base(new) is old
+                else self.emit(Kind.CHEAP, "select_n", [goes_on, old, new], [aval])[0]
+                for old, new, aval in zip(carry, results, avals, strict=True)
+            ]
 
-        return self._loop(start, body.in_avals[m:], build)
+        return self._loop(start, avals, build)
 
     def _scan(self, params: Any, inputs: list[Value], avals: Any) -> list[Value]:
         """A scan is a loop that carries a counter and the stacks of its results."""
