@@ -146,13 +146,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = SMALL if arguments.small else FULL
     kept = arguments.out.with_name(f"{arguments.out.stem}-cells.jsonl")
     cells = {_key(cell): cell for cell in read_lines(kept)}
+    made = provenance(arguments.command)  # of the code that runs, not of later commits
     for dtype in arguments.dtype:
         for measured in measure(size, dtype, arguments):
             cell = {
                 "device": jax.devices()[0].device_kind,
                 "size": size.name,
                 "dtype": dtype,
-                "made": provenance(arguments.command),
+                "made": made,
                 "load": os.getloadavg()[0] / (os.cpu_count() or 1),
                 **measured,
             }
