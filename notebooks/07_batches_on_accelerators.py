@@ -14,13 +14,12 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxinv/jaxinv/blob/main/notebooks/07_batches_on_accelerators.ipynb)
 #
 # Everything in jaxinv is written for one sample. Batches, devices and memory are JAX's own
-# business: `vmap` makes a batch, `shard_map` spreads it over a mesh, donation reuses
-# buffers. This notebook inverts a batch in which every sample stops on its own
-# certificate, spreads it over several devices, and shows that the results agree.
+# business: `vmap` makes a batch, a mesh spreads it over devices. This notebook inverts a
+# batch in which every sample stops on its own certificate, spreads it over several devices,
+# then streams it through lanes that are refilled, and shows that the results agree.
 
 # %%
 # %matplotlib inline
-import functools
 import importlib.util
 import os
 import shutil
@@ -40,8 +39,6 @@ jax.config.update("jax_num_cpu_devices", 2)
 
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 import jaxinv as ji
 from jaxinv import plotting
@@ -128,48 +125,62 @@ plotting.panel(
 # %% [markdown]
 # ## Many devices
 #
-# `shard_map` runs the same program on every device, each on its share of the batch. The
-# devices have nothing to tell one another: no step of one waits for another's, and
-# the compiled program shows it, as it holds no collective operation at all. `donate_argnames`
-# lets the results take the memory of the latents, which are gone then: a copy of them is
-# given away here.
+# A mesh has an axis `data`, over which samples are spread. `ji.invert_batch` is the
+# vmapped inverse on it: every device runs the same program on its share of the batch, and
+# as each sample stops on its own certificate, the devices have nothing to tell one another:
+# the program holds no collective operation at all. (Parameters that do not fit on one
+# device are divided over a second axis, by `ji.make_mesh(2)` and
+# `ji.load(..., sharding=mesh)`; bringing the parts together takes collectives, of course.)
 
 # %%
-mesh = jax.make_mesh((jax.device_count(),), ("data",))
-everywhere, shared_out = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+model = pipe.conditional_denoiser()  # (x, t, condition) -> f
+each = [pipe.condition(prompt, "", 3.0) for prompt in prompts]
+conditions = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+mesh = ji.make_mesh()
 
 
-@functools.partial(jax.jit, donate_argnames="latents")
-@functools.partial(
-    jax.shard_map,
-    mesh=mesh,
-    in_specs=(P(), P("data"), P("data")),
-    out_specs=P("data"),
-    check_vma=False,
-)
-def invert_everywhere(pipe, texts, latents):
+def invert_everywhere():
     """A batch, spread over the mesh."""
-    return jax.vmap(invert, batch)(pipe, texts, latents)
+    return ji.invert_batch(
+        sampler, model, latents, conditions, mesh=mesh, strategy="stepwise"
+    )
 
 
-def give_away():
-    """The latents on all devices, to be donated."""
-    return jax.device_put(jnp.copy(latents), shared_out)
-
-
-model = jax.device_put(pipe, everywhere)
-spread_texts = jax.device_put(texts, shared_out)
-compiled = invert_everywhere.lower(model, spread_texts, give_away()).compile()
-program = compiled.as_text()
-words = ("all-reduce", "all-gather", "all-to-all", "collective-permute")
-print({word: program.count(word) for word in words})
-
-spread = jax.block_until_ready(compiled(model, spread_texts, give_away()))
+spread = jax.block_until_ready(invert_everywhere())
+print(mesh)
 print(spread.noise.sharding)
 difference = np.abs(np.asarray(spread.noise) - np.asarray(results.noise)).max()
 print("against one device, at most:", difference)
 
 # %% [markdown]
+# ## More pictures than fit
+#
+# A batch waits for its slowest sample. `ji.invert_stream` does not: it has a number of
+# lanes, advances all of them by a few iterations at a time, hands out those that are done
+# and refills their lanes, as servers of language models do. The samples may come from
+# anywhere, one by one, and the results are those of a batch.
+
+# %%
+stream = ji.invert_stream(
+    sampler,
+    model,
+    zip(latents, each, strict=True),
+    conditional=True,
+    lanes=jax.device_count(),
+    mesh=mesh,
+    strategy="stepwise",
+)
+streamed = dict(stream)
+print("in the order in which they were done:", list(streamed))
+worst = max(np.abs(streamed[k].noise - results.noise[k]).max() for k in streamed)
+print("against one batch, at most:", worst)
+
+# %% [markdown]
+# From here it is one step to a data set: `jaxinv batch MANIFEST OUT` on the command line
+# reads pictures, inverts decoder and sampler in lanes on all devices, writes noises and
+# certificates, and goes on where it was if anything stops it; with `--distributed` on many
+# hosts.
+#
 # ## How long does it take?
 #
 # Compiled once per shape and number of steps; a second call with other texts, guidance or
@@ -179,9 +190,7 @@ print("against one device, at most:", difference)
 # %%
 calls = {
     "vmap, one device": lambda: invert_batch(pipe, texts, latents),
-    f"shard_map, {jax.device_count()} devices": lambda: compiled(
-        model, spread_texts, give_away()
-    ),
+    f"invert_batch, {jax.device_count()} devices": invert_everywhere,
 }
 for name, call in calls.items():
     began = time.perf_counter()
@@ -192,19 +201,20 @@ for name, call in calls.items():
 # %% [markdown]
 # ## Memory
 #
-# What a batch needs is known before it runs. Where it does not fit, `jax.lax.map` with
-# `batch_size` runs it in pieces, with the same results.
+# What a batch needs is known before anything is compiled, from shapes alone, and so is the
+# largest batch that fits; XLA says the same after compiling.
 
 # %%
-whole = invert_batch.lower(pipe, texts, latents).compile().memory_analysis()
-pieces = jax.jit(
-    lambda pipe, texts, latents: jax.lax.map(
-        lambda pair: invert(pipe, *pair), (texts, latents), batch_size=2
+one = pipe.denoiser(prompts[0], "", 3.0)
+for count in (1, BATCH, 64):
+    needed = ji.predict_memory(
+        sampler, one, pipe.latent_shape, batch=count, strategy="stepwise"
     )
+    print(f"{count:3d} at a time: {needed}")
+compiled = invert_batch.lower(pipe, texts, latents).compile().memory_analysis()
+print(
+    f"XLA, {BATCH} at a time: {compiled.temp_size_in_bytes / 2**20:.0f} MiB temporaries"
 )
-small = pieces.lower(pipe, texts, latents).compile().memory_analysis()
-for name, report in (("all at once", whole), ("two at a time", small)):
-    print(f"{name}: {report.temp_size_in_bytes / 2**20:.0f} MiB beside the arguments")
 
 # %% [markdown]
 # Next: [your own model](08_your_own_model.ipynb).
