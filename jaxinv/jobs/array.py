@@ -125,6 +125,5 @@ def _explained(what: str, error: Exception) -> OSError:
     """TensorStore's error as the operating system's, where it is one."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code:
-        number = int(code[1])
-        return OSError(number, f"{what}: {os.strerror(number)}")
+        return OSError(int(code[1]), f"{what}: {os.strerror(int(code[1]))}")
     return OSError(f"{what}: {error}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinv.files import open_atomically, to_json, write_json
+from jaxinv.files import open_atomically, write_json
 from jaxinv.jobs.detect import Detector, Tally
 from jaxinv.jobs.folder import Folder, remove_temporaries
 from jaxinv.jobs.records import CONVERGED, FAILED, MISSING, Ledger, read_ledger
@@ -68,8 +68,9 @@ def merge(folder: Folder, rows: int, detector: Detector | None) -> dict[str, Any
         failures: Counter[str] = Counter()
         evaluations = changed = decoder_unconverged = 0
         with open_atomically(folder.certificates) as file:
-            for record in ledger.records():
-                file.write(to_json(record).encode() + b"\n")
+            for line in ledger.records():
+                file.write(line + b"\n")
+                record = json.loads(line)
                 if record.get("failure") is not None:
                     failures[_kind(record["failure"])] += 1
                 evaluations += record.get("num_evals") or 0

@@ -5,6 +5,7 @@ has a record has its noise; where a job is killed in between, the image is done 
 and its row is written again.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -127,9 +128,12 @@ class Recorder:
             try:
                 self._write(now - self._since)
             except OSError as error:
-                reason = error.strerror or str(error)
+                # Whichever file it is, what to do is the same.
+                reason = os.strerror(error.errno) if error.errno else str(error)
                 raise WriteError(
-                    error.errno, f"cannot write results: {reason}"
+                    error.errno,
+                    f"cannot write results: {reason}; what was written before is kept, "
+                    "and the same job goes on from there",
                 ) from error
             self._number += 1
             self._since = now

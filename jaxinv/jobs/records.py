@@ -48,8 +48,8 @@ class Ledger(NamedTuple):
         """The number above all others."""
         return _numbers(self.parts[-1])[0] + 1 if self.parts else 0
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """The records that count, by row of the manifest."""
+    def records(self) -> Iterator[bytes]:
+        """The records that count, by row of the manifest: lines of JSON."""
 
         # Images are done nearly in order, and so are the files that are looked into.
         @lru_cache(maxsize=64)
@@ -57,7 +57,7 @@ class Ledger(NamedTuple):
             return self.parts[part].read_bytes().splitlines()
 
         for index in np.flatnonzero(self.states != MISSING):
-            yield json.loads(lines(int(self.part[index]))[self.line[index]])
+            yield lines(int(self.part[index]))[self.line[index]]
 
 
 def state_of(record: Mapping[str, Any]) -> int:

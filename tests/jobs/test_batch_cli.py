@@ -11,10 +11,11 @@ from job_cases import read_lines
 from typer.testing import CliRunner
 
 import jaxinv as ji
+from jaxinv import jobs
 from jaxinv.apps import watermark
 from jaxinv.cli import app
 from jaxinv.cli.samplers import make_sampler
-from jaxinv.images import write_image
+from jaxinv.images import read_image, write_image
 from jaxinv.jobs import read_array
 
 OK, GIVEN_UP, BAD_INPUT, NOT_CONVERGED = range(4)
@@ -44,7 +45,12 @@ def small(monkeypatch, tiny):
     def denoiser(_self, _prompt, _negative_prompt="", guidance_scale=1.0):
         return jax.tree_util.Partial(noise, 1 + 0.01 * guidance_scale)
 
+    def one_by_one(pipe, sampler, *, strategy, decoder, **_of_devices):
+        return jobs.one_by_one(pipe, sampler, strategy=strategy, decoder=decoder)
+
     monkeypatch.setattr(type(tiny), "denoiser", denoiser)
+    # The engine of many images at a time is tested elsewhere, and compiles for long.
+    monkeypatch.setattr(jobs, "continuous", one_by_one)
     monkeypatch.setattr("jaxinv.hub.load", lambda *_, **__: tiny)
 
 
@@ -63,7 +69,9 @@ def pictures(tmp_path_factory):
     return folder
 
 
-FEW = ("--steps", 4, "--prompt", "cat", "--decoder-inversion", "encoder")
+# What compiles soonest.
+METHODS = ("--decoder-inversion", "encoder", "--strategy", "stepwise")
+FEW = ("--steps", 4, "--prompt", "cat", *METHODS)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +123,7 @@ def test_other_options_are_refused_by_name(alone, tmp_path):
     out = tmp_path / "out"
     assert run("batch", alone, out, *FEW).exit_code == OK
     before = (out / "summary.json").stat().st_mtime_ns
-    options = ("--steps", 5, "--prompt", "dog", "--decoder-inversion", "encoder")
+    options = ("--steps", 5, "--prompt", "dog", *METHODS)
     result = run("batch", alone, out, *options, "--sampler", "euler")
     assert result.exit_code == BAD_INPUT
     for difference in (
@@ -129,7 +137,8 @@ def test_other_options_are_refused_by_name(alone, tmp_path):
 
 @pytest.mark.parametrize("name", ["o-belm", "edict"])
 def test_a_state_of_two_arrays_is_kept_and_sampled_back(alone, tiny, tmp_path, name):
-    result = run("batch", alone, tmp_path / "out", *FEW, "--sampler", name)
+    options = (*FEW, "--strategy", "explicit", "--sampler", name)
+    result = run("batch", alone, tmp_path / "out", *options)
     assert result.exit_code == OK, result.output
     states = noise(tmp_path / "out")
     assert states.shape == (3, 2, *tiny.latent_shape)
@@ -138,14 +147,8 @@ def test_a_state_of_two_arrays_is_kept_and_sampled_back(alone, tiny, tmp_path, n
         states[1], sampler.name, sampler.num_steps, "noise", name == "edict"
     )
     again = ji.sample(sampler, tiny.denoiser("cat", "", 5.0), state)
-    pixels = np.asarray(read_picture(alone.parent / "1.png"))
+    pixels = read_image(alone.parent / "1.png").pixels
     assert float(ji.nmse_db(again, tiny.encode(pixels))) < -80
-
-
-def read_picture(path):
-    from jaxinv.images import read_image
-
-    return read_image(path).pixels
 
 
 def test_watermarks_are_looked_for_in_the_whole_data_set(alone, tiny, tmp_path):
@@ -179,10 +182,8 @@ def test_watermarks_are_looked_for_in_the_whole_data_set(alone, tiny, tmp_path):
 def test_a_signal_leaves_what_is_done_and_the_same_command_goes_on(
     pictures, tmp_path, monkeypatch, number, code
 ):
-    from jaxinv import jobs
-
     out, asked, handler = tmp_path / "out", [], signal.getsignal(number)
-    plain = jobs.one_by_one
+    plain = jobs.continuous
 
     def signalled(*arguments, **options):
         def engine(requests):
@@ -194,7 +195,7 @@ def test_a_signal_leaves_what_is_done_and_the_same_command_goes_on(
 
         return engine
 
-    monkeypatch.setattr(jobs, "one_by_one", signalled)
+    monkeypatch.setattr(jobs, "continuous", signalled)
     result = run("batch", pictures / "three.csv", out, *FEW)
     assert result.exit_code == code
     assert "stopped by SIG" in result.stderr

@@ -1,5 +1,6 @@
 """Jobs that are killed, run twice at once, or find the disk full."""
 
+import contextlib
 import errno
 import json
 import os
@@ -141,41 +142,41 @@ def test_processes_of_one_job_run_at_the_same_time(tmp_path):
             run(pictures, out, process_index=0, process_count=2)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files():
-    """Lets no file grow beyond some bytes: writes fail as on a full disk."""
+    """Lets no file grow beyond some bytes: writes fail as on a full disk.
+
+    For the whole process, the file that pytest may write to included: not for long.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # The array, or (where there is none) the records: a part of five has some 700 bytes.
 @pytest.mark.parametrize("keep_noise", [True, False])
-def test_a_full_disk_ends_the_job_with_nothing_half_written(
-    tmp_path, small_files, keep_noise
-):
+def test_a_full_disk_ends_the_job_with_nothing_half_written(tmp_path, keep_noise):
     pictures = write_pictures(tmp_path / "pictures", 40)
     out = tmp_path / "out"
     manifest = read_manifest(pictures)
     options = {"keep_noise": keep_noise, "commit_every": 5}
 
-    def engine(requests):
-        for number, answer in enumerate(fake_engine(requests)):
-            if number == 12:
-                small_files(CHUNK_BYTES - 1 if keep_noise else 400)
-            yield answer
+    with small_files() as limit:
 
-    with pytest.raises(WriteError, match="cannot write results") as error:
-        run(manifest, out, engine, **options)
+        def engine(requests):
+            for number, answer in enumerate(fake_engine(requests)):
+                if number == 12:
+                    limit(CHUNK_BYTES - 1 if keep_noise else 400)
+                yield answer
+
+        with pytest.raises(WriteError, match="cannot write results") as error:
+            run(manifest, out, engine, **options)
     assert error.value.errno == errno.EFBIG
     assert what_is_partial(out) == []
     assert len(list((out / "certificates").glob("[0-9]*"))) == 2
 
-    small_files(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
     seen = []
     run(manifest, out, lambda requests: fake_engine(requests, seen=seen), **options)
     assert len(seen) == 30
@@ -186,10 +187,11 @@ def test_a_full_disk_ends_the_job_with_nothing_half_written(
         np.testing.assert_array_equal(noise(out), noise(tmp_path / "whole"))
 
 
-def test_a_disk_that_is_full_from_the_start_leaves_no_job(tmp_path, small_files):
+def test_a_disk_that_is_full_from_the_start_leaves_no_job(tmp_path):
     pictures = write_pictures(tmp_path / "pictures", 40)
     manifest = read_manifest(pictures)
-    small_files(50)
-    with pytest.raises(OSError, match="File too large"):
-        run(manifest, tmp_path / "out")
+    with small_files() as limit:
+        limit(50)
+        with pytest.raises(OSError, match="File too large"):
+            run(manifest, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").glob("[!.]*")] == []
