@@ -53,8 +53,9 @@ class JobProgress:
         """Takes note of new counts."""
         now = time.monotonic()
         self._counts = counts
-        self._history.append((now, counts.new))
-        while now - self._history[0][0] > _WINDOW_SECONDS and len(self._history) > 2:
+        if counts.new:  # the first result comes after everything has been compiled
+            self._history.append((now, counts.new))
+        while len(self._history) > 2 and now - self._history[0][0] > _WINDOW_SECONDS:
             self._history.popleft()
         if self._console.is_terminal:
             state = describe(counts, self._rate())
@@ -75,8 +76,9 @@ class JobProgress:
 
     def _rate(self) -> float | None:
         """Images a second, lately; None if that is not known yet."""
+        if not self._history:
+            return None
         (start, first), (end, last) = self._history[0], self._history[-1]
-        # The first result comes after everything has been compiled.
         return (last - first) / (end - start) if last > first and end > start else None
 
 
