@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import scale_job_kill, scale_job_many
+from benchmarks import scale_job_kill, scale_job_kill_report, scale_job_many
 from benchmarks.scale_job_pictures import write_job, write_pictures
 from benchmarks.scale_job_process import Job, finish, options, start
 
@@ -52,7 +52,7 @@ def run(small: bool) -> str:
         "image cheap: DDIM, naive inversion, the encoder alone, 8 images at a time. "
         f"{cores} CPU core{'s' if cores > 1 else ''}, shared with what else runs on "
         "the machine, the watcher among it.\n\n"
-        f"### Kill -9\n\n{scale_job_kill.section(killed)}\n\n"
+        f"### Kill -9\n\n{scale_job_kill_report.section(killed)}\n\n"
         f"### Many images, some of them bad\n\n{scale_job_many.section(many)}"
     )
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.report import table
 from benchmarks.scale_job_process import (
     Job,
     Looker,
@@ -236,80 +235,3 @@ def _unlike(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]
         elif one != other:
             found.append(f"{prefix}{key}")
     return found
-
-
-def section(found: dict[str, Any]) -> str:
-    """What was measured, as tables."""
-    pace, count = found["pace"], found["count"]
-    runs = found["runs"]
-    header = (
-        "kill",
-        "waited for",
-        "seconds after its start",
-        "still running",
-        "images done before",
-        "images done after",
-        "temporary files left",
-        "partial files visible",
-    )
-    kills = table(
-        header,
-        [
-            [
-                f"{name}, {number}",
-                each.aim,
-                f"{each.seconds:.1f}",
-                "yes" if each.killed else "no",
-                each.before,
-                each.done,
-                len(each.left),
-                len(each.flaws),
-            ]
-            for name, run in runs.items()
-            for number, each in enumerate(run["kills"], 1)
-        ],
-    )
-    rows: list[tuple[str, Any]] = [
-        ("starts that were killed", lambda r: sum(k.killed for k in r["kills"])),
-        ("of these, with temporary files left", _in_writing),
-        ("looks of the watcher", lambda r: r["looks"]),
-        ("new or changed files that it read", lambda r: r["read"]),
-        ("partial files that were visible", _partial),
-        ("commits", lambda r: r["commits"]),
-        ("images with exactly one result", lambda r: f"{count} of {count}"),
-        ("certificates that differ", _with_fields),
-        ("noises that differ in any bit", lambda r: r["different noises"]),
-        ("largest difference of noises", lambda r: f"{r['largest difference']:.1e}"),
-        ("temporary files left at the end", lambda r: len(r["left"])),
-    ]
-    outcome = table(
-        ["", *(f"killed at {name}" for name in runs)],
-        [[name, *(value(run) for run in runs.values())] for name, value in rows],
-    )
-    return (
-        f"{count} images. Undisturbed, the job takes {pace.whole:.0f} s with its "
-        f"programs compiled before, of which {pace.start_up:.0f} s are start-up and "
-        f"{pace.per_image:.3f} s each image. Results are committed every 64 images or "
-        "30 s (the defaults), and a start that is killed before its first commit does "
-        "those images again. Random moments are uniform over the undisturbed run: one "
-        "within the start-up kills a start at that second, a later one kills it when "
-        "the job has come, by the undisturbed run's pace, as far as that run had come "
-        "then. Kills at writing come as soon as a temporary file is seen, of the array, "
-        "of a commit's records or of the merged certificates; one that is too quick "
-        "is missed.\n\n"
-        f"{outcome}\n\n{kills}"
-    )
-
-
-def _in_writing(run: dict[str, Any]) -> int:
-    return sum(bool(each.left) for each in run["kills"])
-
-
-def _partial(run: dict[str, Any]) -> int:
-    names = set(run["flaws"]).union(*(each.flaws for each in run["kills"]))
-    return len(names)
-
-
-def _with_fields(run: dict[str, Any]) -> str:
-    fields = f" ({', '.join(run['fields'])})" if run["fields"] else ""
-    return f"{run['different certificates']}{fields}"

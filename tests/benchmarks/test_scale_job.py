@@ -2,7 +2,12 @@
 
 import pytest
 
-from benchmarks import scale_job, scale_job_kill, scale_job_many
+from benchmarks import (
+    scale_job,
+    scale_job_kill,
+    scale_job_kill_report,
+    scale_job_many,
+)
 from benchmarks.scale_job_kill import Pace, moments_in_order
 from benchmarks.scale_job_pictures import BAD
 from benchmarks.scale_job_process import Looker
@@ -41,7 +46,7 @@ def test_a_killed_job_gives_what_an_undisturbed_one_gives(folder, diffusers_fold
     assert run["flaws"] == early.flaws == writing.flaws == {}
     assert run["left"] == []
     assert run["different certificates"] == run["different noises"] == 0
-    text = scale_job_kill.section(found)
+    text = scale_job_kill_report.section(found)
     assert "| images with exactly one result | 20 of 20 |" in text
     killed = early.killed + writing.killed
     assert f"| starts that were killed | {killed} |" in text
