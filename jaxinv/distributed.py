@@ -1,11 +1,11 @@
 """Several processes of one job, on one host or many, by JAX's own runtime.
 
-Each process works on its own images with its own devices, so there is little to agree
-on: who is who, and when the first has prepared what the others need. On Slurm, Open
-MPI, Kubernetes and Cloud TPU JAX finds the processes by itself.
+Each process works on its own images with its own devices, and all that there is to
+agree on is who is who. On Slurm, Open MPI, Kubernetes and Cloud TPU JAX finds the
+processes by itself. If one of them is killed, JAX's runtime ends the others within
+minutes; a job is then started again, and does what is missing.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,17 +21,15 @@ class Processes(NamedTuple):
     Attributes:
         index: which it is, from 0.
         count: how many there are.
-        barrier: returns when all of them have called it.
     """
 
     index: int  # type: ignore[assignment]  # tuples have a method of that name
     count: int  # type: ignore[assignment]
-    barrier: Callable[[], None]
 
 
 def alone() -> Processes:
     """A job of one process."""
-    return Processes(0, 1, lambda: None)
+    return Processes(0, 1)
 
 
 def join(
@@ -77,10 +75,5 @@ def join(
         )
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"the processes could not be joined: {error}") from None
-    return Processes(jax.process_index(), jax.process_count(), _wait)
+    return Processes(jax.process_index(), jax.process_count())
 
-
-def _wait() -> None:
-    from jax.experimental import multihost_utils
-
-    multihost_utils.sync_global_devices("jaxinv")

@@ -251,7 +251,6 @@ def batch(
                 retry_failures=retry_failures,
                 process_index=me.index,
                 process_count=me.count,
-                barrier=me.barrier,
                 on_progress=progress.update,
                 about={"manifest": str(manifest), "model": pipe.name},
             )

@@ -15,6 +15,7 @@ those.
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from jaxinv.jobs.manifest import Manifest
 
 FORMAT = "jaxinv job 1"
 _PROBE = 1.0  # seconds in which a lock that somebody only looks at is free again
+_POLL = 0.2  # seconds between looks at what another process makes
 _SHOWN = 10  # differences that an error names
 
 
@@ -136,12 +138,7 @@ def prepare(
         OSError: If something cannot be written.
     """
     if not folder.job.exists():
-        foreign = [p.name for p in folder.root.iterdir() if not p.name.startswith(".")]
-        if foreign:
-            raise ValueError(
-                f"{folder.root} is not empty and holds no job ({foreign[0]} is in it): "
-                "give a new or empty folder"
-            )
+        _check_not_foreign(folder)
         write_json(folder.job, job)
     check(folder, job)
     remove_temporaries(folder.job, folder.manifest)
@@ -151,6 +148,42 @@ def prepare(
     folder.parts.mkdir(exist_ok=True)
     if chunk_rows is not None:
         create_array(folder.noise, len(manifest.rows), shape, chunk_rows)
+
+
+def wait_until_prepared(folder: Folder, has_array: bool, seconds: float) -> None:
+    """Returns when process 0 has prepared the folder, or had in an earlier start.
+
+    Args:
+        folder: Claimed.
+        has_array: Whether the job keeps an array.
+        seconds: How long to wait.
+
+    Raises:
+        ValueError: If the folder holds something else, or after so many seconds.
+    """
+    needed = [folder.job, folder.manifest, folder.parts]
+    needed += [folder.noise / "zarr.json"] if has_array else []
+    end = time.monotonic() + seconds
+    while not all(path.exists() for path in needed):
+        if not folder.job.exists():
+            _check_not_foreign(folder)
+        if time.monotonic() > end:
+            raise ValueError(
+                f"{folder.root} holds no job after {seconds:.0f} s: process 0 makes "
+                "it, so start that, or see what it says; all processes need one and "
+                "the same folder"
+            )
+        time.sleep(_POLL)
+
+
+def _check_not_foreign(folder: Folder) -> None:
+    """Raises for files in a folder without a job; what it has comes after job.json."""
+    foreign = [p.name for p in folder.root.iterdir() if not p.name.startswith(".")]
+    if foreign and not folder.job.exists():
+        raise ValueError(
+            f"{folder.root} is not empty and holds no job ({foreign[0]} is in it): "
+            "give a new or empty folder"
+        )
 
 
 def check(folder: Folder, job: Mapping[str, Any]) -> None:

@@ -17,7 +17,13 @@ from PIL import Image
 
 from jaxinv.jobs import array, records
 from jaxinv.jobs.detect import Detector
-from jaxinv.jobs.folder import Folder, check, claim, prepare
+from jaxinv.jobs.folder import (
+    Folder,
+    check,
+    claim,
+    prepare,
+    wait_until_prepared,
+)
 from jaxinv.jobs.interface import Engine
 from jaxinv.jobs.manifest import Manifest
 from jaxinv.jobs.merge import count_states, merge, merged
@@ -46,7 +52,7 @@ def run_job(
     retry_failures: bool = False,
     process_index: int = 0,
     process_count: int = 1,
-    barrier: Callable[[], None] = lambda: None,
+    wait_seconds: float = 600.0,
     on_progress: Callable[[Counts], None] = lambda counts: None,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -77,8 +83,8 @@ def run_job(
         retry_failures: Whether images whose failure is on record are tried again.
         process_index: Which of the job's processes this is, from 0.
         process_count: How many there are. A later start may have another number.
-        barrier: Waits for all processes. Called once, after the first has prepared the
-            folder.
+        wait_seconds: How long the other processes wait for the first to prepare the
+            folder. It is all that they wait for.
         on_progress: Told the counts of this process after every result.
         about: What else to note in ``job.json``.
 
@@ -107,7 +113,8 @@ def run_job(
     with claim(out, process_index, process_count) as folder:
         if process_index == 0:
             prepare(folder, job, manifest, row_shape, chunked)
-        barrier()
+        else:
+            wait_until_prepared(folder, keep_noise, wait_seconds)
         check(folder, job)
         records.remove_temporaries(folder.parts, process_index, process_count)
         if keep_noise:

@@ -1,6 +1,8 @@
 """Jobs: one result for every image, and what a start makes of an earlier one."""
 
+import concurrent.futures
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -344,8 +346,8 @@ def test_processes_share_all_rows_and_no_chunk(rows, chunk, count):
 def test_processes_together_give_the_results_of_one(pictures, tmp_path):
     (pictures / "0020.png").write_bytes(b"")
     together, alone = tmp_path / "together", tmp_path / "alone"
-    with pytest.raises(ValueError, match="start that first"):
-        run(pictures, together, process_index=1, process_count=2)
+    with pytest.raises(ValueError, match="process 0 makes it, so start that"):
+        run(pictures, together, process_index=1, process_count=2, wait_seconds=0)
     first = run(pictures, together, process_index=0, process_count=2)
     assert (first["complete"], first["done"]) == (False, 16)
     assert not (together / "certificates.jsonl").exists()
@@ -373,11 +375,23 @@ def test_another_number_of_processes_goes_on_with_the_rest(pictures, tmp_path):
 
 
 def test_all_processes_wait_until_the_first_has_prepared_the_folder(pictures, tmp_path):
-    out, reached = tmp_path / "out", []
+    out, asked = tmp_path / "out", threading.Event()
 
-    def barrier():
-        reached.append((out / "noise.zarr" / "zarr.json").exists())
+    def engine(requests):
+        asked.set()
+        yield from fake_engine(requests)
 
-    run(pictures, out, barrier=barrier, process_count=2)
-    run(pictures, out, barrier=barrier, process_index=1, process_count=2)
-    assert reached == [True, True]
+    options = {"process_count": 2, "wait_seconds": 600}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        second = pool.submit(run, pictures, out, engine, process_index=1, **options)
+        assert not asked.wait(1)  # the folder is not even there
+        run(pictures, out, process_index=0, **options)
+        assert second.result()["done"] > 0
+    assert (out / "certificates.jsonl").exists()
+
+
+def test_a_folder_of_something_else_is_not_waited_for(pictures, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("dear")
+    with pytest.raises(ValueError, match=r"thesis\.tex is in it"):
+        run(pictures, tmp_path / "out", process_index=1, process_count=2)
