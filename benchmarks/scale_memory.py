@@ -50,6 +50,7 @@ def _all() -> list[Configuration]:
         ("sd15", "ddim", "stepwise", 2, 32),
         ("sd15", "dpmpp_2m", chunked, 1, 32),
         *(("sd15", "ddim", s, 1, 64) for s in ("naive", "stepwise")),
+        ("sd15 in bfloat16", "ddim", "naive", 1, 32),
     ]
     return [
         Configuration(
@@ -68,14 +69,16 @@ def _all() -> list[Configuration]:
 @functools.cache
 def _denoiser(model: str) -> Denoiser:
     """A model of shapes alone, with its text filled in."""
-    if model == "sd15":
+    dtype = jnp.bfloat16 if model.endswith("bfloat16") else jnp.float32
+    if model.startswith("sd15"):
         config = UNet2DConditionConfig.sd15()
     else:
         zoo = importlib.resources.files("jaxinv") / "zoo"
         text = (zoo / "emoji64" / "unet" / "config.json").read_text()
         config = UNet2DConditionConfig.from_dict(json.loads(text))
     prompt = jax.ShapeDtypeStruct((_TOKENS, config.cross_attention_dim), jnp.float32)
-    return conditioned(abstract_component(config), prompt)
+    unet = abstract_component(config, dtype=dtype, param_dtype=dtype)
+    return conditioned(unet, prompt)
 
 
 def _timed(function: Callable[..., Memory], *arguments: Any) -> tuple[Memory, float]:

@@ -9,8 +9,8 @@ results are exact; temporaries are a prediction.
 The rules are those of XLA's CPU compiler, against which they are checked. Compilers for
 GPUs fuse more (the softmax of attention, or all of attention through cuDNN) and keep
 scratch memory of their own for convolutions: a prediction for them is a rough guide.
-On CPUs a network in 16 bits takes more than is predicted, not less: what the CPU cannot
-do in 16 bits XLA does in 32, with copies of the parameters.
+Of 16-bit networks a CPU makes 32-bit ones, with a copy of every parameter; that is part
+of the prediction where the backend is a CPU.
 """
 
 from jaxinv.memory.fit import Fit, largest_batch, largest_chunk

@@ -21,6 +21,7 @@ from jaxinv.memory.program import (
     softmax_operands,
 )
 
+_PRODUCTS = ("dot_general", "conv_general_dilated")
 _CONTROL: dict[str, Callable[..., list[Value]]] = {
     "while": control.while_loop,
     "scan": control.scan,
@@ -118,6 +119,8 @@ class Builder:
             return self._softmax(*operands, avals)
         if name == "scatter" and math.prod(inputs[1].shape[:-1]) == 1:
             name = "dynamic_update_slice"  # one place, one slice
+        if name in _PRODUCTS and jax.default_backend() == "cpu":
+            return self._in_32_bits(name, inputs, avals)
         kind = kind_of(name, params, inputs, avals)
         key = None if kind in (Kind.KERNEL, Kind.UPDATE) else str(params)
         return self.emit(kind, name, inputs, avals, key=key)
@@ -141,6 +144,25 @@ class Builder:
                 value = self.emit(Kind.LIGHT, "transpose", [value], [moved], key=key)[0]
             ordered.append(value)
         return ordered
+
+    def _in_32_bits(self, name: str, inputs: list[Value], avals: Any) -> list[Value]:
+        """A product, which XLA's CPU compiler makes of 32-bit numbers at least.
+
+        Converted parameters are arrays like others, and live from the start.
+        """
+        wide = []
+        for value in inputs:
+            if value.dtype is not None and value.dtype.itemsize == 2:
+                aval = jax.ShapeDtypeStruct(value.shape, np.float32)
+                value = self.emit(
+                    Kind.CHEAP, "convert_element_type", [value], [aval], key="32"
+                )[0]
+            wide.append(value)
+        if avals[0].dtype.itemsize != 2:
+            return self.emit(Kind.KERNEL, name, wide, avals)
+        aval = jax.ShapeDtypeStruct(avals[0].shape, np.float32)
+        product = self.emit(Kind.KERNEL, name, wide, [aval])
+        return self.emit(Kind.CHEAP, "convert_element_type", product, avals, key="16")
 
     def _softmax(self, shifted: Value, largest: Value, avals: Any) -> list[Value]:
         """The numerators of a softmax.

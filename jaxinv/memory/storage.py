@@ -69,15 +69,19 @@ class Storage:
 
     def replaceable(self, op: Operation, result: Value) -> list[Value]:
         """The arrays that an elementwise result may be written over."""
+        return [v for v in self._elementwise(op) if v.size == result.size]
+
+    def _elementwise(self, op: Operation) -> list[Value]:
+        """The arrays that a result is computed from, element by element."""
         if op.kind is Kind.LIGHT or op.name in _MOVING:
             return []
         found = []
         for value in op.inputs:
-            if (value.shape, value.size) != (result.shape, result.size):
+            if value.shape != op.outputs[0].shape:
                 continue
             if not self.readable(value):
                 assert value.origin is not None
-                found += self.replaceable(value.origin, value)
+                found += self._elementwise(value.origin)
             elif (array := self._array.get(id(value), value)).shape == value.shape:
                 found.append(array)
         return found
