@@ -76,4 +76,3 @@ def join(
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"the processes could not be joined: {error}") from None
     return Processes(jax.process_index(), jax.process_count())
-

@@ -276,9 +276,7 @@ def invert_stream(
         yield key, result
 
 
-def numbered(
-    samples: Iterable[Any], conditional: bool
-) -> Iterator[tuple[int, Onward]]:
+def numbered(samples: Iterable[Any], conditional: bool) -> Iterator[tuple[int, Onward]]:
     """The samples as they enter; ValueError for those that do not fit."""
     like: Any = None
     for k, given in enumerate(samples):

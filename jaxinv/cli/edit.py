@@ -76,6 +76,7 @@ def edit(
         from jaxinv.cli import runs, samplers
         from jaxinv.cli.progress import Progress
         from jaxinv.decoder import METHODS
+        from jaxinv.jobs.one_by_one import decoder_record
 
         sampler = check_choice("sampler", sampler, samplers.SAMPLER_NAMES)
         spacing = check_choice("spacing", spacing, samplers.SPACINGS)
@@ -154,7 +155,7 @@ def edit(
         "guidance": guidance,
         "sampler": sampler,
         "spacing": spacing,
-        "decoder_inversion": runs.decoder_record(method, decoder),
+        "decoder_inversion": decoder_record(method, decoder),
         "converged": converged,
         "latent_change_db": float(ji.nmse_db(found.latent, latent)),
         "measures": measures,

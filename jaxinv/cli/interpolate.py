@@ -71,6 +71,7 @@ def interpolate(
         from jaxinv.cli import runs, samplers
         from jaxinv.cli.progress import Progress
         from jaxinv.decoder import METHODS
+        from jaxinv.jobs.one_by_one import decoder_record
 
         sampler = check_choice("sampler", sampler, _SAMPLERS)
         spacing = check_choice("spacing", spacing, samplers.SPACINGS)
@@ -107,7 +108,7 @@ def interpolate(
     with progress.phase("inversion of both", None) as phase:
         for read, vector in zip(reads, vectors, strict=True):
             found = pipe.invert_decoder(read.pixels, method)
-            decoders.append(runs.decoder_record(method, found))
+            decoders.append(decoder_record(method, found))
             results.append(invert(pipe, vector, found.latent))
         jax.block_until_ready(results)
     ends = [result.state for result in results]

@@ -80,6 +80,7 @@ def invert(
         from jaxinv.cli.progress import Observed, Progress
         from jaxinv.decoder import METHODS
         from jaxinv.inversion import STRATEGIES
+        from jaxinv.jobs.one_by_one import decoder_record
 
         sampler = check_choice("sampler", sampler, samplers.SAMPLER_NAMES)
         spacing = check_choice("spacing", spacing, samplers.SPACINGS)
@@ -153,7 +154,7 @@ def invert(
         "spacing": spacing,
         "strategy": strategy,
         "solver": solver,
-        "decoder_inversion": runs.decoder_record(method, decoder),
+        "decoder_inversion": decoder_record(method, decoder),
         "certificate": outcome.record(),
         "worst_noise_level_ratio": chosen.worst_ratio,
         "noise": {

@@ -64,22 +64,6 @@ def find_latent(
     return found, phase.seconds
 
 
-def decoder_record(method: str, found: ji.DecoderInversion) -> dict[str, Any]:
-    """Returns the certificate of a decoder inversion for a JSON file."""
-    return {
-        "method": method,
-        "converged": bool(found.converged),
-        "residual": float(found.residual),
-        "encoder_residual": float(found.encoder_residual),
-        "latent_change": float(found.latent_change),
-        "iterations": int(found.iterations),
-        "best_iteration": int(found.best_iteration),
-        "num_decodes": int(found.num_decodes),
-        "num_encodes": int(found.num_encodes),
-        "num_products": int(found.num_products),
-    }
-
-
 def check_strategy(
     sampler: Sampler, strategy: str, solver: str | None, schedule: NoiseSchedule
 ) -> None:

@@ -194,7 +194,10 @@ def detect(
             output, image, [key], prompt, negative_prompt, model, revision, steps,
             guidance, sampler, spacing, strategy, decoder_inversion, resize,
         )  # fmt: skip
-    record |= _verdict(found[0], noise, rate)
+
+    from jaxinv.jobs.detect import verdict
+
+    record |= verdict(found[0], found[0].score(noise), rate) | {"rate": rate}
     yes = record["detected"]
     word = "[green]marked[/]" if yes else "no watermark found"
     output.show(
@@ -274,31 +277,6 @@ def _new_key(scheme: str, pattern: str, shape: tuple[int, int, int]) -> Any:
     return watermark.gaussian_shading_key(shape, blocks=(block, block, 1))
 
 
-def _verdict(key: Any, noise: Any, rate: float) -> dict[str, Any]:
-    """What a key says of a noise."""
-    from jaxinv.apps import watermark
-
-    score = key.score(noise)
-    if isinstance(key, watermark.TreeRingKey):
-        p = float(watermark.p_value(score))
-        return {
-            "detected": p <= rate,
-            "p_value": p,
-            "rate": rate,
-            "distance": float(score.distance),
-        }
-    bits, matches = len(key.message), int(score.matches)
-    p = float(watermark.false_positive_rate(matches, bits))
-    return {
-        "detected": p <= rate,
-        "p_value": p,
-        "rate": rate,
-        "bits": bits,
-        "matches": matches,
-        "message": "".join(str(int(bit)) for bit in np.asarray(score.bits)),
-    }
-
-
 def _inverted(
     output: Output,
     image: Path,
@@ -328,6 +306,7 @@ def _inverted(
     from jaxinv.cli.progress import Observed, Progress
     from jaxinv.decoder import METHODS
     from jaxinv.inversion import STRATEGIES
+    from jaxinv.jobs.one_by_one import decoder_record
 
     sampler = check_choice("sampler", sampler, samplers.ONE_ARRAY_NAMES)
     spacing = check_choice("spacing", spacing, samplers.SPACINGS)
@@ -382,7 +361,7 @@ def _inverted(
         "sampler": sampler,
         "spacing": spacing,
         "strategy": strategy,
-        "decoder_inversion": runs.decoder_record(method, decoder),
+        "decoder_inversion": decoder_record(method, decoder),
         "certificate": outcome.record(),
     }
     return outcome.result.noise, record, found

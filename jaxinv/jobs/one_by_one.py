@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxinv.decoder import DecoderInversion
 from jaxinv.jobs.interface import Answer, Engine, Request
 from jaxinv.pipeline import ImageInversion, LatentDiffusion
 from jaxinv.sampling import Sampler
@@ -92,15 +93,21 @@ def certificate(
         "num_evals": int(result.num_evals),
         "depth": int(result.depth),
         "stages": list(stages),
-        "decoder": {
-            "method": decoder,
-            "converged": bool(latent.converged),
-            "residual": float(latent.residual),
-            "encoder_residual": float(latent.encoder_residual),
-            "latent_change": float(latent.latent_change),
-            "iterations": int(latent.iterations),
-            "num_decodes": int(latent.num_decodes),
-            "num_encodes": int(latent.num_encodes),
-            "num_products": int(latent.num_products),
-        },
+        "decoder": decoder_record(decoder, latent),
+    }
+
+
+def decoder_record(method: str, found: DecoderInversion) -> dict[str, Any]:
+    """The certificate of a decoder inversion for a JSON file."""
+    return {
+        "method": method,
+        "converged": bool(found.converged),
+        "residual": float(found.residual),
+        "encoder_residual": float(found.encoder_residual),
+        "latent_change": float(found.latent_change),
+        "iterations": int(found.iterations),
+        "best_iteration": int(found.best_iteration),
+        "num_decodes": int(found.num_decodes),
+        "num_encodes": int(found.num_encodes),
+        "num_products": int(found.num_products),
     }
