@@ -16,6 +16,7 @@ from benchmarks.scale_job_process import (
     finish,
     kill,
     parts,
+    processor_seconds,
     read_lines,
     results_per_image,
     start,
@@ -30,18 +31,19 @@ AIMS = {
     "records": ("certificates", ".[0-9]*"),
     "merging": (".", ".certificates.jsonl.*"),
 }
-LONGEST = 1800.0  # seconds; no start takes longer
 
 
 class Pace(NamedTuple):
-    """How fast a job runs that nobody disturbs.
+    """What a job takes that nobody disturbs.
 
     Attributes:
-        whole: seconds from start to end.
-        start_up: seconds until it works on images.
-        per_image: seconds.
+        seconds: from start to end, by the clock.
+        whole: processor seconds, from start to end.
+        start_up: of these, until it works on images.
+        per_image: of these, for each image.
     """
 
+    seconds: float
     whole: float
     start_up: float
     per_image: float
@@ -52,7 +54,8 @@ class Kill(NamedTuple):
 
     Attributes:
         aim: what it waited for: a moment, or a kind of temporary file.
-        seconds: after the start.
+        seconds: after the start, by the clock.
+        processor: seconds of it that the start had.
         before: images with a result at the start.
         done: images with a result after the kill.
         killed: whether it was still running.
@@ -62,6 +65,7 @@ class Kill(NamedTuple):
 
     aim: str
     seconds: float
+    processor: float
     before: int
     done: int
     killed: bool
@@ -78,16 +82,14 @@ def measure(
         job: its programs should be compiled already.
         folder: for results.
         count: images of the job.
-        plans: kills by name of the run: shares of the undisturbed run's time, or a kind
-            of ``AIMS``: as soon as there is such a file, the job is killed.
+        plans: kills by name of the run: shares of the undisturbed run's processor time,
+            or a kind of ``AIMS``: as soon as there is such a file, the job is killed.
 
     Raises:
         AssertionError: unless every image has exactly one result in the end.
     """
     reference = folder / "undisturbed"
-    began = time.time()
-    finish(start(job, reference), job)
-    pace = _pace(reference, began, time.time())
+    pace = _undisturbed(job, reference)
     runs = {}
     for name, plan in plans.items():
         out = folder / name
@@ -107,7 +109,7 @@ def measure(
 
 
 def moments_in_order(plan: Sequence[float | str], pace: Pace) -> list[float | str]:
-    """The moments in seconds, those at work on images in order.
+    """The moments in processor seconds, those at work on images in order.
 
     What is done stays done. A moment in the start-up can meet any start, so those stay
     where they are.
@@ -123,15 +125,28 @@ def moments_in_order(plan: Sequence[float | str], pace: Pace) -> list[float | st
     return aims
 
 
-def _pace(out: Path, began: float, ended: float) -> Pace:
-    """From the commits: when they were, and of how many images."""
-    times = [part.stat().st_mtime - began for part in parts(out)]
-    images = np.cumsum([len(read_lines(part)) - 1 for part in parts(out)])
-    if len(times) == 1:
-        return Pace(ended - began, times[0], 0.0)
-    per_image = (times[-1] - times[0]) / (images[-1] - images[0])
-    start_up = max(times[0] - images[0] * per_image, 0.0)
-    return Pace(ended - began, start_up, per_image)
+def _undisturbed(job: Job, out: Path) -> Pace:
+    """Runs the job to its end."""
+    progress, began = Progress(out), time.monotonic()
+    process = start(job, out)
+    commits = [(0, 0.0)]  # images, and processor seconds when they were on the disk
+    now = 0.0
+    while process.poll() is None:
+        now = processor_seconds(process) or now
+        if (done := progress.done()) > commits[-1][0]:
+            commits.append((done, now))
+        time.sleep(0.005)
+    finish(process, job)
+    return pace_of(commits[1:], now, time.monotonic() - began)
+
+
+def pace_of(commits: list[tuple[int, float]], whole: float, seconds: float) -> Pace:
+    """The pace between the first commit and the last, and what was before."""
+    if len(commits) < 2:
+        return Pace(seconds, whole, min((at for _, at in commits), default=whole), 0.0)
+    (first, early), (last, late) = commits[0], commits[-1]
+    per_image = (late - early) / (last - first)
+    return Pace(seconds, whole, max(early - first * per_image, 0.0), per_image)
 
 
 def _kill_once(job: Job, out: Path, count: int, pace: Pace, aim: float | str) -> Kill:
@@ -142,11 +157,12 @@ def _kill_once(job: Job, out: Path, count: int, pace: Pace, aim: float | str) ->
     process = start(job, out)
     if isinstance(aim, str):
         # What is waited for is there for some milliseconds.
-        wait_until(process, began + LONGEST, lambda: _appeared(out, aim), pause=2e-4)
+        wait_until(process, lambda: _appeared(out, aim), pause=2e-4)
     else:
-        _wait_for_moment(process, began, pace, aim, progress, count)
-    seconds = time.monotonic() - began
+        _wait_for_moment(process, pace, aim, progress, count)
+    processor = processor_seconds(process)
     killed = process.poll() is None and kill(process)
+    seconds = time.monotonic() - began
     if not killed:
         finish(process, job)
     looker = Looker(out)
@@ -154,6 +170,7 @@ def _kill_once(job: Job, out: Path, count: int, pace: Pace, aim: float | str) ->
     return Kill(
         aim if isinstance(aim, str) else f"{aim:.1f} s",
         seconds,
+        processor,
         before,
         progress.done(),
         killed,
@@ -164,7 +181,6 @@ def _kill_once(job: Job, out: Path, count: int, pace: Pace, aim: float | str) ->
 
 def _wait_for_moment(
     process: subprocess.Popen[bytes],
-    began: float,
     pace: Pace,
     moment: float,
     progress: Progress,
@@ -172,16 +188,19 @@ def _wait_for_moment(
 ) -> None:
     """Waits until this start is where the undisturbed one was at a moment."""
     if moment <= pace.start_up or pace.per_image == 0:
-        wait_until(process, began + moment)
+        wait_until(process, lambda: processor_seconds(process) >= moment)
         return
     images = (moment - pace.start_up) / pace.per_image
     ahead = max(moment - pace.start_up - progress.done() * pace.per_image, 0.0)
-    # A start that is faster than the undisturbed one was must not get away.
-    wait_until(
-        process,
-        began + pace.start_up + ahead,
-        lambda: ahead > 0 and images < count and progress.done() >= images,
-    )
+    until = pace.start_up + ahead
+
+    def reached() -> bool:
+        if processor_seconds(process) >= until:
+            return True
+        # A start that is faster than the undisturbed one was must not get away.
+        return ahead > 0 and images < count and progress.done() >= images
+
+    wait_until(process, reached)
 
 
 def _appeared(out: Path, aim: str) -> bool:

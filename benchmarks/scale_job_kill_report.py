@@ -13,6 +13,7 @@ def section(found: dict[str, Any]) -> str:
         "kill",
         "waited for",
         "seconds after its start",
+        "processor seconds",
         "still running",
         "images done before",
         "images done after",
@@ -26,6 +27,7 @@ def section(found: dict[str, Any]) -> str:
                 f"{name}, {number}",
                 each.aim,
                 f"{each.seconds:.1f}",
+                f"{each.processor:.1f}" if each.killed else "-",
                 "yes" if each.killed else "no",
                 each.before,
                 each.done,
@@ -38,6 +40,7 @@ def section(found: dict[str, Any]) -> str:
     )
     rows: list[tuple[str, Any]] = [
         ("starts that were killed", lambda r: sum(k.killed for k in r["kills"])),
+        ("of these, with images still to do", lambda r: _with_work(r, count)),
         ("of these, with temporary files left", _in_writing),
         ("looks of the watcher", lambda r: r["looks"]),
         ("new or changed files that it read", lambda r: r["read"]),
@@ -54,18 +57,23 @@ def section(found: dict[str, Any]) -> str:
         [[name, *(value(run) for run in runs.values())] for name, value in rows],
     )
     return (
-        f"{count} images. Undisturbed, the job takes {pace.whole:.0f} s with its "
-        f"programs compiled before, of which {pace.start_up:.0f} s are start-up and "
-        f"{pace.per_image:.3f} s each image. Results are committed every 64 images or "
-        "30 s (the defaults), and a start that is killed before its first commit does "
-        "those images again. Random moments are uniform over the undisturbed run: one "
-        "within the start-up kills a start at that second, a later one kills it when "
-        "the job has come, by the undisturbed run's pace, as far as that run had come "
+        f"{count} images. Undisturbed, the job takes {pace.seconds:.0f} s with its "
+        f"programs compiled before, or {pace.whole:.1f} s of processor time, of which "
+        f"{pace.start_up:.1f} s are start-up and {pace.per_image:.3f} s each image. "
+        "Results are committed every 64 images or 30 s (the defaults), and a start "
+        "that is killed before its first commit does those images again. Random "
+        "moments are uniform over the undisturbed run's processor time: one within the "
+        "start-up kills a start at that second, a later one kills it when the job has "
+        "come, by the undisturbed run's pace, as far as that run had come "
         "then. Kills at writing come as soon as a temporary file is seen, of the "
         "array, of a commit's records or of the merged certificates; one that is too "
         "quick is missed.\n\n"
         f"{outcome}\n\n{kills}"
     )
+
+
+def _with_work(run: dict[str, Any], count: int) -> int:
+    return sum(each.killed and each.before < count for each in run["kills"])
 
 
 def _in_writing(run: dict[str, Any]) -> int:

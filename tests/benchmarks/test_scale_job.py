@@ -8,7 +8,7 @@ from benchmarks import (
     scale_job_kill_report,
     scale_job_many,
 )
-from benchmarks.scale_job_kill import Pace, moments_in_order
+from benchmarks.scale_job_kill import Pace, moments_in_order, pace_of
 from benchmarks.scale_job_pictures import BAD
 from benchmarks.scale_job_process import Looker
 from jaxinv.jobs.array import create_array
@@ -111,5 +111,11 @@ def test_a_partial_file_is_seen_unless_it_is_temporary(tmp_path, name, content, 
 
 def test_moments_of_work_are_in_order_and_those_of_the_start_up_are_not():
     plan = [0.9, 0.1, "array", 0.5, 0.2, 0.05]
-    ordered = moments_in_order(plan, Pace(100.0, 15.0, 0.3))
+    ordered = moments_in_order(plan, Pace(200.0, 100.0, 15.0, 0.3))
     assert ordered == pytest.approx([20.0, 10.0, "array", 50.0, 90.0, 5.0])
+
+
+def test_the_pace_is_that_between_commits():
+    pace = pace_of([(64, 20.0), (128, 26.4), (200, 33.6)], 35.0, 90.0)
+    assert pace == pytest.approx((90.0, 35.0, 13.6, 0.1))
+    assert pace_of([(20, 9.0)], 10.0, 30.0) == Pace(30.0, 10.0, 9.0, 0.0)
