@@ -1,5 +1,6 @@
 """A job that is killed -9 again and again, against the same job left alone."""
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.scale_job_pace import Pace, moments_in_order, pace_of
 from benchmarks.scale_job_process import (
     Job,
     Looker,
@@ -31,22 +33,6 @@ AIMS = {
     "records": ("certificates", ".[0-9]*"),
     "merging": (".", ".certificates.jsonl.*"),
 }
-
-
-class Pace(NamedTuple):
-    """What a job takes that nobody disturbs.
-
-    Attributes:
-        seconds: from start to end, by the clock.
-        whole: processor seconds, from start to end.
-        start_up: of these, until it works on images.
-        per_image: of these, for each image.
-    """
-
-    seconds: float
-    whole: float
-    start_up: float
-    per_image: float
 
 
 class Kill(NamedTuple):
@@ -108,23 +94,6 @@ def measure(
     return {"count": count, "pace": pace, "runs": runs}
 
 
-def moments_in_order(plan: Sequence[float | str], pace: Pace) -> list[float | str]:
-    """The moments in processor seconds, those at work on images in order.
-
-    What is done stays done. A moment in the start-up can meet any start, so those stay
-    where they are.
-    """
-    aims = [aim if isinstance(aim, str) else aim * pace.whole for aim in plan]
-    late = [
-        k
-        for k, aim in enumerate(aims)
-        if isinstance(aim, float) and aim > pace.start_up
-    ]
-    for k, aim in zip(late, sorted(aims[k] for k in late), strict=True):
-        aims[k] = aim
-    return aims
-
-
 def _undisturbed(job: Job, out: Path) -> Pace:
     """Runs the job to its end."""
     progress, began = Progress(out), time.monotonic()
@@ -140,24 +109,16 @@ def _undisturbed(job: Job, out: Path) -> Pace:
     return pace_of(commits[1:], now, time.monotonic() - began)
 
 
-def pace_of(commits: list[tuple[int, float]], whole: float, seconds: float) -> Pace:
-    """The pace between the first commit and the last, and what was before."""
-    if len(commits) < 2:
-        return Pace(seconds, whole, min((at for _, at in commits), default=whole), 0.0)
-    (first, early), (last, late) = commits[0], commits[-1]
-    per_image = (late - early) / (last - first)
-    return Pace(seconds, whole, max(early - first * per_image, 0.0), per_image)
-
-
 def _kill_once(job: Job, out: Path, count: int, pace: Pace, aim: float | str) -> Kill:
     """Starts the job and kills it at a moment of the undisturbed run, or as aimed."""
     progress = Progress(out)
     before = progress.done()
+    old = _temporaries(out, aim) if isinstance(aim, str) else set()
     began = time.monotonic()
     process = start(job, out)
     if isinstance(aim, str):
-        # What is waited for is there for some milliseconds.
-        wait_until(process, lambda: _appeared(out, aim), pause=2e-4)
+        # A new one is there for some milliseconds.
+        wait_until(process, lambda: bool(_temporaries(out, aim) - old), pause=2e-4)
     else:
         _wait_for_moment(process, pace, aim, progress, count)
     processor = processor_seconds(process)
@@ -203,10 +164,15 @@ def _wait_for_moment(
     wait_until(process, reached)
 
 
-def _appeared(out: Path, aim: str) -> bool:
-    """Whether there is a temporary file of a kind."""
+def _temporaries(out: Path, aim: str) -> set[tuple[str, int, int]]:
+    """The temporary files of a kind, told from others of the same name."""
     folder, pattern = AIMS[aim]
-    return any((out / folder).glob(pattern))
+    found = set()
+    for path in (out / folder).glob(pattern):
+        with contextlib.suppress(FileNotFoundError):
+            stat = path.stat()
+            found.add((str(path), stat.st_ino, stat.st_ctime_ns))
+    return found
 
 
 def compare(out: Path, reference: Path, count: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from benchmarks import (
     scale_job_kill_report,
     scale_job_many,
 )
-from benchmarks.scale_job_kill import Pace, moments_in_order, pace_of
+from benchmarks.scale_job_pace import Pace, moments_in_order, pace_of
 from benchmarks.scale_job_pictures import BAD
 from benchmarks.scale_job_process import Looker
 from jaxinv.jobs.array import create_array
