@@ -1,12 +1,9 @@
 r"""A latent diffusion model: autoencoder, text encoder, tokenizer, UNet and schedule.
 
-The diffusion runs on latents ``z``, which the autoencoder (E, D) makes of images:
-
-    z = (E(2 image - 1) - shift) * scaling,    image = (D(z / scaling + shift) + 1) / 2
-
-This module joins the parts and nothing else. What it hands to samplers and inverses is
-a denoiser, a callable pytree ``(z, t) -> f`` with the prompt filled in; the numerical
-core knows nothing of prompts, and nothing of autoencoders.
+The diffusion runs on latents, which the autoencoder makes of images
+(:mod:`jaxinv.latents`). This module joins the parts and nothing else. What it hands to
+samplers and inverses is a denoiser, a callable pytree ``(z, t) -> f`` with the prompt
+filled in; the numerical core knows nothing of prompts, and nothing of autoencoders.
 
 As everywhere here, each function takes one sample, channels last. The pipeline is a
 pytree whose leaves are the parameters: pass it through ``jax.jit``, ``jax.vmap`` its
@@ -25,26 +22,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
 from jaxinv.decoder import DecoderInversion, Method, invert_decoder
 from jaxinv.denoiser import Denoiser, as_denoiser, conditioned, guided
 from jaxinv.inversion import InversionResult, invert
-from jaxinv.models import (
-    AutoencoderKL,
-    AutoencoderTiny,
-    CLIPTextModel,
-    DiagonalGaussian,
-    UNet2DConditionModel,
+from jaxinv.latents import (
+    Autoencoder,
+    Image,
+    batch_hint,
+    check_image,
+    decode,
+    encode,
 )
+from jaxinv.models import CLIPTextModel, UNet2DConditionModel
 from jaxinv.prompted import Condition, PromptedModel
 from jaxinv.sampling import Sampler, sample
 from jaxinv.schedule import NoiseSchedule
 from jaxinv.state import SamplerState
 
-Image = Float[Array, "h w 3"] | UInt8[Array, "h w 3"] | np.ndarray
-Autoencoder = AutoencoderKL | AutoencoderTiny
 TextVectors = Float[Array, "l d"]
 
 
@@ -123,7 +119,7 @@ class LatentDiffusion:
             ValueError: If the image has another shape, dtype, range, or NaNs. Under
                 ``jax.jit`` and ``jax.vmap`` only shape and dtype are known and checked.
         """
-        _check_image(image, self.factor)
+        check_image(image, self.factor)
         return encode(self.vae, image)
 
     def decode(self, latent: Float[Array, "h w c"]) -> Float[Array, "fh fw 3"]:
@@ -160,7 +156,7 @@ class LatentDiffusion:
         if len(shape) != 3 or shape[-1] != channels:
             raise ValueError(
                 f"expected one latent of shape (h, w, {channels}), got {shape}"
-                + _batch_hint(shape)
+                + batch_hint(shape)
             )
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(f"expected a latent of floats, got {dtype}")
@@ -182,7 +178,7 @@ class LatentDiffusion:
         Raises:
             ValueError: As :meth:`encode` and :func:`jaxinv.invert_decoder`.
         """
-        _check_image(image, self.factor)
+        check_image(image, self.factor)
         return invert_decoder(
             jax.tree_util.Partial(encode, self.vae),
             jax.tree_util.Partial(decode, self.vae),
@@ -368,24 +364,6 @@ class LatentDiffusion:
 
 
 @jax.jit
-def encode(vae: Autoencoder, image: Image) -> Float[Array, "h w c"]:
-    """Image to latent; unchecked, see :meth:`LatentDiffusion.encode`."""
-    pixels = jnp.asarray(image)
-    if pixels.dtype == jnp.uint8:
-        pixels = pixels.astype(jnp.float32) / 255
-    encoded = vae.encode(2 * pixels - 1)
-    latent = encoded.mode() if isinstance(encoded, DiagonalGaussian) else encoded
-    return (latent - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
-
-
-@jax.jit
-def decode(vae: Autoencoder, latent: ArrayLike) -> Float[Array, "fh fw 3"]:
-    """Latent to image, not clipped; unchecked, as :func:`encode`."""
-    raw = jnp.asarray(latent) / vae.config.scaling_factor
-    return (vae.decode(raw + (vae.config.shift_factor or 0.0)) + 1) / 2
-
-
-@jax.jit
 def _encode_prompt(text_encoder: CLIPTextModel, ids: Int[Array, " l"]) -> TextVectors:
     return text_encoder(ids).last_hidden_state
 
@@ -398,41 +376,3 @@ def _finite(guidance_scale: Any) -> Any:
     if not math.isfinite(scale):
         raise ValueError(f"guidance_scale must be finite, got {scale}")
     return scale
-
-
-def _batch_hint(shape: tuple[int, ...]) -> str:
-    return " (no batch axis: use jax.vmap for more than one)" if len(shape) > 3 else ""
-
-
-def _check_image(image: Any, factor: int) -> None:
-    """Raises ValueError unless the image can be encoded; values only if there are."""
-    shape, dtype = jnp.shape(image), jnp.result_type(image)
-    if len(shape) != 3 or shape[-1] != 3:
-        hint = _batch_hint(shape)
-        if len(shape) == 3 and shape[0] == 3:
-            hint = " (channels come last: use jnp.moveaxis(image, 0, -1))"
-        raise ValueError(f"expected one image of shape (h, w, 3), got {shape}{hint}")
-    height, width, _ = shape
-    if height < 1 or width < 1 or height % factor or width % factor:
-        raise ValueError(
-            f"height and width of an image must be multiples of {factor}, "
-            f"got {height} and {width}"
-        )
-    if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"expected an image of floats in [0, 1] or uint8, got {dtype}")
-    if isinstance(image, jax.core.Tracer) or dtype == jnp.uint8:
-        return
-    values = np.asarray(image)
-    if not np.all(np.isfinite(values)):
-        bad = int(np.sum(~np.isfinite(values)))
-        raise ValueError(
-            f"the image must be finite, but {bad} of its {values.size} values are NaN "
-            "or infinite"
-        )
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 1:
-        hint = "map [-1, 1] with (image + 1) / 2" if high <= 1 else "divide by 255"
-        raise ValueError(
-            f"image values must lie in [0, 1], but they go from {low:.4g} to "
-            f"{high:.4g}: {hint}, or clip"
-        )

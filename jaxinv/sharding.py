@@ -11,6 +11,11 @@ of the batch, inside ``jax.shard_map`` over ``data``: a loop runs as long as the
 sample *on that device*, and the program has no collective at all. With parameters in
 parts it is vmapped over the whole batch and partitioned by the compiler.
 
+On CPUs with virtual devices jaxlib 0.10 can hang where as many devices as its pool has
+threads solve batched linear systems at the same time, as the strategy ``"trajectory"``
+does (also within ``"auto"``) with more than one sample on a device. A mesh of fewer
+devices than JAX was given does not.
+
 References:
     Xu et al. 2021, "GSPMD", arXiv:2105.04663 (partitioning over ``model``).
 """

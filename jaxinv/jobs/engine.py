@@ -18,7 +18,8 @@ from jaxinv.inversion.strategies import make_plan
 from jaxinv.jobs.interface import Answer, Engine, Request
 from jaxinv.jobs.one_by_one import answer
 from jaxinv.lanes import Lanes, Onward, Station, flow
-from jaxinv.pipeline import ImageInversion, LatentDiffusion, decode, encode
+from jaxinv.latents import decode, encode
+from jaxinv.pipeline import ImageInversion, LatentDiffusion
 from jaxinv.prompted import Condition
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import Sampler
