@@ -20,6 +20,7 @@ from benchmarks.scale_job_pictures import write_job, write_pictures
 from benchmarks.scale_job_process import Job, finish, options, start
 
 TITLE = "A job that survives"
+MOMENTS = 28  # some come too late: twenty are to meet a job at work
 SIZE = 64  # of the embedded model's images
 WRITING = ("array", "records", "array", "records", "merging", "merging")
 
@@ -36,7 +37,7 @@ def run(small: bool) -> str:
             folder,
             images=40 if small else 200,
             plans={
-                "random moments": random.uniform(size=3 if small else 20).tolist(),
+                "random moments": random.uniform(size=3 if small else MOMENTS).tolist(),
                 "writing": WRITING[1::2] if small else WRITING,
             },
         )

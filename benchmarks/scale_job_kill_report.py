@@ -39,6 +39,7 @@ def section(found: dict[str, Any]) -> str:
         ],
     )
     rows: list[tuple[str, Any]] = [
+        ("kills that were planned", lambda r: len(r["kills"])),
         ("starts that were killed", lambda r: sum(k.killed for k in r["kills"])),
         ("of these, with images still to do", lambda r: _with_work(r, count)),
         ("of these, with temporary files left", _in_writing),
@@ -64,10 +65,10 @@ def section(found: dict[str, Any]) -> str:
         "that is killed before its first commit does those images again. Random "
         "moments are uniform over the undisturbed run's processor time: one within the "
         "start-up kills a start at that second, a later one kills it when the job has "
-        "come, by the undisturbed run's pace, as far as that run had come "
-        "then. Kills at writing come as soon as a temporary file is seen, of the "
-        "array, of a commit's records or of the merged certificates; one that is too "
-        "quick is missed.\n\n"
+        "come, by the undisturbed run's pace, as far as that run had come then; the "
+        "last ones may come too late, when the job is done. Kills at writing come as "
+        "soon as a temporary file is seen, of the array, of a commit's records or of "
+        "the merged certificates; one that is too quick is missed.\n\n"
         f"{outcome}\n\n{kills}"
     )
 
