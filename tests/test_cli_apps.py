@@ -43,8 +43,8 @@ def wide(small, monkeypatch, tiny):
         upper, lower = halves[:, 0], halves[:, 1].mean(-1, keepdims=True)
         return 10 * (jnp.concatenate([upper, lower], -1) - 0.5)
 
-    monkeypatch.setattr(pipeline, "_decode", decode)
-    monkeypatch.setattr(pipeline, "_encode", encode)
+    monkeypatch.setattr(pipeline, "decode", decode)
+    monkeypatch.setattr(pipeline, "encode", encode)
     return tiny
 
 
