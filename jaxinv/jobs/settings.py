@@ -83,7 +83,7 @@ def model_fingerprint(folder: Path) -> str:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    if not is_checkpoint(folder / "unet"):
+    if not is_checkpoint(folder):
         found = {name: found[name] for name in sorted(wanted_files(list(found)))}
     digest = hashlib.sha256()
     for name, path in found.items():
