@@ -15,8 +15,10 @@ import numpy as np
 
 import jaxinv as ji
 from benchmarks.report import table
-from jaxinv.lanes import Lanes, Station, flow
-from jaxinv.sharding import invert_batch, make_mesh, sample_batch
+from jaxinv.batches import invert_batch, sample_batch
+from jaxinv.flow import Station, flow
+from jaxinv.lanes import Lanes
+from jaxinv.sharding import make_mesh
 from jaxinv.stream import inversion_stations, numbered
 
 TITLE = "Continuous batching"

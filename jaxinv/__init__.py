@@ -10,6 +10,7 @@ imported when they are first used.
 from typing import TYPE_CHECKING, Any
 
 from jaxinv import analysis, decoder
+from jaxinv.batches import invert_batch, sample_batch
 from jaxinv.decoder import DecoderInversion, invert_decoder
 from jaxinv.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
 from jaxinv.grid import LossyGridWarning, TimeGrid, time_grid
@@ -49,7 +50,7 @@ from jaxinv.schedule import (
     schedule_from_diffusers,
     variance_exploding,
 )
-from jaxinv.sharding import invert_batch, make_mesh, sample_batch
+from jaxinv.sharding import make_mesh
 from jaxinv.solvers import Anderson, FixedPoint, ForwardStep, Gradient, NewtonKrylov
 from jaxinv.state import SamplerState
 from jaxinv.stream import invert_stream

@@ -107,6 +107,11 @@ def conditioned(model: ConditionalModel, cond: PyTree) -> Conditioned:
     return Conditioned(model, cond)
 
 
+def with_condition(model: Denoiser | ConditionalModel, cond: PyTree) -> Denoiser:
+    """A model as a denoiser: its condition filled in, if there is one (not None)."""
+    return model if cond is None else conditioned(model, cond)  # type: ignore[return-value, arg-type]
+
+
 def guided(
     model: ConditionalModel,
     cond: PyTree,

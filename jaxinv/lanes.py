@@ -8,17 +8,14 @@ models do with sequences. The program is the same whatever is in the lanes, so t
 one compilation, and a sample's result does not depend on its neighbours.
 
 What runs in a lane is a :class:`Machine`: a loop on one sample in four pure functions.
-:class:`Lanes` holds them on the host; :func:`flow` passes samples through several, such
-as decoder inversion, the step by step inverse, and what is left for the whole
-trajectory.
+:class:`Lanes` holds them on the host, and :mod:`jaxinv.flow` passes samples through
+several.
 
 References:
     Yu et al. 2022, "Orca", OSDI (iteration-level scheduling).
 """
 
-import dataclasses
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -263,88 +260,3 @@ class Lanes:
 
     def _put(self, values: np.ndarray) -> Array:
         return jax.device_put(values, NamedSharding(self.mesh, P(DATA)))
-
-
-class Onward(NamedTuple):
-    """A sample that goes on to another station.
-
-    Attributes:
-        station: which.
-        item: as what.
-    """
-
-    station: int
-    item: PyTree
-
-
-@dataclasses.dataclass(frozen=True)
-class Station:
-    """Lanes, and where their samples go from there.
-
-    Attributes:
-        lanes: makes the lanes, when the first sample arrives: what no sample needs is
-            never compiled.
-        route: of a sample's key, item and result: the next station, or what it leaves
-            the flow with.
-    """
-
-    lanes: Callable[[], Lanes]
-    route: Callable[[Any, PyTree, PyTree], Onward | Any]
-
-
-def flow(
-    stations: Sequence[Station],
-    source: Iterable[tuple[Any, Onward]],
-) -> Iterator[tuple[Any, Any]]:
-    """Passes samples through stations, each as soon as there is a lane for it.
-
-    A station has a turn when its lanes can be full, the last one first, and before
-    that only if there is nothing else to do: what waits stays a handful.
-
-    Args:
-        stations: where samples can be.
-        source: pairs of a key and where the sample enters. Pulled as lanes get free.
-
-    Yields:
-        The key of each sample and what it left with, in the order in which they leave.
-    """
-    opened: list[Lanes | None] = [None] * len(stations)
-    queues: list[deque[tuple[Any, PyTree]]] = [deque() for _ in stations]
-    incoming = iter(source)
-    exhausted = False
-
-    def load(s: int) -> int:
-        lanes = opened[s]
-        return len(queues[s]) + (0 if lanes is None else lanes.count - lanes.free)
-
-    def full(s: int) -> bool:
-        lanes = opened[s]
-        return lanes is not None and load(s) >= lanes.count
-
-    while True:
-        # The first station's lanes decide how much is taken in.
-        while not exhausted and not any(full(s) for s in range(len(stations))):
-            entering = next(incoming, None)
-            if entering is None:
-                exhausted = True
-                break
-            key, onward = entering
-            queues[onward.station].append((key, onward.item))
-            if opened[onward.station] is None:
-                opened[onward.station] = stations[onward.station].lanes()
-        loaded = [s for s in range(len(stations)) if load(s)]
-        if not loaded:
-            return
-        ready = [s for s in loaded if full(s)]
-        # None is full at the end only, when no more come: upstream first then.
-        s = ready[-1] if ready else loaded[0]
-        lanes = opened[s] = opened[s] or stations[s].lanes()
-        arriving = [queues[s].popleft() for _ in range(min(lanes.free, len(queues[s])))]
-        for key, item, result in lanes.turn(arriving):
-            where = stations[s].route(key, item, result)
-            if isinstance(where, Onward):
-                queues[where.station].append((key, where.item))
-                if opened[where.station] is None:
-                    opened[where.station] = stations[where.station].lanes()
-            else:
-                yield key, where

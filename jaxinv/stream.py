@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxinv.compilation import check_finite, split_callable
-from jaxinv.denoiser import ConditionalModel, Denoiser
+from jaxinv.denoiser import ConditionalModel, Denoiser, with_condition
+from jaxinv.flow import Onward, Station, flow
 from jaxinv.inversion import InversionResult, Strategy
 from jaxinv.inversion.explicit import unwind
 from jaxinv.inversion.invert import check_explicit
@@ -29,11 +30,11 @@ from jaxinv.inversion.stages import (
     better_of,
 )
 from jaxinv.inversion.strategies import make_plan
-from jaxinv.lanes import Lanes, Onward, Station, flow
+from jaxinv.lanes import Lanes
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import Sampler, in_dtype
 from jaxinv.schedule import NoiseSchedule
-from jaxinv.sharding import make_mesh, place_model, with_condition
+from jaxinv.sharding import make_mesh, place_model
 from jaxinv.solvers import Solver
 
 

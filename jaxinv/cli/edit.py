@@ -16,9 +16,8 @@ from jaxinv.cli.console import (
     check_guidance,
     explained,
 )
-from jaxinv.cli.inputs import fit
 from jaxinv.files import check_writable_folder, write_json
-from jaxinv.images import read_image, write_image
+from jaxinv.images import fit_image, read_image, write_image
 
 
 def edit(
@@ -89,7 +88,7 @@ def edit(
         if freeze > steps:
             raise ValueError(f"--freeze {freeze} is more than {steps} steps")
         before = read.pixels.shape
-        read = fit(read, image, pipe.image_size, pipe.name, resize)
+        read = fit_image(read, image, pipe.image_size, pipe.name, resize)
         for change in read.changes:
             output.note(f"{image}: {change}")
         for change in () if given is None else given.changes:
@@ -97,7 +96,8 @@ def edit(
         weights: Any = None
         if given is not None:
             if resize and given.pixels.shape == before:
-                given = fit(given, Path(str(mask)), pipe.image_size, pipe.name, True)
+                size, name = pipe.image_size, pipe.name
+                given = fit_image(given, Path(str(mask)), size, name, True)
             if given.pixels.shape != read.pixels.shape:
                 raise ValueError(
                     f"the mask {mask} is {given.pixels.shape[1]}x"

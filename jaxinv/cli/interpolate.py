@@ -16,9 +16,8 @@ from jaxinv.cli.console import (
     check_guidance,
     explained,
 )
-from jaxinv.cli.inputs import fit
 from jaxinv.files import check_writable_folder, write_json
-from jaxinv.images import read_image, write_image
+from jaxinv.images import fit_image, read_image, write_image
 
 # Samplers that are exact by construction: both ends come back, whatever the guidance.
 _SAMPLERS = ("o_belm", "bdia")
@@ -80,7 +79,7 @@ def interpolate(
         pipe = ji.load(model, revision=revision)
         table = samplers.make_sampler(pipe.schedule, sampler, steps, spacing).table
         reads = [
-            fit(read, path, pipe.image_size, pipe.name, resize)
+            fit_image(read, path, pipe.image_size, pipe.name, resize)
             for read, path in zip(reads, paths, strict=True)
         ]
         for read, path in zip(reads, paths, strict=True):

@@ -16,9 +16,8 @@ from jaxinv.cli.console import (
     check_guidance,
     explained,
 )
-from jaxinv.cli.inputs import fit
 from jaxinv.files import check_writable_folder, write_array, write_json
-from jaxinv.images import read_image, write_image
+from jaxinv.images import fit_image, read_image, write_image
 
 # How much the panel magnifies what is left between two images.
 _GAIN = 10.0
@@ -96,7 +95,7 @@ def invert(
         check_writable_folder(folder)
         pipe = ji.load(model, revision=revision)
         chosen = samplers.make_sampler(pipe.schedule, sampler, steps, spacing)
-        read = fit(read, image, pipe.image_size, pipe.name, resize)
+        read = fit_image(read, image, pipe.image_size, pipe.name, resize)
         for change in read.changes:
             output.note(f"{image}: {change}")
         runs.check_strategy(chosen, strategy, solver, pipe.schedule)

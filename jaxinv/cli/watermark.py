@@ -16,9 +16,8 @@ from jaxinv.cli.console import (
     check_guidance,
     explained,
 )
-from jaxinv.cli.inputs import fit
 from jaxinv.files import check_writable_file
-from jaxinv.images import image_suffix, read_image, write_image
+from jaxinv.images import fit_image, image_suffix, read_image, write_image
 
 app = typer.Typer(
     name="watermark",
@@ -324,7 +323,7 @@ def _inverted(
                 f"{pipe.name} has {pipe.latent_shape}"
             )
     chosen = samplers.make_sampler(pipe.schedule, sampler, steps, spacing)
-    read = fit(read, image, pipe.image_size, pipe.name, resize)
+    read = fit_image(read, image, pipe.image_size, pipe.name, resize)
     for change in read.changes:
         output.note(f"{image}: {change}")
     runs.check_strategy(chosen, strategy, None, pipe.schedule)

@@ -11,6 +11,7 @@ after any iteration and taken up again, which is what lets the lanes of a batch 
 without waiting for one another (:mod:`jaxinv.lanes`).
 """
 
+import abc
 import dataclasses
 from typing import Any, NamedTuple, Protocol
 
@@ -69,9 +70,10 @@ class Stage(Protocol):
         ...
 
 
-class LoopStage:
+class LoopStage(abc.ABC):
     """A stage in pieces; what makes it a :class:`Stage` is here."""
 
+    @abc.abstractmethod
     def begin(
         self,
         table: LinearMultistep,
@@ -81,14 +83,14 @@ class LoopStage:
         active: Bool[Array, ""],
     ) -> Any:
         """Before the first iteration; the arguments are those of ``solve``."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def running(
         self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
     ) -> Bool[Array, ""]:
         """Whether there is more to do; never, if the sample is not active."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def advance(
         self,
         table: LinearMultistep,
@@ -97,13 +99,12 @@ class LoopStage:
         carry: Any,
     ) -> Any:
         """One iteration."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def finish(
         self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
     ) -> Solved:
         """What was found up to here."""
-        raise NotImplementedError
 
     def solve(
         self,

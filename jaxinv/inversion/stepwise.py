@@ -207,7 +207,7 @@ class _Solve:
 
     @functools.cached_property
     def _rule(self) -> common.Rule | None:
-        if not hasattr(self.solver, "rule"):
+        if not isinstance(self.solver, common.RuledSolver):
             return None
         return self.solver.rule(self.residual, self.guess, slope=self.slope)
 

@@ -1,6 +1,6 @@
 """The engine of a job: continuous batching from pixels to noise.
 
-Images go through stations (:mod:`jaxinv.lanes`): decoder inversion, then the stages of
+Images go through stations (:mod:`jaxinv.flow`): decoder inversion, then the stages of
 the sampler's inverse. Each has lanes of its own on all devices of this process, and an
 image moves on as soon as it is done, whatever the others need.
 """
@@ -14,10 +14,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxinv.decoder.machine import decoder_machine
+from jaxinv.flow import Onward, Station, flow
 from jaxinv.inversion.strategies import make_plan
 from jaxinv.jobs.interface import Answer, Engine, Request
 from jaxinv.jobs.one_by_one import answer
-from jaxinv.lanes import Lanes, Onward, Station, flow
+from jaxinv.lanes import Lanes
 from jaxinv.latents import decode, encode
 from jaxinv.pipeline import ImageInversion, LatentDiffusion
 from jaxinv.prompted import Condition

@@ -27,17 +27,16 @@ from jaxinv.solvers.common import (
     Evaluation,
     Residual,
     Rule,
-    Solution,
+    RuledSolver,
     Stopping,
     dot,
-    iterate,
     norm,
     plain,
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Anderson:
+class Anderson(RuledSolver):
     """Anderson acceleration with a history of m differences.
 
     Attributes:
@@ -53,17 +52,6 @@ class Anderson:
     rtol: float | None = None
     patience: int = 10
 
-    def __call__(
-        self,
-        residual: Residual,
-        guess: Float[Array, "*shape"],
-        *,
-        slope: Float[Array, ""],
-        reference: Float[Array, ""],
-    ) -> Solution:
-        """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
-        return iterate(self.rule(residual, guess, slope=slope), guess, reference)
-
     def rule(
         self,
         residual: Residual,
@@ -71,7 +59,7 @@ class Anderson:
         *,
         slope: Float[Array, ""],
     ) -> Rule:
-        """The rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
+        """Its rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
 
         def update(
             k: Array, z: Array, at: Evaluation, memory: Mixing

@@ -18,6 +18,7 @@ The pieces of that loop are public: whoever has many solves to do, in many lanes
 them in a loop of their own (:mod:`jaxinv.inversion.stepwise`).
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -116,9 +117,10 @@ class Rule(NamedTuple):
     stopping: Stopping
 
 
-class RuledSolver(Solver, Protocol):
-    """A solver that is a rule; all but Newton's are."""
+class RuledSolver(abc.ABC):
+    """A solver that is a rule: all but Newton's are."""
 
+    @abc.abstractmethod
     def rule(
         self,
         residual: Residual,
@@ -126,8 +128,18 @@ class RuledSolver(Solver, Protocol):
         *,
         slope: Float[Array, ""],
     ) -> Rule:
-        """The rule that :meth:`__call__` runs, with the same arguments."""
-        ...
+        """The rule; the arguments are those of :class:`Solver`."""
+
+    def __call__(
+        self,
+        residual: Residual,
+        guess: Float[Array, "*shape"],
+        *,
+        slope: Float[Array, ""],
+        reference: Float[Array, ""],
+    ) -> Solution:
+        """Solve from a guess, by :func:`iterate`; see :class:`Solver`."""
+        return iterate(self.rule(residual, guess, slope=slope), guess, reference)
 
 
 class Iterates(NamedTuple):

@@ -22,6 +22,7 @@ from jaxinv.solvers.common import (
     Evaluation,
     Residual,
     Rule,
+    RuledSolver,
     Solution,
     Stopping,
     dot,
@@ -31,7 +32,7 @@ from jaxinv.solvers.common import (
 
 
 @dataclasses.dataclass(frozen=True)
-class FixedPoint:
+class FixedPoint(RuledSolver):
     """Fixed-point iteration ``z <- z - damping R(z) / slope``.
 
     Attributes:
@@ -47,17 +48,6 @@ class FixedPoint:
     damping: float = 1.0
     patience: int = 10
 
-    def __call__(
-        self,
-        residual: Residual,
-        guess: Float[Array, "*shape"],
-        *,
-        slope: Float[Array, ""],
-        reference: Float[Array, ""],
-    ) -> Solution:
-        """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
-        return iterate(self.rule(residual, guess, slope=slope), guess, reference)
-
     def rule(
         self,
         residual: Residual,
@@ -65,7 +55,7 @@ class FixedPoint:
         *,
         slope: Float[Array, ""],
     ) -> Rule:
-        """The rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
+        """Its rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
 
         def update(
             _k: Array, z: Array, at: Evaluation, memory: None
@@ -77,7 +67,7 @@ class FixedPoint:
 
 
 @dataclasses.dataclass(frozen=True)
-class ForwardStep:
+class ForwardStep(RuledSolver):
     """The forward step method, with warm-up and reduction on a plateau.
 
     The defaults are the published settings (also available as ``ForwardStep.paper``):
@@ -106,17 +96,6 @@ class ForwardStep:
 
     paper: ClassVar["ForwardStep"]
 
-    def __call__(
-        self,
-        residual: Residual,
-        guess: Float[Array, "*shape"],
-        *,
-        slope: Float[Array, ""],
-        reference: Float[Array, ""],
-    ) -> Solution:
-        """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
-        return iterate(self.rule(residual, guess, slope=slope), guess, reference)
-
     def rule(
         self,
         residual: Residual,
@@ -124,7 +103,7 @@ class ForwardStep:
         *,
         slope: Float[Array, ""],
     ) -> Rule:
-        """The rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
+        """Its rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
         del slope
         return self._rule(residual, guess, self.rho)
 

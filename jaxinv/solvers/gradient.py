@@ -20,15 +20,14 @@ from jaxinv.solvers.common import (
     Evaluation,
     Residual,
     Rule,
-    Solution,
+    RuledSolver,
     Stopping,
     dot,
-    iterate,
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Gradient:
+class Gradient(RuledSolver):
     """Minimise ``|R(z)|^2`` by an optax gradient transformation.
 
     An iteration is one forward and one reverse pass; the certificate counts it as one
@@ -50,17 +49,6 @@ class Gradient:
     sum_of_squares: float = 0.0
     patience: int = 100
 
-    def __call__(
-        self,
-        residual: Residual,
-        guess: Float[Array, "*shape"],
-        *,
-        slope: Float[Array, ""],
-        reference: Float[Array, ""],
-    ) -> Solution:
-        """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
-        return iterate(self.rule(residual, guess, slope=slope), guess, reference)
-
     def rule(
         self,
         residual: Residual,
@@ -68,7 +56,7 @@ class Gradient:
         *,
         slope: Float[Array, ""],
     ) -> Rule:
-        """The rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
+        """Its rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
         del slope
         optimiser = optax.with_extra_args_support(
             self.transformation

@@ -7,6 +7,7 @@ trip, vmap, counting) by one line here.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -173,3 +174,13 @@ def each(cases):
 def relative_error(x, reference):
     """``|x - reference| / |reference|``."""
     return float(jnp.linalg.norm(x - reference) / jnp.linalg.norm(reference))
+
+
+def coupled_model():
+    """A conditional model of 4x8 samples, the harder to invert the larger that is."""
+    weights = 0.2 * jax.random.normal(jax.random.key(0), (8, 8))
+
+    def model(weights, x, t, strength):
+        return 0.9 * jnp.tanh(x @ weights + strength * x)
+
+    return jax.tree_util.Partial(model, weights)

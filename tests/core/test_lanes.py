@@ -4,25 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from core_cases import coupled_model
 
 import jaxinv as ji
-from jaxinv.lanes import Lanes, Onward, Station, flow
-from jaxinv.sharding import make_mesh, with_condition
+from jaxinv.denoiser import with_condition
+from jaxinv.flow import Onward, Station, flow
+from jaxinv.lanes import Lanes
+from jaxinv.sharding import make_mesh
 from jaxinv.solvers import NewtonKrylov
 from jaxinv.stream import invert_stream
 
 COUNT, LANES = 7, 3
 
 
-def model(weights, x, t, strength):
-    """Nonlinear, and the harder to invert the stronger."""
-    return 0.9 * jnp.tanh(x @ weights + strength * x)
-
-
 @pytest.fixture(scope="module")
 def denoise():
-    weights = 0.2 * jax.random.normal(jax.random.key(0), (8, 8))
-    return jax.tree_util.Partial(model, weights)
+    return coupled_model()
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +39,13 @@ def sampled(sampler, denoise, strengths):
     )
 
 
+def streamed(sampler, denoise, data, strengths, mesh, **options):
+    """The results of a stream by number."""
+    pairs = zip(np.asarray(data), strengths, strict=True)
+    options = {"conditional": True, "lanes": LANES, "mesh": mesh} | options
+    return dict(invert_stream(sampler, denoise, pairs, **options))
+
+
 CASES = [
     ("ddim", "stepwise", {}),
     ("ddim", "auto", {}),
@@ -58,17 +62,8 @@ CASES = [
 def test_stream_is_one_by_one(name, strategy, options, denoise, strengths, one_device):
     sampler = getattr(ji, name)(ji.time_grid(ji.scaled_linear(), 20))
     data = sampled(sampler, denoise, strengths)
-    found = dict(
-        invert_stream(
-            sampler,
-            denoise,
-            zip(np.asarray(data), strengths, strict=True),
-            conditional=True,
-            lanes=LANES,
-            mesh=one_device,
-            strategy=strategy,
-            **options,
-        )
+    found = streamed(
+        sampler, denoise, data, strengths, one_device, strategy=strategy, **options
     )
     assert sorted(found) == list(range(COUNT))
     for k in (0, COUNT - 1):
@@ -90,17 +85,7 @@ def test_what_the_first_stage_leaves_goes_to_the_next(denoise, strengths, one_de
     sampler = ji.dpmpp_2m(ji.time_grid(ji.scaled_linear(), 20))
     data = sampled(sampler, denoise, strengths)
     plan = (ji.Trajectory(max_sweeps=9), ji.Trajectory(start="known"))
-    found = dict(
-        invert_stream(
-            sampler,
-            denoise,
-            zip(np.asarray(data), strengths, strict=True),
-            conditional=True,
-            lanes=LANES,
-            mesh=one_device,
-            strategy=plan,
-        )
-    )
+    found = streamed(sampler, denoise, data, strengths, one_device, strategy=plan)
     sweeps = np.array([found[k].num_evals for k in range(COUNT)]) // 20
     assert sweeps.min() <= 9 < sweeps.max()
     assert all(bool(found[k].converged) for k in range(COUNT))
@@ -191,19 +176,10 @@ def test_a_nan_leaves_the_other_lanes_bitwise_as_they_were(denoise, one_device):
     spoilt = strengths.copy()
     spoilt[2] = np.nan
 
-    def noises(conditions):
-        found = invert_stream(
-            sampler,
-            denoise,
-            zip(data, conditions, strict=True),
-            conditional=True,
-            lanes=LANES,
-            mesh=one_device,
-            strategy="stepwise",
-        )
-        return dict(found)
-
-    clean, dirty = noises(strengths), noises(spoilt)
+    clean, dirty = (
+        streamed(sampler, denoise, data, given, one_device, strategy="stepwise")
+        for given in (strengths, spoilt)
+    )
     assert not bool(dirty[2].converged)
     for k in set(range(COUNT)) - {2}:
         np.testing.assert_array_equal(clean[k].noise, dirty[k].noise)

@@ -4,18 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from core_cases import coupled_model
 from jax.sharding import AxisType, Mesh
 
 import jaxinv as ji
-from jaxinv.sharding import (
-    invert_batch,
-    make_mesh,
-    on_mesh,
-    parameter_rule,
-    sample_batch,
-    shard_parameters,
-    with_condition,
-)
+from jaxinv.batches import invert_batch, on_mesh, sample_batch
+from jaxinv.denoiser import with_condition
+from jaxinv.sharding import make_mesh, parameter_rule, shard_parameters
 
 
 class Mesh2:
@@ -24,14 +19,9 @@ class Mesh2:
     shape = {"data": 4, "model": 2}  # noqa: RUF012
 
 
-def model(weights, x, t, strength):
-    return 0.9 * jnp.tanh(x @ weights + strength * x)
-
-
 @pytest.fixture(scope="module")
 def denoise():
-    weights = 0.2 * jax.random.normal(jax.random.key(0), (8, 8))
-    return jax.tree_util.Partial(model, weights)
+    return coupled_model()
 
 
 @pytest.fixture(scope="module")
