@@ -27,6 +27,7 @@ from jaxinv.inversion.rows import (
 )
 from jaxinv.inversion.stages import Solved
 from jaxinv.inversion.trajectory import evaluate_levels, first_guess
+from jaxinv.norms import at_least_tiny
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.solvers import NewtonKrylov
 
@@ -95,5 +96,4 @@ class NewtonTrajectory:
 
 def _norms_after(start: Array, states: Array) -> Array:
     """Norms of the states that the rows have to reproduce."""
-    norms = level_norms(jnp.concatenate([start[None], states[:-1]]))
-    return jnp.maximum(norms, jnp.finfo(start.dtype).tiny)
+    return at_least_tiny(level_norms(jnp.concatenate([start[None], states[:-1]])))

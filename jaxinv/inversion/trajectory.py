@@ -49,6 +49,7 @@ from jaxinv.inversion.secants import (
     record,
 )
 from jaxinv.inversion.stages import LoopStage, Solved
+from jaxinv.norms import at_least_tiny, norm
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import evaluate
 
@@ -194,8 +195,9 @@ def first_guess(
 
     For data of variance s^2 the ODE has the solution ``y(tau) ~ sqrt(s^2 + tau^2)``.
     """
-    variance = jnp.mean(start * start)
-    growth = jnp.sqrt((variance + table.tau[1:] ** 2) / (variance + table.tau[0] ** 2))
+    size = norm(start) / float(start.size) ** 0.5
+    tau = jnp.asarray(table.tau, start.dtype)
+    growth = jnp.hypot(size, tau[1:]) / at_least_tiny(jnp.hypot(size, tau[0]))
     return growth.reshape((-1,) + (1,) * start.ndim) * start
 
 

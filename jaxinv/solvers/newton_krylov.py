@@ -35,7 +35,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxinv.solvers.common import Residual, Solution, default_rtol, norm
+from jaxinv.norms import norm
+from jaxinv.solvers.common import Residual, Solution, default_rtol
 from jaxinv.solvers.krylov import gmres
 
 #: Part of the promised decrease that a step must achieve (Kelley 2003, Eq. 1.21).
