@@ -79,6 +79,9 @@ class Trajectory(LoopStage):
         start: the first trajectory: ``"data"`` grows the data as Gaussian data would
             (no evaluation), ``"naive"`` is DDIM inversion (N evaluations, one after
             the other), ``"known"`` what an earlier stage found (else as ``"data"``).
+            Where an earlier stage solved all rows and sampling missed the data all the
+            same, it is the trajectory of that sampling, and sweeps go on as long as
+            they improve it.
     """
 
     history: int = 20
@@ -102,6 +105,8 @@ class Trajectory(LoopStage):
         """The first trajectory; see :class:`jaxinv.inversion.stages.LoopStage`."""
         zero = jnp.zeros((), jnp.int32)
         evals = depth = zero
+        rtol = self._rtol(start)
+        aim = jnp.full((), AIM * rtol, start.dtype)
         if self.start == "known" and known is not None:
             guess = known.states
         elif self.start == "naive":
@@ -109,9 +114,14 @@ class Trajectory(LoopStage):
             guess, evals, depth = warm.states, warm.num_evals, warm.depth
         else:
             guess = first_guess(table, start)
+        if known is not None:
+            # The rows were solved, and sampling missed the data: to the last digit now.
+            guess = jnp.where(known.solved, known.states, guess)
+            aim = jnp.where(known.solved, 0, aim)
         n = table.num_steps
         return _State(
             active=active,
+            aim=aim,
             sweep=zero,
             states=guess,
             last=guess,
@@ -138,7 +148,7 @@ class Trajectory(LoopStage):
         return (
             carry.active
             & (carry.sweep < self.max_sweeps)
-            & ~(good | (carry.best_error <= AIM * rtol))
+            & ~(good | (carry.best_error <= carry.aim))
             & (carry.restarts <= self.restarts)
         )
 
@@ -150,7 +160,7 @@ class Trajectory(LoopStage):
         carry: Any,
     ) -> Any:
         """One sweep."""
-        return _sweep(table, denoise, start, self, self._rtol(start), carry)
+        return _sweep(table, denoise, start, self, carry)
 
     def finish(
         self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
@@ -171,6 +181,7 @@ class Trajectory(LoopStage):
 
 class _State(NamedTuple):
     active: Array  # whether there is anything to do at all
+    aim: Array  # the residual of the worst row at which to stop
     sweep: Array
     states: Array  # the trajectory to be evaluated next
     last: Array  # the one that was evaluated last, and the outputs there
@@ -247,7 +258,6 @@ def _sweep(
     denoise: Denoiser,
     start: Float[Array, "*shape"],
     settings: Trajectory,
-    rtol: float,
     s: _State,
 ) -> _State:
     """Evaluate the model at all levels, and move all states."""
@@ -273,7 +283,7 @@ def _sweep(
         since_best >= settings.patience
     )
     # Rows up to here hold; a model is evaluated above only where chunks allow it.
-    holds = errors <= AIM * rtol
+    holds = errors <= s.aim
     lowest = jnp.where(jnp.all(holds), n, jnp.argmin(holds)).astype(zero.dtype)
     lowest = lowest if settings.chunk is not None else zero
 
@@ -288,6 +298,7 @@ def _sweep(
 
     return _State(
         active=s.active,
+        aim=s.aim,
         sweep=s.sweep + 1,
         states=jnp.where(restart, best, proposed),
         last=s.states,
