@@ -37,8 +37,11 @@ from jaxinv.inversion.verification import (
     Verified,
     better_of,
     for_next,
+    needs_states,
+    refines,
     verify_in_place,
     with_both,
+    worth_repeating,
 )
 from jaxinv.lanes import Lanes
 from jaxinv.samplers.table import LinearMultistep
@@ -83,11 +86,15 @@ class Found(NamedTuple):
 
     Attributes:
         result: with the certificate and the cost of all stages so far.
-        verified: the same for the next stage.
+        verified: the same for the next stage; None if there is none.
+        again: shape (). Whether the stage should go on from its own way back.
+        is_found: shape (). Whether there is nothing left to do for later stages.
     """
 
     result: InversionResult
-    verified: Verified | None
+    verified: Verified | None = None
+    again: Bool[Array, ""] | bool = False
+    is_found: Bool[Array, ""] | bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,12 +176,17 @@ class WayBackMachine(OnePiece):
     Attributes:
         verify: whether to sample at all.
         rtol: largest relative error of the reconstruction; None for the default.
-        keep: whether other stages may follow.
+        refining: of each stage of the plan, whether it can start from a way back.
     """
 
     verify: bool
     rtol: float | None
-    keep: bool
+    refining: tuple[bool, ...]
+
+    @property
+    def keep(self) -> bool:
+        """Whether another stage may follow."""
+        return len(self.refining) > 1 or any(self.refining)
 
     def run(self, model: Any, item: Tried) -> Found:
         """Return the better one of what this stage and those before it found."""
@@ -182,11 +194,21 @@ class WayBackMachine(OnePiece):
         table = in_dtype(model[0], x0.dtype)
         denoise = _denoiser(self.rebuild, model, sample)
         rtol = check_rtol(self.verify, self.rtol, x0.dtype)
-        new = verify_in_place(table, denoise, x0, item.found, rtol, keep=self.keep)
+        new = verify_in_place(
+            table, denoise, x0, item.found, rtol, keep=any(self.refining)
+        )
         assert sample.known is not None
         best = better_of(sample.known, new)
         result = wrap_up(table, x0, best.solved.states, best, keep=False)
-        return Found(result, best if self.keep else None)
+        if not self.keep:
+            return Found(result)
+        # What was known before the first stage is what it found, at no cost.
+        first = jnp.isnan(sample.known.reconstruction)
+        missed = jnp.where(
+            first, worth_repeating(None, new), worth_repeating(sample.known, new)
+        )
+        again = missed & jnp.asarray(self.refining)[item.stage]
+        return Found(result, best, again, best.noise_is_found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +227,7 @@ class UnwindingMachine(OnePiece):
         """Return the result."""
         denoise = _denoiser(self.rebuild, model, item)
         rtol = check_rtol(self.verify, self.rtol, item.x0.dtype)
-        return Found(unwind(model[0], denoise, item.x0, False, rtol), None)
+        return Found(unwind(model[0], denoise, item.x0, False, rtol))
 
 
 def _denoiser(rebuild: Any, model: Any, item: Sample) -> Denoiser:
@@ -240,6 +262,8 @@ def inversion_stations(
         strategy: as of :func:`jaxinv.invert`.
         solver: as of :func:`jaxinv.invert`.
         schedule: as of :func:`jaxinv.invert`.
+        verify: as of :func:`jaxinv.invert`.
+        reconstruction_rtol: as of :func:`jaxinv.invert`.
 
     Returns:
         Stations whose items are a :class:`Sample`, and which are left with a pair of
@@ -271,21 +295,23 @@ def inversion_stations(
     def tried(k: int) -> Any:
         def route(key: Any, item: Sample, found: Solved) -> Onward:
             if item.known is None:
-                item = item._replace(known=_nothing_known(found, keep=last > 0))
+                item = item._replace(known=_nothing_known(found, needs_states(plan)))
             return Onward(first + last + 1, Tried(item, np.asarray(k), found))
 
         return route
 
     def verified(key: Any, item: Tried, found: Found) -> Any:
         k, best = int(item.stage), found.verified
-        if best is None or k == last or bool(best.noise_is_found):
+        if best is None or (not found.again and (k == last or found.is_found)):
             return labelled(found.result, sampler), k + 1
-        return Onward(first + k + 1, item.sample._replace(known=best))
+        k = k if found.again else k + 1
+        return Onward(first + k, item.sample._replace(known=best))
 
     stages = [
         stage if isinstance(stage, LoopStage) else InOnePiece(stage) for stage in plan
     ]
-    way_back = WayBackMachine(rebuild, verify, reconstruction_rtol, last > 0)
+    refining = tuple(refines(stage) for stage in plan)
+    way_back = WayBackMachine(rebuild, verify, reconstruction_rtol, refining)
     return [
         *(station(StageMachine(rebuild, s), tried(k)) for k, s in enumerate(stages)),
         station(way_back, verified),

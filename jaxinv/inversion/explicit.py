@@ -39,7 +39,7 @@ from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.rows import default_row_rtol
 from jaxinv.inversion.stages import Solved
 from jaxinv.inversion.stepwise import Stepwise
-from jaxinv.inversion.verification import unverified, verify_both
+from jaxinv.inversion.verification import judge, unverified
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import Sampler, descend
 from jaxinv.solvers import Anderson, Solver
@@ -150,13 +150,12 @@ def unwind(
     verified = unverified(solved)
     if rtol is not None:
         scale = jnp.asarray(sampler.init_noise_scale, start.values.dtype)
-        fixed = jax.lax.stop_gradient((solved, state.x / scale, state, given))
-        verified = verify_both(
-            *fixed,
-            rtol,
-            lambda start: descend(sampler, denoise, start, keep=False)[0],
-            evals=_two_ways(sampler),
+        fixed, state_x, origin = jax.lax.stop_gradient((state, state.x / scale, given))
+        ends = (
+            descend(sampler, denoise, state_x, keep=False)[0][0],
+            descend(sampler, denoise, fixed, keep=False)[0],
         )
+        verified = judge(solved, ends, origin, rtol, evals=_two_ways(sampler))
         verified = jax.lax.stop_gradient(verified)
     return wrap_up(sampler, start.x, solved.states, verified, keep, state)
 
@@ -233,15 +232,15 @@ def unwind_exactly(
     verified = unverified(solved)
     if rtol is not None:
         known = jax.lax.stop_gradient(arrays)
-        verified = verify_both(
-            solved,
-            *jax.lax.stop_gradient((noise, state, given)),
-            rtol,
-            lambda start: (
-                sample_exactly(sampler, known, rebuild, start, arithmetic).values
-            ),
-            evals=_two_ways(sampler) + k - 2,
-        )
+
+        def again(start: Array | SamplerState) -> Array:
+            start = jax.lax.stop_gradient(start)
+            return sample_exactly(sampler, known, rebuild, start, arithmetic).values
+
+        ends = again(noise)[0], again(state)
+        both = _two_ways(sampler) + k - 2
+        verified = judge(solved, ends, given, rtol, evals=both)
+        verified = jax.lax.stop_gradient(verified)
     return InversionResult(
         noise=noise,
         state=state,

@@ -55,10 +55,13 @@ from jaxinv.inversion.verification import (
     better_of,
     default_reconstruction_rtol,
     for_next,
+    needs_states,
+    refines,
     run_plan,
     unverified,
     verify,
     verify_in_place,
+    worth_repeating,
 )
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import Sampler, draw, in_dtype
@@ -223,17 +226,17 @@ def _on_demand(
     """
     best: Verified | None = None
     for stage in plan:
-        before = None if best is None else for_next(best)
-        found = _solve(sampler, arrays, rebuild, x0, stage, before)
-        if not _concrete(found.solved):
-            return None
-        if rtol is None:
-            new = unverified(found)
-        else:
-            keep = len(plan) > 1
+        again = True
+        while again:
+            before = None if best is None else for_next(best)
+            found = _solve(sampler, arrays, rebuild, x0, stage, before)
+            if not _concrete(found.solved):
+                return None
+            keep = needs_states(plan)
             new = _verify(sampler, arrays, rebuild, x0, found, rtol, keep)
-        best = new if best is None else _better_of(best, new)
-        if bool(best.noise_is_found):
+            again = refines(stage) and bool(worth_repeating(best, new))
+            best = new if best is None else _better_of(best, new)
+        if bool(best.noise_is_found):  # type: ignore[union-attr]
             break
     return best
 
@@ -260,10 +263,12 @@ def _verify(
     rebuild: Any,
     x0: Array,
     found: Solved,
-    rtol: float,
+    rtol: float | None,
     keep: bool,
 ) -> Verified:
     """The way back, on demand: first its end only, as most samples need no more."""
+    if rtol is None:
+        return unverified(found)
     ends = lambda start: draw(sampler, arrays, rebuild, start, keep=False)  # noqa: E731
     verified = verify(in_dtype(sampler, x0.dtype), x0, found, rtol, ends)
     if not keep or bool(verified.converged) or not bool(found.solved):

@@ -13,6 +13,7 @@ to a state per step that may have no predecessor at all.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -42,6 +43,9 @@ class NewtonTrajectory:
         rtol: relative residual of every row at which to stop; None for 5e-6 in float32
             and 2.5e-13 in float64.
     """
+
+    #: It can start from the states that sampling went through.
+    refines: ClassVar[bool] = True
 
     max_iterations: int = 6
     krylov: int = 40

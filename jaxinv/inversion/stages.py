@@ -47,7 +47,11 @@ class Solved(NamedTuple):
 
 
 class Stage(Protocol):
-    """A hashable value that finds trajectories."""
+    """A hashable value that finds trajectories.
+
+    A stage with an attribute ``refines`` that is true is repeated from its own way back
+    (:mod:`jaxinv.inversion.verification`).
+    """
 
     def solve(
         self,

@@ -27,7 +27,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +83,9 @@ class Trajectory(LoopStage):
             same, it is the trajectory of that sampling, and sweeps go on as long as
             they improve it.
     """
+
+    #: It can start from the states that sampling went through.
+    refines: ClassVar[bool] = True
 
     history: int = 20
     max_sweeps: int = 100

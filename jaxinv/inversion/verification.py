@@ -13,6 +13,8 @@ rows were solved and sampling missed the data, the next stage starts from the st
 that sampling went through. All of their rows hold as exactly as they can, but for the
 last one, which holds all of the error and is now what has to be solved.
 
+A stage that can do that (``refines``) is repeated as long as the error falls to a part.
+
 The best result is kept: one that has converged before one that has not, then the one
 with the smaller reconstruction error. Costs add up, those of the way back included.
 """
@@ -32,6 +34,9 @@ from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import descend
 from jaxinv.state import SamplerState, state_of
 
+#: A stage is repeated while the reconstruction's error falls by this factor.
+GAIN = 0.25
+
 #: From noise, or a state, to all states x of the trajectory, data first.
 WayBack = Callable[[Array | SamplerState], Array]
 
@@ -42,7 +47,7 @@ class Verified(NamedTuple):
     Attributes:
         solved: the trajectory, with the cost of everything.
         reconstruction: shape (). Relative error of the data sampled from the noise; NaN
-            if that was not tried.
+            if that was not tried, infinite if it led beyond all numbers.
         state_reconstruction: shape (). The same from the state at the noise end.
         converged: shape (). Rows solved, and the reconstruction within the tolerance.
         state_converged: shape (). The same of the state.
@@ -120,51 +125,46 @@ def verify(
     """
     n = table.num_steps
     noise, state = noise_end(table, solved.states)
-    if state is not None:
-        # A state is resumed: fewer steps, and one evaluation for each inner array.
-        return verify_both(solved, noise, state, x0, rtol, way_back, evals=n + (n - 1))
     xs = way_back(noise)
-    error = relative(xs[0] - x0, x0)
-    solved = _paid(with_both(solved), n)
-    good = solved.solved & (error <= rtol)
+    ends = xs[0], None if state is None else way_back(state)
     retraced = None
     if len(xs) > 1:
         retraced = xs[1:] / per_level(jnp.asarray(table.scale)[1:], xs)
-    return Verified(solved, error, error, good, good, retraced)
+    # A state is resumed: fewer steps, and one evaluation for each inner array.
+    evals = n if state is None else n + (n - 1)
+    return judge(solved, ends, x0, rtol, evals=evals)._replace(retraced=retraced)
 
 
-def verify_both(
+def judge(
     solved: Solved,
-    noise: Float[Array, "*shape"],
-    state: SamplerState,
+    ends: tuple[Float[Array, "*shape"], Float[Array, "k *shape"] | None],
     given: Float[Array, "*shape"] | SamplerState,
     rtol: float,
-    way_back: WayBack,
     *,
     evals: int,
 ) -> Verified:
-    """Sample from both answers of a bidirectional sampler.
+    """Compare where sampling ended with what was inverted.
 
     Args:
-        solved: what was found.
-        noise: the one array of noise.
-        state: the state at the noise end.
+        solved: what stages found.
+        ends: the data that the noise led to, and the states that the state led to, data
+            side first; None for samplers whose state is the noise.
         given: what was inverted: the data, or a state at the data end.
         rtol: largest relative error of the data that counts as converged.
-        way_back: samples; returns x[0] first.
-        evals: evaluations of both ways.
+        evals: evaluations of the way back, one after the other.
 
     Returns:
-        The same with the reconstructions of both.
+        The same with verdicts.
     """
-    solved = _paid(with_both(solved), evals)
+    solved = with_both(solved)
+    solved = solved._replace(
+        num_evals=solved.num_evals + evals, depth=solved.depth + evals
+    )
     x0 = given.x if isinstance(given, SamplerState) else given
-    error = relative(way_back(noise)[0] - x0, x0)
-    end = way_back(state)
-    if isinstance(given, SamplerState):
-        state_error = relative(end - given.values, given.values)
-    else:
-        state_error = relative(end[0] - x0, x0)
+    error = state_error = _measured(ends[0] - x0, x0)
+    if ends[1] is not None:
+        values = given.values if isinstance(given, SamplerState) else x0[None]
+        state_error = _measured(ends[1][: len(values)] - values, values)
     return Verified(
         solved,
         error,
@@ -198,21 +198,48 @@ def run_plan(
     def attempt(stage: Stage, known: Verified | None, active: Array) -> Verified:
         before = None if known is None else for_next(known)
         found = run_stage(stage, table, denoise, x0, before, active)
-        return verify_in_place(table, denoise, x0, found, rtol, keep=len(plan) > 1)
+        return verify_in_place(table, denoise, x0, found, rtol, keep=needs_states(plan))
 
     best = attempt(plan[0], None, jnp.array(True))
-    for stage in plan[1:]:
+    for k, stage in enumerate(plan):
+        if k == 0 and not refines(stage):
+            continue
 
-        def once(
+        def once_more(
             carry: tuple[Array, Verified], stage: Stage = stage
         ) -> tuple[Array, Verified]:
             active, known = carry
             found = attempt(stage, known, active)
-            return jnp.array(False), better_of(known, found)
+            again = jnp.array(refines(stage)) & worth_repeating(known, found)
+            return again, better_of(known, found)
 
-        # The loop runs once or not at all. A conditional would, in a batch, run always.
-        best = jax.lax.while_loop(lambda c: c[0], once, (~best.noise_is_found, best))[1]
+        active = worth_repeating(None, best) if k == 0 else ~best.noise_is_found
+        # A loop of mostly no turn. A conditional would, in a batch, run always.
+        best = jax.lax.while_loop(lambda c: c[0], once_more, (active, best))[1]
     return best
+
+
+def refines(stage: Stage) -> bool:
+    """Return whether a stage can start from the states that sampling went through."""
+    return bool(getattr(stage, "refines", False))
+
+
+def needs_states(plan: tuple[Stage, ...]) -> bool:
+    """Return whether a plan uses the states of the way back."""
+    return any(refines(stage) for stage in plan)
+
+
+def worth_repeating(known: Verified | None, found: Verified) -> Bool[Array, ""]:
+    """Return whether a stage that refines should go on from its own way back.
+
+    Args:
+        known: what there was before the stage; None if nothing.
+        found: what it found.
+    """
+    missed = found.solved.solved & ~found.noise_is_found
+    if known is None:
+        return missed
+    return missed & (found.reconstruction <= GAIN * known.reconstruction)
 
 
 def verify_in_place(
@@ -278,16 +305,15 @@ def better_of(known: Verified, found: Verified) -> Verified:
     )
 
 
+def _measured(error: Array, reference: Array) -> Array:
+    """A relative error, infinite where it is not finite."""
+    size = relative(error, reference)
+    return jnp.where(jnp.isnan(size), jnp.inf, size)
+
+
 def _before(a: Array, b: Array) -> Array:
     """Whether an error is smaller; any number is smaller than NaN."""
     return (a < b) | (~jnp.isnan(a) & jnp.isnan(b))
-
-
-def _paid(solved: Solved, evals: int) -> Solved:
-    """The same at the cost of some more evaluations, one after the other."""
-    return solved._replace(
-        num_evals=solved.num_evals + evals, depth=solved.depth + evals
-    )
 
 
 def with_both(solved: Solved) -> Solved:
