@@ -89,6 +89,10 @@ def certificate(
     result, latent = found.sampler, found.decoder
     return {
         "converged": bool(result.converged),
+        "reconstruction": float(result.reconstruction),
+        "state_converged": bool(result.state_converged),
+        "state_reconstruction": float(result.state_reconstruction),
+        "solved": bool(result.solved),
         "residual": float(result.residual),
         "num_evals": int(result.num_evals),
         "depth": int(result.depth),

@@ -64,7 +64,9 @@ def state_of(record: Mapping[str, Any]) -> int:
     """What a record says became of its image."""
     if record.get("failure") is not None:
         return FAILED
-    return CONVERGED if record["converged"] else UNCONVERGED
+    # The state is what a job keeps: one array of noise but for bidirectional samplers.
+    good = record.get("state_converged", record["converged"])
+    return CONVERGED if good else UNCONVERGED
 
 
 def read_ledger(folder: Path, rows: int) -> Ledger:
