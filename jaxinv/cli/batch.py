@@ -57,7 +57,8 @@ def batch(
         typer.Option(
             "--guidance",
             "-g",
-            help="Of images that have none [3; with --detect 1, none].",
+            help="Of images that have none [3; with --detect 1]; as in diffusers, at most "
+            "1 is no guidance, and the prompt counts.",
         ),
     ] = None,
     sampler: options.SamplerName = "ddim",
@@ -225,7 +226,7 @@ def batch(
             chosen.table,
             strategy=strategy,
             decoder=method,
-            guided=any(row.guidance != 1 for row in rows.rows),
+            guided=any(row.guidance > 1 for row in rows.rows),
             lanes=batch_size * mesh.shape["data"],
             mesh=mesh,
         )
