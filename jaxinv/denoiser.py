@@ -126,7 +126,8 @@ def guided(
         uncond: the empty or negative condition, same structure and shapes.
         guidance_scale: s; 1 gives the conditional, 0 the unconditional model. This is
             the formula for every s. :meth:`jaxinv.LatentDiffusion.denoiser` follows
-            diffusers' pipelines instead: at most 1 is no guidance, the conditional model.
+            diffusers' pipelines instead: at most 1 is no guidance, the conditional
+            model.
 
     Returns:
         A callable pytree ``(x, t) -> prediction`` that evaluates both branches in one

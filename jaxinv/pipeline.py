@@ -345,8 +345,8 @@ class LatentDiffusion:
                 prompt counts.
 
         Returns:
-            The condition of one sample. Without guidance its scale is 1 and its negative
-            prompt is the prompt.
+            The condition of one sample. Without guidance its scale is 1 and its
+            negative prompt is the prompt.
 
         Raises:
             ValueError: As :meth:`denoiser`.

@@ -57,8 +57,8 @@ def batch(
         typer.Option(
             "--guidance",
             "-g",
-            help="Of images that have none [3; with --detect 1]; as in diffusers, at most "
-            "1 is no guidance, and the prompt counts.",
+            help="Of images that have none [3; with --detect 1]; as in diffusers, at "
+            "most 1 is no guidance, and the prompt counts.",
         ),
     ] = None,
     sampler: options.SamplerName = "ddim",

@@ -29,8 +29,8 @@ Guidance = Annotated[
     typer.Option(
         "--guidance",
         "-g",
-        help="Classifier-free guidance scale; as in diffusers, at most 1 is no guidance, "
-        "and the prompt counts.",
+        help="Classifier-free guidance scale; as in diffusers, at most 1 is no "
+        "guidance, and the prompt counts.",
     ),
 ]
 SamplerName = Annotated[
