@@ -168,6 +168,23 @@ class UNet2DConditionConfig:
         heads = self.attention_head_dim if heads is None else heads
         return per_block("attention_head_dim", heads, len(self.block_out_channels))
 
+    @property
+    def context_widths(self) -> set[int]:
+        """Sizes of the text vectors that the blocks with attention look at."""
+        sizes = per_block(
+            "cross_attention_dim",
+            self.cross_attention_dim,
+            len(self.block_out_channels),
+        )
+        found = {
+            size
+            for types in (self.down_block_types, self.up_block_types[::-1])
+            for size, kind in zip(sizes, types, strict=True)
+            if kind.startswith("CrossAttn")
+        }
+        mid = self.mid_block_type == "UNetMidBlock2DCrossAttn"
+        return found | ({sizes[-1]} if mid else set())
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Reads a diffusers ``config.json``.

@@ -18,7 +18,7 @@ from jaxinv import checkpoint
 from jaxinv.models.parameters import parameters
 from weights_convert import WeightsError
 from weights_convert.__main__ import main
-from weights_convert.pipeline import wanted_files
+from weights_convert.download import wanted_files
 
 PARTS = ("unet", "vae", "text_encoder")
 
