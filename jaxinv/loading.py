@@ -138,7 +138,8 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
 def _platform(sharding: ShardingRule | None) -> str:
     """Return the kind of the devices that a model will run on."""
     if isinstance(sharding, Mesh):
-        return sharding.devices.flat[0].platform
+        device: Any = sharding.devices.flat[0]
+        return device.platform
     if isinstance(sharding, Sharding):
         return next(iter(sharding.device_set)).platform
     return next(iter(jnp.zeros(()).devices())).platform
