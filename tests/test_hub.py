@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -110,8 +111,9 @@ def test_a_download_takes_the_parts_and_no_pickles(
     files = ["model_index.json", "vae/config.json", "unet/model.bin", "sd.safetensors"]
     files += ["unet/diffusion_pytorch_model.safetensors"]
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake_download)
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=f) for f in files])
     monkeypatch.setattr(
-        huggingface_hub.HfApi, "list_repo_files", lambda self, name, revision: files
+        huggingface_hub.HfApi, "model_info", lambda self, name, revision: info
     )
     monkeypatch.chdir(tmp_path)
     pipe = ji.load("somebody/model", revision="v1")

@@ -62,7 +62,8 @@ def download(
     if local_files_only:
         return snapshot(least, local_files_only=True)
     try:
-        files = huggingface_hub.HfApi(**who).list_repo_files(name, **which)
+        # One request that is not repeated: without a network it fails at once.
+        info = huggingface_hub.HfApi(**who).model_info(name, **which)
     except Exception as error:
         try:
             folder = snapshot(least, local_files_only=True)
@@ -75,6 +76,7 @@ def download(
                 stacklevel=2,
             )
         return folder
+    files = [file.rfilename for file in info.siblings or ()]
     return snapshot(wanted_files(files, variant=variant, subfolder=subfolder))
 
 
