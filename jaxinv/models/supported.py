@@ -83,7 +83,11 @@ def check_index(path: str | os.PathLike[str], index: Mapping[str, Any]) -> None:
 
 
 def _others(named: Mapping[str, Any]) -> str:
-    others = [f"{name} ({kind})" for name, kind in named.items() if name not in PARTS]
+    others = [
+        f"{name} ({kind})"
+        for name, kind in named.items()
+        if name not in PARTS and name not in UNUSED
+    ]
     return f" and has {', '.join(others)}" if others else ""
 
 

@@ -143,6 +143,17 @@ class UNet2DConditionConfig:
             activation(self.act_fn)
         except ValueError as error:
             raise ValueError(f"act_fn: {error}") from error
+        for name in ("conv_in_kernel", "conv_out_kernel"):
+            if getattr(self, name) % 2 == 0:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is not implemented: kernels of even "
+                    "size change the size of the latent"
+                )
+        if self.downsample_padding not in (0, 1):
+            raise ValueError(
+                f"downsample_padding={self.downsample_padding!r} is not implemented "
+                "(implemented: 0, 1)"
+            )
         if not isinstance(self.norm_num_groups, int):
             raise ValueError(
                 "norm_num_groups=None (no normalisation) is not implemented"
