@@ -137,11 +137,13 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
 
 def _platform(sharding: ShardingRule | None) -> str:
     """Return the kind of the devices that a model will run on."""
+    device: Any
     if isinstance(sharding, Mesh):
-        device: Any = sharding.devices.flat[0]
+        device = sharding.devices.flat[0]
         return device.platform
     if isinstance(sharding, Sharding):
-        return next(iter(sharding.device_set)).platform
+        device = next(iter(sharding.device_set))
+        return device.platform
     return next(iter(jnp.zeros(()).devices())).platform
 
 

@@ -48,7 +48,7 @@ def download(
     import huggingface_hub
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    which = {} if revision is None else {"revision": revision}
+    which: dict[str, Any] = {} if revision is None else {"revision": revision}
     who: dict[str, Any] = {} if token is None else {"token": token}
     where: dict[str, Any] = {} if cache_dir is None else {"cache_dir": cache_dir}
 
