@@ -21,7 +21,7 @@ class Request(NamedTuple):
         pixels: 8-bit RGB values of the model's size, shape (h, w, 3).
         prompt: what the image shows.
         negative_prompt: what guidance pushes away from.
-        guidance: classifier-free guidance scale; finite.
+        guidance: classifier-free guidance scale; finite; at most 1 is none.
     """
 
     index: int  # type: ignore[assignment]  # tuples have a method of that name

@@ -32,7 +32,8 @@ def one_by_one(
         decoder: Name of a decoder inversion.
 
     Returns:
-        The engine. It compiles once for guidance 1 and once for any other.
+        The engine. It compiles once for guidance scales of at most 1 (none) and once
+        for those above.
     """
 
     def engine(requests: Iterable[Request]) -> Iterator[Answer]:
