@@ -23,9 +23,10 @@ from jaxinv.decoder import (
     framewise,
     tilewise,
 )
-from jaxinv.decoder.learning_rates import held_cosine
+from jaxinv.decoder.learning_rates import held_cosine, warm_cosine
 from jaxinv.decoder.problem import Problem
 
+RNG = np.random.default_rng(2)
 ITERATIVE = {
     "gradient": Gradient(iterations=100),
     "forward_step": ForwardStep(iterations=100),
@@ -224,13 +225,38 @@ def test_the_history_has_the_residual_of_every_iterate():
     assert np.nanmin(history) == float(result.residual)
 
 
-def test_the_learning_rate_of_the_gradient_free_adam_is_held_at_the_end():
-    rate = held_cosine(0.01, 200)
-    assert float(rate(10)) == pytest.approx(0.01)
-    assert float(rate(5)) == pytest.approx(0.005)
-    assert float(rate(80)) == float(rate(199)) > 0
-    # Half of the cosine is through after 10 + 45 of 100 iterations.
-    assert float(rate(55)) == pytest.approx(0.005)
+LENGTHS = sorted({1, 9, 10, 12, 100, 101, *RNG.integers(1, 400, 12).tolist()})
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_the_rates_of_gradient_free_adam_are_the_published_ones(n):
+    """In NumPy, as the paper's code goes through its iterations: it carries a rate."""
+    peak, m = np.random.default_rng(n).uniform(1e-3, 1.0), min(n, 100)
+    w, rates = m // 10, []
+    for i in range(n):
+        if i < 0.8 * m and i < w:
+            carried = peak * (i + 1) / w
+        elif i < 0.8 * m:
+            carried = peak * np.cos(0.5 * np.pi * (i - w) / (m - w)) ** 2
+        rates.append(carried)
+    found = jax.vmap(held_cosine(peak, n))(jnp.arange(n))
+    np.testing.assert_allclose(found, rates, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_the_rates_of_the_gradient_method_are_the_published_ones(n):
+    """In NumPy, as transformers' cosine schedule with a warm-up of n // 10."""
+    peak, w = np.random.default_rng(n).uniform(1e-3, 1.0), n // 10
+    i = np.arange(n)
+    falling = np.cos(0.5 * np.pi * (i - w) / (n - w)) ** 2
+    rates = peak * np.where(i < w, i / max(w, 1), falling)
+    found = jax.vmap(warm_cosine(peak, n))(jnp.arange(n))
+    np.testing.assert_allclose(found, rates, rtol=1e-4, atol=1e-6 * peak)
+
+
+def test_gradient_free_adam_wastes_no_iteration():
+    result = ji.invert_decoder(E, D, D(latent()), Adam(iterations=100))
+    assert result.history[1] < result.history[0]
 
 
 def test_any_optax_transformation_descends():
