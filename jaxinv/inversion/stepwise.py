@@ -81,6 +81,11 @@ class Stepwise(LoopStage):
     ) -> Climb:
         """At the data end; see :class:`jaxinv.inversion.stages.LoopStage`."""
         del known
+        if table.history != 1:
+            raise ValueError(
+                f"Stepwise solves steps of samplers with a memory of one state; "
+                f"{table.name!r} remembers {table.history}: use strategy 'auto'"
+            )
         n = table.num_steps
         x0 = table.scale[0] * start
         zeros = jnp.zeros_like(x0)
