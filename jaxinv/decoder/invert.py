@@ -21,9 +21,6 @@ from jaxinv.decoder.method import Method
 from jaxinv.decoder.methods import METHODS
 from jaxinv.decoder.problem import Limits, Problem
 
-#: What rounding to 8 bits does to the range 0 to 1, root mean square.
-QUANTISATION = 1 / 255 / 12**0.5
-
 
 def invert_decoder(
     encode: Callable[[Array], Array],
@@ -32,7 +29,7 @@ def invert_decoder(
     method: str | Method = "anderson",
     *,
     limits: Limits = (0.0, 1.0),
-    tolerance: float = 1.2 * QUANTISATION,
+    tolerance: float | None = None,
 ) -> DecoderInversion:
     """Find the latent that decodes to an image.
 
@@ -48,8 +45,9 @@ def invert_decoder(
             from :mod:`jaxinv.decoder`, such as ``Adam(iterations=50)``.
         limits: the least and greatest value of a pixel, where decodings are clipped;
             None for images that are not.
-        tolerance: the root mean square misfit up to which ``converged`` is said; by
-            default 1.2 times what 8 bits leave.
+        tolerance: the root mean square misfit up to which ``converged`` is said, in
+            units of the image; by default 1.2 times what 8 bits leave of the range
+            between the limits (without limits: of the image's largest magnitude).
 
     Returns:
         The best iterate by image misfit, never worse than the encoder's.
@@ -78,11 +76,10 @@ def invert_decoder(
     for name, network in (("encode", encode), ("decode", decode)):
         if not callable(network):
             raise ValueError(f"{name} must be callable, got {type(network).__name__}")
-    if not tolerance > 0:
-        raise ValueError(f"the tolerance must be positive, got {tolerance!r}")
+    tolerance = as_tolerance(tolerance)
     of_encode, of_decode = split_callable(encode), split_callable(decode)
     arrays, rebuilds = zip(of_encode, of_decode, strict=True)
-    return _invert(pixels, arrays, rebuilds, chosen, limits, float(tolerance))
+    return _invert(pixels, arrays, rebuilds, chosen, limits, tolerance)
 
 
 def as_method(method: str | Method) -> Method:
@@ -105,6 +102,15 @@ def as_method(method: str | Method) -> Method:
     if method.patience is not None and method.patience < 1:
         raise ValueError(f"patience must be at least 1, or None, got {method.patience}")
     return method
+
+
+def as_tolerance(tolerance: float | None) -> float | None:
+    """The tolerance as a float; ValueError if it is not positive."""
+    if tolerance is None:
+        return None
+    if not tolerance > 0:
+        raise ValueError(f"the tolerance must be positive, got {tolerance!r}")
+    return float(tolerance)
 
 
 def as_pixels(image: Any, limits: Limits) -> Array:
@@ -173,7 +179,7 @@ def _invert(
     rebuilds: tuple[Any, ...],
     method: Method,
     limits: Limits,
-    tolerance: float,
+    tolerance: float | None,
 ) -> DecoderInversion:
     encode, decode = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
     latent, decoded = check_networks(encode, decode, image)
