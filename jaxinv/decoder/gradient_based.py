@@ -134,6 +134,11 @@ class GaussNewton:
         """
         return Count(decodes=2, products=2 * (self.inner + 1) + 2)
 
+    def equation(self, problem: Problem, z: Latent) -> Latent:
+        """What vanishes at the end; see :mod:`jaxinv.decoder.derivative`."""
+        decoded, pull = jax.vjp(problem.decoded, z)
+        return pull(problem.misfit(decoded))[0]
+
     def begin(self, problem: Problem, z: Latent) -> _Accepted:
         """Nothing is accepted yet."""
         return _Accepted(

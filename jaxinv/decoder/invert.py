@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxinv.compilation import split_callable
+from jaxinv.decoder.derivative import attach_derivative, refuse_derivative
 from jaxinv.decoder.gradient_free import Encoder
 from jaxinv.decoder.loop import DecoderInversion, run
 from jaxinv.decoder.method import Method
@@ -32,6 +33,12 @@ def invert_decoder(
     tolerance: float | None = None,
 ) -> DecoderInversion:
     """Find the latent that decodes to an image.
+
+    The result of ``"encoder"`` can be differentiated as any function can. So can the
+    latent of Gauss-Newton, with respect to the image and the decoder's parameters, by
+    the implicit function theorem and to any order: derivatives are NaN where it did not
+    reach the minimum of the misfit, and those of the certificate always. With other
+    methods they are an error (:mod:`jaxinv.decoder.derivative`).
 
     Args:
         encode: callable pytree, one image to one latent: the first guess, and the
@@ -54,8 +61,8 @@ def invert_decoder(
 
     Raises:
         ValueError: for an image that is not finite or outside of the limits, networks
-            that do not map its shape to a latent and back, an unknown method, or less
-            than one iteration.
+            that do not map its shape to a latent and back, an unknown method, less
+            than one iteration, or differentiating what has no derivative.
 
     Example:
         >>> import jax.numpy as jnp, jaxinv as ji
@@ -184,6 +191,24 @@ def _invert(
     encode, decode = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
     latent, decoded = check_networks(encode, decode, image)
     half = min(latent.dtype.itemsize, decoded.dtype.itemsize) < 4
-    first = encode(image).astype(image.dtype)
-    problem = Problem(encode, decode, image, first, limits, half)
-    return run(problem, method, tolerance)
+
+    def problem(inputs: Any) -> Problem:
+        image, arrays = inputs
+        encode, decode = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
+        first = encode(image).astype(image.dtype)
+        return Problem(encode, decode, image, first, limits, half)
+
+    inputs = (image, arrays)
+    if not method.iterations:  # nothing but the encoder: ordinary differentiation
+        return run(problem(inputs), method, tolerance)
+    found = run(problem(jax.lax.stop_gradient(inputs)), method, tolerance)
+    equation = getattr(method, "equation", None)
+    if equation is None:
+        why = (
+            f"the result of {type(method).__name__} solves no equation and has no "
+            "derivative: use jaxinv.decoder.GaussNewton, whose result is a minimum of "
+            "the misfit, or pass what the inversion is given through "
+            "jax.lax.stop_gradient"
+        )
+        return refuse_derivative(why, inputs, found)
+    return attach_derivative(lambda p, z: equation(problem(p), z), inputs, found)

@@ -171,10 +171,12 @@ def run(problem: Problem, method: Method, tolerance: float | None) -> DecoderInv
     Returns:
         The best iterate.
     """
-    last = jax.lax.while_loop(
-        lambda carry: running(method, carry),
-        lambda carry: advance(problem, method, carry)[0],
-        begin(problem, method),
-    )
+    last = begin(problem, method)
+    if method.iterations:
+        last = jax.lax.while_loop(
+            lambda carry: running(method, carry),
+            lambda carry: advance(problem, method, carry)[0],
+            last,
+        )
     last = judged(problem, method, last, problem.decoded(last.z))
     return finish(problem, method, last, tolerance)
