@@ -303,17 +303,12 @@ def inversion_stations(
         return route
 
     def verified(key: Any, item: Tried, found: Found) -> Any:
-        k, best = int(item.stage), found.verified
-        left = (
-            []
-            if best is None
-            else [j for j in range(k + 1, last + 1) if found.needed[j]]
-        )
-        if not (found.again or left):
+        k = int(item.stage)
+        needed = () if found.needed is None else np.flatnonzero(found.needed).tolist()
+        left = [k] if found.again else [j for j in needed if j > k]
+        if not left:
             return labelled(found.result, sampler), k + 1
-        return Onward(
-            first + (k if found.again else left[0]), item.sample._replace(known=best)
-        )
+        return Onward(first + left[0], item.sample._replace(known=found.verified))
 
     stages = [
         stage if isinstance(stage, LoopStage) else InOnePiece(stage) for stage in plan
