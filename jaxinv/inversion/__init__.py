@@ -7,6 +7,7 @@ from jaxinv.inversion.naive import Naive
 from jaxinv.inversion.newton import NewtonTrajectory
 from jaxinv.inversion.published import Algorithm1, Algorithm2
 from jaxinv.inversion.result import InversionResult
+from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.strategies import (
     SOLVERS,
     STRATEGIES,
@@ -24,6 +25,7 @@ __all__ = [
     "InversionResult",
     "Naive",
     "NewtonTrajectory",
+    "Stepwise",
     "Strategy",
     "Trajectory",
     "auto_strategy",
