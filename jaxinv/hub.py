@@ -24,7 +24,8 @@ from jaxinv.models.attention import Implementation
 from jaxinv.models.options import check_options, with_options
 from jaxinv.models.remat import Remat
 from jaxinv.pipeline import LatentDiffusion
-from jaxinv.schedule import NoiseSchedule, schedule_from_diffusers
+from jaxinv.schedule import NoiseSchedule
+from jaxinv.schedule_from_diffusers import schedule_from_diffusers
 from jaxinv.sharding import ShardingRule
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

@@ -7,7 +7,8 @@ from typing import get_args
 
 import numpy as np
 
-from jaxinv.grid import TimeGrid, make_grid
+from jaxinv.grid import TimeGrid, check_num_steps, check_trailing, make_grid
+from jaxinv.samplers.prediction import check_digits
 from jaxinv.samplers.table import LinearMultistep, from_rows
 from jaxinv.schedule import NoiseSchedule, TimestepSpacing
 
@@ -67,7 +68,10 @@ def ddim_diffusers(
 
     Raises:
         ValueError: if the schedule is not VP, or for a spacing or number of steps that
-            diffusers does not have.
+            diffusers does not have (or, in the spacing ``"trailing"``, where it takes
+            one more step than asked, from the data on as if it were noise); and for
+            a table that would lose digits in float32
+            (:func:`jaxinv.sampler_from_diffusers`).
     """
     spacing = spacing or schedule.timestep_spacing
     if schedule.family != "vp" or spacing not in get_args(TimestepSpacing):
@@ -75,6 +79,8 @@ def ddim_diffusers(
             "diffusers' DDIMScheduler has a VP schedule and the spacings leading, "
             f"trailing and linspace; got {schedule.family!r} and {spacing!r}"
         )
+    check_num_steps(schedule, num_steps)
+    check_trailing(schedule, num_steps, spacing)
     grid = make_grid(schedule, num_steps, spacing)
     jump = schedule.num_train_timesteps // num_steps
     previous = np.round(grid.model_time[1:]).astype(int) - jump
@@ -83,4 +89,6 @@ def ddim_diffusers(
     factor = schedule.scale(target) / grid.scale[:-1]
     a = factor[:, None]
     b = (factor * (target - grid.tau[1:]))[:, None]
-    return from_rows(grid, a, b, name="ddim_diffusers", order=1)
+    table = from_rows(grid, a, b, name="ddim_diffusers", order=1)
+    check_digits(table, schedule)
+    return table
