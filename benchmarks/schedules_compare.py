@@ -8,6 +8,7 @@ function of the state and of the time, the same on both sides; the configuration
 """
 
 import contextlib
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ REFUSALS = {
     "flow levels without flow prediction, or the reverse": "together only",
     "spaced levels of a flow": "not supported for flow matching",
     "flow ending at a VP level": "ends a flow at a level",
-    "dynamic shifting without mu": "needs mu",
+    "dynamic shifting without mu": "use_dynamic_shifting",
     "mu, sigmas or timesteps that the class does not take": "does not take",
     "sigmas or timesteps of another length or order": "expected (sigmas|timesteps)",
     "more steps than training timesteps": "num_steps must be",
@@ -51,7 +52,10 @@ REFUSALS = {
     "a 'trailing' step at timestep -1 of DDIM": "timestep -1",
     "a step to zero of the noise prediction": "cannot end at zero",
     "betas": "beta_start|trained_betas",
-    "digits lost in float32": "float32",
+    "timestep that depends on the machine": "rounds a square root",
+    "digits lost in float32": "error of about .* in float32",
+    "noise prediction of a flow": "data prediction only",
+    "two spaced levels at once": "only one of",
     "coefficients that overflow": "not finite",
 }
 
@@ -116,8 +120,6 @@ def read(case: Case) -> tuple[Any, Any]:
 
 def reason(message: str) -> str:
     """The listed reason of a refusal."""
-    import re
-
     for name, pattern in REFUSALS.items():
         if re.search(pattern, message):
             return name

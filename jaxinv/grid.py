@@ -26,6 +26,7 @@ from typing import get_args
 import numpy as np
 from jaxtyping import Float
 
+from jaxinv.prediction import check_digits
 from jaxinv.schedule import Family, NoiseSchedule, Spacing, shifted
 
 # A step that keeps less of the noise level than this may lose the noise. Measured with
@@ -119,7 +120,9 @@ def time_grid(
         The grid, ``N + 1`` levels.
 
     Raises:
-        ValueError: for a number of steps or a spacing that does not exist.
+        ValueError: for a number of steps or a spacing that does not exist; and, unless
+            JAX computes in float64, for a step that float32 does not carry with a
+            network that predicts v or data (:mod:`jaxinv.prediction`).
 
     Warns:
         LossyGridWarning: if a step keeps less than :data:`INVERTIBLE_RATIO` of the
@@ -163,6 +166,7 @@ def make_grid(
         timesteps = _diffusers_timesteps(schedule, num_steps, spacing)
         end = 0.0 if schedule.set_alpha_to_one else schedule.taus[0]
         tau = np.append(end, schedule.taus[timesteps])
+    check_digits(schedule, tau)
     return TimeGrid(
         tau,
         schedule.scale(tau),

@@ -13,7 +13,8 @@ DDIMScheduler visits the grids of :func:`jaxinv.time_grid`. The multistep schedu
 
 All of it is reproduced here, since an image can only be inverted on the levels on which
 it was made. Where diffusers computes in float32, so does this module, because a
-truncated timestep hangs on the last bit (:mod:`jaxinv.schedule_from_diffusers`).
+truncated timestep hangs on the last bit (:mod:`jaxinv.schedule_from_diffusers`). Where
+that bit depends on the machine on which diffusers runs, nothing is returned.
 
 References:
     diffusers 0.42, ``DPMSolverMultistepScheduler``, ``DEISMultistepScheduler``,
@@ -38,6 +39,7 @@ from jaxinv.grid import (
     trailing_timesteps,
     warn_if_lossy,
 )
+from jaxinv.prediction import check_digits
 from jaxinv.schedule import NoiseSchedule, shifted
 from jaxinv.schedule_from_diffusers import schedule_of_options
 from jaxinv.scheduler_config import (
@@ -148,9 +150,11 @@ def make_diffusers_grid(
         )
     levels, times = levels[::-1], times[::-1].astype(np.float64)
     end = _last_level(options, schedule, levels)
+    tau = np.append(end, levels)
+    check_digits(schedule, tau)
     return TimeGrid(
-        np.append(end, levels),
-        schedule.scale(np.append(end, levels)),
+        tau,
+        schedule.scale(tau),
         np.append(schedule.model_time(np.asarray(end)), times),
         schedule.init_noise_scale,
         schedule.family,
@@ -205,8 +209,26 @@ def _check_request(
 
 def _training_sigmas(schedule: NoiseSchedule) -> np.ndarray:
     """``sigma / alpha`` of the training timesteps, computed in float32."""
+    return np.sqrt(_squared_sigmas(schedule))
+
+
+def _squared_sigmas(schedule: NoiseSchedule) -> np.ndarray:
     alpha_squared = (schedule.scale(schedule.taus) ** 2).astype(np.float32)
-    return np.sqrt((np.float32(1) - alpha_squared) / alpha_squared)
+    return (np.float32(1) - alpha_squared) / alpha_squared
+
+
+def _other_root(schedule: NoiseSchedule) -> np.ndarray:
+    """:func:`_training_sigmas` as a machine may have it whose roots are not rounded.
+
+    PyTorch's square root (MKL's) is off by up to 0.75 units in the last place on some
+    processors. It can be the second nearest number where that is no further away.
+    """
+    squared = _squared_sigmas(schedule)
+    nearest = np.sqrt(squared)
+    exact = np.sqrt(squared.astype(np.float64))
+    offset = (exact - nearest) / np.spacing(nearest)
+    toward = np.where(offset > 0, np.float32(np.inf), np.float32(0))
+    return np.where(np.abs(offset) > 0.25, np.nextafter(nearest, toward), nearest)
 
 
 def _timesteps(
@@ -262,7 +284,7 @@ def _level_rule(options: Mapping[str, Any]) -> str | None:
 
 
 def _level_range(options: Mapping[str, Any], levels: np.ndarray) -> tuple[float, float]:
-    """The range of spaced levels: that of some levels (noise first), or the options'."""
+    """The range of spaced levels: the options', or that of levels, noise first."""
     low, high = options["sigma_min"], options["sigma_max"]
     return (
         float(levels[-1] if low is None else low),
@@ -275,21 +297,35 @@ def _spaced_levels(
 ) -> Levels:
     """Noise levels over the training range, and the integer times next to them."""
     training = _training_sigmas(schedule)
+    levels, times = _levels_and_times(options, training, num_steps, rule)
+    cosine = options["beta_schedule"] == "squaredcos_cap_v2"
+    if rule != "exponential_sigmas" and (options["_class_name"] != DPM or not cosine):
+        return levels, times.round()
+    others = _levels_and_times(options, _other_root(schedule), num_steps, rule)[1]
+    times, others = np.trunc(times), np.trunc(others)
+    if np.any(hangs := times != others):
+        raise ValueError(
+            f"diffusers tells the network timestep {int(times[hangs][0])} or "
+            f"{int(others[hangs][0])} for the level {levels[hangs][0]:.6g}, depending "
+            "on how the machine rounds a square root in float32: with these betas and "
+            f"use_{rule}, which truncates timesteps, what it did is not known"
+        )
+    return levels, times
+
+
+def _levels_and_times(
+    options: Mapping[str, Any], training: np.ndarray, num_steps: int, rule: str
+) -> Levels:
+    """Spaced levels, and the times between training times next to them."""
     logs = np.log(training)
     if rule == "lu_lambdas":
         # Spaced between logarithms in float32.
         ends = float(logs[-1]), float(logs[0])
-        ramp = np.linspace(0, 1, num_steps)
-        levels = np.exp(ends[0] + ramp * (ends[1] - ends[0]))
+        levels = np.exp(ends[0] + np.linspace(0, 1, num_steps) * (ends[1] - ends[0]))
     else:
         low, high = _level_range(options, training[::-1])
         levels = _LEVELS[rule](low, high, num_steps)
-    times = _interpolated_times(levels, logs)
-    cosine = options["beta_schedule"] == "squaredcos_cap_v2"
-    truncates = rule == "exponential_sigmas" or (
-        options["_class_name"] == DPM and cosine
-    )
-    return levels, np.trunc(times) if truncates else times.round()
+    return levels, _interpolated_times(levels, logs)
 
 
 def _interpolated_times(levels: np.ndarray, logs: np.ndarray) -> np.ndarray:

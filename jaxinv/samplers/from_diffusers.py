@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxinv.grid import TimeGrid, warn_if_lossy
 from jaxinv.grid_from_diffusers import Request, make_diffusers_grid
+from jaxinv.prediction import levels_seen, prediction_weights
 from jaxinv.samplers.adams import deis
 from jaxinv.samplers.dpm_solver import PUBLISHED_CURVATURE
 from jaxinv.samplers.exponential import (
@@ -32,11 +33,6 @@ from jaxinv.samplers.exponential import (
     multistep_orders,
 )
 from jaxinv.samplers.multistep import ddim_diffusers, euler
-from jaxinv.samplers.prediction import (
-    check_digits,
-    levels_seen,
-    prediction_weights,
-)
 from jaxinv.samplers.table import LinearMultistep, from_rows
 from jaxinv.samplers.unipc import unip
 from jaxinv.schedule import NoiseSchedule
@@ -167,7 +163,6 @@ def table_from_options(
     else:
         table = {DPM: _dpm_solver, DEIS: _deis, UNIPC: _unip}[name](options, grid)
         table = _converting_at_the_level(table, schedule, grid)
-        check_digits(table, schedule)
     return table, grid
 
 
