@@ -86,7 +86,8 @@ def check_digits(schedule: NoiseSchedule, tau: Float[np.ndarray, "n+1"]) -> None
     if loss > LARGEST_LOSS and not has_float64:
         raise ValueError(
             "a step of this grid, from almost pure noise (tau = "
-            f"{float(tau[-1]):.3g}), adds an error of about {loss:.0e} in float32 when the network predicts "
+            f"{float(tau[-1]):.3g}), adds an error of about {loss:.0e} in "
+            "float32 when the network predicts "
             f"{schedule.prediction_type!r}: the prediction is turned into noise and "
             "back. Use a grid without such a step (time_grid's default; "
             "lambda_min_clipped, in diffusers as well), or float64: "

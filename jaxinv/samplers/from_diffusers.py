@@ -172,10 +172,10 @@ def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
         "algorithm_type",
         {"dpmsolver++": "dpmsolver++", "dpmsolver": "dpmsolver", "deis": "dpmsolver++"},
     )
-    if algorithm == "dpmsolver" and grid.tau[0] == 0:
+    if config["algorithm_type"] != "dpmsolver++" and grid.tau[0] == 0:
         raise ValueError(
-            'algorithm_type "dpmsolver" cannot end at zero, in diffusers neither: set '
-            'final_sigmas_type to "sigma_min"'
+            f"algorithm_type {config['algorithm_type']!r} cannot end at zero, in "
+            'diffusers neither: set final_sigmas_type to "sigma_min"'
         )
     second_order: SecondOrder = _choice(
         config,
@@ -194,6 +194,8 @@ def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
         few=config["lower_order_final"],
         always=config["euler_at_final"],
     )
+    # Its last step is of first order wherever it ends at zero.
+    _refuse_nan(grid, 1 if last or grid.tau[0] == 0 else order, data=True)
     a, b = exponential_rows(
         grid,
         multistep_orders(grid, order, last=last),
@@ -226,13 +228,32 @@ def _unip(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
         "solver_type",
         {"bh2": "bh2", "bh1": "bh1"} | dict.fromkeys(_SOLVER_TYPES[:3], "bh2"),
     )
+    order, data = _order(config), bool(config["predict_x0"])
+    _refuse_nan(grid, 1 if config["lower_order_final"] else order, data=data)
     return unip(
         grid,
-        _order(config),
+        order,
         variant=variant,
-        prediction="data" if config["predict_x0"] else "noise",
+        prediction="data" if data else "noise",
         lower_order_final=config["lower_order_final"],
     )
+
+
+def _refuse_nan(grid: TimeGrid, last_order: int, *, data: bool) -> None:
+    """Raise ValueError where diffusers' last step divides zero by zero.
+
+    Args:
+        grid: the grid.
+        last_order: order of the last step.
+        data: whether the data prediction is interpolated.
+    """
+    last_order = min(last_order, grid.num_steps)
+    to_zero = grid.tau[0] == 0 and (last_order > 1 or not data)
+    if to_zero or (grid.tau[0] == grid.tau[1] and last_order > 2):
+        raise ValueError(
+            "diffusers returns NaN with these options: its last step, of order "
+            f"{last_order}, {'ends at zero' if to_zero else 'goes nowhere'}"
+        )
 
 
 # Names of other schedulers' options that a diffusers class takes for its own.
