@@ -194,8 +194,9 @@ def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
         few=config["lower_order_final"],
         always=config["euler_at_final"],
     )
-    # Its last step is of first order wherever it ends at zero.
-    _refuse_nan(grid, 1 if last or grid.tau[0] == 0 else order, data=True)
+    last_order = 1 if last else min(order, grid.num_steps)
+    heun = second_order == "exact" and last_order == 2
+    _refuse_nan(grid, at_zero=False, standing=heun or last_order == 3)
     a, b = exponential_rows(
         grid,
         multistep_orders(grid, order, last=last),
@@ -229,7 +230,9 @@ def _unip(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
         {"bh2": "bh2", "bh1": "bh1"} | dict.fromkeys(_SOLVER_TYPES[:3], "bh2"),
     )
     order, data = _order(config), bool(config["predict_x0"])
-    _refuse_nan(grid, 1 if config["lower_order_final"] else order, data=data)
+    last_order = 1 if config["lower_order_final"] else min(order, grid.num_steps)
+    at_zero = last_order > 1 or variant == "bh1" or not data
+    _refuse_nan(grid, at_zero=at_zero, standing=last_order == 3)
     return unip(
         grid,
         order,
@@ -239,20 +242,19 @@ def _unip(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     )
 
 
-def _refuse_nan(grid: TimeGrid, last_order: int, *, data: bool) -> None:
+def _refuse_nan(grid: TimeGrid, *, at_zero: bool, standing: bool) -> None:
     """Raise ValueError where diffusers' last step divides zero by zero.
 
     Args:
         grid: the grid.
-        last_order: order of the last step.
-        data: whether the data prediction is interpolated.
+        at_zero: whether it does so if the step ends at ``tau = 0``.
+        standing: whether it does so if the step goes nowhere.
     """
-    last_order = min(last_order, grid.num_steps)
-    to_zero = grid.tau[0] == 0 and (last_order > 1 or not data)
-    if to_zero or (grid.tau[0] == grid.tau[1] and last_order > 2):
+    where = "ends at zero" if grid.tau[0] == 0 else "goes nowhere"
+    if (grid.tau[0] == 0 and at_zero) or (grid.tau[0] == grid.tau[1] and standing):
         raise ValueError(
-            "diffusers returns NaN with these options: its last step, of order "
-            f"{last_order}, {'ends at zero' if to_zero else 'goes nowhere'}"
+            f"diffusers returns NaN with these options: its last step {where}, which "
+            "its formula of this order does not allow"
         )
 
 
