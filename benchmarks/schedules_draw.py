@@ -15,6 +15,7 @@ import numpy as np
 DPM, DEIS, UNIPC = (
     f"{name}MultistepScheduler" for name in ("DPMSolver", "DEIS", "UniPC")
 )
+DATA = "dpmsolver++"
 FLOW = "FlowMatchEulerDiscreteScheduler"
 CLASSES = ("DDIMScheduler", DPM, DEIS, UNIPC, FLOW)
 # Their configurations are loaded into the classes above, as users do.
@@ -138,7 +139,8 @@ def _options(rng: Rng, name: str, steps: int) -> dict[str, Any]:
         config[f"use_{levels}"] = True
     if flip(0.03):
         config["use_beta_sigmas"] = True
-    if levels == "flow_sigmas":
+    flow = levels == "flow_sigmas"
+    if flow:
         config["flow_shift"] = one(1.0, 3.0, float(rng.uniform(0.5, 12)))
         if flip(0.95):
             config["prediction_type"] = "flow_prediction"
@@ -148,9 +150,10 @@ def _options(rng: Rng, name: str, steps: int) -> dict[str, Any]:
         if name == UNIPC and flip(0.2):
             config["shift_terminal"] = 0.05
     if name in (DPM, UNIPC):
-        config["final_sigmas_type"] = one("zero", "sigma_min")
+        ends = ("zero",) * (9 if flow else 1)
+        config["final_sigmas_type"] = one(*ends, "sigma_min")
     if name == DPM:
-        config["algorithm_type"] = one("dpmsolver++", "dpmsolver++", "dpmsolver")
+        config["algorithm_type"] = "dpmsolver" if flip(0.05 if flow else 0.3) else DATA
         if config["algorithm_type"] == "dpmsolver":
             config["final_sigmas_type"] = "sigma_min"
         if flip(0.03):
@@ -161,7 +164,7 @@ def _options(rng: Rng, name: str, steps: int) -> dict[str, Any]:
         if flip(0.1):
             config["variance_type"] = one("fixed_small", "fixed_large", "learned_range")
     if name == UNIPC:
-        config["predict_x0"] = flip(0.7)
+        config["predict_x0"] = flip(0.95 if flow else 0.7)
         if flip(0.9):
             config["disable_corrector"] = list(range(steps + 1))
         if flip(0.1):
@@ -182,7 +185,9 @@ def _request(rng: Rng, config: dict[str, Any], steps: int) -> dict[str, Any]:
     if rng.random() < {FLOW: 0.2, DPM: 0.15}.get(name, 0.02):
         total = config.get("num_train_timesteps", 1000)
         count = min(steps, total - 1)
-        times = np.sort(rng.choice(np.arange(1, total), count, replace=False))[::-1]
+        times = np.sort(
+            rng.choice(np.arange(name == FLOW, total), count, replace=False)
+        )[::-1]
         request["timesteps"] = times.astype(float if name == FLOW else int)
     return request
 

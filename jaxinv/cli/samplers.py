@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxinv as ji
 from jaxinv.grid import INVERTIBLE_RATIO, make_grid, steps_that_keep_the_noise
-from jaxinv.grid_from_diffusers import Request
+from jaxinv.levels_from_diffusers import Request
 from jaxinv.samplers.from_diffusers import table_from_options
 from jaxinv.sampling import Sampler as AnySampler
 from jaxinv.schedule import NoiseSchedule, Spacing, TimestepSpacing

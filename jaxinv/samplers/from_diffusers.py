@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from jaxinv.grid import TimeGrid, warn_if_lossy
-from jaxinv.grid_from_diffusers import Request, make_diffusers_grid
+from jaxinv.grid_from_diffusers import SUPPORTED, make_diffusers_grid
+from jaxinv.levels_from_diffusers import Request
 from jaxinv.prediction import levels_seen, prediction_weights
 from jaxinv.samplers.adams import deis
 from jaxinv.samplers.dpm_solver import PUBLISHED_CURVATURE
@@ -46,8 +47,6 @@ from jaxinv.scheduler_config import (
     read_scheduler_config,
     scheduler_options,
 )
-
-SUPPORTED = (DDIM, DPM, DEIS, UNIPC, FLOW_MATCH_EULER)
 
 # Options that change the method into something that is no table, or another grid.
 _REFUSED = {
