@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxinv.grid import KARRAS_RHO
+from jaxinv.grid import KARRAS_RHO, trailing_timesteps
 from jaxinv.schedule import NoiseSchedule, shifted
 from jaxinv.scheduler_config import DEIS, DPM, FLOW_MATCH_EULER, UNIPC
 
@@ -136,7 +136,7 @@ def _level_range(options: Mapping[str, Any], levels: np.ndarray) -> tuple[float,
 def spaced_levels(
     options: Mapping[str, Any], schedule: NoiseSchedule, num_steps: int, rule: str
 ) -> Levels:
-    """Return noise levels over the training range, and the integer times next to them."""
+    """Return noise levels over the training range and the integer times told."""
     training = training_sigmas(schedule)
     levels, times = _levels_and_times(options, training, num_steps, rule)
     cosine = options["beta_schedule"] == "squaredcos_cap_v2"
@@ -182,7 +182,7 @@ def _interpolated_times(levels: np.ndarray, logs: np.ndarray) -> np.ndarray:
 def flow_levels(
     options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
 ) -> Levels:
-    """Return flow times: from pure noise in UniPC, from 1 - 1/T in DPM-Solver and DEIS."""
+    """Return flow times: from pure noise in UniPC, else from 1 - 1/T."""
     n, total = request.num_steps, schedule.num_train_timesteps
     t = np.linspace(1, 1 / total, n + 1)
     if options["_class_name"] != UNIPC:
