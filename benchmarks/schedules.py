@@ -1,6 +1,6 @@
 """Random diffusers configurations: this library's samplers against diffusers' own.
 
-    python -m benchmarks.schedules [--cases 8000] [--float32 400]
+    python -m benchmarks.schedules [--cases 6000] [--float32 300]
 
 Every case is drawn at random (`benchmarks/schedules_draw.py`): a scheduler class, all
 of its options, what another class left over, betas, 1 to 100 steps, and what a pipeline
@@ -215,9 +215,9 @@ only, because of what `jaxinv.prediction` computes of their levels.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=8000)
+    parser.add_argument("--cases", type=int, default=6000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--float32", type=int, default=400)
+    parser.add_argument("--float32", type=int, default=300)
     parser.add_argument("--out", type=Path, default=RESULTS / "schedules.md")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")

@@ -240,6 +240,11 @@ def _to_terminal(options: Mapping[str, Any], t: np.ndarray) -> np.ndarray:
     terminal = options["shift_terminal"]
     if not terminal:
         return t
+    if t[-1] == 1:
+        raise ValueError(
+            "diffusers returns NaN with these options: shift_terminal cannot stretch "
+            "levels that end at 1 (a single step)"
+        )
     return 1 - (1 - t) / ((1 - t[-1]) / (1 - terminal))
 
 
