@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxinv.compilation import check_finite, split_callable
 from jaxinv.denoiser import ConditionalModel, Denoiser, with_condition
 from jaxinv.inversion import InversionResult, Strategy, invert
-from jaxinv.inversion.invert import check_explicit
+from jaxinv.inversion.invert import check_explicit, check_rtol
 from jaxinv.inversion.stages import Stage
 from jaxinv.inversion.strategies import make_plan
 from jaxinv.samplers.table import LinearMultistep
@@ -32,7 +32,7 @@ from jaxinv.sampling import Sampler, sample
 from jaxinv.schedule import NoiseSchedule
 from jaxinv.sharding import DATA, check_mesh, make_mesh, over_data, place_model
 from jaxinv.solvers import Solver
-from jaxinv.state import SamplerState
+from jaxinv.state import SamplerState, labelled, unlabelled
 
 
 def sample_batch(
@@ -79,6 +79,8 @@ def invert_batch(
     solver: str | Solver | None = None,
     schedule: NoiseSchedule | None = None,
     return_trajectory: bool = False,
+    verify: bool = True,
+    reconstruction_rtol: float | None = None,
 ) -> InversionResult:
     """Find the noises of a batch, on all devices of a mesh.
 
@@ -103,6 +105,8 @@ def invert_batch(
         solver: as of :func:`jaxinv.invert`.
         schedule: as of :func:`jaxinv.invert`.
         return_trajectory: as of :func:`jaxinv.invert`.
+        verify: as of :func:`jaxinv.invert`.
+        reconstruction_rtol: as of :func:`jaxinv.invert`.
 
     Returns:
         The result with a leading axis of the batch on every array, on the mesh.
@@ -116,8 +120,10 @@ def invert_batch(
         plan = make_plan(sampler, strategy, solver, schedule)
     else:
         check_explicit(sampler, strategy, solver)
-    task = Inversion(plan, return_trajectory)
-    return _over_batches(task, sampler, denoise, x0, conditions, mesh, batch_size)
+    check_rtol(verify, reconstruction_rtol, jnp.result_type(x0))
+    task = Inversion(plan, return_trajectory, verify, reconstruction_rtol)
+    found = _over_batches(task, sampler, denoise, x0, conditions, mesh, batch_size)
+    return labelled(found, sampler)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +141,19 @@ class Inversion:
 
     plan: Any
     keep: bool
+    verify: bool = True
+    rtol: float | None = None
 
     def __call__(self, sampler: Sampler, denoise: Denoiser, x: Array) -> Any:
-        """Inverts."""
+        """Invert."""
         return invert(
-            sampler, denoise, x, strategy=self.plan, return_trajectory=self.keep
+            sampler,
+            denoise,
+            x,
+            strategy=self.plan,
+            return_trajectory=self.keep,
+            verify=self.verify,
+            reconstruction_rtol=self.rtol,
         )
 
 
@@ -211,7 +225,7 @@ def _over_batches(
     found = []
     for first in range(0, count, batch_size):
         result = on_mesh(
-            sampler,
+            unlabelled(sampler),
             arrays,
             padded(x, first),
             jax.tree.map(lambda leaf, first=first: padded(leaf, first), conditions),

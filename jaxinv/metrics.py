@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxinv.norms import norm
+
 
 def nmse_db(x: Float[Array, "..."], reference: Float[Array, "..."]) -> Float[Array, ""]:
     """Normalised mean squared error of one sample, in decibels.
@@ -25,8 +27,7 @@ def nmse_db(x: Float[Array, "..."], reference: Float[Array, "..."]) -> Float[Arr
         ValueError: if the shapes differ.
     """
     x, reference = _same_shape_floats(x, reference)
-    error = jnp.sum(jnp.abs(x - reference) ** 2)
-    return 10 * jnp.log10(error / jnp.sum(jnp.abs(reference) ** 2))
+    return 20 * jnp.log10(norm(jnp.abs(x - reference)) / norm(jnp.abs(reference)))
 
 
 def psnr(

@@ -21,7 +21,7 @@ from jaxinv.denoiser import Denoiser
 from jaxinv.exact import Arithmetic, check_arithmetic, exact_table, sample_exactly
 from jaxinv.samplers.edict import Edict
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.state import SamplerState, check_state, state_of
+from jaxinv.state import SamplerState, check_state, labelled, state_of, unlabelled
 from jaxinv.stepping import apply_row, evaluate, in_dtype, stepper
 
 __all__ = ["apply_row", "evaluate", "in_dtype", "sample", "sample_trajectory"]
@@ -102,13 +102,14 @@ def sample(
         return end if return_state else end.x
     arrays, rebuild, start = _checked(sampler, denoise, noise)
     if not return_state:
-        return _sample(sampler, arrays, rebuild, start, keep=False)[0]
+        return draw(unlabelled(sampler), arrays, rebuild, start, keep=False)[0]
     if not sampler.bidirectional:
         raise ValueError(
             f"{sampler.name!r} is not bidirectional: its sample is all the state there "
             "is; leave out return_state"
         )
-    return _sample_state(sampler, arrays, rebuild, start)
+    found = _sample_state(unlabelled(sampler), arrays, rebuild, start)
+    return labelled(found, sampler)
 
 
 def sample_trajectory(
@@ -130,7 +131,7 @@ def sample_trajectory(
         ValueError: as :func:`sample`.
     """
     arrays, rebuild, start = _checked(sampler, denoise, noise)
-    return _sample(sampler, arrays, rebuild, start, keep=True)
+    return draw(unlabelled(sampler), arrays, rebuild, start, keep=True)
 
 
 def _checked(
@@ -143,7 +144,8 @@ def _checked(
     else:
         noise = jnp.asarray(noise)
         check_finite(noise, "noise")
-    return *split_callable(denoise), noise
+    start = unlabelled(noise) if isinstance(noise, SamplerState) else noise
+    return *split_callable(denoise), start
 
 
 def _known(sampler: Sampler) -> Sampler:
@@ -156,15 +158,26 @@ def _known(sampler: Sampler) -> Sampler:
 
 
 @jax.jit(static_argnames=("rebuild", "keep"))
-def _sample(
+def draw(
     sampler: Sampler,
     arrays: list[Any],
     rebuild: Any,
     start: Array | SamplerState,
     keep: bool,
 ) -> Array:
-    """The states, data first: all of them, or (not ``keep``) only the last, x[0]."""
-    end, earlier = _descend(sampler, rebuild(arrays), start, keep)
+    """Sample: the program of :func:`sample` and :func:`sample_trajectory`.
+
+    Args:
+        sampler: the sampler, without its labels (:func:`jaxinv.state.unlabelled`).
+        arrays: the denoiser's arrays.
+        rebuild: makes the denoiser from them.
+        start: the noise, or the state at the noise end, without its label.
+        keep: whether to return all states.
+
+    Returns:
+        The states x, data first: all of them, or only the last, x[0], with an axis.
+    """
+    end, earlier = descend(sampler, rebuild(arrays), start, keep)
     return end[:1] if earlier is None else earlier
 
 
@@ -172,14 +185,25 @@ def _sample(
 def _sample_state(
     sampler: Sampler, arrays: list[Any], rebuild: Any, start: Array | SamplerState
 ) -> SamplerState:
-    end, _ = _descend(sampler, rebuild(arrays), start, keep=False)
+    end, _ = descend(sampler, rebuild(arrays), start, keep=False)
     return state_of(sampler, end, "data")
 
 
-def _descend(
+def descend(
     sampler: Sampler, denoise: Denoiser, start: Array | SamplerState, keep: bool
 ) -> tuple[Array, Array | None]:
-    """The states x of the window at level 0, and all states of the trajectory."""
+    """Apply all steps, as a part of a caller's program.
+
+    Args:
+        sampler: the sampler.
+        denoise: the denoiser.
+        start: the noise, or the state at the noise end.
+        keep: whether to keep all states.
+
+    Returns:
+        The states x of the window at level 0; and the states of the whole trajectory,
+        data first, or None.
+    """
     if isinstance(start, SamplerState):
         check_denoiser(denoise, start.values[0])
         steps = stepper(sampler, denoise, start.values.dtype)

@@ -51,6 +51,33 @@ class SamplerState:
         return self.values[-1] if last else self.values[0]
 
 
+def unlabelled(value: Any) -> Any:
+    """Return a sampler, or a state, without the names that people know it by.
+
+    They select no program: samplers whose tables have one shape share one.
+
+    Args:
+        value: a sampler or a state.
+    """
+    if isinstance(value, SamplerState):
+        return dataclasses.replace(value, sampler="")
+    return dataclasses.replace(value, name="", order=0)
+
+
+def labelled(value: Any, sampler: Any) -> Any:
+    """Return what a program made of an unlabelled sampler, as the sampler's own.
+
+    Args:
+        value: a state, or a result with a field ``state``.
+        sampler: the sampler with its labels.
+    """
+    if isinstance(value, SamplerState):
+        return dataclasses.replace(value, sampler=sampler.name)
+    if isinstance(getattr(value, "state", None), SamplerState):
+        return value._replace(state=labelled(value.state, sampler))
+    return value
+
+
 def state_of(sampler: Any, values: Array, end: End) -> SamplerState:
     """The state of a sampler at one end, from its values."""
     return SamplerState(values, sampler.name, sampler.num_steps, end, sampler.coupled)

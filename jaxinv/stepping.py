@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxinv.denoiser import Denoiser
+from jaxinv.norms import relative
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.solvers.common import norm
 
 
 class Stepper(Protocol):
@@ -207,11 +207,6 @@ class Rows:
 @stepper.register
 def _(sampler: LinearMultistep, denoise: Denoiser, dtype: Any) -> Stepper:
     return Rows(sampler, denoise, dtype)
-
-
-def relative(error: Array, reference: Array) -> Array:
-    """Norm of an error relative to that of a state."""
-    return norm(error) / jnp.maximum(norm(reference), jnp.finfo(error.dtype).tiny)
 
 
 def in_dtype(sampler: Any, dtype: Any) -> Any:

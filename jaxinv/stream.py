@@ -1,8 +1,9 @@
 r"""Inverting a stream of samples: continuous batching of :func:`jaxinv.invert`.
 
 The stages of a plan (:mod:`jaxinv.inversion.stages`) become machines with lanes of
-their own (:mod:`jaxinv.lanes`): a sample that the first stage leaves unconverged waits
-for a lane of the second, and nobody waits for it.
+their own (:mod:`jaxinv.lanes`), and so does the way back that verifies what they found:
+a sample that the first stage leaves unconverged waits for a lane of the second, and
+nobody waits for it.
 """
 
 import dataclasses
@@ -13,33 +14,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxinv.compilation import check_finite, split_callable
 from jaxinv.denoiser import ConditionalModel, Denoiser, with_condition
 from jaxinv.flow import Onward, Station, flow
 from jaxinv.inversion import InversionResult, Strategy
 from jaxinv.inversion.explicit import unwind
-from jaxinv.inversion.invert import check_explicit
+from jaxinv.inversion.invert import check_explicit, check_rtol
 from jaxinv.inversion.result import wrap_up
 from jaxinv.inversion.stages import (
     InOnePiece,
     LoopStage,
+    Problem,
     Solved,
     Stage,
-    better_of,
+    in_units,
+    pose,
 )
 from jaxinv.inversion.strategies import make_plan
+from jaxinv.inversion.verification import (
+    Verified,
+    better_of,
+    for_next,
+    needs_states,
+    refines,
+    verify_in_place,
+    with_both,
+    worth_repeating,
+)
 from jaxinv.lanes import Lanes
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import Sampler, in_dtype
 from jaxinv.schedule import NoiseSchedule
 from jaxinv.sharding import make_mesh, place_model
 from jaxinv.solvers import Solver
+from jaxinv.state import labelled, unlabelled
 
 
 class Sample(NamedTuple):
-    """A sample as it goes through the stages.
+    """A sample as it enters a stage.
 
     Attributes:
         x0: the data.
@@ -49,19 +63,38 @@ class Sample(NamedTuple):
 
     x0: Float[Array, "*shape"]
     condition: PyTree = None
-    known: Solved | None = None
+    known: Verified | None = None
+
+
+class Tried(NamedTuple):
+    """A sample on its way back, as a stage has left it.
+
+    Attributes:
+        sample: the sample as it entered the stage; of the first one with ``found`` as
+            what was known, at no cost.
+        stage: shape (). The number of the stage in the plan.
+        found: what it found.
+    """
+
+    sample: Sample
+    stage: Int[np.ndarray, ""]
+    found: Solved
 
 
 class Found(NamedTuple):
-    """What a stage made of a sample.
+    """What is known of a sample after a way back.
 
     Attributes:
         result: with the certificate and the cost of all stages so far.
-        solved: the same for the next stage; None after the last.
+        verified: the same for the next stage; None if there is none.
+        again: shape (). Whether the stage should go on from its own way back.
+        is_found: shape (). Whether there is nothing left to do for later stages.
     """
 
     result: InversionResult
-    solved: Solved | None
+    verified: Verified | None = None
+    again: Bool[Array, ""] | bool = False
+    is_found: Bool[Array, ""] | bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,74 +107,131 @@ class StageMachine:
     Attributes:
         rebuild: makes the denoiser from its arrays.
         stage: the stage.
-        last: whether no other stage follows.
     """
 
     rebuild: Any
     stage: LoopStage
-    last: bool
 
     def begin(self, model: Any, item: Sample) -> Any:
-        """Before the first iteration."""
-        table, start = _table(model, item)
-        denoise = self._denoise(model, item)
-        return self.stage.begin(table, denoise, start, item.known, jnp.array(True))
+        """Return the state before the first iteration."""
+        table, denoise, start, unit = self._problem(model, item)
+        known = None if item.known is None else for_next(item.known)
+        known = in_units(known, unit)
+        return self.stage.begin(table, denoise, start, known, jnp.array(True))
 
     def running(self, model: Any, item: Sample, state: Any) -> Bool[Array, ""]:
-        """As the stage says."""
-        return self.stage.running(*_table(model, item), state)
+        """Return whether the stage goes on."""
+        table, _, start, _ = self._problem(model, item)
+        return self.stage.running(table, start, state)
 
     def advance(self, model: Any, item: Sample, state: Any) -> Any:
-        """One iteration of the stage."""
-        table, start = _table(model, item)
-        return self.stage.advance(table, self._denoise(model, item), start, state)
+        """Run one iteration of the stage."""
+        table, denoise, start, _ = self._problem(model, item)
+        return self.stage.advance(table, denoise, start, state)
 
-    def finish(self, model: Any, item: Sample, state: Any) -> Found:
-        """The better one of what this stage and those before it found."""
-        table, start = _table(model, item)
-        solved = self.stage.finish(table, start, state)
-        if item.known is not None:
-            solved = better_of(item.known, solved)
-        result = wrap_up(table, item.x0, solved.states, solved, keep=False)
-        return Found(result, None if self.last else solved)
+    def finish(self, model: Any, item: Sample, state: Any) -> Solved:
+        """Return what the stage found."""
+        table, _, start, unit = self._problem(model, item)
+        found = with_both(self.stage.finish(table, start, state))
+        return found._replace(states=found.states * unit)
 
-    def _denoise(self, model: Any, item: Sample) -> Denoiser:
-        return with_condition(self.rebuild(model[1]), item.condition)
+    def _problem(self, model: Any, item: Sample) -> Problem:
+        table = in_dtype(model[0], item.x0.dtype)
+        return pose(table, _denoiser(self.rebuild, model, item), item.x0)
 
 
 @dataclasses.dataclass(frozen=True)
-class UnwindingMachine:
-    """The explicit inverse of a sampler that is no table, EDICT, in one piece."""
+class OnePiece:
+    """A function of a sample as a machine of one iteration."""
 
     rebuild: Any
 
-    def begin(self, model: Any, item: Sample) -> Any:
-        """Nothing found yet."""
-        shapes = jax.eval_shape(self._unwound, model, item)
+    def begin(self, model: Any, item: Any) -> Any:
+        """Return nothing yet."""
+        shapes = jax.eval_shape(self.run, model, item)
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jnp.array(True), nothing
 
-    def running(self, model: Any, item: Sample, state: Any) -> Bool[Array, ""]:
-        """Once."""
+    def running(self, model: Any, item: Any, state: Any) -> Bool[Array, ""]:
+        """Return whether it has not run yet."""
         return state[0]
 
-    def advance(self, model: Any, item: Sample, state: Any) -> Any:
-        """All of it."""
-        return jnp.array(False), self._unwound(model, item)
+    def advance(self, model: Any, item: Any, state: Any) -> Any:
+        """Run all of it."""
+        return jnp.array(False), self.run(model, item)
 
-    def finish(self, model: Any, item: Sample, state: Any) -> Found:
-        """What it found."""
-        return Found(state[1], None)
+    def finish(self, model: Any, item: Any, state: Any) -> Found:
+        """Return what it found."""
+        return state[1]
 
-    def _unwound(self, model: Any, item: Sample) -> InversionResult:
-        denoise = with_condition(self.rebuild(model[1]), item.condition)
-        return unwind(model[0], denoise, item.x0, False)
+    def run(self, model: Any, item: Any) -> Found:
+        """Return the result."""
+        raise NotImplementedError
 
 
-def _table(model: Any, item: Sample) -> tuple[LinearMultistep, Array]:
-    """The table in the sample's dtype, and ``y[0]``."""
-    table = in_dtype(model[0], item.x0.dtype)
-    return table, item.x0 / table.scale[0]
+@dataclasses.dataclass(frozen=True)
+class WayBackMachine(OnePiece):
+    """Sample from what a stage found; the item is a :class:`Tried`.
+
+    Attributes:
+        verify: whether to sample at all.
+        rtol: largest relative error of the reconstruction; None for the default.
+        refining: of each stage of the plan, whether it can start from a way back.
+    """
+
+    verify: bool
+    rtol: float | None
+    refining: tuple[bool, ...]
+
+    @property
+    def keep(self) -> bool:
+        """Whether another stage may follow."""
+        return len(self.refining) > 1 or any(self.refining)
+
+    def run(self, model: Any, item: Tried) -> Found:
+        """Return the better one of what this stage and those before it found."""
+        sample, x0 = item.sample, item.sample.x0
+        table = in_dtype(model[0], x0.dtype)
+        denoise = _denoiser(self.rebuild, model, sample)
+        rtol = check_rtol(self.verify, self.rtol, x0.dtype)
+        new = verify_in_place(
+            table, denoise, x0, item.found, rtol, keep=any(self.refining)
+        )
+        assert sample.known is not None
+        best = better_of(sample.known, new)
+        result = wrap_up(table, x0, best.solved.states, best, keep=False)
+        if not self.keep:
+            return Found(result)
+        # What was known before the first stage is what it found, at no cost.
+        first = jnp.isnan(sample.known.reconstruction)
+        missed = jnp.where(
+            first, worth_repeating(None, new), worth_repeating(sample.known, new)
+        )
+        again = missed & jnp.asarray(self.refining)[item.stage]
+        return Found(result, best, again, best.noise_is_found)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnwindingMachine(OnePiece):
+    """The explicit inverse of a sampler that is no table, EDICT.
+
+    Attributes:
+        verify: whether to sample from what is found.
+        rtol: largest relative error of the reconstruction; None for the default.
+    """
+
+    verify: bool
+    rtol: float | None
+
+    def run(self, model: Any, item: Sample) -> Found:
+        """Return the result."""
+        denoise = _denoiser(self.rebuild, model, item)
+        rtol = check_rtol(self.verify, self.rtol, item.x0.dtype)
+        return Found(unwind(model[0], denoise, item.x0, False, rtol))
+
+
+def _denoiser(rebuild: Any, model: Any, item: Sample) -> Denoiser:
+    return with_condition(rebuild(model[1]), item.condition)
 
 
 def inversion_stations(
@@ -155,8 +245,12 @@ def inversion_stations(
     strategy: Strategy | Stage | tuple[Stage, ...] = "auto",
     solver: str | Solver | None = None,
     schedule: NoiseSchedule | None = None,
+    verify: bool = True,
+    reconstruction_rtol: float | None = None,
 ) -> list[Station]:
-    """The stations of an inversion, one for each stage of its plan.
+    """Return the stations of an inversion: the stages of its plan, and the way back.
+
+    A sample leaves with its result and the number of stages that it went through.
 
     Args:
         sampler: the sampler.
@@ -168,6 +262,8 @@ def inversion_stations(
         strategy: as of :func:`jaxinv.invert`.
         solver: as of :func:`jaxinv.invert`.
         schedule: as of :func:`jaxinv.invert`.
+        verify: as of :func:`jaxinv.invert`.
+        reconstruction_rtol: as of :func:`jaxinv.invert`.
 
     Returns:
         Stations whose items are a :class:`Sample`, and which are left with a pair of
@@ -176,35 +272,61 @@ def inversion_stations(
     Raises:
         ValueError: for what cannot be combined, before anything is compiled.
     """
+    check_rtol(verify, reconstruction_rtol, np.float32)
     arrays, rebuild = split_callable(denoise)
-    machines: list[Any]
-    if isinstance(sampler, LinearMultistep):
-        plan = make_plan(sampler, strategy, solver, schedule)
-        machines = [
-            StageMachine(
-                rebuild,
-                stage if isinstance(stage, LoopStage) else InOnePiece(stage),
-                k == len(plan) - 1,
-            )
-            for k, stage in enumerate(plan)
-        ]
-    else:
-        check_explicit(sampler, strategy, solver)
-        machines = [UnwindingMachine(rebuild)]
-    model = sampler, place_model(arrays, mesh)
+    model = unlabelled(sampler), place_model(arrays, mesh)
 
-    def station(k: int, machine: Any) -> Station:
-        def route(key: Any, item: Sample, found: Found) -> Any:
-            if found.solved is None or bool(found.result.converged):
-                return found.result, k + 1
-            return Onward(first + k + 1, item._replace(known=found.solved))
-
+    def station(machine: Any, route: Any) -> Station:
         def make() -> Lanes:
             return Lanes(machine, model, lanes=lanes, iterations=iterations, mesh=mesh)
 
         return Station(make, route)
 
-    return [station(k, machine) for k, machine in enumerate(machines)]
+    if not isinstance(sampler, LinearMultistep):
+        check_explicit(sampler, strategy, solver)
+
+        def leave(key: Any, item: Sample, found: Found) -> Any:
+            return labelled(found.result, sampler), 1
+
+        return [station(UnwindingMachine(rebuild, verify, reconstruction_rtol), leave)]
+    plan = make_plan(sampler, strategy, solver, schedule)
+    last = len(plan) - 1
+
+    def tried(k: int) -> Any:
+        def route(key: Any, item: Sample, found: Solved) -> Onward:
+            if item.known is None:
+                item = item._replace(known=_nothing_known(found, needs_states(plan)))
+            return Onward(first + last + 1, Tried(item, np.asarray(k), found))
+
+        return route
+
+    def verified(key: Any, item: Tried, found: Found) -> Any:
+        k, best = int(item.stage), found.verified
+        if best is None or (not found.again and (k == last or found.is_found)):
+            return labelled(found.result, sampler), k + 1
+        k = k if found.again else k + 1
+        return Onward(first + k, item.sample._replace(known=best))
+
+    stages = [
+        stage if isinstance(stage, LoopStage) else InOnePiece(stage) for stage in plan
+    ]
+    refining = tuple(refines(stage) for stage in plan)
+    way_back = WayBackMachine(rebuild, verify, reconstruction_rtol, refining)
+    return [
+        *(station(StageMachine(rebuild, s), tried(k)) for k, s in enumerate(stages)),
+        station(way_back, verified),
+    ]
+
+
+def _nothing_known(found: Solved, keep: bool) -> Verified:
+    """What the first stage found, as if it had been known before at no cost."""
+    zero: Any = np.zeros_like
+    nan: Any = np.full_like(found.errors[0], np.nan)
+    none, no = zero(found.num_evals), zero(found.solved)
+    solved = found._replace(
+        iterations=zero(found.iterations), num_evals=none, depth=none
+    )
+    return Verified(solved, nan, nan, no, no, found.states if keep else None)
 
 
 def invert_stream(
@@ -219,6 +341,8 @@ def invert_stream(
     strategy: Strategy | Stage | tuple[Stage, ...] = "auto",
     solver: str | Solver | None = None,
     schedule: NoiseSchedule | None = None,
+    verify: bool = True,
+    reconstruction_rtol: float | None = None,
 ) -> Iterator[tuple[int, InversionResult]]:
     """Find the noises of any number of samples, by continuous batching.
 
@@ -242,6 +366,8 @@ def invert_stream(
             ``"explicit"``, Algorithm 2, Newton's method) run in one piece.
         solver: as of :func:`jaxinv.invert`.
         schedule: as of :func:`jaxinv.invert`.
+        verify: as of :func:`jaxinv.invert`.
+        reconstruction_rtol: as of :func:`jaxinv.invert`.
 
     Yields:
         The number of each sample, from 0, and its result as NumPy arrays, in the order
@@ -271,6 +397,8 @@ def invert_stream(
         strategy=strategy,
         solver=solver,
         schedule=schedule,
+        verify=verify,
+        reconstruction_rtol=reconstruction_rtol,
     )
     stations[0].lanes()  # raises for what cannot be, before samples are pulled
     for key, (result, _) in flow(stations, numbered(samples, conditional)):

@@ -44,9 +44,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxinv.compilation import check_denoiser, check_finite, split_callable
 from jaxinv.denoiser import Denoiser
+from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import evaluate, in_dtype, sample
-from jaxinv.solvers.common import norm
 from jaxinv.solvers.krylov import orthonormalise
 
 

@@ -33,7 +33,8 @@ from jaxinv.compilation import check_finite, split_callable
 from jaxinv.decoder.gradient_free import ForwardStep, InertialKM
 from jaxinv.decoder.invert import as_pixels, check_networks
 from jaxinv.decoder.problem import Limits, Problem
-from jaxinv.solvers.common import dot, norm
+from jaxinv.norms import norm
+from jaxinv.solvers.common import dot
 
 
 class Cocoercivity(NamedTuple):

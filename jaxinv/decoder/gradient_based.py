@@ -23,7 +23,8 @@ from jaxinv.compilation import LAYER
 from jaxinv.decoder.learning_rates import warm_cosine
 from jaxinv.decoder.method import Image, Latent
 from jaxinv.decoder.problem import Count, Memory, Problem
-from jaxinv.solvers.common import dot, norm
+from jaxinv.norms import norm
+from jaxinv.solvers.common import dot
 
 
 @dataclasses.dataclass(frozen=True)

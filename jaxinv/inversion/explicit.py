@@ -17,10 +17,11 @@ What does not fit is the other end. A single array of noise is turned into data 
     the state (k arrays)      ->  sample  ->  the data, exactly
     its x[N] alone            ->  sample  ->  something near the data.
 
-The residuals of the start-up rows, the last k - 1, say how far off the second is. They
-are reported with the others, in ``step_residuals`` and ``residual``, at one more
-evaluation. ``converged`` judges only the rows that the state relies on. Where one array
-must do, ``strategy="trajectory"`` solves all rows together, start-up rows included.
+The residuals of the start-up rows, the last k - 1, are reported with the others, in
+``step_residuals`` and ``residual``, at one more evaluation. Both answers are sampled
+from and have verdicts of their own: ``state_converged`` judges the state and only the
+rows that it relies on, ``converged`` the one array of noise. Where one array must do,
+``strategy="trajectory"`` solves all rows together, start-up rows included.
 """
 
 import dataclasses
@@ -32,14 +33,15 @@ from jaxtyping import Array, Float
 
 from jaxinv.compilation import check_denoiser, split_callable
 from jaxinv.denoiser import Denoiser
-from jaxinv.exact import Arithmetic, invert_exactly
+from jaxinv.exact import Arithmetic, invert_exactly, sample_exactly
 from jaxinv.inversion.implicit import attach_gradient
 from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.rows import default_row_rtol
 from jaxinv.inversion.stages import Solved
 from jaxinv.inversion.stepwise import Stepwise
+from jaxinv.inversion.verification import judge, unverified
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling import Sampler
+from jaxinv.sampling import Sampler, descend
 from jaxinv.solvers import Anderson, Solver
 from jaxinv.state import SamplerState, state_of
 from jaxinv.stepping import Rows, Stepper, in_dtype, stepper
@@ -99,15 +101,23 @@ def climb(steps: Stepper, window: Any, rtol: float | None = None) -> tuple[Any, 
     window, (states, errors) = jax.lax.scan(step, window, jnp.arange(1, steps.top + 1))
     rtol = default_row_rtol(states.dtype) if rtol is None else rtol
     evals = jnp.full((), steps.undo_evals, jnp.int32)
+    all_errors = steps.start_up(window, errors)
     solved = Solved(
         jnp.concatenate([states, steps.older(window)]),
-        steps.start_up(window, errors),
+        all_errors,
         jnp.ones((steps.num_steps,), jnp.int32),
         evals,
         evals,
+        jnp.max(all_errors) <= rtol,
         jnp.max(errors) <= rtol,
     )
     return window, solved
+
+
+def _two_ways(sampler: Sampler) -> int:
+    """Evaluations of sampling from the noise, and from the state."""
+    n = sampler.num_steps
+    return 4 * n if sampler.coupled else 2 * n - 1
 
 
 def unwind(
@@ -115,6 +125,7 @@ def unwind(
     denoise: Denoiser,
     start: Float[Array, "*shape"] | SamplerState,
     keep: bool,
+    rtol: float | None,
 ) -> InversionResult:
     """Invert the state of a bidirectional sampler, or one array by EDICT.
 
@@ -123,17 +134,30 @@ def unwind(
         denoise: the denoiser.
         start: the state at the data end; of EDICT also an array, for a pair of that.
         keep: whether to return the trajectory.
+        rtol: largest relative error of the reconstruction that counts as converged;
+            None to leave the way back out.
 
     Returns:
         The result, with the state at the noise end.
     """
+    given = start
     if not isinstance(start, SamplerState):
         start = state_of(sampler, jnp.stack([start] * sampler.history), "data")
     check_denoiser(denoise, start.values[0])
     steps = stepper(sampler, denoise, start.values.dtype)
     window, solved = climb(steps, steps.resume(start.values, 0))
     state = state_of(sampler, steps.values(window, steps.top), "noise")
-    return wrap_up(sampler, start.x, solved.states, solved, keep, state)
+    verified = unverified(solved)
+    if rtol is not None:
+        scale = jnp.asarray(sampler.init_noise_scale, start.values.dtype)
+        fixed, state_x, origin = jax.lax.stop_gradient((state, state.x / scale, given))
+        ends = (
+            descend(sampler, denoise, state_x, keep=False)[0][0],
+            descend(sampler, denoise, fixed, keep=False)[0],
+        )
+        verified = judge(solved, ends, origin, rtol, evals=_two_ways(sampler))
+        verified = jax.lax.stop_gradient(verified)
+    return wrap_up(sampler, start.x, solved.states, verified, keep, state)
 
 
 def first_states(
@@ -170,6 +194,7 @@ def unwind_exactly(
     rebuild: Any,
     start: Float[Array, "*shape"] | SamplerState,
     arithmetic: Arithmetic,
+    rtol: float | None,
 ) -> InversionResult:
     """Invert a bidirectional table in numbers that lose nothing.
 
@@ -179,12 +204,15 @@ def unwind_exactly(
         rebuild: makes the denoiser from them.
         start: the data, or the state at the data end.
         arithmetic: ``"compensated"`` or ``"bits"``.
+        rtol: largest relative error of the reconstruction that counts as converged;
+            None to leave the way back out.
 
     Returns:
         The result, with the state at the noise end. The residuals of the rows that the
-        state relies on are zero by construction; not to have converged means that a
+        state relies on are zero by construction; ``state_converged=False`` means that a
         value did not fit.
     """
+    given = start
     evals, iterations = jnp.zeros((), jnp.int32), None
     if not isinstance(start, SamplerState):
         values, iterations, evals = _made(sampler, arrays, rebuild, start)
@@ -196,17 +224,37 @@ def unwind_exactly(
     counts = jnp.ones((n,), jnp.int32)
     if iterations is not None:
         counts = counts.at[: k - 1].add(iterations)
-    scale = jnp.asarray(sampler.init_noise_scale, state.values.dtype)
+    noise = state.x / jnp.asarray(sampler.init_noise_scale, state.values.dtype)
+    total = evals + walked
+    good = fits & (jnp.max(errors) <= default_row_rtol(errors.dtype))
+    # The states of the trajectory are not kept.
+    solved = Solved(errors, errors, counts, total, total, good, fits)
+    verified = unverified(solved)
+    if rtol is not None:
+        known = jax.lax.stop_gradient(arrays)
+
+        def again(start: Array | SamplerState) -> Array:
+            start = jax.lax.stop_gradient(start)
+            return sample_exactly(sampler, known, rebuild, start, arithmetic).values
+
+        ends = again(noise)[0], again(state)
+        both = _two_ways(sampler) + k - 2
+        verified = judge(solved, ends, given, rtol, evals=both)
+        verified = jax.lax.stop_gradient(verified)
     return InversionResult(
-        noise=state.x / scale,
+        noise=noise,
         state=state,
         trajectory=None,
         residual=jnp.max(errors),
         step_residuals=errors,
         iterations=counts,
-        num_evals=evals + walked,
-        depth=evals + walked,
-        converged=fits,
+        num_evals=verified.solved.num_evals,
+        depth=verified.solved.depth,
+        converged=verified.converged,
+        reconstruction=verified.reconstruction,
+        solved=good,
+        state_converged=verified.state_converged,
+        state_reconstruction=verified.state_reconstruction,
     )
 
 

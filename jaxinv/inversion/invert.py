@@ -23,11 +23,13 @@ means finding all earlier states from the last one. Each strategy is a plan of s
 ``naive``
     DDIM inversion: no solve at all.
 
-The certificate is the residual of every step, relative to the state that the step has
-to reproduce. It proves the *reconstruction*: a small residual means that the sampler
-turns this noise into this data. Whether it is the *same* noise that once made the data
-depends on the grid: a step with a small ratio ``tau[i-1] / tau[i]`` can have several
-preimages, or nearly so.
+The certificate has two parts. The residual of every step, relative to the state that
+the step has to reproduce, says that the equations are solved. That alone proves nothing
+about the whole way, because steps amplify: so the noise is sampled from, with the
+sampler's own loop, and the relative error of the data that this ends at is the
+``reconstruction`` (:mod:`jaxinv.inversion.verification`). ``converged`` needs both.
+Whether it is the *same* noise that once made the data depends on the grid: a step with
+a small ratio ``tau[i-1] / tau[i]`` can have several preimages, or nearly so.
 
 References:
     Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387.
@@ -46,13 +48,26 @@ from jaxinv.inversion.explicit import Explicit, unwind, unwind_exactly
 from jaxinv.inversion.implicit import attach_gradient
 from jaxinv.inversion.naive import Naive
 from jaxinv.inversion.result import InversionResult, wrap_up
-from jaxinv.inversion.stages import Solved, Stage, run_plan
+from jaxinv.inversion.stages import Solved, Stage, run_stage
 from jaxinv.inversion.strategies import Strategy, make_plan
+from jaxinv.inversion.verification import (
+    Verified,
+    better_of,
+    default_reconstruction_rtol,
+    for_next,
+    needs_states,
+    refines,
+    run_plan,
+    unverified,
+    verify,
+    verify_in_place,
+    worth_repeating,
+)
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling import Sampler, in_dtype
+from jaxinv.sampling import Sampler, draw, in_dtype
 from jaxinv.schedule import NoiseSchedule
 from jaxinv.solvers import Solver
-from jaxinv.state import SamplerState, check_state
+from jaxinv.state import SamplerState, check_state, labelled, unlabelled
 
 
 def invert(
@@ -65,8 +80,13 @@ def invert(
     schedule: NoiseSchedule | None = None,
     return_trajectory: bool = False,
     arithmetic: Arithmetic = "float",
+    verify: bool = True,
+    reconstruction_rtol: float | None = None,
 ) -> InversionResult:
     """Find the noise that the sampler turns into ``x0``.
+
+    What was found is sampled from, by the sampler's own loop: N evaluations more (2 N
+    for bidirectional samplers, whose state is sampled from as well), which are counted.
 
     The noise and the trajectory can be differentiated (reverse mode) with respect to
     the data, the model's parameters and its conditions, by the implicit function
@@ -92,16 +112,22 @@ def invert(
         arithmetic: for the explicit inversion of bidirectional samplers, as of
             :func:`jaxinv.sample`: ``"compensated"`` or ``"bits"``. EDICT is then run
             as its rows, two for each of its steps.
+        verify: sample from what was found. Without, ``reconstruction`` is NaN and
+            ``converged`` False: ``solved`` is all that is known.
+        reconstruction_rtol: largest relative error of the reconstruction that counts as
+            converged; None for 1e-4 (-80 dB) in float32 and 1e-10 in float64
+            (:func:`~jaxinv.inversion.verification.default_reconstruction_rtol`).
 
     Returns:
         The noise with its certificate. Failing to converge is not an error: the result
-        says so and carries the best that was found.
+        has ``converged=False`` and carries the best that was found.
 
     Raises:
         ValueError: for data that is not a finite float32 or float64 array, a state of
             another sampler or of the noise end, a denoiser that does not map its shape
             to itself, an unknown strategy or solver, options that the strategy does not
-            have, or a strategy that the sampler does not have.
+            have, a strategy that the sampler does not have, or a tolerance that is not
+            a positive number.
 
     Example:
         >>> import jax, jaxinv as ji
@@ -124,22 +150,50 @@ def invert(
     else:
         x0 = jnp.asarray(x0)
         check_finite(x0, "data x0")
+    dtype = x0.values.dtype if isinstance(x0, SamplerState) else x0.dtype
+    rtol = check_rtol(verify, reconstruction_rtol, dtype)
     arrays, rebuild = split_callable(denoise)
     if arithmetic != "float":
         check_explicit(sampler, strategy, solver)
         if return_trajectory:
             raise ValueError("return_trajectory needs arithmetic='float'")
         assert isinstance(sampler, LinearMultistep)
-        return unwind_exactly(sampler, arrays, rebuild, x0, arithmetic)
-    if isinstance(x0, SamplerState) or not isinstance(sampler, LinearMultistep):
+        return unwind_exactly(sampler, arrays, rebuild, x0, arithmetic, rtol)
+    program = unlabelled(sampler)
+    if isinstance(x0, SamplerState) or not isinstance(program, LinearMultistep):
         check_explicit(sampler, strategy, solver)
-        return _unwind(sampler, arrays, rebuild, x0, return_trajectory)
+        start = unlabelled(x0) if isinstance(x0, SamplerState) else x0
+        found = _unwind(program, arrays, rebuild, start, return_trajectory, rtol)
+        return labelled(found, sampler)
+    assert isinstance(sampler, LinearMultistep)
     plan = make_plan(sampler, strategy, solver, schedule)
-    if len(plan) > 1 and _concrete((sampler, arrays, x0)):
-        solved = _on_demand(sampler, arrays, rebuild, x0, plan)
-        if solved is not None:
-            return _wrap_up(sampler, x0, solved, return_trajectory)
-    return _invert(sampler, arrays, rebuild, x0, plan, return_trajectory)
+    if _concrete((sampler, arrays, x0)):
+        verified = _on_demand(program, arrays, rebuild, x0, plan, rtol)
+        if verified is not None:
+            found = _wrap_up(program, x0, verified, return_trajectory)
+            return labelled(found, sampler)
+    found = _invert(program, arrays, rebuild, x0, plan, return_trajectory, rtol)
+    return labelled(found, sampler)
+
+
+def check_rtol(verify: bool, rtol: float | None, dtype: Any) -> float | None:
+    """Return the tolerance of the reconstruction; None if it is not to be measured.
+
+    Raises:
+        ValueError: for a tolerance that is not a positive number, or one that would
+            not be used.
+    """
+    if not verify:
+        if rtol is not None:
+            raise ValueError(
+                f"reconstruction_rtol={rtol!r} has no meaning with verify=False"
+            )
+        return None
+    if rtol is None:
+        return default_reconstruction_rtol(dtype)
+    if isinstance(rtol, bool) or not (isinstance(rtol, int | float) and rtol > 0):
+        raise ValueError(f"reconstruction_rtol must be a positive number, got {rtol!r}")
+    return float(rtol)
 
 
 def check_explicit(sampler: Sampler, strategy: Any, solver: Any) -> None:
@@ -161,21 +215,30 @@ def _on_demand(
     rebuild: Any,
     x0: Array,
     plan: tuple[Stage, ...],
-) -> Solved | None:
+    rtol: float | None,
+) -> Verified | None:
     """Run the stages as programs of their own, each compiled only if it is needed.
 
     A stage takes longer to compile than to run, and most samples need the first only.
-    Inside of a caller's ``jit``, ``vmap`` or ``grad`` nothing is known yet and the plan
-    is one program: None if the denoiser closes over values of such a caller.
+    The way back is the very program of :func:`jaxinv.sample`. Inside of a caller's
+    ``jit``, ``vmap`` or ``grad`` nothing is known yet and the plan is one program: None
+    if the denoiser closes over values of such a caller.
     """
-    solved: Solved | None = None
+    best: Verified | None = None
     for stage in plan:
-        solved = _solve(sampler, arrays, rebuild, x0, stage, solved)
-        if not _concrete(solved.converged):
-            return None
-        if bool(solved.converged):
+        again = True
+        while again:
+            before = None if best is None else for_next(best)
+            found = _solve(sampler, arrays, rebuild, x0, stage, before)
+            if not _concrete(found.solved):
+                return None
+            keep = needs_states(plan)
+            new = _verify(sampler, arrays, rebuild, x0, found, rtol, keep)
+            again = refines(stage) and bool(worth_repeating(best, new))
+            best = new if best is None else _better_of(best, new)
+        if bool(best.noise_is_found):  # type: ignore[union-attr]
             break
-    return solved
+    return best
 
 
 @jax.jit(static_argnames=("rebuild", "stage"))
@@ -191,17 +254,41 @@ def _solve(
     denoise = rebuild(arrays)
     check_denoiser(denoise, x0)
     table = in_dtype(sampler, x0.dtype)
-    return run_plan((stage,), table, denoise, x0 / table.scale[0], known)
+    return run_stage(stage, table, denoise, x0, known, jnp.array(True))
+
+
+def _verify(
+    sampler: LinearMultistep,
+    arrays: list[Any],
+    rebuild: Any,
+    x0: Array,
+    found: Solved,
+    rtol: float | None,
+    keep: bool,
+) -> Verified:
+    """The way back, on demand: first its end only, as most samples need no more."""
+    if rtol is None:
+        return unverified(found)
+    ends = lambda start: draw(sampler, arrays, rebuild, start, keep=False)  # noqa: E731
+    verified = verify(in_dtype(sampler, x0.dtype), x0, found, rtol, ends)
+    if not keep or bool(verified.converged) or not bool(found.solved):
+        return verified
+    whole = lambda start: draw(sampler, arrays, rebuild, start, keep=True)  # noqa: E731
+    return verify(in_dtype(sampler, x0.dtype), x0, verified.solved, rtol, whole)
+
+
+_better_of = jax.jit(better_of)
 
 
 @jax.jit(static_argnames="keep")
 def _wrap_up(
-    sampler: LinearMultistep, x0: Array, solved: Solved, keep: bool
+    sampler: LinearMultistep, x0: Array, verified: Verified, keep: bool
 ) -> InversionResult:
-    return wrap_up(sampler, x0, solved.states, solved, keep)
+    table = in_dtype(sampler, x0.dtype)
+    return wrap_up(table, x0, verified.solved.states, verified, keep)
 
 
-@jax.jit(static_argnames=("rebuild", "plan", "keep"))
+@jax.jit(static_argnames=("rebuild", "plan", "keep", "rtol"))
 def _invert(
     sampler: LinearMultistep,
     arrays: list[Any],
@@ -209,30 +296,36 @@ def _invert(
     x0: Array,
     plan: tuple[Stage, ...],
     keep: bool,
+    rtol: float | None,
 ) -> InversionResult:
+    """All stages, as a part of a caller's program."""
     check_denoiser(rebuild(arrays), x0)
     table = in_dtype(sampler, x0.dtype)
-    start = x0 / table.scale[0]
+    fixed_table, fixed_arrays, fixed_x0 = jax.lax.stop_gradient((table, arrays, x0))
+    fixed = rebuild(fixed_arrays)
     if len(plan) == 1 and isinstance(plan[0], Naive | Explicit):
         # Explicit formulas: ordinary differentiation.
-        solved = run_plan(plan, table, rebuild(arrays), start)
-        return wrap_up(table, x0, solved.states, solved, keep)
+        found = run_stage(plan[0], table, rebuild(arrays), x0, None, jnp.array(True))
+        known = jax.lax.stop_gradient(found)
+        verified = verify_in_place(
+            fixed_table, fixed, fixed_x0, known, rtol, keep=False
+        )
+        return wrap_up(table, x0, found.states, verified, keep)
     # Solvers are not differentiated; the implicit function theorem is applied to what
     # they found.
-    fixed_table, fixed_arrays, fixed_start = jax.lax.stop_gradient(
-        (table, arrays, start)
-    )
-    solved = run_plan(plan, fixed_table, rebuild(fixed_arrays), fixed_start)
-    states = attach_gradient(table, arrays, rebuild, start, solved.states)
-    return wrap_up(table, x0, states, solved, keep)
+    verified = run_plan(plan, fixed_table, fixed, fixed_x0, rtol)
+    start, states = x0 / table.scale[0], verified.solved.states
+    states = attach_gradient(table, arrays, rebuild, start, states)
+    return wrap_up(table, x0, states, jax.lax.stop_gradient(verified), keep)
 
 
-@jax.jit(static_argnames=("rebuild", "keep"))
+@jax.jit(static_argnames=("rebuild", "keep", "rtol"))
 def _unwind(
     sampler: Sampler,
     arrays: list[Any],
     rebuild: Any,
     start: Array | SamplerState,
     keep: bool,
+    rtol: float | None,
 ) -> InversionResult:
-    return unwind(sampler, rebuild(arrays), start, keep)
+    return unwind(sampler, rebuild(arrays), start, keep, rtol)

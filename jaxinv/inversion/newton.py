@@ -13,6 +13,7 @@ to a state per step that may have no predecessor at all.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -27,6 +28,7 @@ from jaxinv.inversion.rows import (
 )
 from jaxinv.inversion.stages import Solved
 from jaxinv.inversion.trajectory import evaluate_levels, first_guess
+from jaxinv.norms import at_least_tiny
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.solvers import NewtonKrylov
 
@@ -41,6 +43,9 @@ class NewtonTrajectory:
         rtol: relative residual of every row at which to stop; None for 5e-6 in float32
             and 2.5e-13 in float64.
     """
+
+    #: It can start from the states that sampling went through.
+    refines: ClassVar[bool] = True
 
     max_iterations: int = 6
     krylov: int = 40
@@ -58,6 +63,10 @@ class NewtonTrajectory:
         n = table.num_steps
         rtol = default_row_rtol(start.dtype) if self.rtol is None else self.rtol
         guess = first_guess(table, start) if known is None else known.states
+        # The rows were solved, and sampling missed the data: a digit more.
+        aim = jnp.full((), rtol, start.dtype)
+        if known is not None:
+            aim = jnp.where(known.solved, 0.1 * rtol, aim)
         weights = per_level(1 / _norms_after(start, guess), guess)
         slopes = jnp.zeros((n,), start.dtype)
         zero = jnp.zeros((), jnp.int32)
@@ -72,7 +81,7 @@ class NewtonTrajectory:
 
         # The norm over all rows, not the largest: small enough for every row.
         solution = NewtonKrylov(
-            max_iterations=self.max_iterations, krylov=self.krylov, rtol=rtol
+            max_iterations=self.max_iterations, krylov=self.krylov, rtol=aim
         )(
             # Relative to the current states, as the certificate is.
             lambda u: rows(u)[0] / per_level(_norms_after(start, states(u)), u),
@@ -95,5 +104,4 @@ class NewtonTrajectory:
 
 def _norms_after(start: Array, states: Array) -> Array:
     """Norms of the states that the rows have to reproduce."""
-    norms = level_norms(jnp.concatenate([start[None], states[:-1]]))
-    return jnp.maximum(norms, jnp.finfo(start.dtype).tiny)
+    return at_least_tiny(level_norms(jnp.concatenate([start[None], states[:-1]])))

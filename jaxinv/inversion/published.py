@@ -51,11 +51,11 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxinv.denoiser import Denoiser
 from jaxinv.inversion.rows import per_level
 from jaxinv.inversion.stages import Solved
+from jaxinv.norms import norm
 from jaxinv.samplers.table import Coefficients, LinearMultistep
 from jaxinv.sampling import apply_row, evaluate
 from jaxinv.schedule import NoiseSchedule
 from jaxinv.solvers import ForwardStep, Solution, Solver
-from jaxinv.solvers.common import norm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.inversion.rows import per_level
-from jaxinv.inversion.stages import Solved
+from jaxinv.inversion.verification import Verified
 from jaxinv.sampling import Sampler
 from jaxinv.state import SamplerState, state_of
 
@@ -14,9 +14,14 @@ from jaxinv.state import SamplerState, state_of
 class InversionResult(NamedTuple):
     """The noise, and the proof of how exact it is.
 
-    A small residual proves the *reconstruction*: the sampler turns this noise into
-    this data. Where a step has several preimages, it need not be the noise that once
-    made the data; :func:`jaxinv.analysis.step_conditioning` shows which step loses it.
+    ``noise`` and ``state`` are two answers, and each has its own verdict:
+    ``reconstruction`` and ``converged`` belong to ``noise``, ``state_reconstruction``
+    and ``state_converged`` to ``state``. For samplers that start from one array, which
+    are all but the bidirectional ones, both answers are the same.
+
+    A verdict proves the *reconstruction*: the sampler turns this noise into this data.
+    Where a step has several preimages, it need not be the noise that once made the
+    data; :func:`jaxinv.analysis.step_conditioning` shows which step loses it.
 
     Attributes:
         noise: unit noise, of the data's shape and dtype: what ``sample`` turns into
@@ -25,7 +30,7 @@ class InversionResult(NamedTuple):
             it is the noise, however long their memory: they start from one state. For
             bidirectional ones it is their :class:`~jaxinv.state.SamplerState` at the
             noise end. After an explicit inversion, their ``noise`` alone leads to
-            something near the data only, off by what ``residual`` says of one step.
+            something near the data only: how near is its ``reconstruction``.
         trajectory: shape (N + 1, ...). The states x, data first; None unless asked for.
         residual: shape (). The largest of ``step_residuals``.
         step_residuals: shape (N,). ``|step_i(x[i], ...) - x[i-1]| / |x[i-1]|`` for
@@ -34,11 +39,19 @@ class InversionResult(NamedTuple):
             last k - 1 are those of the start-up rows, which ``noise`` alone relies on
             and ``state`` does not; EDICT's last one counts how its pair differs.
         iterations: shape (N,). Solver iterations that worked on each step.
-        num_evals: shape (). Total evaluations of the denoiser for this sample.
+        num_evals: shape (). Total evaluations of the denoiser for this sample, those of
+            the way back included.
         depth: shape (). How many of them had to wait for one another.
-        converged: shape (). Whether every step met the tolerance; after an explicit
-            inversion every step that ``state`` relies on. If not, this is the best that
-            was found.
+        converged: shape (). Whether the verdict on ``noise`` is good: every step is
+            solved, and the reconstruction is within the tolerance. If not, this is the
+            best that was found. Never true where the way back was not tried.
+        reconstruction: shape (). ``|sample(noise) - x0| / |x0|``, measured by sampling;
+            NaN if that was not tried (``verify=False``).
+        solved: shape (). Whether every step that ``noise`` relies on met the tolerance
+            of the solver. Steps amplify: this alone proves nothing about the whole way.
+        state_converged: shape (). The verdict on ``state``.
+        state_reconstruction: shape (). ``|sample(state) - x0| / |x0|``; of all arrays
+            of the state, where a state was inverted.
     """
 
     noise: Float[Array, "*shape"]
@@ -50,26 +63,31 @@ class InversionResult(NamedTuple):
     num_evals: Int[Array, ""]
     depth: Int[Array, ""]
     converged: Bool[Array, ""]
+    reconstruction: Float[Array, ""]
+    solved: Bool[Array, ""]
+    state_converged: Bool[Array, ""]
+    state_reconstruction: Float[Array, ""]
 
 
 def wrap_up(
     sampler: Sampler,
     x0: Float[Array, "*shape"],
     states: Float[Array, "n *shape"],
-    solved: Solved,
+    verified: Verified,
     keep: bool,
     state: SamplerState | None = None,
 ) -> InversionResult:
-    """The result of an inversion.
+    """Make the result of an inversion.
 
     Args:
         sampler: the sampler, in the dtype of the states.
         x0: the data.
         states: ``y[1] .. y[N]``.
-        solved: certificate and cost.
+        verified: certificate and cost.
         keep: whether to return the trajectory.
         state: the state at the noise end, where it is not the end of the trajectory.
     """
+    solved = verified.solved
     scale = jnp.asarray(sampler.scale, x0.dtype)[1:]
     trajectory = jnp.concatenate([x0[None], per_level(scale, states) * states])
     if state is None and sampler.bidirectional:
@@ -84,5 +102,9 @@ def wrap_up(
         iterations=solved.iterations,
         num_evals=solved.num_evals,
         depth=solved.depth,
-        converged=solved.converged,
+        converged=verified.converged,
+        reconstruction=verified.reconstruction,
+        solved=solved.solved,
+        state_converged=verified.state_converged,
+        state_reconstruction=verified.state_reconstruction,
     )

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxinv.norms import at_least_tiny, norm
 from jaxinv.samplers.table import Coefficients, LinearMultistep
 
 
@@ -25,7 +26,7 @@ def per_level(values: Coefficients, like: Array) -> Array:
 
 def level_norms(x: Float[Array, "n *shape"]) -> Float[Array, "n"]:
     """Euclidean norm of each level's state."""
-    return jnp.sqrt(jnp.sum(x * x, axis=tuple(range(1, x.ndim))))
+    return norm(x, axis=tuple(range(1, x.ndim)))
 
 
 def default_row_rtol(dtype: Any) -> float:
@@ -91,8 +92,7 @@ def residuals(
     """
     after = jnp.concatenate([start[None], states[:-1]])
     residual = row_sums(table, states, outputs) - after
-    tiny = jnp.finfo(start.dtype).tiny
-    return residual, level_norms(residual) / jnp.maximum(level_norms(after), tiny)
+    return residual, level_norms(residual) / at_least_tiny(level_norms(after))
 
 
 def approximate_inverse(

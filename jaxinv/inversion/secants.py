@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.inversion.rows import balance, output_matrix, per_level, rows_matrix
+from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
 
 #: The dense system of the correction has at most so many unknowns.
@@ -67,9 +68,11 @@ def no_secants(
     """
     n = table.num_steps
     m = max(1, min(history, MAX_UNKNOWNS // n))
-    variance = jnp.mean(start * start)
+    size = norm(start) / float(start.size) ** 0.5
+    tau = jnp.asarray(table.tau[1:], start.dtype)
+    length = jnp.hypot(size, tau)
     empty = jnp.zeros((n, m, *start.shape), start.dtype)
-    slopes = jnp.asarray(table.tau[1:] / (variance + table.tau[1:] ** 2))
+    slopes = tau / length / length
     return Secants(slopes, empty, empty, jnp.zeros((), jnp.int32))
 
 

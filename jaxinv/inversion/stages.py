@@ -2,9 +2,8 @@
 
 A *stage* is a hashable value with a method ``solve``. It gets the table, the denoiser,
 ``y[0]``, what is known so far, and whether this sample still needs it; it returns a
-trajectory with its certificate and its cost. A plan is a tuple of stages: the best
-trajectory by worst residual is kept, costs add up, and a sample that has converged
-passes later stages at no cost. Under ``jax.vmap`` this happens per sample.
+trajectory with the residuals of its rows and its cost. A plan is a tuple of stages, run
+by :mod:`jaxinv.inversion.verification`, which samples from what each of them found.
 
 Most stages are loops, and those whose pieces are known (:class:`LoopStage`) can be left
 after any iteration and taken up again, which is what lets the lanes of a batch work on
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.denoiser import Denoiser
+from jaxinv.norms import natural_unit
 from jaxinv.samplers.table import LinearMultistep
 
 
@@ -32,7 +32,9 @@ class Solved(NamedTuple):
         iterations: shape (N,). Iterations that worked on each level.
         num_evals: shape (). Evaluations of the model.
         depth: shape (). How many of them had to wait for one another.
-        converged: shape (). Whether every row met the tolerance.
+        solved: shape (). Whether every row that the noise relies on met the tolerance.
+        state_solved: shape (). The same for the rows that the *state* at the noise end
+            of a bidirectional sampler relies on; None where these are all rows.
     """
 
     states: Float[Array, "n *shape"]
@@ -40,11 +42,16 @@ class Solved(NamedTuple):
     iterations: Int[Array, "n"]
     num_evals: Int[Array, ""]
     depth: Int[Array, ""]
-    converged: Bool[Array, ""]
+    solved: Bool[Array, ""]
+    state_solved: Bool[Array, ""] | None = None
 
 
 class Stage(Protocol):
-    """A hashable value that finds trajectories."""
+    """A hashable value that finds trajectories.
+
+    A stage with an attribute ``refines`` that is true is repeated from its own way back
+    (:mod:`jaxinv.inversion.verification`).
+    """
 
     def solve(
         self,
@@ -60,7 +67,9 @@ class Stage(Protocol):
             table: the table, in the dtype of the states.
             denoise: the denoiser.
             start: ``y[0]``.
-            known: the best of the earlier stages; None for the first.
+            known: the best of the earlier stages; None for the first. Where its rows
+                were ``solved`` and sampling missed the data all the same, its states
+                are those that sampling went through.
             active: whether the sample needs this stage; if not, whatever is returned
                 is ignored, but must cost nothing.
 
@@ -173,66 +182,85 @@ class InOnePiece(LoopStage):
         return carry[2]
 
 
-def run_plan(
-    plan: tuple[Stage, ...],
-    table: LinearMultistep,
-    denoise: Denoiser,
-    start: Float[Array, "*shape"],
-    known: Solved | None = None,
-) -> Solved:
-    """Run the stages of a plan, each for the samples that still need it.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class InUnits:
+    """A denoiser of states that are measured in another unit.
 
-    Args:
-        plan: the stages, at least one.
-        table: the table, in the dtype of the states.
+    Attributes:
         denoise: the denoiser.
-        start: ``y[0]``.
-        known: what stages before these found.
-
-    Returns:
-        The best trajectory, with the cost of all stages.
+        unit: shape (). A power of two.
     """
-    for stage in plan:
-        if known is None:
-            known = stage.solve(table, denoise, start, None, jnp.array(True))
-        else:
-            known = _improve(stage, table, denoise, start, known)
-    assert known is not None, "a plan has at least one stage"
-    return known
+
+    denoise: Denoiser
+    unit: Float[Array, ""]
+
+    def __call__(self, x: Float[Array, "*shape"], t: Float[Array, ""]) -> Array:
+        """Evaluate the denoiser at ``unit * x``."""
+        return self.denoise(self.unit * x, t).astype(x.dtype) / self.unit
 
 
-def _improve(
+class Problem(NamedTuple):
+    """What a stage is given.
+
+    Data of any size are measured in a unit of their own
+    (:func:`jaxinv.norms.natural_unit`), which is 1 for ordinary data. Tolerances, step
+    sizes and first guesses then mean the same for all of them. Units are powers of two:
+    a change of the unit rounds nothing.
+
+    Attributes:
+        table: the table, in the dtype of the states.
+        denoise: the denoiser, in that unit.
+        start: ``y[0]``, in that unit.
+        unit: shape ().
+    """
+
+    table: LinearMultistep
+    denoise: Denoiser
+    start: Float[Array, "*shape"]
+    unit: Float[Array, ""]
+
+
+def pose(
+    table: LinearMultistep, denoise: Denoiser, x0: Float[Array, "*shape"]
+) -> Problem:
+    """Measure a problem in the unit of its data."""
+    unit = natural_unit(jax.lax.stop_gradient(x0))
+    return Problem(table, InUnits(denoise, unit), x0 / unit / table.scale[0], unit)
+
+
+def in_units(known: Solved | None, unit: Array) -> Solved | None:
+    """Measure in a unit what earlier stages found."""
+    return None if known is None else known._replace(states=known.states / unit)
+
+
+def run_stage(
     stage: Stage,
     table: LinearMultistep,
     denoise: Denoiser,
-    start: Array,
-    known: Solved,
+    x0: Float[Array, "*shape"],
+    known: Solved | None,
+    active: Bool[Array, ""],
 ) -> Solved:
-    """Run one more stage, if the sample (or any of a batch) needs it.
-
-    The loop runs once or not at all. A conditional would, in a batch, run always.
-    """
-
-    def body(carry: tuple[Array, Solved]) -> tuple[Array, Solved]:
-        active, known = carry
-        found = stage.solve(table, denoise, start, known, active)
-        return jnp.array(False), better_of(known, found)
-
-    return jax.lax.while_loop(lambda c: c[0], body, (~known.converged, known))[1]
-
-
-def better_of(known: Solved, found: Solved) -> Solved:
-    """The better one of what two stages found, by worst residual, at the cost of both.
+    """Run one stage.
 
     Args:
-        known: what there was.
-        found: what a later stage made of it.
+        stage: the stage.
+        table: the table, in the dtype of the states.
+        denoise: the denoiser.
+        x0: the data.
+        known: the best of the earlier stages.
+        active: whether the sample needs this stage.
+
+    Returns:
+        What it found.
     """
-    better = jnp.max(found.errors) < jnp.max(known.errors)
-    better |= jnp.isfinite(jnp.max(found.errors)) & jnp.any(jnp.isnan(known.errors))
-    best = jax.tree.map(lambda a, b: jnp.where(better, a, b), found, known)
-    return best._replace(
-        iterations=known.iterations + found.iterations,
-        num_evals=known.num_evals + found.num_evals,
-        depth=known.depth + found.depth,
+    problem = pose(table, denoise, x0)
+    found = stage.solve(
+        problem.table,
+        problem.denoise,
+        problem.start,
+        in_units(known, problem.unit),
+        active,
     )
+    return found._replace(states=found.states * problem.unit)

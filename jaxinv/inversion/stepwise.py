@@ -24,10 +24,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.denoiser import Denoiser
 from jaxinv.inversion.stages import LoopStage, Solved
+from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import apply_row, evaluate
 from jaxinv.solvers import Anderson, Solution, Solver, common
-from jaxinv.solvers.common import Residual, norm
+from jaxinv.solvers.common import Residual
 
 
 class Climb(NamedTuple):

@@ -27,7 +27,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,7 @@ from jaxinv.inversion.secants import (
     record,
 )
 from jaxinv.inversion.stages import LoopStage, Solved
+from jaxinv.norms import at_least_tiny, norm
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import evaluate
 
@@ -78,7 +79,13 @@ class Trajectory(LoopStage):
         start: the first trajectory: ``"data"`` grows the data as Gaussian data would
             (no evaluation), ``"naive"`` is DDIM inversion (N evaluations, one after
             the other), ``"known"`` what an earlier stage found (else as ``"data"``).
+            Where an earlier stage solved all rows and sampling missed the data all the
+            same, it is the trajectory of that sampling, and sweeps go on as long as
+            they improve it.
     """
+
+    #: It can start from the states that sampling went through.
+    refines: ClassVar[bool] = True
 
     history: int = 20
     max_sweeps: int = 100
@@ -101,6 +108,8 @@ class Trajectory(LoopStage):
         """The first trajectory; see :class:`jaxinv.inversion.stages.LoopStage`."""
         zero = jnp.zeros((), jnp.int32)
         evals = depth = zero
+        rtol = self._rtol(start)
+        aim = jnp.full((), AIM * rtol, start.dtype)
         if self.start == "known" and known is not None:
             guess = known.states
         elif self.start == "naive":
@@ -108,9 +117,14 @@ class Trajectory(LoopStage):
             guess, evals, depth = warm.states, warm.num_evals, warm.depth
         else:
             guess = first_guess(table, start)
+        if known is not None:
+            # The rows were solved, and sampling missed the data: to the last digit now.
+            guess = jnp.where(known.solved, known.states, guess)
+            aim = jnp.where(known.solved, 0, aim)
         n = table.num_steps
         return _State(
             active=active,
+            aim=aim,
             sweep=zero,
             states=guess,
             last=guess,
@@ -137,7 +151,7 @@ class Trajectory(LoopStage):
         return (
             carry.active
             & (carry.sweep < self.max_sweeps)
-            & ~(good | (carry.best_error <= AIM * rtol))
+            & ~(good | (carry.best_error <= carry.aim))
             & (carry.restarts <= self.restarts)
         )
 
@@ -149,7 +163,7 @@ class Trajectory(LoopStage):
         carry: Any,
     ) -> Any:
         """One sweep."""
-        return _sweep(table, denoise, start, self, self._rtol(start), carry)
+        return _sweep(table, denoise, start, self, carry)
 
     def finish(
         self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
@@ -170,6 +184,7 @@ class Trajectory(LoopStage):
 
 class _State(NamedTuple):
     active: Array  # whether there is anything to do at all
+    aim: Array  # the residual of the worst row at which to stop
     sweep: Array
     states: Array  # the trajectory to be evaluated next
     last: Array  # the one that was evaluated last, and the outputs there
@@ -194,8 +209,9 @@ def first_guess(
 
     For data of variance s^2 the ODE has the solution ``y(tau) ~ sqrt(s^2 + tau^2)``.
     """
-    variance = jnp.mean(start * start)
-    growth = jnp.sqrt((variance + table.tau[1:] ** 2) / (variance + table.tau[0] ** 2))
+    size = norm(start) / float(start.size) ** 0.5
+    tau = jnp.asarray(table.tau, start.dtype)
+    growth = jnp.hypot(size, tau[1:]) / at_least_tiny(jnp.hypot(size, tau[0]))
     return growth.reshape((-1,) + (1,) * start.ndim) * start
 
 
@@ -245,7 +261,6 @@ def _sweep(
     denoise: Denoiser,
     start: Float[Array, "*shape"],
     settings: Trajectory,
-    rtol: float,
     s: _State,
 ) -> _State:
     """Evaluate the model at all levels, and move all states."""
@@ -271,7 +286,7 @@ def _sweep(
         since_best >= settings.patience
     )
     # Rows up to here hold; a model is evaluated above only where chunks allow it.
-    holds = errors <= AIM * rtol
+    holds = errors <= s.aim
     lowest = jnp.where(jnp.all(holds), n, jnp.argmin(holds)).astype(zero.dtype)
     lowest = lowest if settings.chunk is not None else zero
 
@@ -286,6 +301,7 @@ def _sweep(
 
     return _State(
         active=s.active,
+        aim=s.aim,
         sweep=s.sweep + 1,
         states=jnp.where(restart, best, proposed),
         last=s.states,

@@ -37,8 +37,9 @@ from jaxtyping import Array
 
 from jaxinv.denoiser import Denoiser
 from jaxinv.grid import TimeGrid
+from jaxinv.norms import relative
 from jaxinv.samplers.table import Coefficients, LinearMultistep
-from jaxinv.stepping import in_dtype, relative, stepper
+from jaxinv.stepping import in_dtype, stepper
 
 
 @jax.tree_util.register_dataclass

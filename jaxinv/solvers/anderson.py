@@ -23,6 +23,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxinv.norms import norm
 from jaxinv.solvers.common import (
     Evaluation,
     Residual,
@@ -30,7 +31,6 @@ from jaxinv.solvers.common import (
     RuledSolver,
     Stopping,
     dot,
-    norm,
     plain,
 )
 

@@ -26,6 +26,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxinv.norms import at_least_tiny, norm
+
 Residual = Callable[[Array], Array]
 
 
@@ -175,7 +177,7 @@ def tolerance(rule: Rule, reference: Float[Array, ""]) -> Float[Array, ""]:
     """The relative residual that counts as converged."""
     dtype = reference.dtype
     rtol = default_rtol(dtype) if rule.stopping.rtol is None else rule.stopping.rtol
-    absolute = rule.stopping.sum_of_squares**0.5 / _at_least_tiny(reference)
+    absolute = rule.stopping.sum_of_squares**0.5 / at_least_tiny(reference)
     return jnp.maximum(rtol, absolute).astype(dtype)
 
 
@@ -192,7 +194,7 @@ def running(rule: Rule, s: Iterates, reference: Float[Array, ""]) -> Bool[Array,
 def advance(rule: Rule, s: Iterates, reference: Float[Array, ""]) -> Iterates:
     """One evaluation."""
     evaluation = rule.evaluate(s.z)
-    error = norm(evaluation.residual) / _at_least_tiny(reference)
+    error = norm(evaluation.residual) / at_least_tiny(reference)
     better = error < s.best_error
     z, memory = rule.update(s.k, s.z, evaluation, s.memory)
     return Iterates(
@@ -231,15 +233,6 @@ def iterate(
         begin(rule, guess),
     )
     return finish(rule, end, reference)
-
-
-def _at_least_tiny(reference: Float[Array, ""]) -> Float[Array, ""]:
-    return jnp.maximum(reference, jnp.finfo(reference.dtype).tiny)
-
-
-def norm(x: Float[Array, "*shape"]) -> Float[Array, ""]:
-    """Euclidean norm over all axes."""
-    return jnp.sqrt(dot(x, x))
 
 
 def dot(x: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Float[Array, ""]:

@@ -33,6 +33,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxinv.norms import tree_norm
+
 MatVec = Callable[[Any], Any]
 
 
@@ -99,7 +101,7 @@ def gmres(
         products: Array
         stalled: Array
 
-    size = _norm(b)
+    size = tree_norm(b)
     known = jnp.isfinite(size)
 
     def running(s: State) -> Array:
@@ -109,7 +111,7 @@ def gmres(
         step = _cycle(matvec, s.r, rtol / s.residual, m)
         x = jax.tree.map(jnp.add, s.x, step.value)
         r = jax.tree.map(jnp.subtract, b, matvec(x))
-        residual = _norm(r) / size
+        residual = tree_norm(r) / size
         better = residual < s.residual
         x, r = _where(better, (x, r), (s.x, s.r))
         products = s.products + step.num_matvecs + 1
@@ -126,7 +128,7 @@ def gmres(
 
 def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolution:
     """GMRES with at most m vectors."""
-    size = _norm(b)
+    size = tree_norm(b)
     dtype, eps = size.dtype, jnp.finfo(size.dtype).eps
     usable = jnp.isfinite(size) & (size > 0)
     inverse = jnp.where(usable, 1 / size, 0)
@@ -159,7 +161,7 @@ def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolutio
         column = jnp.sum(s.rotation * h.at[k + 1].set(length), axis=1)
         diagonal = jnp.hypot(column[k], length)
         # A column that depends on the earlier ones cannot lower the residual.
-        useful = (diagonal > 10 * eps * _norm(product)) & jnp.isfinite(diagonal)
+        useful = (diagonal > 10 * eps * tree_norm(product)) & jnp.isfinite(diagonal)
         cos, sin = column[k] / diagonal, length / diagonal
         upper, lower = s.rotation[k], s.rotation[k + 1]
         rotation = s.rotation.at[k].set(cos * upper + sin * lower)
@@ -191,7 +193,7 @@ def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolutio
     y = jax.scipy.linalg.solve_triangular(end.triangle, target)
     x = _combine(y, jax.tree.map(lambda rows: rows[:m], end.basis))
     # An A of nearly no effect can ask for an x beyond all numbers.
-    found = jnp.isfinite(_norm(x))
+    found = jnp.isfinite(tree_norm(x))
     x = _where(found, x, jax.tree.map(jnp.zeros_like, x))
     residual = jnp.where(found, end.residual, _start(size))
     return LinearSolution(x, residual, end.products)
@@ -209,13 +211,13 @@ def orthonormalise(basis: Any, w: Any) -> tuple[Any, Array, Array]:
         rows, shape (m,). Length and vector are 0 if nothing but rounding is left, or
         if w is not finite.
     """
-    before = _norm(w)
+    before = tree_norm(w)
     inner = jnp.zeros((), before.dtype)
     for _ in range(2):
         inside = _project(basis, w)
         w = jax.tree.map(jnp.subtract, w, _combine(inside, basis))
         inner = inner + inside
-    length = _norm(w)
+    length = tree_norm(w)
     # Written so that NaN is nothing new, too.
     new = length > 10 * jnp.finfo(before.dtype).eps * before
     w = jax.tree.map(lambda x: jnp.where(new, x / length, 0), w)
@@ -244,10 +246,6 @@ def _combine(weights: Array, basis: Any) -> Any:
         ),
         basis,
     )
-
-
-def _norm(x: Any) -> Array:
-    return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(x)))
 
 
 def _where(condition: Array, x: Any, y: Any) -> Any:

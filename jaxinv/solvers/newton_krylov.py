@@ -29,13 +29,14 @@ References:
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxinv.solvers.common import Residual, Solution, default_rtol, norm
+from jaxinv.norms import norm
+from jaxinv.solvers.common import Residual, Solution, default_rtol
 from jaxinv.solvers.krylov import gmres
 
 #: Part of the promised decrease that a step must achieve (Kelley 2003, Eq. 1.21).
@@ -61,7 +62,7 @@ class NewtonKrylov:
 
     max_iterations: int = 20
     krylov: int = 30
-    rtol: float | None = None
+    rtol: float | Float[Array, ""] | None = None
     forcing: float = 0.3
     backtracks: int = 8
 
@@ -229,7 +230,7 @@ def _shortening(t: Array, ratio: Array) -> Array:
 
 
 def _forcing(
-    error: Array, before: Array, previous: Array, rtol: float, largest: float
+    error: Array, before: Array, previous: Array, rtol: Any, largest: float
 ) -> Array:
     """Eisenstat & Walker's second choice, not finer than half of the tolerance."""
     eta = 0.9 * (error / before) ** 2

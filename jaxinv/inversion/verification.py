@@ -1,0 +1,323 @@
+r"""The way back: a plan is run, and what it found is sampled from.
+
+That every row of a table holds to a tolerance does not say where sampling ends. Steps
+amplify: what a row is off by at a high noise level can have grown a thousandfold at the
+data. So every stage of a plan is followed by the sampler itself, with its own loop,
+from the noise that the stage found, and the error of the data that this ends at,
+
+    reconstruction = |sample(noise) - x0| / |x0|,
+
+is measured. A result has *converged* where its rows are solved **and** this error is at
+most a tolerance. A sample that has not goes on to the next stage of the plan. Where its
+rows were solved and sampling missed the data, the next stage starts from the states
+that sampling went through. All of their rows hold as exactly as they can, but for the
+last one, which holds all of the error and is now what has to be solved.
+
+A stage that can do that (``refines``) is repeated as long as the error falls to a part.
+
+The best result is kept: one that has converged before one that has not, then the one
+with the smaller reconstruction error. Costs add up, those of the way back included.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxinv.denoiser import Denoiser
+from jaxinv.inversion.rows import per_level
+from jaxinv.inversion.stages import Solved, Stage, run_stage
+from jaxinv.norms import relative
+from jaxinv.samplers.table import LinearMultistep
+from jaxinv.sampling import descend
+from jaxinv.state import SamplerState, state_of
+
+#: A stage is repeated while the reconstruction's error falls by this factor.
+GAIN = 0.25
+
+#: From noise, or a state, to all states x of the trajectory, data first.
+WayBack = Callable[[Array | SamplerState], Array]
+
+
+class Verified(NamedTuple):
+    """What stages found, and where sampling from it ends.
+
+    Attributes:
+        solved: the trajectory, with the cost of everything.
+        reconstruction: shape (). Relative error of the data sampled from the noise; NaN
+            if that was not tried, infinite if it led beyond all numbers.
+        state_reconstruction: shape (). The same from the state at the noise end.
+        converged: shape (). Rows solved, and the reconstruction within the tolerance.
+        state_converged: shape (). The same of the state.
+        retraced: shape (N, ...). ``y[1] .. y[N]`` of sampling from the noise; None if
+            they were not kept.
+    """
+
+    solved: Solved
+    reconstruction: Float[Array, ""]
+    state_reconstruction: Float[Array, ""]
+    converged: Bool[Array, ""]
+    state_converged: Bool[Array, ""]
+    retraced: Float[Array, "n *shape"] | None = None
+
+    @property
+    def noise_is_found(self) -> Bool[Array, ""]:
+        """Whether there is nothing left to do for later stages."""
+        untried = jnp.isnan(self.reconstruction) & self.solved.solved
+        return self.converged | untried
+
+
+def default_reconstruction_rtol(dtype: Any) -> float:
+    """Return the default tolerance of the reconstruction's relative error.
+
+    Args:
+        dtype: floating-point dtype of the states.
+
+    Returns:
+        1e-4 (-80 dB) in float32, 1e-10 in float64.
+    """
+    return 1e-10 if jnp.finfo(dtype).bits == 64 else 1e-4
+
+
+def unverified(solved: Solved) -> Verified:
+    """Return what stages found without trying the way back."""
+    nan = jnp.full_like(solved.errors[0], jnp.nan)
+    no = jnp.zeros_like(solved.solved)
+    return Verified(with_both(solved), nan, nan, no, no)
+
+
+def noise_end(
+    table: LinearMultistep, states: Float[Array, "n *shape"]
+) -> tuple[Float[Array, "*shape"], SamplerState | None]:
+    """Return the noise of a trajectory, and the state of a bidirectional sampler.
+
+    Args:
+        table: the table, in the dtype of the states.
+        states: ``y[1] .. y[N]``.
+    """
+    k = table.history if table.bidirectional else 1
+    xs = per_level(jnp.asarray(table.scale)[-k:], states) * states[-k:]
+    noise = xs[-1] / table.init_noise_scale
+    return noise, state_of(table, xs, "noise") if table.bidirectional else None
+
+
+def verify(
+    table: LinearMultistep,
+    x0: Float[Array, "*shape"],
+    solved: Solved,
+    rtol: float,
+    way_back: WayBack,
+) -> Verified:
+    """Sample from what stages found.
+
+    Args:
+        table: the table, in the dtype of the states.
+        x0: the data.
+        solved: what they found.
+        rtol: largest relative error of the data that counts as converged.
+        way_back: samples.
+
+    Returns:
+        The same with its reconstruction. The states of the way back are kept where
+        ``way_back`` returns all of them.
+    """
+    n = table.num_steps
+    noise, state = noise_end(table, solved.states)
+    xs = way_back(noise)
+    ends = xs[0], None if state is None else way_back(state)
+    retraced = None
+    if len(xs) > 1:
+        retraced = xs[1:] / per_level(jnp.asarray(table.scale)[1:], xs)
+    # A state is resumed: fewer steps, and one evaluation for each inner array.
+    evals = n if state is None else n + (n - 1)
+    return judge(solved, ends, x0, rtol, evals=evals)._replace(retraced=retraced)
+
+
+def judge(
+    solved: Solved,
+    ends: tuple[Float[Array, "*shape"], Float[Array, "k *shape"] | None],
+    given: Float[Array, "*shape"] | SamplerState,
+    rtol: float,
+    *,
+    evals: int,
+) -> Verified:
+    """Compare where sampling ended with what was inverted.
+
+    Args:
+        solved: what stages found.
+        ends: the data that the noise led to, and the states that the state led to, data
+            side first; None for samplers whose state is the noise.
+        given: what was inverted: the data, or a state at the data end.
+        rtol: largest relative error of the data that counts as converged.
+        evals: evaluations of the way back, one after the other.
+
+    Returns:
+        The same with verdicts.
+    """
+    solved = with_both(solved)
+    solved = solved._replace(
+        num_evals=solved.num_evals + evals, depth=solved.depth + evals
+    )
+    x0 = given.x if isinstance(given, SamplerState) else given
+    error = state_error = _measured(ends[0] - x0, x0)
+    if ends[1] is not None:
+        values = given.values if isinstance(given, SamplerState) else x0[None]
+        state_error = _measured(ends[1][: len(values)] - values, values)
+    return Verified(
+        solved,
+        error,
+        state_error,
+        solved.solved & (error <= rtol),
+        jnp.asarray(solved.state_solved) & (state_error <= rtol),
+    )
+
+
+def run_plan(
+    plan: tuple[Stage, ...],
+    table: LinearMultistep,
+    denoise: Denoiser,
+    x0: Float[Array, "*shape"],
+    rtol: float | None,
+) -> Verified:
+    """Run the stages of a plan, each for the samples that still need it.
+
+    Args:
+        plan: the stages, at least one.
+        table: the table, in the dtype of the states.
+        denoise: the denoiser.
+        x0: the data.
+        rtol: largest relative error of the reconstruction; None to leave the way back
+            out.
+
+    Returns:
+        The best of what was found, with the cost of all stages.
+    """
+
+    def attempt(stage: Stage, known: Verified | None, active: Array) -> Verified:
+        before = None if known is None else for_next(known)
+        found = run_stage(stage, table, denoise, x0, before, active)
+        return verify_in_place(table, denoise, x0, found, rtol, keep=needs_states(plan))
+
+    best = attempt(plan[0], None, jnp.array(True))
+    for k, stage in enumerate(plan):
+        if k == 0 and not refines(stage):
+            continue
+
+        def once_more(
+            carry: tuple[Array, Verified], stage: Stage = stage
+        ) -> tuple[Array, Verified]:
+            active, known = carry
+            found = attempt(stage, known, active)
+            again = jnp.array(refines(stage)) & worth_repeating(known, found)
+            return again, better_of(known, found)
+
+        active = worth_repeating(None, best) if k == 0 else ~best.noise_is_found
+        # A loop of mostly no turn. A conditional would, in a batch, run always.
+        best = jax.lax.while_loop(lambda c: c[0], once_more, (active, best))[1]
+    return best
+
+
+def refines(stage: Stage) -> bool:
+    """Return whether a stage can start from the states that sampling went through."""
+    return bool(getattr(stage, "refines", False))
+
+
+def needs_states(plan: tuple[Stage, ...]) -> bool:
+    """Return whether a plan uses the states of the way back."""
+    return any(refines(stage) for stage in plan)
+
+
+def worth_repeating(known: Verified | None, found: Verified) -> Bool[Array, ""]:
+    """Return whether a stage that refines should go on from its own way back.
+
+    Args:
+        known: what there was before the stage; None if nothing.
+        found: what it found.
+    """
+    missed = found.solved.solved & ~found.noise_is_found
+    if known is None:
+        return missed
+    return missed & (found.reconstruction <= GAIN * known.reconstruction)
+
+
+def verify_in_place(
+    table: LinearMultistep,
+    denoise: Denoiser,
+    x0: Float[Array, "*shape"],
+    found: Solved,
+    rtol: float | None,
+    *,
+    keep: bool,
+) -> Verified:
+    """Sample from what a stage found, as a part of a caller's program.
+
+    Args:
+        table: the table, in the dtype of the states.
+        denoise: the denoiser.
+        x0: the data.
+        found: what the stage found.
+        rtol: largest relative error of the reconstruction; None to leave the way back
+            out.
+        keep: whether later stages may need the states of the way back.
+    """
+    if rtol is None:
+        return unverified(found)
+
+    def way_back(start: Array | SamplerState) -> Array:
+        end, xs = descend(table, denoise, start, keep)
+        return end[:1] if xs is None else xs
+
+    return verify(table, x0, found, rtol, way_back)
+
+
+def for_next(known: Verified) -> Solved:
+    """Return what the next stage of a plan starts from."""
+    solved, xs = known.solved, known.retraced
+    if xs is None:
+        return solved
+    missed = solved.solved & ~known.converged & jnp.all(jnp.isfinite(xs))
+    return solved._replace(states=jnp.where(missed, xs, solved.states))
+
+
+def better_of(known: Verified, found: Verified) -> Verified:
+    """Return the better one of what two stages found, at the cost of both.
+
+    Args:
+        known: what there was.
+        found: what a later stage made of it.
+    """
+    better = _before(found.reconstruction, known.reconstruction)
+    # Where the way back was not tried, the worst row decides.
+    untried = jnp.isnan(known.reconstruction) & jnp.isnan(found.reconstruction)
+    rows = _before(jnp.max(found.solved.errors), jnp.max(known.solved.errors))
+    better = jnp.where(untried, rows, better)
+    proved = found.converged | known.converged
+    better = jnp.where(proved, found.converged & ~known.converged, better)
+    best = jax.tree.map(lambda a, b: jnp.where(better, a, b), found, known)
+    return best._replace(
+        solved=best.solved._replace(
+            iterations=known.solved.iterations + found.solved.iterations,
+            num_evals=known.solved.num_evals + found.solved.num_evals,
+            depth=known.solved.depth + found.solved.depth,
+        )
+    )
+
+
+def _measured(error: Array, reference: Array) -> Array:
+    """A relative error, infinite where it is not finite."""
+    size = relative(error, reference)
+    return jnp.where(jnp.isnan(size), jnp.inf, size)
+
+
+def _before(a: Array, b: Array) -> Array:
+    """Whether an error is smaller; any number is smaller than NaN."""
+    return (a < b) | (~jnp.isnan(a) & jnp.isnan(b))
+
+
+def with_both(solved: Solved) -> Solved:
+    """Return what a stage found with a verdict on its state, whatever the stage."""
+    if solved.state_solved is not None:
+        return solved
+    return solved._replace(state_solved=solved.solved)
