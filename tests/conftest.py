@@ -113,6 +113,23 @@ def pytest_sessionfinish(session):
         session.config.stash[REPORTS].append(programs.report())
 
 
+# Tests of a minute or so, by the beginnings of their names. Whoever is idle takes what
+# others have queued last: with the longest first, all workers end together.
+LONGEST = (
+    "tests/test_readme.py::test_readme_python",
+    "tests/benchmarks/test_editing_benchmark.py",
+    "tests/jobs/test_engine.py",
+    "tests/benchmarks/test_scale",
+    "tests/benchmarks/test_exactness.py",
+    "tests/test_cli.py::test_demo",
+    "tests/benchmarks/test_accelerator.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
     report = getattr(node, "workeroutput", {}).get("programs")
