@@ -371,7 +371,8 @@ def test_a_model_that_closes_over_a_tracer_is_inverted_with_known_data():
     x0 = jax.random.normal(jax.random.key(3), (3, 3))
 
     def noise(gain):
-        return ji.invert(table, lambda x, t: stretched(gain, x, t), x0).noise
+        denoise = lambda x, t: stretched(gain, x, t)  # noqa: E731
+        return ji.invert(table, denoise, x0, strategy="stepwise").noise
 
     gains = jnp.array([0.3, 0.5])
     together = jax.vmap(noise)(gains)
@@ -434,8 +435,8 @@ def invert_all(table, x0s, gains, strategy):
 MANY = {
     "ddim, stepwise": (ji.ddim, "stepwise"),
     "ddim, auto": (ji.ddim, "auto"),
-    "2m, trajectory": (ji.dpmpp_2m, "trajectory"),
-    "2m, chunked": (ji.dpmpp_2m, ji.Trajectory(chunk=4)),
+    "2m, trajectory": (ji.dpmpp_2m, SHORT_HISTORY),
+    "2m, chunked": (ji.dpmpp_2m, ji.Trajectory(history=6, chunk=4)),
     "2m, newton": (ji.dpmpp_2m, (ji.Trajectory(max_sweeps=3), ji.NewtonTrajectory(20))),
 }
 
@@ -489,12 +490,16 @@ def test_a_nan_among_batched_data_is_reported_for_its_sample_only(eight):
 # --- programs -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m"])
-def test_jit_of_invert_is_invert(name, float64):
+@pytest.mark.parametrize(
+    ("name", "strategy"), [("ddim", "auto"), ("dpmpp_2m", SHORT_HISTORY)]
+)
+def test_jit_of_invert_is_invert(name, strategy, float64):
     table, denoise = SAMPLERS[name].build(VP, STEPS), gaussian_mixture(VP)
     x0 = jax.random.normal(jax.random.key(2), SHAPE, float64)
-    plain = ji.invert(table, denoise, x0)
-    jitted = jax.jit(ji.invert)(table, denoise, x0)
+    plain = ji.invert(table, denoise, x0, strategy=strategy)
+    jitted = jax.jit(lambda *args: ji.invert(*args, strategy=strategy))(
+        table, denoise, x0
+    )
     np.testing.assert_allclose(jitted.noise, plain.noise, rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(jitted.iterations, plain.iterations)
 
