@@ -124,7 +124,10 @@ def guided(
         model: callable pytree ``(x, t, cond) -> prediction``.
         cond: the condition, any pytree of arrays.
         uncond: the empty or negative condition, same structure and shapes.
-        guidance_scale: s; 1 gives the conditional, 0 the unconditional model.
+        guidance_scale: s; 1 gives the conditional, 0 the unconditional model. This is
+            the formula for every s. :meth:`jaxinv.LatentDiffusion.denoiser` follows
+            diffusers' pipelines instead: at most 1 is no guidance, the conditional
+            model.
 
     Returns:
         A callable pytree ``(x, t) -> prediction`` that evaluates both branches in one

@@ -8,26 +8,21 @@ PyTorch, and only hub names need a network, the first time.
 """
 
 import dataclasses
-import functools
 import importlib.resources
-import json
 import os
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxinv.loading import load_folder
 from jaxinv.models.attention import Implementation
 from jaxinv.models.options import check_options, with_options
 from jaxinv.models.remat import Remat
 from jaxinv.pipeline import LatentDiffusion
-from jaxinv.schedule import NoiseSchedule, schedule_from_diffusers
+from jaxinv.schedule import NoiseSchedule
 from jaxinv.sharding import ShardingRule
-
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load(
@@ -36,6 +31,11 @@ def load(
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike | None = None,
     revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    variant: str | None = None,
+    subfolder: str | None = None,
     schedule: NoiseSchedule | None = None,
     attention: Implementation = None,
     remat: Remat = "none",
@@ -51,9 +51,18 @@ def load(
             folders, folders over the hub.
         dtype: Data type that the networks compute in. States between them, and so the
             solvers, stay in float32. float16 overflows in most autoencoders: those
-            that say so (``force_upcast``) compute in float32 then.
+            that say so (``force_upcast``) compute in float32 then. CPUs do not compute
+            in float16.
         param_dtype: Data type of the parameters in memory; ``dtype`` if None.
         revision: Branch, tag or commit on the hub.
+        token: Of the hub, for models that are private or gated; None or True for the
+            one that ``hf auth login`` keeps, False for none.
+        cache_dir: Folder that the hub's models are kept in; the hub's own if None.
+        local_files_only: Whether the hub is not asked, and only its cache looked at.
+            Where the hub does not answer, that is done anyway, with a warning.
+        variant: Which weights to read where a part is stored in several: ``"fp16"`` for
+            ``*.fp16.safetensors``. Parts without it are read from the plain files.
+        subfolder: Folder inside the repository or folder that holds the model.
         schedule: The schedule that the model was trained with, for folders whose
             scheduler does not say it: InstaFlow's names a diffusion sampler, and is
             ``flow_matching(prediction_type="rectified_flow")``.
@@ -73,7 +82,9 @@ def load(
 
     Raises:
         ValueError: If the folder holds no model, or one that is not implemented, or
-            damaged weights; or if an option is unknown or cannot be had here.
+            parts that do not fit one another, or damaged weights; or if an option is
+            unknown or cannot be had here. All but the weights is checked before
+            anything is read of them, and nothing is compiled.
         FileNotFoundError: If there is no such model anywhere; says what was tried.
 
     Example:
@@ -83,11 +94,19 @@ def load(
         ((64, 64), (16, 16, 4))
     """
     check_options(attention, remat, dtype)
-    folder = find_model(name_or_path, revision=revision)
+    folder = find_model(
+        name_or_path,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        variant=variant,
+        subfolder=subfolder,
+    )
     given = os.fspath(name_or_path)
     name = folder.resolve().name if Path(given).expanduser().is_dir() else given
     kinds = jnp.dtype(dtype), jnp.dtype(param_dtype or dtype)
-    pipe = _load_folder(folder, name, *kinds, schedule, sharding)
+    pipe = load_folder(folder, name, *kinds, schedule, sharding, variant)
     return dataclasses.replace(
         pipe,
         unet=with_options(pipe.unet, attention=attention, remat=remat),
@@ -116,22 +135,54 @@ def _zoo() -> Path:
 
 
 def find_model(
-    name_or_path: str | os.PathLike[str], *, revision: str | None = None
+    name_or_path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    variant: str | None = None,
+    subfolder: str | None = None,
 ) -> Path:
     """Finds a model's folder as :func:`load` does, downloading it if need be.
 
     Args:
         name_or_path: As for :func:`load`.
-        revision: Branch, tag or commit on the hub.
+        revision: As for :func:`load`.
+        token: As for :func:`load`.
+        cache_dir: As for :func:`load`.
+        local_files_only: As for :func:`load`.
+        variant: As for :func:`load`; which files are downloaded depends on it.
+        subfolder: As for :func:`load`.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If there is a file of that name.
+        ValueError: If there is a file of that name, or no such subfolder.
         FileNotFoundError: If there is no such model anywhere; says what was tried.
     """
-    name = os.fspath(name_or_path)
+    if subfolder is not None and (
+        Path(subfolder).is_absolute() or ".." in Path(subfolder).parts
+    ):
+        raise ValueError(f"subfolder={subfolder!r} is no folder inside of a model's")
+    found = _find_root(
+        os.fspath(name_or_path),
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        variant=variant,
+        subfolder=subfolder,
+    )
+    folder = found if subfolder is None else found / subfolder
+    if not folder.is_dir():
+        raise ValueError(f"{found} has no folder {subfolder}")
+    return folder
+
+
+def _find_root(name: str, **of_the_hub: Any) -> Path:
+    """Return the folder of a repository, or a folder itself."""
     embedded = embedded_models()
     if name in embedded:
         return _zoo() / name
@@ -143,148 +194,18 @@ def find_model(
             f"{name} is a file; a model is a folder with a model_index.json "
             "(single-file checkpoints must be saved as a folder with diffusers first)"
         )
+    from weights_convert.download import HUB_NAME, download, one_line
+
     tried = [f"an embedded model ({', '.join(embedded) or 'none'})", f"a folder {path}"]
-    if not _HUB_NAME.fullmatch(name):
+    if not HUB_NAME.fullmatch(name):
         raise FileNotFoundError(
             f"no model {name!r}: tried {' and '.join(tried)}; it is not a hub name "
             "(owner/name) either"
         )
     try:
-        return _download(name, revision)
-    except (OSError, ValueError) as error:
-        # All of the hub's errors are one of the two; their texts run over many lines.
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return download(name, **of_the_hub)
+    except Exception as error:  # the hub's errors have no base class in common
         raise FileNotFoundError(
             f"no model {name!r}: tried {', '.join(tried)}, and the Hugging Face hub "
-            f"and its local cache ({reason[0]})"
+            f"and its local cache ({one_line(error)})"
         ) from error
-
-
-def _download(name: str, revision: str | None) -> Path:
-    """Fetches the parts of a model that are needed, or finds them in the cache."""
-    import huggingface_hub
-
-    from weights_convert.pipeline import wanted_files
-
-    try:
-        files = huggingface_hub.HfApi().list_repo_files(name, revision=revision)
-    except (OSError, ValueError) as error:
-        try:
-            folder = huggingface_hub.snapshot_download(
-                name, revision=revision, local_files_only=True
-            )
-        except (OSError, ValueError):
-            raise error from None
-    else:
-        folder = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=wanted_files(files)
-        )
-    return Path(folder)
-
-
-def _load_folder(
-    folder: Path,
-    name: str,
-    dtype: jnp.dtype,
-    param_dtype: jnp.dtype,
-    schedule: NoiseSchedule | None,
-    sharding: ShardingRule | None,
-) -> LatentDiffusion:
-    _check_index(folder)
-    if schedule is None:
-        schedule = schedule_from_diffusers(_read_json(folder / "scheduler"))
-    tokenizer = _load_tokenizer(folder / "tokenizer")
-    load_component = functools.partial(_component_loader(folder), sharding=sharding)
-    unet = load_component(folder / "unet", dtype=dtype, param_dtype=param_dtype)
-    text_encoder = load_component(
-        folder / "text_encoder", dtype=dtype, param_dtype=param_dtype
-    )
-    if dtype == jnp.float16 and _read_json(folder / "vae").get("force_upcast", True):
-        dtype = param_dtype = jnp.dtype(jnp.float32)
-    vae = load_component(folder / "vae", dtype=dtype, param_dtype=param_dtype)
-    return LatentDiffusion(
-        unet=unet,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        schedule=schedule,
-        image_size=_image_size(unet, vae),
-        name=name,
-    )
-
-
-def _check_index(folder: Path) -> None:
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ValueError(f"{folder} is not a model: it has no model_index.json")
-    parts = _parse(index)
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-        if not parts.get(part):
-            raise ValueError(
-                f"{index} names no {part}; only text-to-image latent diffusion models "
-                f"with a UNet are implemented, and this is a "
-                f"{parts.get('_class_name', 'pipeline of unknown class')}"
-            )
-        if not (folder / part).is_dir():
-            raise ValueError(f"{folder} is incomplete: the folder {part} is missing")
-
-
-def _read_json(folder: Path) -> dict[str, Any]:
-    name = "scheduler_config.json" if folder.name == "scheduler" else "config.json"
-    if not (folder / name).is_file():
-        raise ValueError(f"{folder} is incomplete: {name} is missing")
-    return _parse(folder / name)
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} does not hold a JSON object")
-    return value
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    missing = [n for n in ("vocab.json", "merges.txt") if not (folder / n).is_file()]
-    if missing and not (folder / "tokenizer.json").is_file():
-        raise ValueError(f"{folder} is incomplete: {', '.join(missing)} missing")
-    return _tokenizer_class().from_pretrained(folder, local_files_only=True)
-
-
-def _tokenizer_class() -> Any:
-    # transformers advises on import that PyTorch was not found: here, it is not needed.
-    variable = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
-    before = os.environ.get(variable)
-    os.environ[variable] = "1"
-    try:
-        from transformers import CLIPTokenizer
-    finally:
-        if before is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = before
-    return CLIPTokenizer
-
-
-def _component_loader(folder: Path) -> Callable[..., Any]:
-    from jaxinv import checkpoint
-
-    if checkpoint.is_checkpoint(folder):
-        return checkpoint.load_component
-
-    import weights_convert
-
-    return weights_convert.load_component
-
-
-def _image_size(unet: Any, vae: Any) -> tuple[int, int]:
-    """Pixels of the images that the UNet was trained on, from the configurations."""
-    factor = vae.config.downsampling_factor
-    latent = unet.config.sample_size
-    if latent is None:
-        pixels = vae.config.sample_size
-        return tuple(pixels) if isinstance(pixels, tuple) else (pixels, pixels)
-    height, width = latent if isinstance(latent, tuple) else (latent, latent)
-    return height * factor, width * factor

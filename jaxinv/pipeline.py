@@ -36,7 +36,7 @@ from jaxinv.latents import (
     encode,
 )
 from jaxinv.models import CLIPTextModel, UNet2DConditionModel
-from jaxinv.prompted import Condition, PromptedModel
+from jaxinv.prompted import Condition, PromptedModel, as_pipelines_do
 from jaxinv.sampling import Sampler, sample
 from jaxinv.schedule import NoiseSchedule
 from jaxinv.state import SamplerState
@@ -293,9 +293,12 @@ class LatentDiffusion:
         Args:
             prompt: The text, or what :meth:`encode_prompt` made of it.
             negative_prompt: What guidance pushes away from, likewise.
-            guidance_scale: Weight s of classifier-free guidance. At the number 1 the
-                negative prompt has no effect and the model is evaluated once per call;
-                at any other (or an array) twice, in one batched call.
+            guidance_scale: Weight s of classifier-free guidance, one number. As in
+                diffusers' pipelines, at most 1 is no guidance, and the prompt counts:
+                the conditional model alone, evaluated once per call. Above 1 (and
+                where a caller's ``jax.jit`` or ``jax.vmap`` hides the number) there are
+                two evaluations, in one batched call. The formula without this rule,
+                unconditional at 0, is :func:`jaxinv.guided`.
 
         Returns:
             A callable pytree ``(z, t) -> f``. Neither text nor scale is part of the
@@ -303,25 +306,27 @@ class LatentDiffusion:
 
         Raises:
             ValueError: If a prompt is neither text nor an array of its shape, or the
-                scale is not finite.
+                scale is not one finite number.
         """
-        cond = self._vectors(prompt)
-        scale = _finite(guidance_scale)
-        if isinstance(scale, float) and scale == 1.0:
-            model: Denoiser = conditioned(self.unet, cond)
+        scale = _one_scale(guidance_scale)
+        if isinstance(scale, float) and scale <= 1:
+            model: Denoiser = conditioned(self.unet, self._vectors(prompt))
         else:
-            model = guided(self.unet, cond, self._vectors(negative_prompt), scale)
+            condition = self.condition(prompt, negative_prompt, scale)
+            model = guided(self.unet, *condition)
         return as_denoiser(model, self.schedule)
 
     def conditional_denoiser(self, *, guided: bool = True) -> PromptedModel:
         """The model with its prompt as an argument: what batches take.
 
         Args:
-            guided: Whether there is guidance. If not, only the prompt of a condition
-                counts, and the model is evaluated once per call, not twice.
+            guided: Whether any condition has a guidance scale above 1. If not, only the
+                prompt of a condition counts, and the model is evaluated once per call,
+                not twice.
 
         Returns:
-            A callable pytree ``(z, t, condition) -> f``; see :meth:`condition`.
+            A callable pytree ``(z, t, condition) -> f``; see :meth:`condition`. Each
+            sample whose scale is at most 1 gets the conditional model alone.
         """
         return PromptedModel(self.unet, self.schedule, guided)
 
@@ -336,20 +341,23 @@ class LatentDiffusion:
         Args:
             prompt: As of :meth:`denoiser`.
             negative_prompt: Likewise.
-            guidance_scale: Likewise.
+            guidance_scale: As of :meth:`denoiser`: at most 1 is no guidance, and the
+                prompt counts.
 
         Returns:
-            The condition of one sample.
+            The condition of one sample. Without guidance its scale is 1 and its
+            negative prompt is the prompt.
 
         Raises:
             ValueError: As :meth:`denoiser`.
         """
-        scale = _finite(guidance_scale)
-        return Condition(
+        scale = _one_scale(guidance_scale)
+        condition = Condition(
             self._vectors(prompt),
             self._vectors(negative_prompt),
-            jnp.asarray(scale, jnp.float32),
+            jnp.asarray(scale, float),
         )
+        return as_pipelines_do(condition)
 
     def _vectors(self, prompt: str | TextVectors) -> TextVectors:
         if isinstance(prompt, str):
@@ -368,8 +376,13 @@ def _encode_prompt(text_encoder: CLIPTextModel, ids: Int[Array, " l"]) -> TextVe
     return text_encoder(ids).last_hidden_state
 
 
-def _finite(guidance_scale: Any) -> Any:
-    """The number, or what a caller's jit will make a number of."""
+def _one_scale(guidance_scale: Any) -> Any:
+    """Return the number, or what a caller's jit will make a number of."""
+    if np.ndim(guidance_scale) != 0:
+        raise ValueError(
+            "guidance_scale must be one number, got an array of shape "
+            f"{np.shape(guidance_scale)}; for one per sample, use jax.vmap"
+        )
     if isinstance(guidance_scale, jax.core.Tracer):
         return guidance_scale
     scale = float(guidance_scale)

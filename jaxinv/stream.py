@@ -199,6 +199,7 @@ class WayBackMachine(OnePiece):
         )
         assert sample.known is not None
         best = better_of(sample.known, new)
+        best = best._replace(stages=jnp.asarray(item.stage) + 1)
         result = wrap_up(table, x0, best.solved.states, best, keep=False)
         if not self.keep:
             return Found(result)
@@ -296,7 +297,7 @@ def inversion_stations(
         def route(key: Any, item: Sample, found: Solved) -> Onward:
             if item.known is None:
                 item = item._replace(known=_nothing_known(found, needs_states(plan)))
-            return Onward(first + last + 1, Tried(item, np.asarray(k), found))
+            return Onward(first + last + 1, Tried(item, np.asarray(k, np.int32), found))
 
         return route
 
@@ -326,7 +327,8 @@ def _nothing_known(found: Solved, keep: bool) -> Verified:
     solved = found._replace(
         iterations=zero(found.iterations), num_evals=none, depth=none
     )
-    return Verified(solved, nan, nan, no, no, found.states if keep else None)
+    states = found.states if keep else None
+    return Verified(solved, nan, nan, no, no, states, np.int32(1))
 
 
 def invert_stream(

@@ -37,6 +37,7 @@ def load_component(
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
     sharding: ShardingRule | None = None,
+    variant: str | None = None,
 ) -> Component:
     """Loads a model from the folder that diffusers or transformers saved it in.
 
@@ -50,6 +51,8 @@ def load_component(
         param_dtype: Data type of the parameters, whatever they are stored in.
         sharding: Where the parameters go, as of
             :func:`jaxinv.checkpoint.load_component`.
+        variant: Which of several sets of weights to read: ``"fp16"`` for
+            ``*.fp16.safetensors``. The plain one if the folder has none of it.
 
     Returns:
         The model that ``config.json`` names.
@@ -69,20 +72,23 @@ def load_component(
     wanted = parameters(module)
     place = None if sharding is None else sharding_function(sharding)
     values = {}
-    for path, tensor in _match(folder, config, wanted).items():
+    for path, tensor in _match(folder, config, wanted, variant).items():
         value = from_torch(path, tensor.read()).astype(wanted[path].dtype, order="C")
         values[path] = jax.device_put(value, place and place(path, value.shape))
     return with_parameters(module, values)
 
 
 def _match(
-    folder: Path, config: ComponentConfig, wanted: Mapping[str, jax.ShapeDtypeStruct]
+    folder: Path,
+    config: ComponentConfig,
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    variant: str | None,
 ) -> dict[str, StoredTensor]:
     """Finds the one tensor that each parameter is read from; nothing is left over."""
     paths = {tensor_name(path, config): path for path in wanted}
     shapes = {path: torch_shape(path, x.shape) for path, x in wanted.items()}
     found: dict[str, StoredTensor] = {}
-    for tensor in open_tensors(folder):
+    for tensor in open_tensors(folder, variant):
         name = canonical_name(tensor.name, config)
         if name is None:
             continue

@@ -1,7 +1,6 @@
 """A whole pipeline: a diffusers folder, or a hub name, to an Orbax checkpoint."""
 
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxinv import checkpoint
+from jaxinv.models.supported import check_components, check_index
 from weights_convert.component import load_component
+from weights_convert.download import COMPONENTS, COPIED, HUB_NAME, download, one_line
 from weights_convert.errors import WeightsError
-from weights_convert.reader import read_json, stored_dtype
-
-COMPONENTS = ("unet", "vae", "text_encoder")
-COPIED = ("tokenizer", "scheduler")
-# Parts of published pipelines that generation and inversion do without.
-SKIPPED = ("safety_checker", "feature_extractor", "image_encoder")
-
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+from weights_convert.reader import read_config, read_json, stored_dtype
 
 
 def convert(
@@ -50,7 +44,7 @@ def convert(
     with checkpoint.atomic_folder(dst, overwrite=force) as partial:
         source = _local_folder(os.fspath(src))
         index = read_json(source / "model_index.json")
-        _check_index(source, index)
+        _check(source, index)
         for name in COMPONENTS:
             folder = source / name
             stored = jnp.dtype(stored_dtype(folder) if dtype is None else dtype)
@@ -63,61 +57,26 @@ def convert(
     return Path(dst)
 
 
-def _check_index(source: Path, index: dict[str, Any]) -> None:
+def _check(source: Path, index: dict[str, Any]) -> None:
     """Checks that the pipeline consists of the parts that are known here."""
-    for name, entry in index.items():
-        if name.startswith("_") or not isinstance(entry, list) or entry[:1] == [None]:
-            continue
-        if name not in COMPONENTS + COPIED + SKIPPED:
-            raise WeightsError(
-                f"{source}: component {name!r} ({entry[-1]}) is not implemented"
-            )
-    for name in COMPONENTS + COPIED:
-        if not (source / name).is_dir():
-            raise WeightsError(f"{source}: folder {name!r} is missing")
+    try:
+        check_index(source / "model_index.json", index)
+        for name in COMPONENTS + COPIED:
+            if not (source / name).is_dir():
+                raise WeightsError(f"{source}: folder {name!r} is missing")
+        configs = (read_config(source / name) for name in COMPONENTS)
+        check_components(source, *configs)
+    except ValueError as error:
+        raise WeightsError(str(error)) from None
 
 
 def _local_folder(src: str) -> Path:
     """Returns the pipeline's folder, after downloading it if it is a hub name."""
     if Path(src).is_dir():
         return Path(src)
-    if not _HUB_NAME.fullmatch(src):
+    if not HUB_NAME.fullmatch(src):
         raise WeightsError(f"{src} is neither a folder nor a name on the hub")
-    return _download(src)
-
-
-def _download(name: str) -> Path:
-    """Downloads the parts of a pipeline that are needed, and no pickles."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
-        files = huggingface_hub.HfApi().list_repo_files(name)
-        return Path(
-            huggingface_hub.snapshot_download(name, allow_patterns=wanted_files(files))
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise WeightsError(f"{name} cannot be downloaded: {error}") from error
-
-
-def wanted_files(files: list[str]) -> list[str]:
-    """Returns which of a hub repository's files a pipeline needs.
-
-    Configurations and vocabularies, and one set of safetensors per component: the plain
-    one, or the half-precision variant where there is no plain one.
-
-    Args:
-        files: Paths of all files in the repository.
-
-    Returns:
-        Paths of the files to download.
-    """
-    wanted = ["model_index.json"]
-    for folder in COMPONENTS + COPIED:
-        inside = [f for f in files if re.fullmatch(rf"{folder}/[^/]+", f)]
-        wanted += [f for f in inside if f.endswith((".json", ".txt"))]
-        weights = [f for f in inside if f.endswith(".safetensors")]
-        plain = [f for f in weights if not re.search(r"\.(fp16|non_ema)[.-]", f)]
-        half = [f for f in weights if re.search(r"\.fp16[.-]", f)]
-        wanted += plain or half
-    return wanted
+        return download(src)
+    except Exception as error:  # the hub's errors have no base class in common
+        raise WeightsError(f"{src} cannot be downloaded: {one_line(error)}") from error

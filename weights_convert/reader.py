@@ -69,11 +69,12 @@ def read_config(folder: Path) -> ComponentConfig:
         raise WeightsError(f"{path}: {error}") from error
 
 
-def open_tensors(folder: Path) -> list[StoredTensor]:
+def open_tensors(folder: Path, variant: str | None = None) -> list[StoredTensor]:
     """Opens all tensors of a component; nothing is read yet.
 
     Args:
         folder: The component's folder.
+        variant: As of :func:`weights_convert.load_component`.
 
     Returns:
         Every tensor in its files.
@@ -83,7 +84,9 @@ def open_tensors(folder: Path) -> list[StoredTensor]:
             stored twice or in a data type that holds no weights.
     """
     tensors: dict[str, StoredTensor] = {}
-    for file in _weight_files(folder):
+    for file in weight_files(folder, variant):
+        if file.suffix == ".json":
+            continue
         for tensor in open_file(file):
             if tensor.name in tensors:
                 raise WeightsError(f"{file}: tensor {tensor.name!r} is stored twice")
@@ -135,19 +138,28 @@ def stored_dtype(folder: Path) -> str:
     return names.pop() if len(names) == 1 else "float32"
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """Returns the files that together hold a component's weights."""
-    for variant in ("", ".fp16"):
-        for stem in _STEMS:
-            file = folder / f"{stem}{variant}.safetensors"
-            if file.is_file():
-                return [file]
-            for index in (
-                folder / f"{stem}.safetensors.index{variant}.json",
-                folder / f"{stem}{variant}.safetensors.index.json",
-            ):
-                if index.is_file():
-                    return _indexed_files(index)
+def has_variant(folder: Path, variant: str) -> bool:
+    """Returns whether a component is stored in a variant, such as ``"fp16"``."""
+    return _standard_files(folder, f".{variant}") is not None
+
+
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """Returns the files that a component's weights are read from.
+
+    Args:
+        folder: The component's folder.
+        variant: As of :func:`weights_convert.load_component`.
+
+    Returns:
+        The files with tensors, and after them the index that names them, if any.
+
+    Raises:
+        WeightsError: If there is none, or it is not clear which.
+    """
+    for infix in ([] if variant is None else [f".{variant}"]) + ["", ".fp16"]:
+        found = _standard_files(folder, infix)
+        if found is not None:
+            return found
     others = sorted(folder.glob("*.safetensors"))
     if len(others) == 1:
         return others
@@ -168,6 +180,21 @@ def _weight_files(folder: Path) -> list[Path]:
             "save_pretrained(..., safe_serialization=True)"
         )
     raise WeightsError(f"{folder} holds no *.safetensors file")
+
+
+def _standard_files(folder: Path, infix: str) -> list[Path] | None:
+    """Returns a component's files under the names that diffusers saves them with."""
+    for stem in _STEMS:
+        file = folder / f"{stem}{infix}.safetensors"
+        if file.is_file():
+            return [file]
+        for index in (
+            folder / f"{stem}.safetensors.index{infix}.json",
+            folder / f"{stem}{infix}.safetensors.index.json",
+        ):
+            if index.is_file():
+                return [*_indexed_files(index), index]
+    return None
 
 
 def _indexed_files(index: Path) -> list[Path]:

@@ -57,7 +57,8 @@ def batch(
         typer.Option(
             "--guidance",
             "-g",
-            help="Of images that have none [3; with --detect 1, none].",
+            help="Of images that have none [3; with --detect 1]; as in diffusers, at "
+            "most 1 is no guidance, and the prompt counts.",
         ),
     ] = None,
     sampler: options.SamplerName = "ddim",
@@ -149,8 +150,11 @@ def batch(
 
     Writes noise.zarr (row i for row i of the manifest; NaN where there is none),
     certificates.jsonl, summary.json and manifest.jsonl. Whatever stops it, the same
-    command goes on with what is missing; other settings are refused. An image that
-    cannot be read or inverted is recorded with the reason, and the job goes on.
+    command goes on with what is missing; other settings, another model or another
+    manifest are refused. Pictures whose content has changed since they were inverted
+    are inverted again; results of pictures that are gone are kept; a note counts both.
+    An image that cannot be read or inverted is recorded with the reason, and the job
+    goes on.
 
     The exit code is 0 if all images were inverted and converged, 3 if some failed or
     (without --detect) did not converge, 2 for bad input or a full disk, 1 if given up
@@ -225,7 +229,7 @@ def batch(
             chosen.table,
             strategy=strategy,
             decoder=method,
-            guided=any(row.guidance != 1 for row in rows.rows),
+            guided=any(row.guidance > 1 for row in rows.rows),
             lanes=batch_size * mesh.shape["data"],
             mesh=mesh,
         )
@@ -252,6 +256,7 @@ def batch(
                 process_index=me.index,
                 process_count=me.count,
                 on_progress=progress.update,
+                on_note=output.note,
                 about={"manifest": str(manifest), "model": pipe.name},
             )
     except _StoppedError as stopped:

@@ -124,7 +124,10 @@ def demo(
         output.note(note)
     output.finish(record)
     if not exact.record["converged"]:
-        output.note("the exact inversion did not converge at every step")
+        output.note(
+            "the exact inversion did not converge: sampling from its noise misses the "
+            f"latent by {exact.record['reconstruction']:.1e}"
+        )
         raise typer.Exit(ExitCode.NOT_CONVERGED)
 
 
@@ -163,7 +166,7 @@ def _table(record: dict[str, Any], sampler: str) -> Table:
     row(
         "converged",
         lambda r: "[green]yes[/]" if r["converged"] else "[red]no[/]",
-        "at every step",
+        "solved, and sampled back",
     )
     row("seconds", lambda r: f"{r['seconds']:.1f}", "compilation included")
     return table

@@ -141,7 +141,7 @@ def edit(
     if weights is not None:
         files["mask"] = folder / "mask.png"
     files["result"] = folder / "result.json"
-    converged = bool(found.inversion.converged)
+    converged = bool(found.inversion.state_converged)
     record = {
         "image": image,
         "changes": read.changes,

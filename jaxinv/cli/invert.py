@@ -62,9 +62,10 @@ def invert(
     """Find the noise that the model's own sampler turns into an image.
 
     Writes noise.npy (of a sampler that is exact by construction its state, two arrays),
-    reconstruction.png, panel.png and result.json. The exit code is 0 if the certificate
-    holds at every step, 3 if not (the files are written all the same; naive inversion
-    and Algorithm 2 certify nothing), 2 for bad input.
+    reconstruction.png, panel.png and result.json. The exit code is 0 if every step is
+    solved and sampling from what noise.npy holds leads back to the latent, 3 if not
+    (the files are written all the same; naive inversion and Algorithm 2 solve no
+    equation to a tolerance), 2 for bad input.
     """
     output = Output(as_json)
     folder = out or Path(f"{image.stem}-inverted")
@@ -176,9 +177,8 @@ def invert(
     if note := samplers.lossy_note(chosen, pipe.schedule):
         output.note(note)
     output.finish(record)
-    if not bool(outcome.result.converged):
-        residual = float(outcome.result.residual)
-        output.note(_why_not(strategy, chosen.table.history, residual))
+    if not bool(outcome.result.state_converged):
+        output.note(_why_not(strategy, chosen.table.history, outcome.record()))
         raise typer.Exit(ExitCode.NOT_CONVERGED)
 
 
@@ -186,20 +186,31 @@ def _title(strategy: str, space: str) -> str:
     return "inversion" if strategy == "auto" else f"{strategy}{space}inversion"
 
 
-def _why_not(strategy: str, history: int, residual: float) -> str:
-    """Why there is no certificate, and what to try."""
+def _why_not(strategy: str, history: int, certificate: dict[str, Any]) -> str:
+    """Why the verdict is not good, and what to try."""
+    error = f"{certificate['state_reconstruction']:.1e}"
     if strategy == "naive":
-        return "naive inversion certifies nothing; use --strategy auto"
+        return (
+            "naive inversion solves no equation; sampling from its noise misses the "
+            f"latent by {error}; use --strategy auto"
+        )
     if strategy == "stepwise" and history > 1:
         return (
             "stepwise inversion of a sampler with a memory is the published Algorithm "
-            "2, which estimates the earlier states and certifies nothing; use "
-            "--strategy auto"
+            "2, which estimates the earlier states; sampling from its noise misses the "
+            f"latent by {error}; use --strategy auto"
         )
     also = "" if strategy == "auto" else "--strategy auto, "
+    if certificate["solved"]:
+        return (
+            "not converged: every step is solved, but the steps amplify what is left "
+            f"over, and sampling from the noise misses the latent by {error}; try "
+            f"{also}more --steps or less --guidance"
+        )
     return (
-        f"not converged: the worst step is left with a residual of {residual:.1e}; try "
-        f"{also}more --steps or less --guidance"
+        "not converged: the worst step is left with a residual of "
+        f"{certificate['residual']:.1e}, and sampling from the noise misses the latent "
+        f"by {error}; try {also}more --steps or less --guidance"
     )
 
 
@@ -211,21 +222,9 @@ def _table(record: dict[str, Any]) -> Table:
     table.add_column("")
     table.add_column("", justify="right")
     table.add_column("", style="dim")
-    converged = certificate["converged"]
-    paired = record["noise"]["arrays"] > 1
     rows = (
-        (
-            "converged",
-            "[green]yes[/]" if converged else "[red]no[/]",
-            "every step of the sampler is solved to its tolerance",
-        ),
-        (
-            "one array alone" if paired else "worst residual",
-            f"{certificate['residual']:.1e}",
-            "relative error of the first step from it; noise.npy holds both arrays"
-            if paired
-            else "relative, of one step",
-        ),
+        *_verdicts(certificate, record["noise"]["arrays"]),
+        ("worst residual", f"{certificate['residual']:.1e}", "relative, of one step"),
         (
             "evaluations per step",
             f"{certificate['evals_per_step']:.1f}",
@@ -260,6 +259,27 @@ def _table(record: dict[str, Any]) -> Table:
     return table
 
 
+def _verdicts(certificate: dict[str, Any], arrays: int) -> list[tuple[str, str, str]]:
+    """The rows of the table that say how exact each answer is."""
+
+    def row(title: str, prefix: str, what: str) -> tuple[str, str, str]:
+        error = certificate[f"{prefix}reconstruction"]
+        good = certificate[f"{prefix}converged"]
+        return (
+            title,
+            "[green]yes[/]" if good else "[red]no[/]",
+            f"sampling from {what} leads back to the latent with an error of "
+            f"{error:.1e}",
+        )
+
+    if arrays == 1:
+        return [row("converged", "", "the noise")]
+    return [
+        row("state converged", "state_", f"the {arrays} arrays in noise.npy"),
+        row("noise alone converged", "", "one array"),
+    ]
+
+
 def _draw_panel(
     path: Path,
     record: dict[str, Any],
@@ -273,7 +293,7 @@ def _draw_panel(
     from jaxinv.cli.runs import decibels
 
     certificate, measures = record["certificate"], record["reconstruction"]
-    good = certificate["converged"]
+    good = certificate["state_converged"]
     tiles = [
         plotting.Tile(original, "image"),
         plotting.Tile(

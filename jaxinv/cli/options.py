@@ -26,7 +26,12 @@ Revision = Annotated[
 Steps = Annotated[int, typer.Option("--steps", "-n", help="Sampler steps.")]
 Guidance = Annotated[
     float,
-    typer.Option("--guidance", "-g", help="Classifier-free guidance scale; 1 is none."),
+    typer.Option(
+        "--guidance",
+        "-g",
+        help="Classifier-free guidance scale; as in diffusers, at most 1 is no "
+        "guidance, and the prompt counts.",
+    ),
 ]
 SamplerName = Annotated[
     str,

@@ -12,7 +12,7 @@ from jaxinv.cli.progress import Observed, Progress
 from jaxinv.cli.samplers import Sampler
 from jaxinv.inversion import SOLVERS, auto_strategy
 from jaxinv.inversion.invert import check_explicit
-from jaxinv.inversion.strategies import FINISH, make_plan
+from jaxinv.inversion.strategies import make_plan
 from jaxinv.schedule import NoiseSchedule
 
 SOLVER_NAMES: tuple[str, ...] = tuple(SOLVERS)
@@ -39,6 +39,10 @@ class Outcome(NamedTuple):
         result = self.result
         return {
             "converged": bool(result.converged),
+            "reconstruction": float(result.reconstruction),
+            "state_converged": bool(result.state_converged),
+            "state_reconstruction": float(result.state_reconstruction),
+            "solved": bool(result.solved),
             "stages": self.stages,
             "residual": float(result.residual),
             "step_residuals": np.asarray(result.step_residuals),
@@ -106,10 +110,6 @@ def find_noise(
 ) -> Outcome:
     """Inverts, showing progress, and measures residuals where nothing else did.
 
-    The strategy ``auto`` is one compiled program in the library, for many samples. For
-    the one sample here, what only unconverged samples need is a second program, which
-    is compiled only then: it takes several times as long to compile as the first.
-
     Args:
         progress: Where to show it.
         title: What to call it there.
@@ -135,7 +135,7 @@ def find_noise(
             table,
             denoise,
             latent,
-            strategy=first,  # type: ignore[arg-type]
+            strategy=strategy,  # type: ignore[arg-type]
             solver=solver,
             schedule=schedule,
             return_trajectory=unmeasured,
@@ -143,13 +143,8 @@ def find_noise(
         jax.block_until_ready(result)
     stages: tuple[str, ...] = (first,)
     seconds = phase.seconds
-    unfinished = strategy == "auto" and first != "explicit"
-    if unfinished and not bool(result.converged):
-        with progress.phase(f"{title}, all steps together", None) as phase:
-            more = ji.invert(table, denoise, latent, strategy=FINISH)
-            jax.block_until_ready(more)
-        result = _better(result, more)
-        stages, seconds = (*stages, "finish"), seconds + phase.seconds
+    if int(result.stages) > 1:
+        stages = (*stages, "finish")
     if result.trajectory is not None:
         assert isinstance(table, ji.LinearMultistep)
         with progress.phase("measuring the residuals", times):
@@ -160,21 +155,6 @@ def find_noise(
         )
     evals = int(result.num_evals) / table.num_steps
     return Outcome(result, stages, evals, seconds)
-
-
-def _better(
-    first: ji.InversionResult, second: ji.InversionResult
-) -> ji.InversionResult:
-    """The one with the smaller residual, at the cost of both."""
-    # Written so that a number beats NaN.
-    keep_first = float(first.residual) <= float(second.residual) or math.isnan(
-        second.residual
-    )
-    return (first if keep_first else second)._replace(
-        iterations=first.iterations + second.iterations,
-        num_evals=first.num_evals + second.num_evals,
-        depth=first.depth + second.depth,
-    )
 
 
 def decibels(value: Any) -> str:

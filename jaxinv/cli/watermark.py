@@ -40,7 +40,10 @@ _AnyPrompt = Annotated[
 _OneGuidance = Annotated[
     float,
     typer.Option(
-        "--guidance", "-g", help="Of the prompt; 1, none, if it is not known."
+        "--guidance",
+        "-g",
+        help="Of the prompt, 1 if it is not known; as in diffusers, at most 1 is no "
+        "guidance, and the prompt counts.",
     ),
 ]
 _Strategy = Annotated[

@@ -255,6 +255,7 @@ def unwind_exactly(
         solved=good,
         state_converged=verified.state_converged,
         state_reconstruction=verified.state_reconstruction,
+        stages=jnp.ones((), jnp.int32),
     )
 
 

@@ -225,7 +225,7 @@ def _on_demand(
     if the denoiser closes over values of such a caller.
     """
     best: Verified | None = None
-    for stage in plan:
+    for k, stage in enumerate(plan):
         again = True
         while again:
             before = None if best is None else for_next(best)
@@ -236,7 +236,9 @@ def _on_demand(
             new = _verify(sampler, arrays, rebuild, x0, found, rtol, keep)
             again = refines(stage) and bool(worth_repeating(best, new))
             best = new if best is None else _better_of(best, new)
-        if bool(best.noise_is_found):  # type: ignore[union-attr]
+        assert best is not None
+        best = best._replace(stages=k + 1)
+        if bool(best.noise_is_found):
             break
     return best
 
@@ -271,8 +273,11 @@ def _verify(
         return unverified(found)
     ends = lambda start: draw(sampler, arrays, rebuild, start, keep=False)  # noqa: E731
     verified = verify(in_dtype(sampler, x0.dtype), x0, found, rtol, ends)
-    if not keep or bool(verified.converged) or not bool(found.solved):
+    if not keep:
         return verified
+    if bool(verified.converged) or not bool(found.solved):
+        # Nobody starts from the states of this way back: any do.
+        return verified._replace(retraced=found.states)
     whole = lambda start: draw(sampler, arrays, rebuild, start, keep=True)  # noqa: E731
     return verify(in_dtype(sampler, x0.dtype), x0, verified.solved, rtol, whole)
 

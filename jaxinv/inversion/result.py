@@ -52,6 +52,8 @@ class InversionResult(NamedTuple):
         state_converged: shape (). The verdict on ``state``.
         state_reconstruction: shape (). ``|sample(state) - x0| / |x0|``; of all arrays
             of the state, where a state was inverted.
+        stages: shape (). How many stages of the strategy's plan this sample needed:
+            ``"auto"`` goes on with the next where the one before did not converge.
     """
 
     noise: Float[Array, "*shape"]
@@ -67,6 +69,7 @@ class InversionResult(NamedTuple):
     solved: Bool[Array, ""]
     state_converged: Bool[Array, ""]
     state_reconstruction: Float[Array, ""]
+    stages: Int[Array, ""]
 
 
 def wrap_up(
@@ -107,4 +110,5 @@ def wrap_up(
         solved=solved.solved,
         state_converged=verified.state_converged,
         state_reconstruction=verified.state_reconstruction,
+        stages=jnp.asarray(verified.stages, jnp.int32),
     )

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.denoiser import Denoiser
 from jaxinv.inversion.rows import per_level
@@ -53,6 +53,7 @@ class Verified(NamedTuple):
         state_converged: shape (). The same of the state.
         retraced: shape (N, ...). ``y[1] .. y[N]`` of sampling from the noise; None if
             they were not kept.
+        stages: shape (). How many stages of the plan ran.
     """
 
     solved: Solved
@@ -61,6 +62,7 @@ class Verified(NamedTuple):
     converged: Bool[Array, ""]
     state_converged: Bool[Array, ""]
     retraced: Float[Array, "n *shape"] | None = None
+    stages: Int[Array, ""] | Any = 1
 
     @property
     def noise_is_found(self) -> Bool[Array, ""]:
@@ -201,6 +203,7 @@ def run_plan(
         return verify_in_place(table, denoise, x0, found, rtol, keep=needs_states(plan))
 
     best = attempt(plan[0], None, jnp.array(True))
+    best = best._replace(stages=jnp.ones((), jnp.int32))
     for k, stage in enumerate(plan):
         if k == 0 and not refines(stage):
             continue
@@ -216,6 +219,7 @@ def run_plan(
         active = worth_repeating(None, best) if k == 0 else ~best.noise_is_found
         # A loop of mostly no turn. A conditional would, in a batch, run always.
         best = jax.lax.while_loop(lambda c: c[0], once_more, (active, best))[1]
+        best = best._replace(stages=best.stages + (active if k else 0))
     return best
 
 
@@ -297,11 +301,12 @@ def better_of(known: Verified, found: Verified) -> Verified:
     better = jnp.where(proved, found.converged & ~known.converged, better)
     best = jax.tree.map(lambda a, b: jnp.where(better, a, b), found, known)
     return best._replace(
+        stages=known.stages,
         solved=best.solved._replace(
             iterations=known.solved.iterations + found.solved.iterations,
             num_evals=known.solved.num_evals + found.solved.num_evals,
             depth=known.solved.depth + found.solved.depth,
-        )
+        ),
     )
 
 

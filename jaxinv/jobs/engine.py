@@ -49,7 +49,7 @@ def continuous(
         sampler: The sampler.
         strategy: As of :func:`jaxinv.invert`.
         decoder: Name of a decoder inversion.
-        guided: Whether any image has a guidance scale other than 1.
+        guided: Whether any image has a guidance scale above 1; at most 1 is none.
         lanes: Images at a time at each station, on the whole mesh.
         iterations: After how many iterations to look for lanes that are free.
         mesh: Devices of this process; one of all its devices if None.

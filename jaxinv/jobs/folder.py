@@ -24,7 +24,7 @@ from jaxinv.files import check_writable_folder, open_atomically, to_json, write_
 from jaxinv.jobs.array import create_array
 from jaxinv.jobs.manifest import Manifest
 
-FORMAT = "jaxinv job 1"
+FORMAT = "jaxinv job 2"
 _PROBE = 1.0  # seconds in which a lock that somebody only looks at is free again
 _POLL = 0.2  # seconds between looks at what another process makes
 _SHOWN = 10  # differences that an error names

@@ -21,7 +21,7 @@ class Request(NamedTuple):
         pixels: 8-bit RGB values of the model's size, shape (h, w, 3).
         prompt: what the image shows.
         negative_prompt: what guidance pushes away from.
-        guidance: classifier-free guidance scale; finite.
+        guidance: classifier-free guidance scale; finite; at most 1 is none.
     """
 
     index: int  # type: ignore[assignment]  # tuples have a method of that name
@@ -39,8 +39,10 @@ class Answer(NamedTuple):
         state: what :func:`jaxinv.sample` makes the latent from again, float32:
             (h, w, c), or (k, h, w, c) for samplers whose state is k arrays.
         noise: the noise alone, float32, shape (h, w, c).
-        certificate: scalars that JSON can hold: ``converged``, ``residual``,
-            ``num_evals``, ``depth``, ``stages`` and, as an object, ``decoder``.
+        certificate: scalars that JSON can hold: ``converged`` and ``reconstruction`` of
+            the noise, ``state_converged`` and ``state_reconstruction`` of the values,
+            ``solved``, ``residual``, ``num_evals``, ``depth``, ``stages`` and, as an
+            object, ``decoder``.
         failure: why there is no usable answer; None if there is one. The arrays of a
             failed request are not looked at.
     """

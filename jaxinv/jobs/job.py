@@ -2,6 +2,7 @@
 
 An image has a result when a record of it is on the disk, and a start does those that
 have none. Nothing else is remembered, so it does not matter how an earlier start ended.
+A picture that has changed since then is a new image (:mod:`jaxinv.jobs.pictures`).
 Several processes take ranges of rows that share no file.
 """
 
@@ -27,6 +28,7 @@ from jaxinv.jobs.folder import (
 from jaxinv.jobs.interface import Engine
 from jaxinv.jobs.manifest import Manifest
 from jaxinv.jobs.merge import count_states, merge, merged
+from jaxinv.jobs.pictures import find_changes
 from jaxinv.jobs.reading import read_rows
 from jaxinv.jobs.recorder import Counts, Recorder
 from jaxinv.jobs.settings import describe_job
@@ -54,9 +56,14 @@ def run_job(
     process_count: int = 1,
     wait_seconds: float = 600.0,
     on_progress: Callable[[Counts], None] = lambda counts: None,
+    on_note: Callable[[str], None] = warnings.warn,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Inverts all images of a manifest that have no result yet.
+
+    An image has a result for the picture as it was. Where the content of its file is
+    another now, it is inverted again; where there is no file any more, the result is
+    kept. This is found out by reading the files of all images that are done.
 
     It can be stopped at any moment and in any way, and started again. An exception, a
     KeyboardInterrupt too, leaves everything that was answered on the disk.
@@ -86,6 +93,7 @@ def run_job(
         wait_seconds: How long the other processes wait for the first to prepare the
             folder. It is all that they wait for.
         on_progress: Told the counts of this process after every result.
+        on_note: Told which pictures have changed since an earlier start, in words.
         about: What else to note in ``job.json``.
 
     Returns:
@@ -120,6 +128,15 @@ def run_job(
         if keep_noise:
             array.remove_temporaries(folder.noise, own, chunk_rows)
         ledger = records.read_ledger(folder.parts, count)
+        changes = find_changes(manifest, ledger, own)
+        for note in changes.notes():
+            on_note(note)
+        if changes.outdated:
+            number = ledger.next_number
+            records.write_part(
+                folder.parts, process_index, number, changes.outdated, 0.0
+            )
+            ledger = records.read_ledger(folder.parts, count)
         todo = _to_do(ledger, own, retry_failures)
         recorder = Recorder(
             folder.parts,

@@ -33,7 +33,7 @@ class Row(NamedTuple):
         path: as the manifest has it: absolute, or relative to ``Manifest.root``.
         prompt: what the image shows.
         negative_prompt: what guidance pushes away from.
-        guidance: classifier-free guidance scale; finite.
+        guidance: classifier-free guidance scale; finite; at most 1 is none.
         extra: columns that mean nothing here, kept; None if there are none.
     """
 

@@ -32,7 +32,8 @@ def one_by_one(
         decoder: Name of a decoder inversion.
 
     Returns:
-        The engine. It compiles once for guidance 1 and once for any other.
+        The engine. It compiles once for guidance scales of at most 1 (none) and once
+        for those above.
     """
 
     def engine(requests: Iterable[Request]) -> Iterator[Answer]:
@@ -89,6 +90,10 @@ def certificate(
     result, latent = found.sampler, found.decoder
     return {
         "converged": bool(result.converged),
+        "reconstruction": float(result.reconstruction),
+        "state_converged": bool(result.state_converged),
+        "state_reconstruction": float(result.state_reconstruction),
+        "solved": bool(result.solved),
         "residual": float(result.residual),
         "num_evals": int(result.num_evals),
         "depth": int(result.depth),

@@ -13,6 +13,7 @@ from jaxtyping import Int, UInt8
 
 from jaxinv.images import fit_image, read_image
 from jaxinv.jobs.manifest import Manifest
+from jaxinv.jobs.pictures import picture_digest
 
 _THREADS = 8
 _AHEAD = 64  # images read and not yet asked for
@@ -26,12 +27,14 @@ class Reading(NamedTuple):
         pixels: 8-bit RGB values of the model's size; None if there is a failure.
         changes: what altered the picture; see :func:`jaxinv.images.read_image`.
         failure: the reason, with "the file" in place of the path; None if all is well.
+        digest: SHA-256 of the file that was read; None if it could not be.
     """
 
     index: int  # type: ignore[assignment]  # tuples have a method of that name
     pixels: UInt8[np.ndarray, "h w 3"] | None
     changes: tuple[str, ...]
     failure: str | None
+    digest: str | None = None
 
 
 def read_row(
@@ -50,14 +53,17 @@ def read_row(
         The image or the reason why there is none; nothing is raised.
     """
     path = Path(manifest.root, manifest.rows[index].path)
+    digest = picture_digest(path)
     try:
         read = fit_image(read_image(path), path, size, model, resize)
+        if picture_digest(path) != digest:
+            raise ValueError(f"{path} changed while it was read")
     except Exception as error:  # Pillow's decoders raise anything at all
         known = isinstance(error, ValueError | OSError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         reason = " ".join(reason.replace(str(path), "the file").split())
-        return Reading(index, None, (), reason)
-    return Reading(index, read.pixels, read.changes, None)
+        return Reading(index, None, (), reason, digest)
+    return Reading(index, read.pixels, read.changes, None, digest)
 
 
 def read_rows(

@@ -4,6 +4,7 @@ A *part* holds the records of one commit, a line of JSON for each image; an imag
 done when it is in a part. Parts are numbered, and where an image is in several
 (failures can be tried again), the one with the highest number counts. A start goes on
 above the highest number that it finds: later starts win, whatever process runs them.
+Where a picture has changed, a record that is ``outdated`` takes back the one before.
 
 The first line of a part is about the part itself: the seconds of work in it.
 """
@@ -62,9 +63,13 @@ class Ledger(NamedTuple):
 
 def state_of(record: Mapping[str, Any]) -> int:
     """What a record says became of its image."""
+    if record.get("outdated"):
+        return MISSING
     if record.get("failure") is not None:
         return FAILED
-    return CONVERGED if record["converged"] else UNCONVERGED
+    # The state is what a job keeps: one array of noise but for bidirectional samplers.
+    good = record.get("state_converged", record["converged"])
+    return CONVERGED if good else UNCONVERGED
 
 
 def read_ledger(folder: Path, rows: int) -> Ledger:

@@ -123,6 +123,7 @@ def _record(manifest: Manifest, reading: Reading) -> dict[str, Any]:
     record: dict[str, Any] = {
         "index": reading.index,
         "path": manifest.rows[reading.index].path,
+        "picture_sha256": reading.digest,
     }
     if reading.changes:
         record["changes"] = reading.changes

@@ -82,6 +82,8 @@ class CLIPTextConfig:
         kind = data.get("model_type", "clip_text_model")
         if kind != "clip_text_model":
             raise ValueError(f"model_type={kind!r} is not implemented")
+        if data.get("use_attention_mask"):
+            raise ValueError("use_attention_mask=True is not implemented")
         names = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: data[name] for name in names & data.keys()})
 

@@ -143,6 +143,17 @@ class UNet2DConditionConfig:
             activation(self.act_fn)
         except ValueError as error:
             raise ValueError(f"act_fn: {error}") from error
+        for name in ("conv_in_kernel", "conv_out_kernel"):
+            if getattr(self, name) % 2 == 0:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is not implemented: kernels of even "
+                    "size change the size of the latent"
+                )
+        if self.downsample_padding not in (0, 1):
+            raise ValueError(
+                f"downsample_padding={self.downsample_padding!r} is not implemented "
+                "(implemented: 0, 1)"
+            )
         if not isinstance(self.norm_num_groups, int):
             raise ValueError(
                 "norm_num_groups=None (no normalisation) is not implemented"
@@ -167,6 +178,23 @@ class UNet2DConditionConfig:
         heads = self.num_attention_heads
         heads = self.attention_head_dim if heads is None else heads
         return per_block("attention_head_dim", heads, len(self.block_out_channels))
+
+    @property
+    def context_widths(self) -> set[int]:
+        """Sizes of the text vectors that the blocks with attention look at."""
+        sizes = per_block(
+            "cross_attention_dim",
+            self.cross_attention_dim,
+            len(self.block_out_channels),
+        )
+        found = {
+            size
+            for types in (self.down_block_types, self.up_block_types[::-1])
+            for size, kind in zip(sizes, types, strict=True)
+            if kind.startswith("CrossAttn")
+        }
+        mid = self.mid_block_type == "UNetMidBlock2DCrossAttn"
+        return found | ({sizes[-1]} if mid else set())
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

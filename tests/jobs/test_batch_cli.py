@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -110,6 +111,23 @@ def test_a_folder_with_a_bad_file_is_done_and_says_what_failed(pictures, tmp_pat
     assert np.isnan(noise(tmp_path / "out")[3]).all()
     again = run("batch", pictures, tmp_path / "out", *FEW)
     assert again.exit_code == NOT_CONVERGED
+
+
+def test_a_picture_that_was_overwritten_is_inverted_again_with_a_note(alone, tmp_path):
+    folder = shutil.copytree(alone.parent, tmp_path / "pictures")
+    arguments = ("batch", folder / alone.name, tmp_path / "out", *FEW)
+    assert run(*arguments).exit_code == OK
+    before = noise(tmp_path / "out")
+    shutil.copy2(folder / "0.png", folder / "1.png")
+    (folder / "2.png").unlink()
+    result = run(*arguments)
+    assert result.exit_code == OK
+    assert "1 picture has changed since the inversion" in result.stderr
+    assert "1 picture has become unreadable since the inversion" in result.stderr
+    after = noise(tmp_path / "out")
+    assert [np.array_equal(*pair) for pair in zip(before, after, strict=True)] == [
+        True, False, True,
+    ]  # fmt: skip
 
 
 def test_it_is_given_up_after_too_many_failures(pictures, tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import huggingface_hub
 import jax
@@ -18,7 +19,7 @@ from jaxinv import checkpoint
 from jaxinv.models.parameters import parameters
 from weights_convert import WeightsError
 from weights_convert.__main__ import main
-from weights_convert.pipeline import wanted_files
+from weights_convert.download import wanted_files
 
 PARTS = ("unet", "vae", "text_encoder")
 
@@ -147,9 +148,8 @@ def test_a_hub_name_downloads_only_what_is_needed(
         return str(diffusers_folder)
 
     files = ["model_index.json", "unet/diffusion_pytorch_model.safetensors", "big.ckpt"]
-    monkeypatch.setattr(
-        huggingface_hub.HfApi, "list_repo_files", lambda self, name: files
-    )
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=f) for f in files])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, name: info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     weights_convert.convert("someone/some-model", tmp_path / "dst")
     assert asked == {"someone/some-model": files[:2]}
@@ -159,7 +159,7 @@ def test_a_download_that_fails_is_an_error(tmp_path, monkeypatch):
     def refuse(self, name):
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", refuse)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
     with pytest.raises(WeightsError, match="someone/model cannot be downloaded: no ro"):
         weights_convert.convert("someone/model", tmp_path / "dst")
     assert not os.listdir(tmp_path)

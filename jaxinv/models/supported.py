@@ -1,0 +1,215 @@
+"""Which pipelines are made of the parts that are implemented, and whether these fit.
+
+A pipeline is judged by its parts, not by the name of its class: diffusers has dozens of
+classes that run Stable Diffusion's parts, and as many whose parts are others.
+Everything is read from configurations, so that a model that cannot work is refused
+before its weights are read.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from jaxinv.models.autoencoder_config import AutoencoderKLConfig
+from jaxinv.models.autoencoder_tiny_config import AutoencoderTinyConfig
+from jaxinv.models.clip_text import CLIPTextConfig
+from jaxinv.models.registry import ComponentConfig
+from jaxinv.models.unet_config import UNet2DConditionConfig
+
+#: The parts of a pipeline, and the classes that are implemented.
+PARTS: dict[str, tuple[str, ...]] = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL", "AutoencoderTiny"),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "scheduler": (),  # jaxinv.schedule_from_diffusers knows which
+}
+#: Parts that generation and inversion do without.
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "inverse_scheduler")
+_FLAGS = ("requires_safety_checker",)
+_SUPPORTED = (
+    "only text-to-image latent diffusion with Stable Diffusion's parts is (unet, vae, "
+    "one text_encoder, tokenizer and scheduler)"
+)
+# What UNets of so many input channels for latents of 4 are made for.
+_EXTRA_CHANNELS = {
+    5: "latents and a depth map (depth-to-image)",
+    7: "latents and an image of low resolution (upscaling)",
+    8: "latents and those of a second image (editing by instruction, upscaling, depth)",
+    9: "latents, a mask and those of the masked image (inpainting)",
+}
+
+
+def check_index(path: str | os.PathLike[str], index: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a ``model_index.json`` names exactly the known parts.
+
+    Args:
+        path: Of the file, for the message.
+        index: Its content.
+    """
+    kind = index.get("_class_name", "pipeline of unknown class")
+
+    def refuse(reason: str) -> ValueError:
+        return ValueError(
+            f"{path} {reason}, so this {kind} is not implemented: {_SUPPORTED}"
+        )
+
+    named = {}
+    for name, entry in index.items():
+        if name.startswith("_") or name in _FLAGS:
+            continue
+        if isinstance(entry, list):
+            if len(entry) == 2 and entry[1] is not None:
+                named[name] = entry[1]
+        elif entry:
+            raise refuse(f"sets the option {name}={entry!r}")
+    for name in PARTS:
+        if name not in named:
+            null = " (null)" if name in index else ""
+            raise refuse(f"names no {name}{null}" + _others(named))
+    for name, found in named.items():
+        if name not in PARTS and name not in UNUSED:
+            raise refuse(f"names one part more, {name!r} ({found})")
+        if PARTS.get(name) and found not in PARTS[name]:
+            raise refuse(
+                f"names a {name} of class {found} (implemented: "
+                f"{', '.join(PARTS[name])})"
+            )
+
+
+def _others(named: Mapping[str, Any]) -> str:
+    others = [
+        f"{name} ({kind})"
+        for name, kind in named.items()
+        if name not in PARTS and name not in UNUSED
+    ]
+    return f" and has {', '.join(others)}" if others else ""
+
+
+def check_components(
+    where: str | os.PathLike[str],
+    unet: ComponentConfig,
+    vae: ComponentConfig,
+    text_encoder: ComponentConfig,
+) -> None:
+    """Raise ValueError unless the parts of a pipeline fit one another.
+
+    Args:
+        where: The pipeline's folder, for the message.
+        unet: Configuration of the UNet.
+        vae: Configuration of the autoencoder.
+        text_encoder: Configuration of the text encoder.
+    """
+    for name, config, kinds in (
+        ("unet", unet, UNet2DConditionConfig),
+        ("vae", vae, AutoencoderKLConfig | AutoencoderTinyConfig),
+        ("text_encoder", text_encoder, CLIPTextConfig),
+    ):
+        if not isinstance(config, kinds):
+            kind = type(config).__name__.removesuffix("Config")
+            raise ValueError(f"{where}: the folder {name} holds a {kind}")
+    assert isinstance(unet, UNet2DConditionConfig)
+    assert isinstance(vae, AutoencoderKLConfig | AutoencoderTinyConfig)
+    assert isinstance(text_encoder, CLIPTextConfig)
+
+    channels = vae.latent_channels
+    if (vae.in_channels, vae.out_channels) != (3, 3):
+        raise ValueError(
+            f"{where}: the autoencoder takes {vae.in_channels} channels and gives "
+            f"{vae.out_channels}; images have 3"
+        )
+    if unet.in_channels != channels:
+        made_for = _EXTRA_CHANNELS.get(unet.in_channels, "") if channels == 4 else ""
+        made_for = f", as UNets have that take {made_for}" if made_for else ""
+        raise ValueError(
+            f"{where}: the UNet has {unet.in_channels} input channels (in_channels)"
+            f"{made_for}; the autoencoder's latents have {channels}, and a "
+            "text-to-image UNet takes nothing else"
+        )
+    if unet.out_channels != channels:
+        learned = " (a learned variance is not implemented)"
+        raise ValueError(
+            f"{where}: the UNet has {unet.out_channels} output channels "
+            f"(out_channels), but the autoencoder's latents have {channels}"
+            + (learned if unet.out_channels == 2 * channels else "")
+        )
+    widths = unet.context_widths - {text_encoder.hidden_size}
+    if widths:
+        raise ValueError(
+            f"{where}: the UNet attends to text vectors of size "
+            f"{', '.join(map(str, sorted(widths)))} (cross_attention_dim), but the "
+            f"text encoder's have {text_encoder.hidden_size} (hidden_size)"
+        )
+    image_size(where, unet, vae)
+
+
+def image_size(
+    where: str | os.PathLike[str],
+    unet: UNet2DConditionConfig,
+    vae: AutoencoderKLConfig | AutoencoderTinyConfig,
+) -> tuple[int, int]:
+    """Return (height, width), pixels, of the images that a UNet was trained on.
+
+    Raises:
+        ValueError: If no configuration says it, or it is no size of a latent.
+    """
+    factor = vae.downsampling_factor
+    if unet.sample_size is not None:
+        height, width = (factor * each for each in _pair(where, unet.sample_size))
+        return height, width
+    pixels = getattr(vae, "sample_size", None)
+    if pixels is None:
+        raise ValueError(
+            f"{where}: neither the UNet's configuration nor the autoencoder's says for "
+            "which size the model was trained (sample_size)"
+        )
+    height, width = _pair(where, pixels)
+    if height % factor or width % factor:
+        raise ValueError(
+            f"{where}: the autoencoder's sample_size, {height} by {width}, is no "
+            f"multiple of {factor}, the factor between images and latents"
+        )
+    return height, width
+
+
+def _pair(where: str | os.PathLike[str], size: Any) -> tuple[int, int]:
+    pair = size if isinstance(size, tuple) else (size, size)
+    if len(pair) != 2 or not all(type(each) is int and each > 0 for each in pair):
+        raise ValueError(f"{where}: sample_size={size!r} is no height and width")
+    return pair
+
+
+def check_dtypes(dtype: DTypeLike, param_dtype: DTypeLike, platform: str) -> None:
+    """Raise ValueError for data types that a platform cannot compute a model in.
+
+    XLA has no attention in float16 for CPUs: it refuses the precision of the product
+    (``F16_F16_F32``) when the model is compiled. Parameters that are stored in float16
+    for a model that computes in float32 are no problem.
+
+    Args:
+        dtype: Of the computation.
+        param_dtype: Of the parameters.
+        platform: ``"cpu"``, ``"gpu"``, ``"tpu"``, ...
+    """
+    known = ("float32", "bfloat16", "float16", "float64")
+    for name, value in (("dtype", dtype), ("param_dtype", param_dtype)):
+        if jnp.dtype(value).name not in known:
+            raise ValueError(
+                f"{name}={jnp.dtype(value).name} is no data type for a model; expected "
+                f"one of {', '.join(known)}"
+            )
+        if jnp.dtype(value) != jax.dtypes.canonicalize_dtype(value):
+            raise ValueError(
+                f"{name}=float64 needs jax.config.update('jax_enable_x64', True)"
+            )
+    if np.dtype(dtype) == np.float16 and platform == "cpu":
+        raise ValueError(
+            "dtype=float16 cannot be computed on a CPU (XLA has no attention in "
+            "float16 there): pass dtype=jnp.float32 or dtype=jnp.bfloat16; "
+            "param_dtype=jnp.float16 keeps the parameters in 16 bits"
+        )
