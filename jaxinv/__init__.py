@@ -17,8 +17,11 @@ from jaxinv.grid import LossyGridWarning, TimeGrid, time_grid
 from jaxinv.grid_from_diffusers import grid_from_diffusers
 from jaxinv.interpolation import interpolate
 from jaxinv.inversion import (
+    Algorithm1,
+    Algorithm2,
     Explicit,
     InversionResult,
+    Naive,
     NewtonTrajectory,
     Trajectory,
     certify,
@@ -60,6 +63,8 @@ if TYPE_CHECKING:
     from jaxinv.pipeline import LatentDiffusion
 
 __all__ = [
+    "Algorithm1",
+    "Algorithm2",
     "Anderson",
     "DecoderInversion",
     "Explicit",
@@ -70,6 +75,7 @@ __all__ = [
     "LatentDiffusion",
     "LinearMultistep",
     "LossyGridWarning",
+    "Naive",
     "NewtonKrylov",
     "NewtonTrajectory",
     "NoiseSchedule",

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from jaxinv.arithmetic import COMPENSATED, Words
 from jaxinv.arithmetic import Arithmetic as Numbers
 from jaxinv.compilation import check_denoiser
+from jaxinv.derivatives import first_order_only
 from jaxinv.reversible import (
     UnitRows,
     concrete,
@@ -244,7 +245,9 @@ def _sample_forward(
 def _sample_backward(
     call: Any, held: Numbers, saved: Any, cotangents: Any
 ) -> tuple[Any, None, None, Array]:
-    arrays, rows, words, ok = saved
+    (arrays, rows, words, ok), cotangents = first_order_only(
+        (saved, cotangents), "jaxinv.sample with an arithmetic"
+    )
     is_float = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in arrays]
     floats = [jnp.asarray(x) for x, f in zip(arrays, is_float, strict=True) if f]
     others = [x for x, f in zip(arrays, is_float, strict=True) if not f]

@@ -88,13 +88,13 @@ class Found(NamedTuple):
         result: with the certificate and the cost of all stages so far.
         verified: the same for the next stage; None if there is none.
         again: shape (). Whether the stage should go on from its own way back.
-        is_found: shape (). Whether there is nothing left to do for later stages.
+        needed: shape (stages,). Which stages of the plan have something to do.
     """
 
     result: InversionResult
     verified: Verified | None = None
     again: Bool[Array, ""] | bool = False
-    is_found: Bool[Array, ""] | bool = True
+    needed: Bool[Array, "stages"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +209,8 @@ class WayBackMachine(OnePiece):
             first, worth_repeating(None, new), worth_repeating(sample.known, new)
         )
         again = missed & jnp.asarray(self.refining)[item.stage]
-        return Found(result, best, again, best.noise_is_found)
+        idle = best.solved.solved & ~jnp.asarray(self.refining)
+        return Found(result, best, again, ~best.noise_is_found & ~idle)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,11 +303,12 @@ def inversion_stations(
         return route
 
     def verified(key: Any, item: Tried, found: Found) -> Any:
-        k, best = int(item.stage), found.verified
-        if best is None or (not found.again and (k == last or found.is_found)):
+        k = int(item.stage)
+        needed = () if found.needed is None else np.flatnonzero(found.needed).tolist()
+        left = [k] if found.again else [j for j in needed if j > k]
+        if not left:
             return labelled(found.result, sampler), k + 1
-        k = k if found.again else k + 1
-        return Onward(first + k, item.sample._replace(known=best))
+        return Onward(first + left[0], item.sample._replace(known=found.verified))
 
     stages = [
         stage if isinstance(stage, LoopStage) else InOnePiece(stage) for stage in plan

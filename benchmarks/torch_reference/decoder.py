@@ -1,11 +1,15 @@
 r"""Decoder inversion in PyTorch, from the papers.
 
 *Gradient*: Adam on ``sum |D(z) - x|^2`` from ``z = E(x)``, learning rate 0.1, warmed up
-over a tenth of the iterations and then along a cosine to zero.
+from zero over a tenth of the iterations and then along a cosine to zero.
 
 *Gradient-free*: the forward step method ``z <- z - rho (E(D(z)) - E(x))``, and Adam
-with the same difference in place of a gradient: learning rate 0.01, warmed up over a
-tenth of ``min(n, 100)`` iterations, a cosine over the rest, held from four fifths on.
+with the same difference in place of a gradient: learning rate 0.01 times ``(i + 1) /
+w`` in the ``w = m // 10`` iterations of the warm-up, ``m = min(n, 100)``, a cosine over
+the rest, held from the last iteration below ``0.8 m`` on. The rates are those of the
+papers' codes, which the papers do not write down. Two things are not as in that code:
+it draws the encoder's latents at random from the posterior, where this takes the mode,
+and it encodes decodings that were not clipped.
 
 References:
     Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387, appendix.
@@ -108,21 +112,33 @@ def gradient_free_adam(
     target = encode(image)
     z = target.clone()
     optimizer = torch.optim.Adam([z], lr=learning_rate)
-    length = min(iterations, 100)
     for k in range(iterations):
-        rate = warm_cosine(min(k, int(0.8 * length)), length)
-        _set_rate(optimizer, learning_rate * rate)
+        _set_rate(optimizer, learning_rate * held_cosine(k, iterations))
         z.grad = encode(decode(z).clamp(0, 1)) - target
         optimizer.step()
     return z
 
 
 def warm_cosine(k: int, iterations: int) -> float:
-    """Share of the largest learning rate in iteration k."""
+    """Share of the largest learning rate in iteration k of the gradient method."""
     warm_up = iterations // 10
     if k < warm_up:
         return k / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (k - warm_up) / (iterations - warm_up)))
+    return _cosine(k - warm_up, iterations - warm_up)
+
+
+def held_cosine(k: int, iterations: int) -> float:
+    """Share of the largest learning rate in iteration k of gradient-free Adam."""
+    length = min(iterations, 100)
+    warm_up = length // 10
+    k = min(k, math.ceil(4 * length / 5) - 1)
+    if k < warm_up:
+        return (k + 1) / warm_up
+    return _cosine(k - warm_up, length - warm_up)
+
+
+def _cosine(k: int, length: int) -> float:
+    return 0.5 * (1 + math.cos(math.pi * k / length))
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

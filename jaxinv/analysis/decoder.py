@@ -33,7 +33,7 @@ from jaxinv.compilation import check_finite, split_callable
 from jaxinv.decoder.gradient_free import ForwardStep, InertialKM
 from jaxinv.decoder.invert import as_pixels, check_networks
 from jaxinv.decoder.problem import Limits, Problem
-from jaxinv.norms import norm
+from jaxinv.norms import at_least_tiny, norm
 from jaxinv.solvers.common import dot
 
 
@@ -136,8 +136,11 @@ def _along(
     target = difference(solution)
 
     def quotient(z: Array, r: Array) -> Array:
-        moved = r - target
-        return dot(moved, z - solution) / dot(moved, moved)
+        moved, error = r - target, z - solution
+        # Of unit vectors: neither inner product leaves float32's range.
+        long, far = norm(moved), norm(error)
+        cosine = dot(moved / at_least_tiny(long), error / at_least_tiny(far))
+        return cosine * far / long
 
     beta = jax.vmap(quotient)(iterates, found)
     beta = jnp.where(jnp.isnan(beta), jnp.inf, beta)

@@ -9,10 +9,11 @@ from jaxinv.decoder.gradient_free import (
     ForwardStep,
     InertialKM,
 )
-from jaxinv.decoder.invert import QUANTISATION, invert_decoder
+from jaxinv.decoder.invert import invert_decoder
 from jaxinv.decoder.loop import DecoderInversion
 from jaxinv.decoder.method import Method
 from jaxinv.decoder.methods import METHODS
+from jaxinv.decoder.problem import QUANTISATION
 from jaxinv.decoder.tiles import tilewise
 
 __all__ = [

@@ -23,13 +23,18 @@ from jaxinv.compilation import LAYER
 from jaxinv.decoder.learning_rates import warm_cosine
 from jaxinv.decoder.method import Image, Latent
 from jaxinv.decoder.problem import Count, Memory, Problem
-from jaxinv.norms import norm
-from jaxinv.solvers.common import dot
+from jaxinv.norms import at_least_tiny, norm
 
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:
     """Gradient descent on the sum of the squared misfits.
+
+    Adam's steps are of the size of the learning rate whatever that of the latents: for
+    latents that are not of order one, give another ``learning_rate``. With the default
+    optimizer this is the method of the authors' code, which draws the first latent at
+    random from the encoder's posterior: give an encoder that takes its mean, as
+    :meth:`jaxinv.LatentDiffusion.encode` does.
 
     Attributes:
         optimizer: any optax transformation; None for Adam with ``learning_rate``,
@@ -84,7 +89,10 @@ class Gradient:
 
 
 class _Accepted(NamedTuple):
-    """The best iterate of Gauss-Newton so far, from which every step is taken."""
+    """The best iterate of Gauss-Newton so far, from which every step is taken.
+
+    Its cost is the norm of its misfit.
+    """
 
     z: Array
     cost: Array
@@ -126,6 +134,11 @@ class GaussNewton:
         """
         return Count(decodes=2, products=2 * (self.inner + 1) + 2)
 
+    def equation(self, problem: Problem, z: Latent) -> Latent:
+        """What vanishes at the end; see :mod:`jaxinv.decoder.derivative`."""
+        decoded, pull = jax.vjp(problem.decoded, z)
+        return pull(problem.misfit(decoded))[0]
+
     def begin(self, problem: Problem, z: Latent) -> _Accepted:
         """Nothing is accepted yet."""
         return _Accepted(
@@ -137,7 +150,7 @@ class GaussNewton:
     ) -> tuple[Image, Latent, Memory]:
         """Accepts z or does not, and steps from what is accepted."""
         decoded = problem.decoded(z)
-        cost = jnp.sum(problem.misfit(decoded) ** 2)
+        cost = norm(problem.misfit(decoded))
         better = cost < memory.cost
         at = jnp.where(better, z, memory.z)
         damping = memory.damping * jnp.where(better, 0.1, 10.0)
@@ -147,21 +160,24 @@ class GaussNewton:
         pull = jax.linear_transpose(push, at)
         counts = ~problem.met(value)
 
-        def normal(v: Array) -> Array:
-            return pull(jnp.where(counts, push(v), 0))[0]
+        # In units of the misfit and of the Jacobian: no product leaves float32's range.
+        residual = problem.misfit(value)
+        size = at_least_tiny(norm(residual))
+        (steepest,) = pull(residual / size)
+        unit = at_least_tiny(norm(steepest))
+        gradient = steepest / unit
 
-        (gradient,) = pull(problem.misfit(value))
-        moved = jnp.where(counts, push(gradient), 0)
-        scale = dot(moved, moved) / jnp.maximum(
-            dot(gradient, gradient), jnp.finfo(z.dtype).tiny
-        )
-        weight = damping * scale
-        # Of unit size, and no further than rounding: nothing underflows.
-        size = jnp.maximum(norm(gradient), jnp.finfo(z.dtype).tiny)
+        def pushed(v: Array) -> Array:
+            return jnp.where(counts, push(v) / unit, 0)
+
+        def normal(v: Array) -> Array:
+            return pull(pushed(v))[0] / unit
+
+        weight = damping * norm(pushed(gradient)) ** 2
         step, _ = jax.scipy.sparse.linalg.cg(
             lambda v: normal(v) + weight * v,
-            -gradient / size,
+            -gradient,
             maxiter=self.inner,
             tol=float(jnp.finfo(z.dtype).eps),
         )
-        return decoded, at + size * step, _Accepted(at, cost, damping)
+        return decoded, at + size / unit * step, _Accepted(at, cost, damping)

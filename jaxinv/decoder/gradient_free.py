@@ -9,7 +9,8 @@ kept. The forward step method walks along it,
 and converges where ``T = E(D(.))`` is cocoercive along the way, ``<T z - T z*, z - z*>
 >= beta |T z - T z*|^2``, for ``0 < rho < 2 beta``
 (:func:`jaxinv.analysis.cocoercivity`). Inertia, Adam and Anderson's mixing do more with
-the same difference.
+the same difference. All but Adam are equivariant: the latent found for ``c x`` is c
+times that for x if both networks are (and the limits are scaled, too).
 
 References:
     Hong et al. 2024, "Gradient-free Decoder Inversion in Latent Diffusion Models",
@@ -25,6 +26,7 @@ from jaxtyping import Array
 from jaxinv.decoder.learning_rates import held_cosine
 from jaxinv.decoder.method import Image, Latent
 from jaxinv.decoder.problem import Count, Memory, Problem
+from jaxinv.norms import natural_unit
 from jaxinv.solvers.anderson import Mixing, mix, no_history
 
 
@@ -130,7 +132,15 @@ class Adam(_GradientFree):
     """Adam with ``E(D(z)) - E(x)`` in place of the gradient.
 
     The learning rate is warmed up over a tenth of ``min(iterations, 100)``, follows a
-    cosine over the rest, and is held from four fifths on.
+    cosine over the rest, and is held from four fifths on
+    (:func:`jaxinv.decoder.learning_rates.held_cosine`). A step is of the size of the
+    learning rate whatever the size of the latents: for latents that are not of order
+    one, give another.
+
+    The rate is that of the authors' code. Unlike here, that code draws the encoder's
+    latents at random from the posterior, which costs 6 dB against its mean (so give an
+    encoder that takes the mean), and encodes decodings that were not clipped (so does
+    ``limits=None``).
 
     Attributes:
         learning_rate: the largest.
@@ -189,12 +199,15 @@ class Anderson(_GradientFree):
 
     def begin(self, problem: Problem, z: Latent) -> Mixing:
         """No history."""
-        return no_history(z, self.history)
+        return no_history(z / natural_unit(problem.latent), self.history)
 
     def step(
         self, problem: Problem, k: Array, z: Latent, memory: Memory
     ) -> tuple[Image, Latent, Memory]:
         """One step."""
         decoded = problem.decoded(z)
-        after, memory = mix(k, z, -problem.difference(decoded), memory)
-        return decoded, after, memory
+        # A power of two: only the squares in the least squares see it.
+        unit = natural_unit(problem.latent)
+        r = -problem.difference(decoded)
+        after, memory = mix(k, z / unit, r / unit, memory)
+        return decoded, unit * after, memory

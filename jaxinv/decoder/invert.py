@@ -15,14 +15,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxinv.compilation import split_callable
+from jaxinv.decoder.derivative import attach_derivative, refuse_derivative
 from jaxinv.decoder.gradient_free import Encoder
 from jaxinv.decoder.loop import DecoderInversion, run
 from jaxinv.decoder.method import Method
 from jaxinv.decoder.methods import METHODS
 from jaxinv.decoder.problem import Limits, Problem
-
-#: What rounding to 8 bits does to the range 0 to 1, root mean square.
-QUANTISATION = 1 / 255 / 12**0.5
 
 
 def invert_decoder(
@@ -32,9 +30,15 @@ def invert_decoder(
     method: str | Method = "anderson",
     *,
     limits: Limits = (0.0, 1.0),
-    tolerance: float = 1.2 * QUANTISATION,
+    tolerance: float | None = None,
 ) -> DecoderInversion:
     """Find the latent that decodes to an image.
+
+    The result of ``"encoder"`` can be differentiated as any function can. So can the
+    latent of Gauss-Newton, with respect to the image and the decoder's parameters, by
+    the implicit function theorem and to any order: derivatives are NaN where it did not
+    reach the minimum of the misfit, and those of the certificate always. With other
+    methods they are an error (:mod:`jaxinv.decoder.derivative`).
 
     Args:
         encode: callable pytree, one image to one latent: the first guess, and the
@@ -48,16 +52,17 @@ def invert_decoder(
             from :mod:`jaxinv.decoder`, such as ``Adam(iterations=50)``.
         limits: the least and greatest value of a pixel, where decodings are clipped;
             None for images that are not.
-        tolerance: the root mean square misfit up to which ``converged`` is said; by
-            default 1.2 times what 8 bits leave.
+        tolerance: the root mean square misfit up to which ``converged`` is said, in
+            units of the image; by default 1.2 times what 8 bits leave of the range
+            between the limits (without limits: of the image's largest magnitude).
 
     Returns:
         The best iterate by image misfit, never worse than the encoder's.
 
     Raises:
         ValueError: for an image that is not finite or outside of the limits, networks
-            that do not map its shape to a latent and back, an unknown method, or less
-            than one iteration.
+            that do not map its shape to a latent and back, an unknown method, less
+            than one iteration, or differentiating what has no derivative.
 
     Example:
         >>> import jax.numpy as jnp, jaxinv as ji
@@ -78,11 +83,10 @@ def invert_decoder(
     for name, network in (("encode", encode), ("decode", decode)):
         if not callable(network):
             raise ValueError(f"{name} must be callable, got {type(network).__name__}")
-    if not tolerance > 0:
-        raise ValueError(f"the tolerance must be positive, got {tolerance!r}")
+    tolerance = as_tolerance(tolerance)
     of_encode, of_decode = split_callable(encode), split_callable(decode)
     arrays, rebuilds = zip(of_encode, of_decode, strict=True)
-    return _invert(pixels, arrays, rebuilds, chosen, limits, float(tolerance))
+    return _invert(pixels, arrays, rebuilds, chosen, limits, tolerance)
 
 
 def as_method(method: str | Method) -> Method:
@@ -105,6 +109,15 @@ def as_method(method: str | Method) -> Method:
     if method.patience is not None and method.patience < 1:
         raise ValueError(f"patience must be at least 1, or None, got {method.patience}")
     return method
+
+
+def as_tolerance(tolerance: float | None) -> float | None:
+    """The tolerance as a float; ValueError if it is not positive."""
+    if tolerance is None:
+        return None
+    if not tolerance > 0:
+        raise ValueError(f"the tolerance must be positive, got {tolerance!r}")
+    return float(tolerance)
 
 
 def as_pixels(image: Any, limits: Limits) -> Array:
@@ -173,11 +186,29 @@ def _invert(
     rebuilds: tuple[Any, ...],
     method: Method,
     limits: Limits,
-    tolerance: float,
+    tolerance: float | None,
 ) -> DecoderInversion:
     encode, decode = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
     latent, decoded = check_networks(encode, decode, image)
     half = min(latent.dtype.itemsize, decoded.dtype.itemsize) < 4
-    first = encode(image).astype(image.dtype)
-    problem = Problem(encode, decode, image, first, limits, half)
-    return run(problem, method, tolerance)
+
+    def problem(inputs: Any) -> Problem:
+        image, arrays = inputs
+        encode, decode = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
+        first = encode(image).astype(image.dtype)
+        return Problem(encode, decode, image, first, limits, half)
+
+    inputs = (image, arrays)
+    if not method.iterations:  # nothing but the encoder: ordinary differentiation
+        return run(problem(inputs), method, tolerance)
+    found = run(problem(jax.lax.stop_gradient(inputs)), method, tolerance)
+    equation = getattr(method, "equation", None)
+    if equation is None:
+        why = (
+            f"the result of {type(method).__name__} solves no equation and has no "
+            "derivative: use jaxinv.decoder.GaussNewton, whose result is a minimum of "
+            "the misfit, or pass what the inversion is given through "
+            "jax.lax.stop_gradient"
+        )
+        return refuse_derivative(why, inputs, found)
+    return attach_derivative(lambda p, z: equation(problem(p), z), inputs, found)

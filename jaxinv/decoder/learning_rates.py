@@ -1,30 +1,82 @@
-"""The learning rates of the published decoder inversions."""
+r"""The learning rates of the published decoder inversions.
+
+Both warm up over ``w = n // 10`` of n iterations, counted from ``i = 0``, and follow
+
+    rate(i) = peak (1 + cos(pi (i - w) / (n - w))) / 2,    i >= w.
+
+They differ in the warm-up, and in the end. The papers' codes are followed in both:
+
+======================  ===================  =========================================
+method                  warm-up, i < w       end
+======================  ===================  =========================================
+gradient                ``peak i / w``       the cosine's, zero at ``i = n``
+gradient-free Adam      ``peak (i+1) / w``   held from the last i below ``0.8 n`` on
+======================  ===================  =========================================
+
+So the published gradient method does not move in its first iteration where there is a
+warm-up (that is what ``transformers.get_cosine_schedule_with_warmup`` does). The
+gradient-free method computes its rate with ``min(n, 100)`` in place of n.
+
+References:
+    Hong et al. 2024, arXiv:2311.18387 (gradient) and arXiv:2409.18442 (gradient-free),
+    the repositories of both papers.
+"""
 
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array
 
 
 def held_cosine(peak: float, iterations: int) -> optax.Schedule:
-    """Warm-up, cosine, and the same rate from four fifths on.
+    """Return the rate of gradient-free Adam: warm-up, cosine, held.
 
     Args:
         peak: the largest learning rate.
-        iterations: how many there will be; more than 100 change nothing but the end.
+        iterations: n; more than 100 only prolong the end.
 
     Returns:
-        The learning rate as a function of the iteration.
-
-    References:
-        Hong et al. 2024, arXiv:2409.18442, settings of the experiments.
+        The learning rate as a function of the iteration, counted from 0.
     """
     length = min(iterations, 100)
-    curve = warm_cosine(peak, length)
-    return lambda k: curve(jnp.minimum(k, int(0.8 * length)))
+    warm_up = length // 10
+    # The last iteration below 0.8 n, in integers.
+    held = (4 * length - 1) // 5
+
+    def rate(i: ArrayLike) -> Array:
+        at = jnp.minimum(_real(i), held)
+        rising = (at + 1) / max(warm_up, 1)
+        falling = _cosine(at, warm_up, length)
+        return peak * jnp.where(at < warm_up, rising, falling)
+
+    return rate
 
 
 def warm_cosine(peak: float, iterations: int) -> optax.Schedule:
-    """A tenth of the iterations of linear warm-up, then a cosine down to zero."""
+    """Return the rate of the gradient method: warm-up from zero, cosine to zero.
+
+    Args:
+        peak: the largest learning rate.
+        iterations: n.
+
+    Returns:
+        The learning rate as a function of the iteration, counted from 0.
+    """
     warm_up = iterations // 10
-    if not warm_up:
-        return optax.cosine_decay_schedule(peak, max(iterations, 1))
-    return optax.warmup_cosine_decay_schedule(0.0, peak, warm_up, iterations)
+
+    def rate(i: ArrayLike) -> Array:
+        at = _real(i)
+        rising = at / max(warm_up, 1)
+        falling = _cosine(at, warm_up, iterations)
+        return peak * jnp.where(at < warm_up, rising, falling)
+
+    return rate
+
+
+def _cosine(at: Array, warm_up: int, iterations: int) -> Array:
+    return (1 + jnp.cos(jnp.pi * (at - warm_up) / max(iterations - warm_up, 1))) / 2
+
+
+def _real(i: ArrayLike) -> Array:
+    # Cast before dividing: int32 divides in float32, also in double precision.
+    return jnp.asarray(i).astype(jnp.result_type(float))

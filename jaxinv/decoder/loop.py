@@ -4,6 +4,9 @@ Whatever a method does, the best iterate by image misfit comes back. The first i
 is E(x), so that no method returns a worse one than the encoder; and the latent error,
 which nobody knows, may grow again while the misfit stays, so that a method is stopped
 when the misfit no longer falls.
+
+Misfits are measured without squares that could leave the range of float32
+(:mod:`jaxinv.norms`): what is reported of ``c x`` is c times what is reported of x.
 """
 
 from typing import Any, NamedTuple
@@ -14,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.decoder.method import Method
 from jaxinv.decoder.problem import Problem
+from jaxinv.norms import norm, relative
 
 
 class DecoderInversion(NamedTuple):
@@ -33,7 +37,8 @@ class DecoderInversion(NamedTuple):
         num_products: shape (). Products with the decoder's Jacobian or its transpose;
             of Gauss-Newton, at most.
         converged: shape (). Whether the residual is at most the tolerance. If not, the
-            image may be none that this decoder can make.
+            image may be none that this decoder can make. It says nothing about the
+            latent: several can decode to nearly the same image.
         history: shape (iterations + 1,). The residual of every iterate; NaN where the
             method had stopped.
     """
@@ -98,7 +103,8 @@ def judged(
 ) -> _Carry:
     """The carry after its iterate was seen."""
     dtype = problem.latent.dtype
-    residual = jnp.sqrt(jnp.mean(problem.misfit(decoded) ** 2)).astype(dtype)
+    misfit = problem.misfit(decoded)
+    residual = (norm(misfit) / misfit.size**0.5).astype(dtype)
     better = residual < carry.lowest
     falls = residual < (1 - _PROGRESS) * carry.mark
     idle = jnp.where(falls, 0, carry.idle + 1)
@@ -124,8 +130,7 @@ def advance(
     """
     decoded, after, memory = method.step(problem, carry.k, carry.z, carry.memory)
     carry = judged(problem, method, carry, decoded)
-    size = jnp.maximum(jnp.linalg.norm(after), jnp.finfo(after.dtype).tiny)
-    change = jnp.linalg.norm(after - carry.z) / size
+    change = relative(after - carry.z, after)
     # A method may step back from where the decoding overflows, if it can.
     stop = carry.stop | ~jnp.all(jnp.isfinite(after))
     moved = carry._replace(
@@ -134,7 +139,9 @@ def advance(
     return moved, decoded
 
 
-def finish(method: Method, last: _Carry, tolerance: float) -> DecoderInversion:
+def finish(
+    problem: Problem, method: Method, last: _Carry, tolerance: float | None
+) -> DecoderInversion:
     """The result, once the last iterate was seen."""
     decodes, encodes, products = method.count.times(last.k)
     return DecoderInversion(
@@ -147,26 +154,29 @@ def finish(method: Method, last: _Carry, tolerance: float) -> DecoderInversion:
         num_decodes=decodes + 1,
         num_encodes=encodes + 1,
         num_products=products,
-        converged=last.lowest <= tolerance,
+        converged=last.lowest <= problem.tolerance(tolerance),
         history=last.history,
     )
 
 
-def run(problem: Problem, method: Method, tolerance: float) -> DecoderInversion:
+def run(problem: Problem, method: Method, tolerance: float | None) -> DecoderInversion:
     """Iterate from E(x).
 
     Args:
         problem: what to solve.
         method: how.
-        tolerance: the residual at which an image counts as reached.
+        tolerance: the residual at which an image counts as reached; None for the
+            default of :meth:`jaxinv.decoder.problem.Problem.tolerance`.
 
     Returns:
         The best iterate.
     """
-    last = jax.lax.while_loop(
-        lambda carry: running(method, carry),
-        lambda carry: advance(problem, method, carry)[0],
-        begin(problem, method),
-    )
+    last = begin(problem, method)
+    if method.iterations:
+        last = jax.lax.while_loop(
+            lambda carry: running(method, carry),
+            lambda carry: advance(problem, method, carry)[0],
+            last,
+        )
     last = judged(problem, method, last, problem.decoded(last.z))
-    return finish(method, last, tolerance)
+    return finish(problem, method, last, tolerance)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool
 
 from jaxinv.compilation import split_callable
 from jaxinv.decoder import loop
-from jaxinv.decoder.invert import QUANTISATION, as_method, as_pixels
+from jaxinv.decoder.invert import as_method, as_pixels, as_tolerance
 from jaxinv.decoder.loop import DecoderInversion
 from jaxinv.decoder.method import Method
 from jaxinv.decoder.problem import Limits, Problem
@@ -40,7 +40,7 @@ class DecoderMachine:
     rebuilds: tuple[Any, Any]
     method: Method
     limits: Limits
-    tolerance: float
+    tolerance: float | None
 
     def begin(self, model: Any, item: Array) -> _State:
         """Encodes the image."""
@@ -65,7 +65,8 @@ class DecoderMachine:
 
     def finish(self, model: Any, item: Array, state: _State) -> DecoderInversion:
         """The best iterate."""
-        return loop.finish(self.method, state.carry, self.tolerance)
+        problem = self._problem(model, item, state.latent)
+        return loop.finish(problem, self.method, state.carry, self.tolerance)
 
     def _problem(self, model: Any, item: Array, latent: Array) -> Problem:
         encode, decode = (r(a) for r, a in zip(self.rebuilds, model, strict=True))
@@ -81,7 +82,7 @@ def decoder_machine(
     method: str | Method = "anderson",
     *,
     limits: Limits = (0.0, 1.0),
-    tolerance: float = 1.2 * QUANTISATION,
+    tolerance: float | None = None,
 ) -> tuple[DecoderMachine, tuple[list[Any], list[Any]]]:
     """The machine of :func:`jaxinv.invert_decoder`, and its model.
 
@@ -96,13 +97,13 @@ def decoder_machine(
         The machine, and the arrays of both networks.
 
     Raises:
-        ValueError: for an unknown method.
+        ValueError: for an unknown method or a tolerance that is not positive.
     """
     (of_encode, encoder), (of_decode, decoder) = (
         split_callable(encode),
         split_callable(decode),
     )
     machine = DecoderMachine(
-        (encoder, decoder), as_method(method), limits, float(tolerance)
+        (encoder, decoder), as_method(method), limits, as_tolerance(tolerance)
     )
     return machine, (of_encode, of_decode)

@@ -16,7 +16,12 @@ Image = Float[Array, "*image"]
 
 
 class Method(Protocol):
-    """A hashable value."""
+    """A hashable value.
+
+    A method that ends at a solution of an equation ``F(z) = 0`` may have a method
+    ``equation(problem, z) -> F(z)``: its result is then differentiable
+    (:mod:`jaxinv.decoder.derivative`).
+    """
 
     @property
     def iterations(self) -> int:

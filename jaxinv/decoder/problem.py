@@ -19,6 +19,9 @@ from jaxtyping import Array, Float, Int
 
 Limits = tuple[float, float] | None
 
+#: What rounding to 8 bits does to the range 0 to 1, root mean square.
+QUANTISATION = 1 / 255 / 12**0.5
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -60,6 +63,21 @@ class Problem:
         return ((self.image <= low) & (decoded <= low)) | (
             (self.image >= high) & (decoded >= high)
         )
+
+    def tolerance(self, given: float | None) -> Array:
+        """The misfit up to which an image counts as reached, in units of the image.
+
+        Args:
+            given: as it was asked for; None for 1.2 times what 8 bits leave of the
+                range between the limits, or without limits of the largest magnitude.
+        """
+        if given is not None:
+            return jnp.asarray(given, self.image.dtype)
+        if self.limits is None:
+            reach = jnp.max(jnp.abs(self.image), initial=0)
+        else:
+            reach = jnp.asarray(self.limits[1] - self.limits[0], self.image.dtype)
+        return 1.2 * QUANTISATION * reach
 
     def difference(self, decoded: Float[Array, "*image"]) -> Float[Array, "*latent"]:
         """E(D(z)) - E(x), of the clipped decoding."""

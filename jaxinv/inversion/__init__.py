@@ -3,8 +3,11 @@
 from jaxinv.inversion.certificate import certify
 from jaxinv.inversion.explicit import Explicit
 from jaxinv.inversion.invert import invert
+from jaxinv.inversion.naive import Naive
 from jaxinv.inversion.newton import NewtonTrajectory
+from jaxinv.inversion.published import Algorithm1, Algorithm2
 from jaxinv.inversion.result import InversionResult
+from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.strategies import (
     SOLVERS,
     STRATEGIES,
@@ -16,9 +19,13 @@ from jaxinv.inversion.trajectory import Trajectory
 __all__ = [
     "SOLVERS",
     "STRATEGIES",
+    "Algorithm1",
+    "Algorithm2",
     "Explicit",
     "InversionResult",
+    "Naive",
     "NewtonTrajectory",
+    "Stepwise",
     "Strategy",
     "Trajectory",
     "auto_strategy",

@@ -5,11 +5,20 @@ A bidirectional row gives its oldest state as readily as its newest
 followed up to the noise end without solving anything: one evaluation per step, exact
 but for rounding, and sampling from the state reached there retraces every step.
 
-Real data are one array. The other k - 1 states at the data end are then *made*: by
-implicit steps of DDIM, ``y[i-1] = y[i] - (tau[i] - tau[i-1]) f[i]`` solved for y[i],
-which is the stepwise inverse of :mod:`jaxinv.inversion.stepwise` on the first levels.
+Real data are one array. The other k - 1 states at the data end are then *made*, in one
+of two ways:
+
+``start="implicit"``
+    by implicit steps of DDIM, ``y[i-1] = y[i] - (tau[i] - tau[i-1]) f[i]`` solved for
+    y[i]: the stepwise inverse of :mod:`jaxinv.inversion.stepwise` on the first levels;
+``start="euler"``
+    by Euler's steps, ``y[i] = y[i-1] + (tau[i] - tau[i-1]) f[i-1]``, one evaluation
+    each, at the state and the time of the lower level. BELM's repository starts so (but
+    for its interpolation scripts, which leave the model's output out of this step). It
+    gives the network t = 1 at the data end; here that is the grid's ``model_time[0]``.
+
 How well they are made does not matter to the round trip. It retraces whatever states
-there are, and x[0] is the data.
+there are, and x[0] is the data. It matters to the noise.
 
 What does not fit is the other end. A single array of noise is turned into data through
 *start-up rows*, which the states that arrive there do not obey:
@@ -25,7 +34,7 @@ rows that it relies on, ``converged`` the one array of noise. Where one array mu
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +44,7 @@ from jaxinv.compilation import check_denoiser, split_callable
 from jaxinv.denoiser import Denoiser
 from jaxinv.exact import Arithmetic, invert_exactly, sample_exactly
 from jaxinv.inversion.implicit import attach_gradient
+from jaxinv.inversion.naive import naive_step
 from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.rows import default_row_rtol
 from jaxinv.inversion.stages import Solved
@@ -46,6 +56,8 @@ from jaxinv.solvers import Anderson, Solver
 from jaxinv.state import SamplerState, state_of
 from jaxinv.stepping import Rows, Stepper, in_dtype, stepper
 
+Start = Literal["implicit", "euler"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Explicit:
@@ -54,11 +66,19 @@ class Explicit:
     Attributes:
         solver: of the implicit steps that make these states from one array.
         rtol: relative residual of the rows read backwards, which is rounding, up to
-            which they count as exact; None for 2e-6 in float32 and 1e-13 in float64.
+            which they count as exact; None for 5e-6 in float32 and 2.5e-13 in float64.
+        start: how these states are made: ``"implicit"``, or ``"euler"`` as published
+            for BELM, which needs no solver.
     """
 
     solver: Solver = dataclasses.field(default_factory=Anderson)
     rtol: float | None = None
+    start: Start = "implicit"
+
+    def __post_init__(self) -> None:
+        """Check the option."""
+        if self.start not in get_args(Start):
+            raise ValueError(f"start must be 'implicit' or 'euler', got {self.start!r}")
 
     def solve(
         self,
@@ -70,7 +90,10 @@ class Explicit:
     ) -> Solved:
         """Walk up the grid; see :class:`jaxinv.inversion.stages.Stage`."""
         del known, active  # always the first stage
-        made = first_states(table, denoise, start, self.solver)
+        if self.start == "euler":
+            made = euler_states(table, denoise, start)
+        else:
+            made = first_states(table, denoise, start, self.solver)
         states = jnp.concatenate([start[None], made.states])
         rows = Rows(table, denoise)
         _, found = climb(rows, rows.known(states, 0), self.rtol)
@@ -186,6 +209,24 @@ def first_states(
     found = Stepwise(solver).solve(fixed, rebuild(known), y, None, jnp.array(True))
     states = attach_gradient(ddim, arrays, rebuild, start, found.states)
     return found._replace(states=states)
+
+
+def euler_states(table: LinearMultistep, denoise: Denoiser, start: Array) -> Solved:
+    """The states ``y[1] .. y[k-1]``, by Euler's steps from ``y[0]``."""
+    count = table.history - 1
+    states = [start]
+    for i in range(1, table.history):
+        at = jnp.array(i, jnp.int32)
+        states.append(naive_step(table, denoise, at, states[-1], "lower"))
+    evals = jnp.full((), count, jnp.int32)
+    return Solved(
+        jnp.stack(states[1:]),
+        jnp.full((count,), jnp.nan, start.dtype),
+        jnp.ones((count,), jnp.int32),
+        evals,
+        evals,
+        jnp.array(False),
+    )
 
 
 def unwind_exactly(

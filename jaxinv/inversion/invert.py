@@ -55,6 +55,7 @@ from jaxinv.inversion.verification import (
     better_of,
     default_reconstruction_rtol,
     for_next,
+    is_needed,
     needs_states,
     refines,
     run_plan,
@@ -88,9 +89,10 @@ def invert(
     What was found is sampled from, by the sampler's own loop: N evaluations more (2 N
     for bidirectional samplers, whose state is sampled from as well), which are counted.
 
-    The noise and the trajectory can be differentiated (reverse mode) with respect to
-    the data, the model's parameters and its conditions, by the implicit function
-    theorem: the solver's iterations are not differentiated, and cost no memory.
+    The noise and the trajectory can be differentiated (once, in reverse mode) with
+    respect to the data, the model's parameters and its conditions, by the implicit
+    function theorem: the solver's iterations are not differentiated, and cost no
+    memory. Second derivatives raise a ValueError. The certificate is a constant.
 
     Args:
         sampler: the sampler, from :func:`jaxinv.ddim` and its like.
@@ -226,7 +228,9 @@ def _on_demand(
     """
     best: Verified | None = None
     for k, stage in enumerate(plan):
-        again = True
+        again = best is None or bool(is_needed(stage, best))
+        if best is not None and again:
+            best = best._replace(stages=k + 1)
         while again:
             before = None if best is None else for_next(best)
             found = _solve(sampler, arrays, rebuild, x0, stage, before)
@@ -236,10 +240,6 @@ def _on_demand(
             new = _verify(sampler, arrays, rebuild, x0, found, rtol, keep)
             again = refines(stage) and bool(worth_repeating(best, new))
             best = new if best is None else _better_of(best, new)
-        assert best is not None
-        best = best._replace(stages=k + 1)
-        if bool(best.noise_is_found):
-            break
     return best
 
 

@@ -13,7 +13,6 @@ to a state per step that may have no predecessor at all.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -44,9 +43,6 @@ class NewtonTrajectory:
             and 2.5e-13 in float64.
     """
 
-    #: It can start from the states that sampling went through.
-    refines: ClassVar[bool] = True
-
     max_iterations: int = 6
     krylov: int = 40
     rtol: float | None = None
@@ -63,10 +59,6 @@ class NewtonTrajectory:
         n = table.num_steps
         rtol = default_row_rtol(start.dtype) if self.rtol is None else self.rtol
         guess = first_guess(table, start) if known is None else known.states
-        # The rows were solved, and sampling missed the data: a digit more.
-        aim = jnp.full((), rtol, start.dtype)
-        if known is not None:
-            aim = jnp.where(known.solved, 0.1 * rtol, aim)
         weights = per_level(1 / _norms_after(start, guess), guess)
         slopes = jnp.zeros((n,), start.dtype)
         zero = jnp.zeros((), jnp.int32)
@@ -81,7 +73,7 @@ class NewtonTrajectory:
 
         # The norm over all rows, not the largest: small enough for every row.
         solution = NewtonKrylov(
-            max_iterations=self.max_iterations, krylov=self.krylov, rtol=aim
+            max_iterations=self.max_iterations, krylov=self.krylov, rtol=rtol
         )(
             # Relative to the current states, as the certificate is.
             lambda u: rows(u)[0] / per_level(_norms_after(start, states(u)), u),

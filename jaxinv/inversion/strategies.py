@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 from jaxinv.inversion.explicit import Explicit
 from jaxinv.inversion.naive import Naive
 from jaxinv.inversion.newton import NewtonTrajectory
-from jaxinv.inversion.published import Algorithm2
+from jaxinv.inversion.published import Algorithm1, Algorithm2
 from jaxinv.inversion.stages import Stage
 from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.trajectory import Trajectory
@@ -85,15 +85,13 @@ def make_plan(
             f"solver={solver!r}"
         )
     if not known:
+        for stage in stages:
+            _check_fits(stage, sampler)
         return stages
     if strategy == "naive":
         return (Naive(),)
     if strategy == "explicit" or (strategy == "auto" and sampler.bidirectional):
-        if not sampler.bidirectional:
-            raise ValueError(
-                f"{sampler.name!r} is not bidirectional and has no explicit inverse; "
-                "use strategy 'auto'"
-            )
+        _check_fits(Explicit(), sampler)
         return (Explicit(),)
     if strategy == "trajectory":
         return (Trajectory(),)
@@ -116,6 +114,21 @@ def make_plan(
         )
     chosen = _solver("forward_step" if solver is None else solver)
     return (Algorithm2(schedule, solver=chosen),)
+
+
+def _check_fits(stage: Stage, sampler: LinearMultistep) -> None:
+    """Raise ValueError for a stage that would invert another sampler."""
+    if isinstance(stage, Explicit) and not sampler.bidirectional:
+        raise ValueError(
+            f"{sampler.name!r} is not bidirectional and has no explicit inverse; "
+            "use strategy 'auto'"
+        )
+    if isinstance(stage, Stepwise | Algorithm1) and sampler.history > 1:
+        raise ValueError(
+            f"{type(stage).__name__} inverts samplers with a memory of one state; "
+            f"{sampler.name!r} remembers {sampler.history}: use strategy 'auto' or "
+            "'trajectory', or 'stepwise' for the published Algorithm 2"
+        )
 
 
 def _is_stage(value: Any) -> bool:

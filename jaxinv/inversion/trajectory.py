@@ -56,6 +56,9 @@ from jaxinv.sampling import evaluate
 # Sweeps go on to this part of the tolerance, unless so many do not improve on the best.
 AIM, FLOOR_SWEEPS = 0.4, 3
 
+# From the states that sampling went through, a solution is near or there is none.
+REFINING_SWEEPS = 40
+
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory(LoopStage):
@@ -110,6 +113,7 @@ class Trajectory(LoopStage):
         evals = depth = zero
         rtol = self._rtol(start)
         aim = jnp.full((), AIM * rtol, start.dtype)
+        most = jnp.full((), self.max_sweeps, jnp.int32)
         if self.start == "known" and known is not None:
             guess = known.states
         elif self.start == "naive":
@@ -121,10 +125,12 @@ class Trajectory(LoopStage):
             # The rows were solved, and sampling missed the data: to the last digit now.
             guess = jnp.where(known.solved, known.states, guess)
             aim = jnp.where(known.solved, 0, aim)
+            most = jnp.where(known.solved, min(REFINING_SWEEPS, self.max_sweeps), most)
         n = table.num_steps
         return _State(
             active=active,
             aim=aim,
+            most=most,
             sweep=zero,
             states=guess,
             last=guess,
@@ -150,7 +156,7 @@ class Trajectory(LoopStage):
         good = (carry.best_error <= rtol) & (carry.since_best >= FLOOR_SWEEPS)
         return (
             carry.active
-            & (carry.sweep < self.max_sweeps)
+            & (carry.sweep < carry.most)
             & ~(good | (carry.best_error <= carry.aim))
             & (carry.restarts <= self.restarts)
         )
@@ -185,6 +191,7 @@ class Trajectory(LoopStage):
 class _State(NamedTuple):
     active: Array  # whether there is anything to do at all
     aim: Array  # the residual of the worst row at which to stop
+    most: Array  # how many sweeps there may be
     sweep: Array
     states: Array  # the trajectory to be evaluated next
     last: Array  # the one that was evaluated last, and the outputs there
@@ -302,6 +309,7 @@ def _sweep(
     return _State(
         active=s.active,
         aim=s.aim,
+        most=s.most,
         sweep=s.sweep + 1,
         states=jnp.where(restart, best, proposed),
         last=s.states,

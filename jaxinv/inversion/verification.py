@@ -13,7 +13,8 @@ rows were solved and sampling missed the data, the next stage starts from the st
 that sampling went through. All of their rows hold as exactly as they can, but for the
 last one, which holds all of the error and is now what has to be solved.
 
-A stage that can do that (``refines``) is repeated as long as the error falls to a part.
+A stage that can do that (``refines``) is repeated as long as the error falls to a part;
+other stages have nothing to add where all rows are solved.
 
 The best result is kept: one that has converged before one that has not, then the one
 with the smaller reconstruction error. Costs add up, those of the way back included.
@@ -216,16 +217,28 @@ def run_plan(
             again = jnp.array(refines(stage)) & worth_repeating(known, found)
             return again, better_of(known, found)
 
-        active = worth_repeating(None, best) if k == 0 else ~best.noise_is_found
+        active = worth_repeating(None, best) if k == 0 else is_needed(stage, best)
         # A loop of mostly no turn. A conditional would, in a batch, run always.
         best = jax.lax.while_loop(lambda c: c[0], once_more, (active, best))[1]
-        best = best._replace(stages=best.stages + (active if k else 0))
+        best = best._replace(stages=jnp.where(active, k + 1, best.stages))
     return best
 
 
 def refines(stage: Stage) -> bool:
     """Return whether a stage can start from the states that sampling went through."""
     return bool(getattr(stage, "refines", False))
+
+
+def is_needed(stage: Stage, known: Verified) -> Bool[Array, ""]:
+    """Return whether a later stage of a plan has something to do.
+
+    Args:
+        stage: the stage.
+        known: what the stages before it found.
+    """
+    # More of the same does not bring back what sampling lost.
+    hopeless = known.solved.solved & jnp.array(not refines(stage))
+    return ~known.noise_is_found & ~hopeless
 
 
 def needs_states(plan: tuple[Stage, ...]) -> bool:

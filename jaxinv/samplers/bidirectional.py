@@ -15,6 +15,12 @@ exact wherever the solution is a polynomial in tau up to a degree,
 which is a small linear system on whatever grid there is. In flow matching tau is the
 flow's own time and f its velocity, so these samplers run on flows as they are.
 
+All rows are those of the papers' equations, and so is the inverse. BELM's repository
+inverts BDIA with a first step that leaves out the model's output (a noise of norm 23.5
+where it is 15.0), and its interpolation scripts do so for O-BELM; that is not this. How
+the second state at the data end is made is an option of
+:class:`jaxinv.inversion.explicit.Explicit`.
+
 **How high the order can be.** With all 2k - 1 coefficients the order is 2k - 2: 2, 4, 6
 for k = 2, 3, 4 (:func:`belm`). But Dahlquist's first barrier allows a zero-stable
 explicit row of k states an order of k at most, so only k = 2 survives: the others

@@ -21,6 +21,10 @@ where ``u'_before`` is the one of the step before (:func:`rows_of_edict`). Every
 of first order only: it uses a slope at one end of what it spans, and f(u') is even
 evaluated with the time of the other level.
 
+These are the paper's equations. The authors' code swaps the two sequences after every
+step; here they keep their places. BELM's repository, which compares with EDICT, gives
+the model x where y is meant in its CelebA script; that is not this.
+
 References:
     Wallace, Gokul & Naik 2023, "EDICT: Exact Diffusion Inversion via Coupled
     Transformations", arXiv:2211.12446, Eq. 13 to 15.

@@ -29,7 +29,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ class NewtonKrylov:
 
     max_iterations: int = 20
     krylov: int = 30
-    rtol: float | Float[Array, ""] | None = None
+    rtol: float | None = None
     forcing: float = 0.3
     backtracks: int = 8
 
@@ -230,7 +230,7 @@ def _shortening(t: Array, ratio: Array) -> Array:
 
 
 def _forcing(
-    error: Array, before: Array, previous: Array, rtol: Any, largest: float
+    error: Array, before: Array, previous: Array, rtol: float, largest: float
 ) -> Array:
     """Eisenstat & Walker's second choice, not finer than half of the tolerance."""
     eta = 0.9 * (error / before) ** 2

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 import benchmarks.torch_reference as ref
 import jaxinv as ji
 from benchmarks.torch_reference import decoder as published
-from jaxinv.decoder import Adam, ForwardStep, Gradient
+from jaxinv.decoder import Adam, ForwardStep, Gradient, learning_rates
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FOLDER = Path(ji.__file__).parent / "zoo" / "emoji64"
@@ -46,6 +47,21 @@ def test_the_last_iterate_is_that_of_the_reference(name, autoencoder, image, emo
     theirs = ref.to_channels_last(theirs)[0]
     moved = np.linalg.norm(theirs - emoji64.encode(image))
     assert np.linalg.norm(found.latent - theirs) < 1e-3 * moved
+
+
+RATES = {
+    "gradient": (published.warm_cosine, learning_rates.warm_cosine),
+    "adam": (published.held_cosine, learning_rates.held_cosine),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_the_learning_rates_are_those_of_the_reference_for_any_number(name):
+    theirs, ours = RATES[name]
+    for n in [1, 10, *np.random.default_rng(3).integers(2, 400, 20).tolist()]:
+        wanted = [theirs(k, n) for k in range(n)]
+        found = jax.vmap(ours(1.0, n))(np.arange(n))
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_the_autoencoders_are_the_same(autoencoder, image, emoji64):

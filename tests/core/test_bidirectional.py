@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 import jaxinv as ji
 from jaxinv.analysis import zero_stability
 from jaxinv.grid import make_grid
+from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.samplers.edict import rows_of_edict
 
 VP = SCHEDULES["vp"]
@@ -161,15 +162,39 @@ def test_one_array_reproduces_the_data_if_all_rows_are_solved(float64):
     assert relative_error(ji.sample(sampler, DENOISE, result.state), x0) < 1e-11
 
 
+@pytest.mark.parametrize("name", ["o_belm", "o_belm_4"])
+def test_the_states_at_the_data_end_can_be_made_by_eulers_steps(name, float64):
+    sampler, x0 = REVERSIBLE[name](VP, STEPS), data(float64)
+    y, made = x0 / sampler.scale[0], [x0]
+    for i in range(1, sampler.history):
+        f = DENOISE(sampler.scale[i - 1] * y, sampler.model_time[i - 1])
+        y = y + (sampler.tau[i] - sampler.tau[i - 1]) * f
+        made.append(sampler.scale[i] * y)
+    strategy = ji.Explicit(start="euler")
+    found = ji.invert(sampler, DENOISE, x0, strategy=strategy, return_trajectory=True)
+    ends = found.trajectory[: sampler.history]
+    assert relative_error(ends, jnp.stack(made)) < 1e-13
+    # Whatever the start, the state makes the round trip.
+    assert relative_error(ji.sample(sampler, DENOISE, found.state), x0) < 1e-10
+    implicit = ji.invert(sampler, DENOISE, x0)
+    assert relative_error(found.noise, implicit.noise) > 1e-6
+    assert int(found.num_evals) < int(implicit.num_evals)
+
+
+@pytest.mark.parametrize("start", ["implicit", "euler"])
 @pytest.mark.parametrize("name", ["o_belm", "o_belm_4", "edict"])
-def test_evaluations_of_an_explicit_inversion_are_counted(name):
+def test_evaluations_of_an_explicit_inversion_are_counted(name, start):
+    if name == "edict" and start == "euler":
+        pytest.skip("starts from a pair of equal states")
     calls = []
 
     def denoise(x, t):
         jax.debug.callback(lambda _: calls.append(1), t)
         return stretched(0.5, x, t)
 
-    result = ji.invert(REVERSIBLE[name](VP, 6), denoise, data(jnp.float32))
+    strategy = "auto" if start == "implicit" else ji.Explicit(start=start)
+    sampler, x0 = REVERSIBLE[name](VP, 6), data(jnp.float32)
+    result = ji.invert(sampler, denoise, x0, strategy=strategy)
     jax.effects_barrier()
     assert len(calls) == int(result.num_evals)
 
@@ -270,6 +295,11 @@ def test_strategies_that_a_sampler_does_not_have_are_refused():
     grid, x0 = make_grid(VP, 6), data(jnp.float32)
     for sampler, options, message in (
         (ji.ddim(grid), {"strategy": "explicit"}, "not bidirectional"),
+        (ji.ddim(grid), {"strategy": ji.Explicit()}, "not bidirectional"),
+        (ji.dpmpp_2m(grid), {"strategy": ji.Explicit()}, "not bidirectional"),
+        (ji.dpmpp_2m(grid), {"strategy": Stepwise()}, "memory of one state"),
+        (ji.o_belm(grid), {"strategy": Stepwise()}, "memory of one state"),
+        (ji.o_belm(grid), {"strategy": ji.Algorithm1()}, "memory of one state"),
         (ji.o_belm(grid), {"strategy": "stepwise"}, "read backwards: use 'explicit'"),
         (ji.edict(grid), {"strategy": "trajectory"}, "inverted explicitly"),
         (ji.edict(grid), {"solver": "anderson"}, "inverted explicitly"),
@@ -280,3 +310,15 @@ def test_strategies_that_a_sampler_does_not_have_are_refused():
         ji.sample(ji.ddim(grid), DENOISE, x0, return_state=True)
     with pytest.raises(ValueError, match="expected a sampler such as"):
         ji.sample("ddim", DENOISE, x0)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: ji.Explicit(start="midpoint"), "start must be"),
+        (lambda: ji.Naive(evaluate_at="middle"), "evaluate_at must be"),
+    ],
+)
+def test_flavours_that_do_not_exist_are_refused(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()

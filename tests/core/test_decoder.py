@@ -23,9 +23,10 @@ from jaxinv.decoder import (
     framewise,
     tilewise,
 )
-from jaxinv.decoder.learning_rates import held_cosine
+from jaxinv.decoder.learning_rates import held_cosine, warm_cosine
 from jaxinv.decoder.problem import Problem
 
+RNG = np.random.default_rng(2)
 ITERATIVE = {
     "gradient": Gradient(iterations=100),
     "forward_step": ForwardStep(iterations=100),
@@ -224,13 +225,38 @@ def test_the_history_has_the_residual_of_every_iterate():
     assert np.nanmin(history) == float(result.residual)
 
 
-def test_the_learning_rate_of_the_gradient_free_adam_is_held_at_the_end():
-    rate = held_cosine(0.01, 200)
-    assert float(rate(10)) == pytest.approx(0.01)
-    assert float(rate(5)) == pytest.approx(0.005)
-    assert float(rate(80)) == float(rate(199)) > 0
-    # Half of the cosine is through after 10 + 45 of 100 iterations.
-    assert float(rate(55)) == pytest.approx(0.005)
+LENGTHS = sorted({1, 9, 10, 12, 100, 101, *RNG.integers(1, 400, 12).tolist()})
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_the_rates_of_gradient_free_adam_are_the_published_ones(n):
+    """In NumPy, as the paper's code goes through its iterations: it carries a rate."""
+    peak, m = np.random.default_rng(n).uniform(1e-3, 1.0), min(n, 100)
+    w, rates = m // 10, []
+    for i in range(n):
+        if i < 0.8 * m and i < w:
+            carried = peak * (i + 1) / w
+        elif i < 0.8 * m:
+            carried = peak * np.cos(0.5 * np.pi * (i - w) / (m - w)) ** 2
+        rates.append(carried)
+    found = jax.vmap(held_cosine(peak, n))(jnp.arange(n))
+    np.testing.assert_allclose(found, rates, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_the_rates_of_the_gradient_method_are_the_published_ones(n):
+    """In NumPy, as transformers' cosine schedule with a warm-up of n // 10."""
+    peak, w = np.random.default_rng(n).uniform(1e-3, 1.0), n // 10
+    i = np.arange(n)
+    falling = np.cos(0.5 * np.pi * (i - w) / (n - w)) ** 2
+    rates = peak * np.where(i < w, i / max(w, 1), falling)
+    found = jax.vmap(warm_cosine(peak, n))(jnp.arange(n))
+    np.testing.assert_allclose(found, rates, rtol=1e-4, atol=1e-6 * peak)
+
+
+def test_gradient_free_adam_wastes_no_iteration():
+    result = ji.invert_decoder(E, D, D(latent()), Adam(iterations=100))
+    assert result.history[1] < result.history[0]
 
 
 def test_any_optax_transformation_descends():
@@ -305,6 +331,93 @@ def test_the_memory_of_a_video_does_not_grow_with_its_frames():
     assert beside_the_frames(32, 32) > 2 * beside_the_frames(32, 1)
     per_frame = (beside_the_frames(32, 1) - beside_the_frames(8, 1)) / 24
     assert per_frame < 15
+
+
+# --- scales ---------------------------------------------------------------------------
+
+EQUIVARIANT = [name for name in ITERATIVE if name not in ("adam", "gradient")]
+SCALES = [*10.0 ** RNG.uniform(-30, 30, 3), 1e-30, 1e-19, 1e19, 1e30]
+
+
+def bent(w, z):
+    """A decoder with ``D(c z) = c D(z)`` for c > 0 that is not linear."""
+    patches = z @ w
+    return patches + 0.2 * jnp.abs(jnp.roll(patches, 1, -1))
+
+
+def unbent(w, x):
+    """Nearly its inverse."""
+    return x @ w.T
+
+
+BENT, UNBENT = Partial(bent, weights()), Partial(unbent, weights())
+
+
+@jax.jit(static_argnums=(1, 2))
+def scaled(image, method, limits):
+    return ji.invert_decoder(UNBENT, BENT, image, method, limits=limits)
+
+
+@pytest.mark.parametrize("c", SCALES)
+@pytest.mark.parametrize("name", ["encoder", *EQUIVARIANT])
+def test_an_inversion_does_not_depend_on_the_scale_of_the_image(name, c):
+    image = BENT(latent())
+    wanted = scaled(image, name, None)
+    found = scaled(jnp.float32(c) * image, name, None)
+    assert float(wanted.encoder_residual) > 1e-2  # there is something to find
+    np.testing.assert_allclose(found.latent / c, wanted.latent, atol=2e-5)
+    # Relative to an image of order one, all that float32 says of a misfit is 1e-6.
+    for field in ("residual", "encoder_residual"):
+        mine, other = getattr(found, field) / c, getattr(wanted, field)
+        assert float(mine) == pytest.approx(float(other), rel=1e-4, abs=1e-6)
+    assert bool(found.converged) == bool(wanted.converged) == (name != "encoder")
+
+
+@pytest.mark.parametrize("c", SCALES)
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_reported_is_true_at_every_scale(name, c):
+    image = np.asarray(jnp.float32(c) * BENT(latent()))
+    found = scaled(jnp.asarray(image), name, None)
+    misfit = np.asarray(BENT(found.latent), np.float64) - image
+    true = np.sqrt(np.mean((misfit / c) ** 2))
+    assert float(found.residual) / c == pytest.approx(true, rel=1e-4, abs=1e-6)
+    tolerance = 1.2 * QUANTISATION * np.max(np.abs(image)) / c
+    assert bool(found.converged) == (true <= tolerance)
+    assert np.all(np.isfinite(found.latent))
+
+
+@pytest.mark.parametrize("c", SCALES)
+def test_the_default_tolerance_is_a_share_of_the_range_between_the_limits(c):
+    low, high = -c, c
+    image = jnp.clip(jnp.float32(c) * BENT(latent()), low, high)
+    found = ji.invert_decoder(UNBENT, BENT, image, "encoder", limits=(low, high))
+    misfit = 1.2 * QUANTISATION * 2 * c
+    assert bool(found.converged) == (float(found.residual) <= misfit)
+    assert not bool(found.converged)
+    near = ji.invert_decoder(UNBENT, BENT, image, "anderson", limits=(low, high))
+    assert bool(near.converged)
+
+
+@pytest.mark.parametrize("c", SCALES)
+def test_cocoercivity_does_not_depend_on_the_scale_of_the_image(c):
+    def report(scale):
+        z = jnp.float32(scale) * latent()
+        method = ForwardStep(iterations=5)
+        return analysis.cocoercivity(UNBENT, BENT, BENT(z), z, method, limits=None)
+
+    np.testing.assert_allclose(report(c).beta, report(1.0).beta, rtol=1e-2)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-10, 1e10, 1e25])
+def test_gauss_newton_does_not_depend_on_the_units_of_the_latent(scale):
+    # The image is of order one, the latent is not, and the encoder knows nothing of it.
+    decoder = Partial(lambda a, z: a * bent(weights(), z), jnp.float32(1 / scale))
+    z, image = scale * latent(), BENT(latent())
+    zeros = jnp.zeros_like(z)
+    found = ji.invert_decoder(
+        lambda x: zeros, decoder, image, "gauss_newton", limits=None
+    )
+    assert float(ji.nmse_db(found.latent / scale, z / scale)) < -60
 
 
 def badly_scaled(scale):

@@ -184,20 +184,27 @@ def test_naive_inversion_is_far_less_exact(float64):
     assert 1e-3 < noise < 1
 
 
-def test_naive_inversion_evaluates_the_model_at_the_state_that_it_has(float64):
+@pytest.mark.parametrize(
+    ("strategy", "ahead"),
+    [("naive", 0), (ji.Naive(), 0), (ji.Naive(evaluate_at="lower"), 1)],
+)
+def test_naive_inversion_evaluates_the_model_at_the_state_that_it_has(
+    strategy, ahead, float64
+):
     grid = ji.time_grid(VP, STEPS)
     denoise = gaussian_mixture(VP)
     x = x0 = jax.random.normal(jax.random.key(2), SHAPE, float64)
     states = [x]
     for i in range(1, STEPS + 1):
-        f = denoise(x, grid.model_time[i])
+        f = denoise(x, grid.model_time[i - ahead])
         y = x / grid.scale[i - 1] + (grid.tau[i] - grid.tau[i - 1]) * f
         x = grid.scale[i] * y
         states.append(x)
     result = ji.invert(
-        ji.ddim(grid), denoise, x0, strategy="naive", return_trajectory=True
+        ji.ddim(grid), denoise, x0, strategy=strategy, return_trajectory=True
     )
     np.testing.assert_allclose(result.trajectory, jnp.stack(states), rtol=1e-11)
+    assert int(result.num_evals) == STEPS
 
 
 def test_data_that_the_sampler_never_made_is_inverted_as_well(float64):

@@ -1,4 +1,4 @@
-"""Algorithm 2: better than naive in every family, and honest about what it is not."""
+"""Algorithms 1 and 2: better than naive, and honest about what they are not."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,31 @@ def test_no_certificate_is_claimed_that_was_not_measured():
     assert not bool(result.converged)
 
 
-def test_evaluations_are_counted_exactly():
+def test_algorithm_1_starts_from_the_naive_inverse():
+    table, denoise = ji.ddim(ji.time_grid(VP, STEPS)), gaussian_mixture(VP)
+    x0 = ji.sample(table, denoise, jnp.float32(NOISE))
+    # Of a single iteration the start itself is what is left.
+    only = ji.Algorithm1(ji.ForwardStep(max_iterations=1))
+    found = ji.invert(table, denoise, x0, strategy=only)
+    naive = ji.invert(table, denoise, x0, strategy="naive")
+    assert relative_error(found.noise, naive.noise) < 1e-6
+    assert not bool(found.converged)
+
+
+def test_algorithm_1_stops_where_the_sum_of_squares_is_below_the_published_bound():
+    table, denoise = ji.ddim(ji.time_grid(VP, STEPS)), gaussian_mixture(VP)
+    x0 = ji.sample(table, denoise, jnp.float32(NOISE))
+    found = ji.invert(
+        table, denoise, x0, strategy=ji.Algorithm1(), return_trajectory=True
+    )
+    squares = jnp.sum(found.trajectory[:-1] ** 2, axis=tuple(range(1, 1 + len(SHAPE))))
+    assert np.max(found.step_residuals**2 * squares) < 1e-3
+    # It stops there, and does not go on to what float32 can hold.
+    assert np.max(found.step_residuals**2 * squares) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["algorithm 1", "algorithm 2"])
+def test_evaluations_are_counted_exactly(name):
     calls = []
 
     def denoise(x, t):
@@ -55,7 +79,10 @@ def test_evaluations_are_counted_exactly():
         return 0.7 * jnp.sin(x + 0.001 * t)
 
     table = MULTISTEP["dpmpp_3m"].build(VP, 5)
+    strategy = ji.Algorithm2(VP)
+    if name == "algorithm 1":
+        table, strategy = ji.ddim(ji.time_grid(VP, STEPS)), ji.Algorithm1()
     x0 = jax.random.normal(jax.random.key(3), (3, 3))
-    result = ji.invert(table, denoise, x0, strategy="stepwise", schedule=VP)
+    result = ji.invert(table, denoise, x0, strategy=strategy)
     jax.effects_barrier()
     assert len(calls) == int(result.num_evals)
