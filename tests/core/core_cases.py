@@ -160,8 +160,8 @@ EXACT_SOLVERS = ("anderson", "fixed_point", "newton_krylov")
 EXACT_STRATEGIES = {
     "auto": "auto",
     "trajectory": ji.Trajectory(),
-    "trajectory-chunked": ji.Trajectory(chunk=3, max_sweeps=120),
-    "trajectory-naive-start": ji.Trajectory(start="naive"),
+    "trajectory-chunked": ji.Trajectory(history=6, chunk=3, max_sweeps=120),
+    "trajectory-naive-start": ji.Trajectory(history=6, start="naive"),
     "newton": (ji.Trajectory(max_sweeps=2), ji.NewtonTrajectory(20)),
 }
 

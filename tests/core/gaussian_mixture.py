@@ -25,13 +25,18 @@ VARIANCE = 0.05
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GaussianMixture:
-    """The exact denoiser of a mixture of Gaussians of one variance, equal weights."""
+    """The exact denoiser of a mixture of Gaussians of one variance, equal weights.
+
+    The family of its schedule is data (1.0 for the one that it is, else 0.0), so that
+    all schedules share one compiled program.
+    """
 
     centres: jax.Array
     variance: float
     times: jax.Array
     levels: jax.Array
-    family: str = dataclasses.field(metadata={"static": True})
+    vp: float
+    flow: float
     prediction: str = dataclasses.field(metadata={"static": True}, default="f")
 
     def __call__(self, x, t):
@@ -48,7 +53,7 @@ class GaussianMixture:
             weights * (centres + alpha * self.variance / variance * offsets), 0
         )
         predictions = {
-            "f": noise - data if self.family == "flow" else noise,
+            "f": noise - self.flow * data,
             "v": alpha * noise - sigma * data,
             "x0": data,
         }
@@ -56,12 +61,11 @@ class GaussianMixture:
 
     def path(self, t):
         """Alpha and sigma at a model time."""
-        if self.family == "vp":
-            tau = jnp.exp(jnp.interp(t, self.times, self.levels).astype(t.dtype))
-            alpha = 1 / jnp.sqrt(1 + tau**2)
-            return alpha, tau * alpha
-        tau = jnp.interp(t, self.times, self.levels).astype(t.dtype)
-        return (1 - tau if self.family == "flow" else jnp.ones_like(tau)), tau
+        level = jnp.interp(t, self.times, self.levels).astype(t.dtype)
+        is_vp = jnp.asarray(self.vp, t.dtype) > 0
+        tau = jnp.where(is_vp, jnp.exp(level), level)
+        alpha = jnp.where(is_vp, 1 / jnp.sqrt(1 + tau**2), 1 - self.flow * tau)
+        return alpha, jnp.where(is_vp, tau * alpha, tau)
 
     def predicting(self, kind):
         """The same mixture with another prediction type: f, v or x0."""
@@ -71,9 +75,10 @@ class GaussianMixture:
 def gaussian_mixture(schedule, *, components=8, variance=VARIANCE, seed=0):
     """A mixture of well separated Gaussians, as a model trained on a schedule."""
     centres = np.random.default_rng(seed).standard_normal((components, *SHAPE))
-    levels = np.log(schedule.taus) if schedule.family == "vp" else schedule.taus
+    vp, flow = schedule.family == "vp", schedule.family == "flow"
+    levels = np.log(schedule.taus) if vp else schedule.taus
     return GaussianMixture(
-        centres, variance, schedule.model_times, levels, schedule.family
+        centres, variance, schedule.model_times, levels, float(vp), float(flow)
     )
 
 
@@ -100,15 +105,23 @@ def ode_trajectory(schedule, denoise, x_start, taus, steps=4):
     Returns:
         The states, shape (number of levels, \*shape).
     """
-    times = jnp.asarray(schedule.model_times)
-    levels = jnp.log(jnp.asarray(schedule.taus))
+    s = np.log(np.asarray(taus))
+    scale = jnp.asarray(schedule.scale(taus)).reshape((-1,) + (1,) * x_start.ndim)
+    y = x_start / scale[0]
+    ends = np.stack([s[:-1], s[1:]], axis=1)
+    ys = _integrate(denoise, y, ends, steps)
+    return jnp.concatenate([y[None], ys]) * scale
+
+
+@jax.jit(static_argnames="steps")
+def _integrate(denoise, y, ends, steps):
+    """The states y = x / scale of the ODE at the ends of intervals of log tau."""
 
     def slope(s, y):
         tau = jnp.exp(s)
-        if schedule.family == "vp":
-            scale, t = 1 / jnp.sqrt(1 + tau**2), jnp.interp(s, levels, times)
-        else:
-            scale, t = 1.0, tau * (times[-1] / schedule.taus[-1])
+        vp = denoise.vp > 0
+        scale = jnp.where(vp, 1 / jnp.sqrt(1 + tau**2), 1.0)
+        t = jnp.interp(jnp.where(vp, s, tau), denoise.levels, denoise.times)
         return tau * denoise(scale * y, t)
 
     def interval(y, ends):
@@ -125,10 +138,4 @@ def ode_trajectory(schedule, denoise, x_start, taus, steps=4):
         k4 = slope(s + h, y + h * k3)
         return y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
 
-    taus = np.asarray(taus)
-    s = jnp.log(jnp.asarray(taus))
-    scale = jnp.asarray(schedule.scale(taus)).reshape((-1,) + (1,) * x_start.ndim)
-    y = x_start / scale[0]
-    ends = jnp.stack([s[:-1], s[1:]], axis=1)
-    _, ys = jax.jit(lambda y: jax.lax.scan(interval, y, ends))(y)
-    return jnp.concatenate([y[None], ys]) * scale
+    return jax.lax.scan(interval, y, ends)[1]

@@ -23,6 +23,10 @@ from jaxinv.inversion import SOLVERS as SOLVERS_BY_NAME
 VP = SCHEDULES["vp"]
 STEPS = 20
 
+# What a sweep costs at this size is its linear system, of history times levels
+# unknowns; the default of 20 sweeps is run below, in both precisions.
+SHORT_HISTORY = ji.Trajectory(history=6)
+
 # BDIA with gamma = 1, started from one array, is the one table whose rows do not have
 # one solution that is found: another noise leads to the same data (VP), or none is
 # found (VE). It is inverted explicitly (test_bidirectional.py).
@@ -51,7 +55,7 @@ def stretched(gain, x, t):
 def test_every_table_is_inverted_to_machine_precision(sampler, schedule, float64):
     table, denoise = sampler.build(schedule, STEPS), gaussian_mixture(schedule)
     noise, reconstruction, result = round_trip(
-        table, denoise, float64, strategy="trajectory"
+        table, denoise, float64, strategy=SHORT_HISTORY
     )
     assert bool(result.converged)
     assert float(result.residual) < 1e-12
@@ -61,10 +65,24 @@ def test_every_table_is_inverted_to_machine_precision(sampler, schedule, float64
     assert reconstruction < STEPS * 1e-12
 
 
-@pytest.mark.parametrize("strategy", each(EXACT_STRATEGIES))
-@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "dpmpp_3m"])
+# Every strategy on the table with the longest memory, and the two that need most on
+# the others; one strategy on every table is the test above.
+STRATEGIES_AND_TABLES = [
+    ("dpmpp_3m", "auto"),
+    ("dpmpp_3m", "trajectory-chunked"),
+    ("dpmpp_3m", "trajectory-naive-start"),
+    ("dpmpp_3m", "newton"),
+    ("dpmpp_2m", "newton"),
+    ("ddim", "auto"),
+    ("ddim", "trajectory-chunked"),
+    ("ddim", "newton"),
+]
+
+
+@pytest.mark.parametrize(("name", "strategy"), STRATEGIES_AND_TABLES)
 def test_every_exact_strategy_inverts_every_order(name, strategy, float64):
     table, denoise = SAMPLERS[name].build(VP, STEPS), gaussian_mixture(VP)
+    strategy = EXACT_STRATEGIES[strategy]
     noise, reconstruction, result = round_trip(
         table, denoise, float64, strategy=strategy
     )
@@ -106,7 +124,9 @@ def test_a_grid_whose_last_step_goes_nowhere_is_inverted(float64):
     assert max(noise, reconstruction) < 1e-12
 
 
-@pytest.mark.parametrize("strategy", ["auto", "trajectory"])
+@pytest.mark.parametrize(
+    "strategy", ["auto", pytest.param(SHORT_HISTORY, id="trajectory")]
+)
 @pytest.mark.parametrize("schedule", each(SCHEDULES))
 @pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "dpmpp_3m"])
 def test_inversion_in_float32_is_as_exact_as_its_tolerance(name, schedule, strategy):
@@ -358,7 +378,8 @@ def test_a_model_that_closes_over_a_tracer_is_inverted_with_known_data():
     x0 = jax.random.normal(jax.random.key(3), (3, 3))
 
     def noise(gain):
-        return ji.invert(table, lambda x, t: stretched(gain, x, t), x0).noise
+        denoise = lambda x, t: stretched(gain, x, t)  # noqa: E731
+        return ji.invert(table, denoise, x0, strategy="stepwise").noise
 
     gains = jnp.array([0.3, 0.5])
     together = jax.vmap(noise)(gains)
@@ -410,6 +431,7 @@ def test_not_converging_is_reported_and_carries_the_best_found(options):
 # --- many samples -------------------------------------------------------------------
 
 
+@jax.jit(static_argnames="strategy")
 def invert_all(table, x0s, gains, strategy):
     """Inverts with a gain per sample: the models differ in their data only."""
     return jax.vmap(
@@ -420,8 +442,8 @@ def invert_all(table, x0s, gains, strategy):
 MANY = {
     "ddim, stepwise": (ji.ddim, "stepwise"),
     "ddim, auto": (ji.ddim, "auto"),
-    "2m, trajectory": (ji.dpmpp_2m, "trajectory"),
-    "2m, chunked": (ji.dpmpp_2m, ji.Trajectory(chunk=4)),
+    "2m, trajectory": (ji.dpmpp_2m, SHORT_HISTORY),
+    "2m, chunked": (ji.dpmpp_2m, ji.Trajectory(history=6, chunk=4)),
     "2m, newton": (ji.dpmpp_2m, (ji.Trajectory(max_sweeps=3), ji.NewtonTrajectory(20))),
 }
 
@@ -475,12 +497,16 @@ def test_a_nan_among_batched_data_is_reported_for_its_sample_only(eight):
 # --- programs -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m"])
-def test_jit_of_invert_is_invert(name, float64):
+@pytest.mark.parametrize(
+    ("name", "strategy"), [("ddim", "auto"), ("dpmpp_2m", SHORT_HISTORY)]
+)
+def test_jit_of_invert_is_invert(name, strategy, float64):
     table, denoise = SAMPLERS[name].build(VP, STEPS), gaussian_mixture(VP)
     x0 = jax.random.normal(jax.random.key(2), SHAPE, float64)
-    plain = ji.invert(table, denoise, x0)
-    jitted = jax.jit(ji.invert)(table, denoise, x0)
+    plain = ji.invert(table, denoise, x0, strategy=strategy)
+    jitted = jax.jit(lambda *args: ji.invert(*args, strategy=strategy))(
+        table, denoise, x0
+    )
     np.testing.assert_allclose(jitted.noise, plain.noise, rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(jitted.iterations, plain.iterations)
 

@@ -7,8 +7,10 @@ import optax
 import pytest
 import torch
 from core_cases import SOLVERS, each
+from jax.tree_util import Partial
 
 import jaxinv as ji
+from jaxinv.compilation import split_callable
 from jaxinv.solvers import anderson
 
 SHAPE = (2, 3)
@@ -25,34 +27,38 @@ def rotation(seed=0, size=6):
 
 # R(z) = slope (z - M(z) - c) with |M'| <= 1/2: the fixed-point map contracts by 1/2,
 # and R' has singular values in [slope / 2, 3 slope / 2].
-def linear(z):
-    return 0.5 * jnp.asarray(rotation(), z.dtype) @ z
+# What is chosen is data, so that all problems of one solver share a compiled program.
+def contracting(matrix, bend, offset, scale, z):
+    """Scaled in and out, as units are; ``bend`` 1 for M = tanh, 0 for M = identity."""
+    flat = z.ravel() / scale
+    image = matrix @ flat
+    image = 0.5 * jnp.where(bend > 0, jnp.tanh(image), image)
+    return scale * SLOPE * (flat - image - offset).reshape(z.shape)
 
 
-def nonlinear(z):
-    return 0.5 * jnp.tanh(jnp.asarray(rotation(), z.dtype) @ z)
+def problem(dtype, *, bend, offset=None, scale=1.0):
+    offset = np.linspace(-1, 2, 6) if offset is None else offset
+    arrays = (rotation(), bend, offset, scale)
+    return Partial(contracting, *(jnp.asarray(a, dtype) for a in arrays))
 
 
-def problem(contraction, dtype):
-    offset = jnp.linspace(-1, 2, 6, dtype=dtype)
+def linear(dtype):
+    return problem(dtype, bend=0.0)
 
-    def residual(z):
-        flat = z.ravel()
-        return SLOPE * (flat - contraction(flat) - offset).reshape(z.shape)
 
-    return residual
+def nonlinear(dtype, **options):
+    return problem(dtype, bend=1.0, **options)
+
+
+@jax.jit(static_argnames=("solver", "rebuild"))
+def _solve(solver, rebuild, arrays, guess, slope, reference):
+    return solver(rebuild(arrays), guess, slope=slope, reference=reference)
 
 
 def solve(solver, residual, guess, slope=SLOPE, reference=1.0):
-    dtype = guess.dtype
-    return jax.jit(
-        lambda z: solver(
-            residual,
-            z,
-            slope=jnp.asarray(slope, dtype),
-            reference=jnp.asarray(reference, dtype),
-        )
-    )(guess)
+    slope, reference = (jnp.asarray(a, guess.dtype) for a in (slope, reference))
+    arrays, rebuild = split_callable(residual)
+    return _solve(solver, rebuild, arrays, guess, slope, reference)
 
 
 # --- every solver -------------------------------------------------------------------
@@ -60,7 +66,7 @@ def solve(solver, residual, guess, slope=SLOPE, reference=1.0):
 
 @pytest.mark.parametrize("solver", each(SOLVERS))
 def test_a_nonlinear_contraction_is_solved_to_the_tolerance(solver, dtype):
-    residual = problem(nonlinear, dtype)
+    residual = nonlinear(dtype)
     solution = solve(solver, residual, jnp.zeros(SHAPE, dtype), reference=3.0)
     assert bool(solution.converged)
     eps = float(jnp.finfo(dtype).eps)
@@ -73,7 +79,7 @@ def test_a_nonlinear_contraction_is_solved_to_the_tolerance(solver, dtype):
 
 @pytest.mark.parametrize("solver", each(SOLVERS))
 def test_a_linear_contraction_is_solved_as_by_a_direct_solver(solver, float64):
-    residual = problem(linear, float64)
+    residual = linear(float64)
     solution = solve(solver, residual, jnp.zeros(SHAPE, float64), reference=3.0)
     exact = np.linalg.solve(np.eye(6) - 0.5 * rotation(), np.linspace(-1, 2, 6))
     # |z - z*| <= |R| / (smallest singular value of R').
@@ -83,7 +89,7 @@ def test_a_linear_contraction_is_solved_as_by_a_direct_solver(solver, float64):
 
 @pytest.mark.parametrize("solver", each(SOLVERS))
 def test_a_guess_that_solves_the_problem_costs_one_evaluation(solver, float64):
-    residual = problem(linear, float64)
+    residual = linear(float64)
     exact = np.linalg.solve(np.eye(6) - 0.5 * rotation(), np.linspace(-1, 2, 6))
     solution = solve(solver, residual, jnp.asarray(exact).reshape(SHAPE))
     assert int(solution.iterations) == int(solution.num_evals) == 1
@@ -93,7 +99,7 @@ def test_a_guess_that_solves_the_problem_costs_one_evaluation(solver, float64):
 @pytest.mark.parametrize("solver", each(SOLVERS))
 def test_nan_at_the_guess_stops_at_once_and_is_reported(solver, dtype):
     guess = jnp.ones(SHAPE, dtype)
-    solution = solve(solver, lambda z: z * jnp.nan, guess)
+    solution = solve(solver, nonlinear(dtype, offset=np.full(6, np.nan)), guess)
     assert int(solution.iterations) == int(solution.num_evals) == 1
     assert not bool(solution.converged)
     assert float(solution.residual) == np.inf
@@ -122,7 +128,7 @@ def test_no_solution_is_reported_with_the_best_of_all_evaluations(solver, float6
 
 
 def test_fixed_point_takes_as_many_iterations_as_its_contraction_says(float64):
-    residual = problem(linear, float64)
+    residual = linear(float64)
     solution = solve(ji.FixedPoint(rtol=1e-10), residual, jnp.zeros(SHAPE, float64))
     # An orthogonal map halves the residual at every iteration, exactly.
     start = SLOPE * np.linalg.norm(np.linspace(-1, 2, 6))
@@ -163,7 +169,7 @@ def test_nan_on_the_way_stops_and_returns_the_best_finite_iterate(float64):
 
 
 def test_damping_scales_the_step(float64):
-    residual = problem(linear, float64)
+    residual = linear(float64)
     guess = jnp.ones(SHAPE, float64)
     one_step = ji.FixedPoint(max_iterations=2, damping=0.25, rtol=0.0)
     solution = solve(one_step, residual, guess)
@@ -237,7 +243,7 @@ def test_anderson_solves_a_linear_problem_in_as_many_evaluations_as_unknowns(
     offset = np.arange(1.0, size + 1)
     solution = solve(
         ji.Anderson(rtol=1e-10),
-        lambda z: jnp.asarray(matrix) @ z - offset,
+        Partial(lambda m, c, z: m @ z - c, matrix, offset),
         jnp.zeros(size, float64),
         slope=1.0,
         reference=np.linalg.norm(offset),
@@ -283,10 +289,9 @@ def test_anderson_does_not_depend_on_the_scale_of_the_problem():
     # squares are close to the smallest float32.
     runs = []
     for scale in (1.0, 2.0**-40):
-        residual = problem(nonlinear, jnp.float32)
         solution = solve(
             ji.Anderson(rtol=1e-5),
-            lambda z, scale=scale, residual=residual: scale * residual(z / scale),
+            nonlinear(jnp.float32, scale=scale),
             jnp.zeros(SHAPE, jnp.float32),
             reference=scale,
         )
@@ -385,14 +390,14 @@ TRANSFORMATIONS = {
 @pytest.mark.parametrize("transformation", each(TRANSFORMATIONS))
 def test_gradient_descent_works_with_any_optax_transformation(transformation, float64):
     solver = ji.Gradient(transformation, max_iterations=400, rtol=1e-3)
-    residual = problem(nonlinear, float64)
+    residual = nonlinear(float64)
     solution = solve(solver, residual, jnp.zeros(SHAPE, float64), reference=3.0)
     assert bool(solution.converged)
     assert solution.value.dtype == float64
 
 
 def test_gradient_descent_follows_the_gradient_of_the_sum_of_squares(float64):
-    residual, guess = problem(nonlinear, float64), jnp.ones(SHAPE, float64)
+    residual, guess = nonlinear(float64), jnp.ones(SHAPE, float64)
     solver = ji.Gradient(optax.sgd(0.1), max_iterations=2, rtol=0.0)
     gradient = jax.grad(lambda z: jnp.sum(residual(z) ** 2))(guess)
     np.testing.assert_allclose(
