@@ -37,8 +37,8 @@ from benchmarks.report import RESULTS, provenance, save, table
 STEPS, BATCH, RTOL = 8, 64, 1e-4
 
 #: Short, so that what cannot be inverted does not take all of the time.
-SWEEPS = ji.Trajectory(history=8, max_sweeps=40)
-NEWTON = ji.NewtonTrajectory(max_iterations=3, krylov=20)
+SWEEPS = ji.Trajectory(history=5, max_sweeps=20, restarts=1)
+NEWTON = ji.NewtonTrajectory(max_iterations=2, krylov=10)
 
 
 class Method(NamedTuple):
@@ -62,7 +62,7 @@ def _stepwise(solver: Any) -> dict[str, Any]:
 METHODS = {
     "ddim, auto": Method(ji.ddim, {"strategy": "auto"}),
     "ddim, stepwise and refined": Method(
-        ji.ddim, {"strategy": (ji.inversion.Stepwise(), SWEEPS, NEWTON)}, 4
+        ji.ddim, {"strategy": (ji.inversion.Stepwise(), SWEEPS, NEWTON)}
     ),
     "ddim, anderson": Method(ji.ddim, _stepwise("anderson"), 4),
     "ddim, fixed_point": Method(ji.ddim, _stepwise("fixed_point"), 2),

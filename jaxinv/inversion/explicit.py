@@ -49,7 +49,7 @@ from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.rows import default_row_rtol
 from jaxinv.inversion.stages import Solved
 from jaxinv.inversion.stepwise import Stepwise
-from jaxinv.inversion.verification import judge, unverified
+from jaxinv.inversion.verification import judge, nudged, unverified
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import Sampler, descend
 from jaxinv.solvers import Anderson, Solver
@@ -137,10 +137,10 @@ def climb(steps: Stepper, window: Any, rtol: float | None = None) -> tuple[Any, 
     return window, solved
 
 
-def _two_ways(sampler: Sampler) -> int:
-    """Evaluations of sampling from the noise, and from the state."""
+def _way_back(sampler: Sampler, *, resumed: bool = False) -> int:
+    """Evaluations of sampling from noise, or from a state."""
     n = sampler.num_steps
-    return 4 * n if sampler.coupled else 2 * n - 1
+    return 2 * n if sampler.coupled else n - resumed
 
 
 def unwind(
@@ -174,11 +174,12 @@ def unwind(
     if rtol is not None:
         scale = jnp.asarray(sampler.init_noise_scale, start.values.dtype)
         fixed, state_x, origin = jax.lax.stop_gradient((state, state.x / scale, given))
-        ends = (
-            descend(sampler, denoise, state_x, keep=False)[0][0],
-            descend(sampler, denoise, fixed, keep=False)[0],
+        end, *states = (
+            descend(sampler, denoise, start, keep=False)[0]
+            for start in (state_x, fixed, nudged(fixed))
         )
-        verified = judge(solved, ends, origin, rtol, evals=_two_ways(sampler))
+        evals = _way_back(sampler) + 2 * _way_back(sampler, resumed=True)
+        verified = judge(solved, end[0], states, origin, rtol, evals=evals)
         verified = jax.lax.stop_gradient(verified)
     return wrap_up(sampler, start.x, solved.states, verified, keep, state)
 
@@ -278,9 +279,10 @@ def unwind_exactly(
             start = jax.lax.stop_gradient(start)
             return sample_exactly(sampler, known, rebuild, start, arithmetic).values
 
-        ends = again(noise)[0], again(state)
-        both = _two_ways(sampler) + k - 2
-        verified = judge(solved, ends, given, rtol, evals=both)
+        # The integers retrace: there is nothing in the last place to move.
+        end, states = again(noise)[0], [again(state)]
+        both = _way_back(sampler) + (k - 2) + _way_back(sampler, resumed=True)
+        verified = judge(solved, end, states, given, rtol, evals=both)
         verified = jax.lax.stop_gradient(verified)
     return InversionResult(
         noise=noise,

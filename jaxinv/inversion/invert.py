@@ -86,8 +86,8 @@ def invert(
 ) -> InversionResult:
     """Find the noise that the sampler turns into ``x0``.
 
-    What was found is sampled from, by the sampler's own loop: N evaluations more (2 N
-    for bidirectional samplers, whose state is sampled from as well), which are counted.
+    What was found is sampled from, by the sampler's own loop: N evaluations more (3 N
+    for bidirectional samplers, whose state is sampled from twice), which are counted.
 
     The noise and the trajectory can be differentiated (once, in reverse mode) with
     respect to the data, the model's parameters and its conditions, by the implicit

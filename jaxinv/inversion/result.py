@@ -51,7 +51,9 @@ class InversionResult(NamedTuple):
             of the solver. Steps amplify: this alone proves nothing about the whole way.
         state_converged: shape (). The verdict on ``state``.
         state_reconstruction: shape (). ``|sample(state) - x0| / |x0|``; of all arrays
-            of the state, where a state was inverted.
+            of the state, where a state was inverted. For plain floats the larger error
+            of two ways back: the second one starts from the state with its values
+            moved by a unit in their last place, and so does not retrace roundings.
         stages: shape (). How many stages of the strategy's plan this sample needed:
             ``"auto"`` goes on with the next where the one before did not converge.
     """

@@ -20,7 +20,8 @@ The best result is kept: one that has converged before one that has not, then th
 with the smaller reconstruction error. Costs add up, those of the way back included.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +50,9 @@ class Verified(NamedTuple):
         solved: the trajectory, with the cost of everything.
         reconstruction: shape (). Relative error of the data sampled from the noise; NaN
             if that was not tried, infinite if it led beyond all numbers.
-        state_reconstruction: shape (). The same from the state at the noise end.
+        state_reconstruction: shape (). The same from the state at the noise end: the
+            larger error of two ways back, one from the state and one from the state
+            with its values moved by a unit in their last place.
         converged: shape (). Rows solved, and the reconstruction within the tolerance.
         state_converged: shape (). The same of the state.
         retraced: shape (N, ...). ``y[1] .. y[N]`` of sampling from the noise; None if
@@ -129,18 +132,32 @@ def verify(
     n = table.num_steps
     noise, state = noise_end(table, solved.states)
     xs = way_back(noise)
-    ends = xs[0], None if state is None else way_back(state)
+    states = () if state is None else (way_back(state), way_back(nudged(state)))
     retraced = None
     if len(xs) > 1:
         retraced = xs[1:] / per_level(jnp.asarray(table.scale)[1:], xs)
     # A state is resumed: fewer steps, and one evaluation for each inner array.
-    evals = n if state is None else n + (n - 1)
-    return judge(solved, ends, x0, rtol, evals=evals)._replace(retraced=retraced)
+    evals = n + len(states) * (n - 1)
+    verified = judge(solved, xs[0], states, x0, rtol, evals=evals)
+    return verified._replace(retraced=retraced)
+
+
+def nudged(state: SamplerState) -> SamplerState:
+    """Return a state with all values moved by a unit in their last place.
+
+    Sampling from the very state that was reached retraces its own roundings. From one
+    that differs in the last place it shows what the steps make of such a difference.
+    """
+    values = state.values
+    signs = jax.random.rademacher(jax.random.key(0), values.shape, values.dtype)
+    eps = jnp.finfo(values.dtype).eps
+    return dataclasses.replace(state, values=values * (1 + eps * signs))
 
 
 def judge(
     solved: Solved,
-    ends: tuple[Float[Array, "*shape"], Float[Array, "k *shape"] | None],
+    end: Float[Array, "*shape"],
+    states: Sequence[Float[Array, "k *shape"]],
     given: Float[Array, "*shape"] | SamplerState,
     rtol: float,
     *,
@@ -150,8 +167,9 @@ def judge(
 
     Args:
         solved: what stages found.
-        ends: the data that the noise led to, and the states that the state led to, data
-            side first; None for samplers whose state is the noise.
+        end: the data that the noise led to.
+        states: the states that the state at the noise end led to, data side first, on
+            each way back from it; none for samplers whose state is the noise.
         given: what was inverted: the data, or a state at the data end.
         rtol: largest relative error of the data that counts as converged.
         evals: evaluations of the way back, one after the other.
@@ -164,10 +182,11 @@ def judge(
         num_evals=solved.num_evals + evals, depth=solved.depth + evals
     )
     x0 = given.x if isinstance(given, SamplerState) else given
-    error = state_error = _measured(ends[0] - x0, x0)
-    if ends[1] is not None:
+    error = state_error = _measured(end - x0, x0)
+    if states:
         values = given.values if isinstance(given, SamplerState) else x0[None]
-        state_error = _measured(ends[1][: len(values)] - values, values)
+        found = [_measured(xs[: len(values)] - values, values) for xs in states]
+        state_error = jnp.max(jnp.stack(found))
     return Verified(
         solved,
         error,

@@ -125,7 +125,7 @@ def test_states_return_exactly_in_both_directions(build, dtype):
     sampler = build(VP, STEPS)
     x0 = data(dtype)
     result = ji.invert(sampler, DENOISE, x0)
-    assert bool(result.converged)
+    assert bool(result.state_converged)
     there = ji.sample(sampler, DENOISE, result.state, return_state=True)
     again = ji.invert(sampler, DENOISE, there)
     # Each of the steps rounds, by eps times the largest state of the trajectory, and
@@ -149,8 +149,15 @@ def test_data_is_reproduced_from_the_state_and_not_from_one_array(
     result = ji.invert(sampler, denoise, x0)
     assert relative_error(ji.sample(sampler, denoise, result.state), x0) < 1e-12
     assert relative_error(ji.sample(sampler, denoise, result.noise), x0) > 1e-6
-    # The certificate says so: exact rows, but for those that start from one array.
-    assert bool(result.converged)
+    # The certificate says so, of each answer: exact rows, but for those that start from
+    # one array.
+    assert bool(result.state_converged)
+    assert not bool(result.converged)
+    assert float(result.state_reconstruction) < 1e-12
+    again = ji.sample(sampler, denoise, result.noise)
+    np.testing.assert_allclose(
+        result.reconstruction, relative_error(again, x0), rtol=1e-6
+    )
     assert np.max(result.step_residuals[:-1]) < 1e-13 < result.step_residuals[-1]
 
 
