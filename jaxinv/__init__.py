@@ -50,9 +50,9 @@ from jaxinv.schedule import (
     flow_matching,
     linear,
     scaled_linear,
-    schedule_from_diffusers,
     variance_exploding,
 )
+from jaxinv.schedule_from_diffusers import schedule_from_diffusers
 from jaxinv.sharding import make_mesh
 from jaxinv.solvers import Anderson, FixedPoint, ForwardStep, Gradient, NewtonKrylov
 from jaxinv.state import SamplerState

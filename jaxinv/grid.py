@@ -26,6 +26,7 @@ from typing import get_args
 import numpy as np
 from jaxtyping import Float
 
+from jaxinv.prediction import check_digits
 from jaxinv.schedule import Family, NoiseSchedule, Spacing, shifted
 
 # A step that keeps less of the noise level than this may lose the noise. Measured with
@@ -119,7 +120,9 @@ def time_grid(
         The grid, ``N + 1`` levels.
 
     Raises:
-        ValueError: for a number of steps or a spacing that does not exist.
+        ValueError: for a number of steps or a spacing that does not exist; and, unless
+            JAX computes in float64, for a step that float32 does not carry with a
+            network that predicts v or data (:mod:`jaxinv.prediction`).
 
     Warns:
         LossyGridWarning: if a step keeps less than :data:`INVERTIBLE_RATIO` of the
@@ -163,6 +166,7 @@ def make_grid(
         timesteps = _diffusers_timesteps(schedule, num_steps, spacing)
         end = 0.0 if schedule.set_alpha_to_one else schedule.taus[0]
         tau = np.append(end, schedule.taus[timesteps])
+    check_digits(schedule, tau)
     return TimeGrid(
         tau,
         schedule.scale(tau),
@@ -257,6 +261,44 @@ def check_num_steps(schedule: NoiseSchedule, num_steps: int) -> None:
         )
 
 
+def trailing_timesteps(
+    total: int, num_steps: int, last: int | None = None
+) -> np.ndarray:
+    """Increasing timesteps of the "trailing" spacing, as many as diffusers takes.
+
+    For 62 of the N up to 1000 (61 is the first) rounding makes diffusers' range one too
+    long: N + 1 timesteps, the one nearest to the data being -1.
+
+    Args:
+        total: number of training timesteps, T.
+        num_steps: N.
+        last: where the timesteps end; by default T.
+    """
+    last = total if last is None else last
+    return np.arange(last, 0, -total / num_steps).round()[::-1] - 1
+
+
+def check_trailing(
+    schedule: NoiseSchedule, num_steps: int, spacing: str | None = None
+) -> None:
+    """Raise ValueError where DDIMScheduler goes on from its own data as if from noise.
+
+    Args:
+        schedule: the model's schedule.
+        num_steps: N.
+        spacing: by default the schedule's own.
+    """
+    total = schedule.num_train_timesteps
+    trailing = (spacing or schedule.timestep_spacing) == "trailing"
+    if trailing and len(trailing_timesteps(total, num_steps)) > num_steps:
+        raise ValueError(
+            f"DDIMScheduler takes {num_steps + 1} steps when it is asked for "
+            f"{num_steps} in the spacing 'trailing': the last, at timestep -1, reads "
+            "the finished data as the noisiest state, and what it returns is no "
+            "sample; use another number of steps"
+        )
+
+
 def _flow_grid(schedule: NoiseSchedule, num_steps: int, spacing: str) -> np.ndarray:
     if spacing != "linspace":
         raise ValueError(
@@ -280,8 +322,7 @@ def _diffusers_timesteps(
         timesteps = np.arange(num_steps) * (total // num_steps) + schedule.steps_offset
     elif spacing == "trailing":
         # For some N rounding makes the range one too long (N = 61): cut it.
-        timesteps = np.round(np.arange(total, 0, -total / num_steps)[:num_steps])
-        timesteps = timesteps[::-1] - 1
+        timesteps = trailing_timesteps(total, num_steps)[-num_steps:]
     else:
         timesteps = np.linspace(0, total - 1, num_steps).round()
     if timesteps[-1] >= total:

@@ -19,7 +19,8 @@ from jaxinv.models.supported import (
     image_size,
 )
 from jaxinv.pipeline import LatentDiffusion
-from jaxinv.schedule import NoiseSchedule, schedule_from_diffusers
+from jaxinv.schedule import NoiseSchedule
+from jaxinv.schedule_from_diffusers import schedule_from_diffusers
 from jaxinv.sharding import ShardingRule
 
 NETWORKS = ("unet", "vae", "text_encoder")

@@ -28,10 +28,7 @@ References:
 """
 
 import dataclasses
-import json
 import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -116,10 +113,26 @@ class NoiseSchedule:
 
 def _vp(betas: Float[np.ndarray, "t"], **options: Any) -> NoiseSchedule:
     """Variance-preserving schedule: alpha^2 is the running product of 1 - beta."""
-    alpha_squared = np.cumprod(1 - betas)
+    return vp_schedule(np.cumprod(1 - betas), **options)
+
+
+def vp_schedule(
+    alphas_cumprod: Float[np.ndarray, "t"], **options: Any
+) -> NoiseSchedule:
+    """Return the variance-preserving schedule of ``alpha^2`` at the times 0 .. T - 1.
+
+    Args:
+        alphas_cumprod: shape (T,). ``alpha_t^2``, decreasing.
+        **options: further fields of :class:`NoiseSchedule`.
+
+    Raises:
+        ValueError: if the noise levels do not increase from above 0.
+    """
+    alpha_squared = np.asarray(alphas_cumprod, np.float64)
     with np.errstate(divide="ignore"):
         taus = np.sqrt((1 - alpha_squared) / alpha_squared)
-    return NoiseSchedule("vp", np.arange(len(betas), dtype=np.float64), taus, **options)
+    times = np.arange(len(taus), dtype=np.float64)
+    return NoiseSchedule("vp", times, taus, **options)
 
 
 def linear(
@@ -145,7 +158,7 @@ def linear(
     References:
         Ho et al. 2020, arXiv:2006.11239, Section 4.
     """
-    _check_betas(beta_start, beta_end, num_train_timesteps)
+    check_betas(beta_start, beta_end, num_train_timesteps)
     return _vp(np.linspace(beta_start, beta_end, num_train_timesteps), **options)
 
 
@@ -172,7 +185,7 @@ def scaled_linear(
     References:
         Rombach et al. 2022, arXiv:2112.10752; values of Stable Diffusion 1 and 2.
     """
-    _check_betas(beta_start, beta_end, num_train_timesteps)
+    check_betas(beta_start, beta_end, num_train_timesteps)
     roots = np.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps)
     return _vp(roots**2, **options)
 
@@ -196,10 +209,15 @@ def cosine(
     References:
         Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. 17.
     """
-    _check_betas(0.5, 0.5, num_train_timesteps)
+    check_betas(0.5, 0.5, num_train_timesteps)
+    return _vp(cosine_betas(num_train_timesteps, max_beta), **options)
+
+
+def cosine_betas(num_train_timesteps: int, max_beta: float = 0.999) -> np.ndarray:
+    """Return the betas of :func:`cosine`."""
     t = np.arange(num_train_timesteps + 1) / num_train_timesteps
     alpha_bar = np.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-    return _vp(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta), **options)
+    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta)
 
 
 def flow_matching(
@@ -281,101 +299,13 @@ def variance_exploding(
     return NoiseSchedule("ve", sigmas, sigmas, **options)
 
 
-def schedule_from_diffusers(
-    config: Mapping[str, Any] | str | Path,
-) -> NoiseSchedule:
-    """Read a schedule from a diffusers ``scheduler_config.json``.
-
-    Args:
-        config: the parsed JSON, the file, or the folder that holds it.
-
-    Returns:
-        The schedule, with the configuration's prediction type, spacing, offset and
-        end. Which sampler the file names does not matter: any sampler can be used.
-
-    Raises:
-        ValueError: for an unknown beta schedule, prediction type or spacing, for a
-            schedule with zero terminal SNR, or for a shift that depends on the size.
-        FileNotFoundError: if the file does not exist.
-    """
-    config = read_scheduler_config(config)
-    steps = int(config.get("num_train_timesteps", 1000))
-    if str(config.get("_class_name", "")).startswith("FlowMatch"):
-        if config.get("use_dynamic_shifting", False):
-            raise ValueError(
-                "use_dynamic_shifting makes the shift depend on the image size: build "
-                "the schedule of one size with flow_matching(shift=...)"
-            )
-        return flow_matching(steps, shift=float(config.get("shift", 1.0)))
-    if config.get("use_flow_sigmas", False):
-        return flow_matching(steps, shift=float(config.get("flow_shift", 1.0)))
-    if config.get("rescale_betas_zero_snr", False):
-        raise ValueError(
-            "rescale_betas_zero_snr gives a terminal SNR of zero (alpha = 0), where "
-            "tau = sigma / alpha is infinite: this schedule is not supported"
-        )
-    options: dict[str, Any] = {
-        "prediction_type": config.get("prediction_type", "epsilon"),
-        "timestep_spacing": _timestep_spacing(config),
-        "steps_offset": int(config.get("steps_offset", 0)),
-        "set_alpha_to_one": bool(config.get("set_alpha_to_one", True)),
-    }
-    if config.get("trained_betas") is not None:
-        return _vp(np.asarray(config["trained_betas"], np.float64), **options)
-    kind = config.get("beta_schedule", "linear")
-    if kind == "squaredcos_cap_v2":
-        return cosine(steps, **options)
-    constructors = {"linear": linear, "scaled_linear": scaled_linear}
-    if kind not in constructors:
-        raise ValueError(
-            f"unknown beta_schedule {kind!r}; expected linear, scaled_linear or "
-            "squaredcos_cap_v2"
-        )
-    return constructors[kind](
-        float(config.get("beta_start", 1e-4)),
-        float(config.get("beta_end", 0.02)),
-        steps,
-        **options,
-    )
-
-
-def read_scheduler_config(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
-    """Read a diffusers ``scheduler_config.json``.
-
-    Args:
-        config: the parsed JSON, the file, or the folder that holds it.
-
-    Returns:
-        The configuration, a new dictionary.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-    """
-    if isinstance(config, str | Path):
-        path = Path(config)
-        path = path / "scheduler_config.json" if path.is_dir() else path
-        return dict(json.loads(path.read_text()))
-    return dict(config)
-
-
-def _timestep_spacing(config: Mapping[str, Any]) -> TimestepSpacing:
-    """The spacing of a configuration; what it is by default depends on the class."""
-    multistep = str(config.get("_class_name", "")).endswith("MultistepScheduler")
-    name = config.get("timestep_spacing", "linspace" if multistep else "leading")
-    if name not in get_args(TimestepSpacing):
-        raise ValueError(
-            f"unknown timestep_spacing {name!r}; expected one of "
-            f"{', '.join(get_args(TimestepSpacing))}"
-        )
-    return name
-
-
 def shifted(t: np.ndarray, shift: float) -> np.ndarray:
     """The resolution shift of flow times, ``s t / (1 + (s - 1) t)``."""
     return shift * t / (1 + (shift - 1) * t)
 
 
-def _check_betas(start: float, end: float, num_train_timesteps: int) -> None:
+def check_betas(start: float, end: float, num_train_timesteps: int) -> None:
+    """Raise ValueError unless a range of betas is one."""
     if not (0 < start <= end < 1 and num_train_timesteps >= 1):
         raise ValueError(
             "expected 0 < beta_start <= beta_end < 1 and num_train_timesteps >= 1; got "

@@ -150,7 +150,7 @@ def test_the_noise_behind_a_sample_is_found_and_gives_the_sample(tiny, latent):
 
 
 def test_an_image_goes_the_whole_way_to_noise_and_back(tiny, latent):
-    sampler = ji.ddim(ji.time_grid(tiny.schedule, 4))
+    sampler = ji.ddim(ji.time_grid(tiny.schedule, 12))
     denoise = tiny.denoiser(PROMPT)
     image = tiny.generate(sampler, denoise, latent)
     found = jax.jit(

@@ -8,6 +8,7 @@ model's schedule. The others have no such scheduler here: they are this library'
 on DDIM's timesteps.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
@@ -15,9 +16,11 @@ import numpy as np
 
 import jaxinv as ji
 from jaxinv.grid import INVERTIBLE_RATIO, make_grid, steps_that_keep_the_noise
-from jaxinv.grid_from_diffusers import DEIS, DPM, UNIPC
+from jaxinv.levels_from_diffusers import Request
+from jaxinv.samplers.from_diffusers import table_from_options
 from jaxinv.sampling import Sampler as AnySampler
 from jaxinv.schedule import NoiseSchedule, Spacing, TimestepSpacing
+from jaxinv.scheduler_config import DEIS, DPM, UNIPC, scheduler_options
 
 SPACINGS: tuple[str, ...] = get_args(Spacing)
 
@@ -96,40 +99,22 @@ def make_sampler(
     if in_diffusers and name == "ddim":
         table = ji.ddim_diffusers(schedule, steps, spacing)  # type: ignore[arg-type]
     elif in_diffusers and name in _IN_DIFFUSERS:
-        config = diffusers_config(schedule, name, steps, spacing)
-        table = ji.sampler_from_diffusers(config, steps)
+        table = _diffusers_table(schedule, name, steps, spacing)
     else:
         table = on_grid(make_grid(schedule, steps, spacing))  # type: ignore[arg-type]
     tau = np.asarray(table.tau)
     return Sampler(name, title, table, float((tau[:-1] / tau[1:]).min()))
 
 
-def diffusers_config(
+def _diffusers_table(
     schedule: NoiseSchedule, name: str, steps: int, spacing: str
-) -> dict[str, Any]:
-    """The configuration of diffusers' scheduler of a name, on a VP schedule.
-
-    Args:
-        schedule: The model's schedule.
-        name: The name of a multistep sampler that diffusers has, too.
-        steps: Number of steps.
-        spacing: A timestep spacing.
-
-    Returns:
-        What ``scheduler_config.json`` would hold, defaults left out.
-    """
-    alpha_squared = 1 / (1 + schedule.taus**2)
-    config = {
-        "num_train_timesteps": schedule.num_train_timesteps,
-        "trained_betas": 1 - alpha_squared / np.append(1.0, alpha_squared[:-1]),
-        "prediction_type": schedule.prediction_type,
-        "timestep_spacing": spacing,
-        "steps_offset": schedule.steps_offset,
-        **_IN_DIFFUSERS[name],
-    }
+) -> AnySampler:
+    """The table of diffusers' scheduler of a name, on a VP schedule."""
+    config = _IN_DIFFUSERS[name]
     if config["_class_name"] == UNIPC:
-        config["disable_corrector"] = list(range(steps - 1))
-    return config
+        config = config | {"disable_corrector": list(range(steps + 1))}
+    spaced = dataclasses.replace(schedule, timestep_spacing=spacing)  # type: ignore[arg-type]
+    return table_from_options(scheduler_options(config), spaced, Request(steps))[0]
 
 
 def lossy_note(sampler: Sampler, schedule: NoiseSchedule) -> str | None:

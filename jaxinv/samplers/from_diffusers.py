@@ -15,14 +15,16 @@ References:
     diffusers 0.42, ``src/diffusers/schedulers``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxinv.grid import TimeGrid, warn_if_lossy
-from jaxinv.grid_from_diffusers import DEIS, DPM, UNIPC, make_diffusers_grid
+from jaxinv.grid_from_diffusers import SUPPORTED, make_diffusers_grid
+from jaxinv.levels_from_diffusers import Request
+from jaxinv.prediction import levels_seen, prediction_weights
 from jaxinv.samplers.adams import deis
 from jaxinv.samplers.dpm_solver import PUBLISHED_CURVATURE
 from jaxinv.samplers.exponential import (
@@ -34,55 +36,78 @@ from jaxinv.samplers.exponential import (
 from jaxinv.samplers.multistep import ddim_diffusers, euler
 from jaxinv.samplers.table import LinearMultistep, from_rows
 from jaxinv.samplers.unipc import unip
-from jaxinv.schedule import (
-    NoiseSchedule,
-    read_scheduler_config,
-    schedule_from_diffusers,
-)
-
-SUPPORTED = (
-    "DDIMScheduler",
-    DPM,
+from jaxinv.schedule import NoiseSchedule
+from jaxinv.schedule_from_diffusers import schedule_of_options
+from jaxinv.scheduler_config import (
+    DDIM,
     DEIS,
+    DPM,
+    FLOW_MATCH_EULER,
     UNIPC,
-    "FlowMatchEulerDiscreteScheduler",
+    read_scheduler_config,
+    scheduler_options,
 )
 
 # Options that change the method into something that is no table, or another grid.
 _REFUSED = {
     "thresholding": "a sample's own quantiles decide the step",
     "use_beta_sigmas": "this spacing is not supported",
-    "use_dynamic_shifting": "the shift depends on the image size",
-    "shift_terminal": "this grid is not supported",
     "invert_sigmas": "this grid is not supported",
     "stochastic_sampling": "the sampler is not deterministic",
     "solver_p": "another solver takes the steps",
-    "variance_type": "the network predicts a variance as well",
 }
 
 
 def sampler_from_diffusers(
-    config: Mapping[str, Any] | str | Path, num_steps: int
+    config: Mapping[str, Any] | str | Path,
+    num_steps: int,
+    *,
+    sigmas: Sequence[float] | np.ndarray | None = None,
+    timesteps: Sequence[float] | np.ndarray | None = None,
+    mu: float | None = None,
 ) -> LinearMultistep:
     """The sampler that a diffusers ``scheduler_config.json`` describes.
 
     Supported: DDIMScheduler; DPMSolverMultistepScheduler (dpmsolver++ and dpmsolver,
     orders 1 to 3, midpoint and heun); DEISMultistepScheduler (orders 1 to 3);
     UniPCMultistepScheduler without its corrector (orders 1 to 3, bh1 and bh2);
-    FlowMatchEulerDiscreteScheduler with a fixed shift. All timestep spacings, Karras,
-    exponential, Lu's and flow levels.
+    FlowMatchEulerDiscreteScheduler. All timestep spacings, Karras, exponential, Lu's
+    and flow levels, dynamic shifts.
+
+    The keyword arguments are those of the class's ``set_timesteps``, and an image needs
+    those that *its pipeline* passed. Pipelines of Stable Diffusion pass none: the
+    configuration alone decides. Pipelines of flow models pass levels of their own, so
+    that the configuration alone describes another sampler: FLUX's pass
+    ``sigmas=np.linspace(1, 1 / N, N)`` (FLUX.1-schnell in 4 steps visits 1, 0.75, 0.5,
+    0.25, 0, where the scheduler alone visits 1, 0.667, 0.334, 0.001, 0), and, for the
+    checkpoints with ``use_dynamic_shifting``, ``mu`` of the image's size. Look at the
+    pipeline's call of ``retrieve_timesteps``.
 
     Args:
-        config: the parsed JSON, the file, or the folder that holds it. To invert what
-            another scheduler class made with these options, change ``_class_name``.
-        num_steps: N.
+        config: the parsed JSON, a scheduler's ``config``, the file, or the folder that
+            holds it; read as ``from_config`` of the class in ``_class_name`` reads it.
+            To invert what another scheduler class made with these options, change
+            ``_class_name``.
+        num_steps: N, as ``set_timesteps`` is asked for it. The table has as many steps
+            as diffusers takes, which for some N in the spacing "trailing" are N + 1.
+        sigmas: N decreasing noise levels in (0, 1], before any shift
+            (FlowMatchEulerDiscreteScheduler; UniPC with flow levels).
+        timesteps: N decreasing timesteps (DPMSolverMultistepScheduler without spaced
+            levels; FlowMatchEulerDiscreteScheduler, also with ``sigmas``).
+        mu: the shift of this image's size, for ``use_dynamic_shifting``
+            (FlowMatchEulerDiscreteScheduler; UniPC with flow levels); ignored without
+            it, as in diffusers.
 
     Returns:
         The table, on :func:`jaxinv.grid_from_diffusers` of the same arguments. Use it
         with denoisers of the schedule :func:`jaxinv.schedule_from_diffusers` reads.
 
     Raises:
-        ValueError: for anything that is not supported, naming what is.
+        ValueError: for anything that is not supported, naming what is; for arguments
+            that the class does not take; and, unless JAX computes in float64
+            (``jax_enable_x64``), for a table that would lose digits in float32: a step
+            from almost pure noise, far down, with a network that predicts v or data
+            (cosine betas on "linspace" or "trailing" timesteps).
         FileNotFoundError: if the file does not exist.
 
     Warns:
@@ -106,16 +131,38 @@ def sampler_from_diffusers(
             "sampler of this library (dpmpp_2m, ipndm, ...) can be used, but not to "
             "invert what that scheduler made"
         )
-    _refuse_options(config)
-    schedule = schedule_from_diffusers(config)
-    grid = make_diffusers_grid(config, num_steps)
+    options = scheduler_options(config)
+    schedule = schedule_of_options(options, mu)
+    request = Request(num_steps, sigmas, timesteps, mu)
+    table, grid = table_from_options(options, schedule, request)
     warn_if_lossy(schedule, grid, stacklevel=3)
-    if name == "FlowMatchEulerDiscreteScheduler":
-        return euler(grid)
-    if name == "DDIMScheduler":
-        return ddim_diffusers(schedule, num_steps)
-    table = {DPM: _dpm_solver, DEIS: _deis, UNIPC: _unip}[name](config, grid)
-    return _converting_at_the_level(table, schedule, grid)
+    return table
+
+
+def table_from_options(
+    options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
+) -> tuple[LinearMultistep, TimeGrid]:
+    """:func:`sampler_from_diffusers` of resolved options, without its warning.
+
+    Args:
+        options: from :func:`jaxinv.scheduler_config.scheduler_options`.
+        schedule: the schedule; it need not be that of the options.
+        request: what a pipeline passes.
+
+    Returns:
+        The table and its grid.
+    """
+    _refuse_options(options, schedule)
+    name = options["_class_name"]
+    grid = make_diffusers_grid(options, schedule, request)
+    if name == FLOW_MATCH_EULER:
+        return euler(grid), grid
+    if name == DDIM:
+        table = ddim_diffusers(schedule, request.num_steps)
+    else:
+        table = {DPM: _dpm_solver, DEIS: _deis, UNIPC: _unip}[name](options, grid)
+        table = _converting_at_the_level(table, schedule, grid)
+    return table, grid
 
 
 def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
@@ -124,10 +171,10 @@ def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
         "algorithm_type",
         {"dpmsolver++": "dpmsolver++", "dpmsolver": "dpmsolver", "deis": "dpmsolver++"},
     )
-    if algorithm == "dpmsolver" and grid.tau[0] == 0:
+    if config["algorithm_type"] != "dpmsolver++" and grid.tau[0] == 0:
         raise ValueError(
-            'algorithm_type "dpmsolver" cannot end at zero, in diffusers neither: set '
-            'final_sigmas_type to "sigma_min"'
+            f"algorithm_type {config['algorithm_type']!r} cannot end at zero, in "
+            'diffusers neither: set final_sigmas_type to "sigma_min"'
         )
     second_order: SecondOrder = _choice(
         config,
@@ -143,9 +190,12 @@ def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     order = _order(config)
     last = lowered_last(
         grid,
-        few=config.get("lower_order_final", True),
-        always=config.get("euler_at_final", False),
+        few=config["lower_order_final"],
+        always=config["euler_at_final"],
     )
+    last_order = 1 if last else min(order, grid.num_steps)
+    heun = second_order == "exact" and last_order == 2
+    _refuse_nan(grid, at_zero=False, standing=heun or last_order == 3)
     a, b = exponential_rows(
         grid,
         multistep_orders(grid, order, last=last),
@@ -159,14 +209,13 @@ def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
 def _deis(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     _choice(config, "algorithm_type", dict.fromkeys(("deis", *_DPM_TYPES), "deis"))
     _choice(config, "solver_type", dict.fromkeys(("logrho", *_SOLVER_TYPES), "logrho"))
-    lowered = config.get("lower_order_final", True)
-    return deis(grid, _order(config), lower_order_final=lowered)
+    return deis(grid, _order(config), lower_order_final=config["lower_order_final"])
 
 
 def _unip(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     # The corrector of step index s works at the start of step s + 1: none is needed
     # after the last step.
-    disabled = set(config.get("disable_corrector", ()))
+    disabled = set(config["disable_corrector"])
     if missing := [s for s in range(grid.num_steps - 1) if s not in disabled]:
         raise ValueError(
             "UniPC's corrector changes the state after the network has seen it, which "
@@ -179,13 +228,33 @@ def _unip(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
         "solver_type",
         {"bh2": "bh2", "bh1": "bh1"} | dict.fromkeys(_SOLVER_TYPES[:3], "bh2"),
     )
+    order, data = _order(config), bool(config["predict_x0"])
+    last_order = 1 if config["lower_order_final"] else min(order, grid.num_steps)
+    at_zero = last_order > 1 or variant == "bh1" or not data
+    _refuse_nan(grid, at_zero=at_zero, standing=last_order == 3)
     return unip(
         grid,
-        _order(config),
+        order,
         variant=variant,
-        prediction="data" if config.get("predict_x0", True) else "noise",
-        lower_order_final=config.get("lower_order_final", True),
+        prediction="data" if data else "noise",
+        lower_order_final=config["lower_order_final"],
     )
+
+
+def _refuse_nan(grid: TimeGrid, *, at_zero: bool, standing: bool) -> None:
+    """Raise ValueError where diffusers' last step divides zero by zero.
+
+    Args:
+        grid: the grid.
+        at_zero: whether it does so if the step ends at ``tau = 0``.
+        standing: whether it does so if the step goes nowhere.
+    """
+    where = "ends at zero" if grid.tau[0] == 0 else "goes nowhere"
+    if (grid.tau[0] == 0 and at_zero) or (grid.tau[0] == grid.tau[1] and standing):
+        raise ValueError(
+            f"diffusers returns NaN with these options: its last step {where}, which "
+            "its formula of this order does not allow"
+        )
 
 
 # Names of other schedulers' options that a diffusers class takes for its own.
@@ -194,8 +263,8 @@ _SOLVER_TYPES = ("midpoint", "heun", "logrho", "bh1", "bh2")
 
 
 def _choice(config: Mapping[str, Any], key: str, known: Mapping[str, Any]) -> Any:
-    """The meaning of an option; its default is the first that is known."""
-    value = config.get(key, next(iter(known)))
+    """The meaning of an option."""
+    value = config[key]
     if value not in known:
         raise ValueError(
             f"{key} {value!r} is not supported; supported are {', '.join(known)}"
@@ -204,17 +273,16 @@ def _choice(config: Mapping[str, Any], key: str, known: Mapping[str, Any]) -> An
 
 
 def _order(config: Mapping[str, Any]) -> int:
-    order = config.get("solver_order", 2)
+    order = config["solver_order"]
     if order not in (1, 2, 3):
         raise ValueError(f"solver_order must be 1, 2 or 3, got {order!r}")
     return order
 
 
-def _refuse_options(config: Mapping[str, Any]) -> None:
+def _refuse_options(options: Mapping[str, Any], schedule: NoiseSchedule) -> None:
     """Raise ValueError for options under which the scheduler is not such a table."""
-    options = dict(config)
-    name, flow = options["_class_name"], bool(options.get("use_flow_sigmas"))
-    if name == "DDIMScheduler" and options.get("clip_sample", True):
+    name, flow = options["_class_name"], schedule.family == "flow"
+    if options.get("clip_sample"):
         raise ValueError(
             "clip_sample (True by default in DDIMScheduler) clips every data "
             "prediction, which is no linear multistep method: only clip_sample=False "
@@ -223,30 +291,33 @@ def _refuse_options(config: Mapping[str, Any]) -> None:
     for key, reason in _REFUSED.items():
         if options.get(key):
             raise ValueError(f"{key}={options[key]!r} is not supported: {reason}")
-    spacings = [
-        key
-        for key in ("use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas")
-        if options.get(key)
-    ]
-    if spacings and (flow or name.startswith("FlowMatch")):
+    variance = str(options.get("variance_type"))
+    if variance.startswith("learned"):
+        raise ValueError(
+            f"variance_type={variance!r} is not supported: the network predicts a "
+            "variance as well"
+        )
+    spacings = [key for key in _SPACINGS if options.get(key)]
+    if len(set(spacings) - {"use_lu_lambdas"}) > 1:
+        raise ValueError(f"only one of {', '.join(spacings)} can be used")
+    if spacings and flow and name != FLOW_MATCH_EULER:
         raise ValueError(f"{spacings[0]} is not supported for flow matching")
-    if (
-        name == UNIPC
-        and spacings
-        and (options.get("sigma_min") or options.get("sigma_max"))
-    ):
-        raise ValueError("sigma_min and sigma_max of UniPC are not supported")
-    if (options.get("prediction_type") == "flow_prediction") != flow:
+    if "final_sigmas_type" in options:
+        _choice(options, "final_sigmas_type", {"zero": 0, "sigma_min": 0})
+        if flow and name == DPM and options["final_sigmas_type"] == "sigma_min":
+            raise ValueError(
+                'final_sigmas_type "sigma_min" ends a flow at a level of the VP '
+                "schedule in DPMSolverMultistepScheduler: not supported"
+            )
+    noise = options.get("algorithm_type") == "dpmsolver" and name == DPM
+    if flow and (noise or not options.get("predict_x0", True)):
         raise ValueError(
-            'prediction_type "flow_prediction" and use_flow_sigmas are supported '
-            "together only"
+            "a flow is sampled by its data prediction only (algorithm_type "
+            '"dpmsolver++", predict_x0=True), in diffusers neither'
         )
-    _choice(options, "final_sigmas_type", {"zero": 0, "sigma_min": 0})
-    if flow and name == DPM and options.get("final_sigmas_type") == "sigma_min":
-        raise ValueError(
-            'final_sigmas_type "sigma_min" ends a flow at a level of the VP schedule '
-            "in DPMSolverMultistepScheduler: not supported"
-        )
+
+
+_SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas")
 
 
 def _converting_at_the_level(
@@ -254,24 +325,17 @@ def _converting_at_the_level(
 ) -> LinearMultistep:
     """The table for f as converted at the level of the (rounded) model time.
 
-    With alpha, sigma of the level and alpha', sigma' of the model time, eliminating the
-    prediction from ``e = alpha v + sigma x`` or ``x = alpha D + sigma e`` gives the
-    noise at the level, ``u f + w y``.
+    The prediction eliminated from f at the level and f at the model time's own level,
+    both ``p prediction + q y``, gives the noise at the level, ``u f + w y``.
     """
-    kind = schedule.prediction_type
-    if kind not in ("v_prediction", "sample"):
+    if schedule.prediction_type not in ("v_prediction", "sample"):
         return table
-    times, levels = schedule.model_times, np.log(schedule.taus)
-    seen = np.exp(np.interp(grid.model_time, times, levels))
-    alpha, alpha_seen = schedule.scale(grid.tau), schedule.scale(seen)
-    sigma, sigma_seen = alpha * grid.tau, alpha_seen * seen
-    if kind == "v_prediction":
-        u = alpha / alpha_seen
-        w = alpha * (sigma - u * sigma_seen)
-    else:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            u = alpha * sigma_seen / (alpha_seen * sigma)
-            w = alpha * (1 - alpha / alpha_seen) / sigma
+    seen = levels_seen(schedule, grid.model_time)
+    p, q = prediction_weights(schedule, grid.tau, grid.scale)
+    p_seen, q_seen = prediction_weights(schedule, seen, grid.scale)
+    u = p / p_seen
+    with np.errstate(invalid="ignore"):
+        w = q - u * q_seen
     n, k = table.a.shape
     a, b = np.array(table.a), np.array(table.b)
     for i in range(1, n + 1):

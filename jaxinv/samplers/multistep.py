@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 
-from jaxinv.grid import TimeGrid, make_grid
+from jaxinv.grid import TimeGrid, check_num_steps, check_trailing, make_grid
 from jaxinv.samplers.table import LinearMultistep, from_rows
 from jaxinv.schedule import NoiseSchedule, TimestepSpacing
 
@@ -67,7 +67,8 @@ def ddim_diffusers(
 
     Raises:
         ValueError: if the schedule is not VP, or for a spacing or number of steps that
-            diffusers does not have.
+            diffusers does not have (or, in the spacing ``"trailing"``, where it takes
+            one more step than asked, from the data on as if it were noise).
     """
     spacing = spacing or schedule.timestep_spacing
     if schedule.family != "vp" or spacing not in get_args(TimestepSpacing):
@@ -75,6 +76,8 @@ def ddim_diffusers(
             "diffusers' DDIMScheduler has a VP schedule and the spacings leading, "
             f"trailing and linspace; got {schedule.family!r} and {spacing!r}"
         )
+    check_num_steps(schedule, num_steps)
+    check_trailing(schedule, num_steps, spacing)
     grid = make_grid(schedule, num_steps, spacing)
     jump = schedule.num_train_timesteps // num_steps
     previous = np.round(grid.model_time[1:]).astype(int) - jump

@@ -7,6 +7,9 @@ levels amplify by at most the number of steps.
 """
 
 import json
+import math
+import warnings
+from pathlib import Path
 
 import diffusers
 import jax.numpy as jnp
@@ -15,6 +18,9 @@ import pytest
 import torch
 
 import jaxinv as ji
+from benchmarks.schedules import float32_case, run
+from benchmarks.schedules_compare import TOLERANCE, compare
+from benchmarks.schedules_draw import CLASSES, DEIS, DPM, UNIPC, Case
 
 SCALED_LINEAR = {
     "beta_schedule": "scaled_linear",
@@ -22,10 +28,6 @@ SCALED_LINEAR = {
     "beta_end": 0.012,
 }
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-DPM, DEIS, UNIPC = (
-    f"{name}MultistepScheduler" for name in ("DPMSolver", "DEIS", "UniPC")
-)
-TOLERANCE = 1e-4
 
 
 def network(xp, x, t):
@@ -249,6 +251,140 @@ def test_the_trajectories_of_these_tests_are_those_of_sample_trajectory():
     np.testing.assert_allclose(ours, table_trajectory(table, denoise), atol=3e-5)
 
 
+# --- at random ----------------------------------------------------------------------
+
+
+def random_cases(count, first=500_000):
+    """The first cases of the benchmark's kind from a seed of this file's own."""
+    with warnings.catch_warnings(action="ignore"):
+        return run(range(first, first + count))
+
+
+def test_no_random_configuration_differs_in_silence():
+    results = random_cases(300)
+    assert [(case, outcome) for case, outcome in results if outcome.silent] == []
+    # Enough of them are samplers at all.
+    assert sum(outcome.kind == "agrees" for _, outcome in results) > 150
+
+
+def test_random_configurations_agree_in_float32_as_diffusers_does():
+    found = [float32_case(seed) for seed in range(600_001, 600_061, 3)]
+    errors = np.array([errors for kind, *errors in filter(None, found)])
+    ours, theirs = errors[~np.isnan(errors[:, 0])].T
+    assert len(ours) >= 5
+    assert np.all(ours <= np.maximum(TOLERANCE, 10 * theirs)), errors
+
+
+PUBLISHED = Path(__file__).parents[3] / "shared" / "published_schedulers.json"
+
+
+def published():
+    return json.loads(PUBLISHED.read_text()) if PUBLISHED.exists() else {}
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not here")
+@pytest.mark.parametrize("steps", [1, 20, 61])
+def test_no_published_configuration_differs_in_silence(steps):
+    results = {}
+    for title, config in published().items():
+        cases = [config]
+        if config["_class_name"] not in CLASSES:
+            # As its users load it into another class.
+            given = {**config, "clip_sample": False}
+            cases = [given | {"_class_name": name} for name in CLASSES[:2]]
+        for each in cases:
+            corrector = {"disable_corrector": list(range(steps + 1))}
+            each = each | (corrector if each["_class_name"] == UNIPC else {})
+            case = Case(each["_class_name"], each, steps, {})
+            results[title, case.name] = compare(case)
+    assert {key: o for key, o in results.items() if o.silent} == {}
+
+
+@pytest.mark.parametrize("source", ["PNDMScheduler", "DDIMScheduler"])
+def test_defaults_of_the_class_that_a_live_configuration_came_from_do_not_count(source):
+    live = getattr(diffusers, source)(**SCALED_LINEAR)
+    config = dict(live.config)
+    assert config["timestep_spacing"] == "leading"  # the default of another class
+    assert compare(Case(DPM, config | {"_class_name": DPM}, 20, {})).kind == "agrees"
+
+
+def test_cosine_betas_with_v_are_refused_in_float32_and_right_in_float64():
+    config = case(
+        DPM, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
+    )
+    with pytest.raises(ValueError, match="adds an error of about 4e-04 in float32"):
+        ji.sampler_from_diffusers(config, 20)
+    outcome = compare(Case(DPM, config, 20, {}))
+    assert outcome.kind == "agrees"
+    assert outcome.error < 1e-6
+
+
+@pytest.mark.parametrize("name", [DPM, DEIS, UNIPC])
+def test_the_first_timestep_of_exponential_levels_is_diffusers(name):
+    ddpm = {"_class_name": name, "use_exponential_sigmas": True}
+    assert ji.grid_from_diffusers(ddpm, 20).model_time[-1] == 999
+    assert ji.grid_from_diffusers(SCALED_LINEAR | ddpm, 20).model_time[-1] == 998
+
+
+def test_a_truncated_timestep_that_depends_on_the_machine_is_refused():
+    betas = {"beta_start": 0.005719557084562008, "beta_end": 0.02605249615666791}
+    config = case(DPM, beta_schedule="linear", use_exponential_sigmas=True, **betas)
+    with pytest.raises(ValueError, match="timestep 999 or 998"):
+        ji.sampler_from_diffusers(config, 20)
+
+
+@pytest.mark.parametrize("name", [DPM, DEIS, UNIPC])
+def test_a_trailing_grid_has_as_many_steps_as_diffusers_takes(name):
+    config = case(name, timestep_spacing="trailing")
+    config |= {"disable_corrector": list(range(62))} if name == UNIPC else {}
+    assert ji.sampler_from_diffusers(config, 61).num_steps == 62
+    assert compare(Case(name, config, 61, {})).kind == "agrees"
+
+
+# --- what a pipeline passes ---------------------------------------------------------
+
+SCHNELL = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 1.0}
+FLUX_DEV = SCHNELL | {"shift": 3.0, "use_dynamic_shifting": True}
+
+
+def test_flux_schnell_needs_the_sigmas_of_its_pipeline():
+    alone = ji.sampler_from_diffusers(SCHNELL, 4)
+    passed = ji.sampler_from_diffusers(SCHNELL, 4, sigmas=np.linspace(1, 0.25, 4))
+    np.testing.assert_allclose(alone.tau[::-1], [1, 0.667, 0.334, 0.001, 0], atol=1e-6)
+    np.testing.assert_array_equal(passed.tau[::-1], [1, 0.75, 0.5, 0.25, 0])
+
+
+@pytest.mark.parametrize("shift_type", ["exponential", "linear"])
+def test_mu_shifts_as_diffusers_does_and_the_schedule_takes_it_too(shift_type):
+    config = FLUX_DEV | {"time_shift_type": shift_type}
+    request = {"mu": 1.15, "sigmas": np.linspace(1, 1 / 28, 28)}
+    assert compare(Case(SCHNELL["_class_name"], config, 28, request)).kind == "agrees"
+    shift = ji.schedule_from_diffusers(config, mu=1.15).shift
+    assert shift == (math.exp(1.15) if shift_type == "exponential" else 1.15)
+
+
+@pytest.mark.parametrize(
+    ("config", "request_", "message"),
+    [
+        (FLUX_DEV, {}, "needs mu"),
+        (
+            case("DDIMScheduler", clip_sample=False),
+            {"sigmas": [0.5]},
+            "not take sigmas",
+        ),
+        (case(DPM), {"mu": 1.0}, "not take mu; it takes timesteps"),
+        (case(DEIS), {"timesteps": [9]}, "not take timesteps; it takes num_steps only"),
+        (case(DPM, use_karras_sigmas=True), {"timesteps": [9]}, "not take timesteps"),
+        (SCHNELL, {"sigmas": [1.0, 0.5]}, "expected sigmas to be 1 decreasing"),
+        (SCHNELL, {"sigmas": [1.5]}, "expected sigmas to be 1 decreasing"),
+        (case(DPM), {"timesteps": [1000]}, "from at most 999 to at least 0"),
+    ],
+)
+def test_what_set_timesteps_does_not_take_is_refused(config, request_, message):
+    with pytest.raises(ValueError, match=message):
+        ji.sampler_from_diffusers(config, 1, **request_)
+
+
 # --- reading and refusing -----------------------------------------------------------
 
 
@@ -294,6 +430,11 @@ def test_the_grid_is_that_of_the_sampler(name):
         (case(DEIS, solver_type="rk4"), "solver_type 'rk4' is not supported"),
         (case(UNIPC), "corrector"),
         (case(UNIPC, disable_corrector=[0, 1]), "enabled for step 2"),
+        (
+            case(UNIPC, final_sigmas_type="zero", lower_order_final=False)
+            | {"disable_corrector": list(range(20))},
+            "returns NaN",
+        ),
         (case(UNIPC, solver_p={"any": 1}), "another solver takes the steps"),
         (case(DPM, steps_offset=60, timestep_spacing="leading"), "steps_offset 60"),
         (
