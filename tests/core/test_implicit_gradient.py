@@ -61,7 +61,7 @@ def sum_of_noise(gain, x0, table, strategy=SOLVED):
     ("sampler", "strategy"),
     [
         ("ddim", "stepwise"),
-        ("dpmpp_2m", "trajectory"),
+        ("dpmpp_2m", SOLVED),
         ("dpmpp_3m", "auto"),
     ],
 )
