@@ -1,4 +1,4 @@
-"""The certificate of the whole way: no verdict is good where sampling says otherwise."""
+"""The certificate of the whole way: no verdict is good where sampling disagrees."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def invert_all(table, model, x0s):
 
 @pytest.fixture(scope="module")
 def between_modes():
-    """Means of two modes of a sharp mixture: sampling falls to one side or the other."""
+    """Means of two modes of a sharp mixture: sampling falls to either side."""
     model, rng = gaussian_mixture(VP, variance=0.02), np.random.default_rng(0)
     pairs = np.asarray(model.centres)[rng.integers(0, 8, (64, 2))]
     x0s = pairs.mean(1) + 0.14 * rng.standard_normal((64, *SHAPE))
