@@ -24,7 +24,7 @@ from jaxinv.models.options import REMATS
 
 FUSED = "__cudnn$fmhaSoftmax"
 # As few layers as there can be: compiling is what takes the time.
-SMALL = UNETS["plain_mid"] | {"mid_block_type": None}
+SMALL = UNETS["plain_mid"] | {"mid_block_type": None, "up_block_types": ("UpBlock2D",)}
 OTHER_REMATS = [name for name in REMATS if name != "none"]
 
 
