@@ -91,11 +91,12 @@ def natural_unit(x: Float[Array, "*shape"]) -> Float[Array, ""]:
 
     Returns:
         1 for an array whose root mean square lies between 1 / 1024 and 1024, and for
-        one that is zero or not finite; else the power of two next below the root mean
+        one that is zero or not finite; else the power of two next to the root mean
         square.
     """
     size = norm(x) / float(max(x.size, 1)) ** 0.5
-    unit = power_of_two(size)
+    # Of the two powers of two next to it, the one that is nearer as a factor.
+    unit = power_of_two(size * 2**0.5)
     ordinary = (size >= 2.0**-10) & (size <= 2.0**10)
     usable = (unit > 0) & jnp.isfinite(unit)
     return jnp.where(ordinary | ~usable, 1, unit).astype(x.dtype)

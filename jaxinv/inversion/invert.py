@@ -116,8 +116,9 @@ def invert(
             as its rows, two for each of its steps.
         verify: sample from what was found. Without, ``reconstruction`` is NaN and
             ``converged`` False: ``solved`` is all that is known.
-        reconstruction_rtol: largest relative error of the reconstruction that counts as
-            converged; None for 1e-4 (-80 dB) in float32 and 1e-10 in float64
+        reconstruction_rtol: the relative error of the data that ``converged`` promises
+            of sampling from the noise, in any precision; the measured one has to be at
+            most a quarter of it. None for 1e-4 (-80 dB) in float32 and 1e-10 in float64
             (:func:`~jaxinv.inversion.verification.default_reconstruction_rtol`).
 
     Returns:

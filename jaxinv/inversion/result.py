@@ -43,8 +43,8 @@ class InversionResult(NamedTuple):
             the way back included.
         depth: shape (). How many of them had to wait for one another.
         converged: shape (). Whether the verdict on ``noise`` is good: every step is
-            solved, and the reconstruction is within the tolerance. If not, this is the
-            best that was found. Never true where the way back was not tried.
+            solved, and the reconstruction is within a quarter of its tolerance. If not,
+            this is the best that was found. Never true without the way back.
         reconstruction: shape (). ``|sample(noise) - x0| / |x0|``, measured by sampling;
             NaN if that was not tried (``verify=False``).
         solved: shape (). Whether every step that ``noise`` relies on met the tolerance

@@ -80,7 +80,8 @@ class ForwardStep(RuledSolver):
         rho: step size in units of the state x.
         warmup: iterations over which rho grows linearly to its value.
         max_iterations: at most so many evaluations per solve.
-        sum_of_squares: stop when ``|R|^2`` is below this.
+        sum_of_squares: stop when ``|R|^2`` is below this. An absolute size, as
+            published: for data of another size than 1 use ``rtol``.
         rtol: stop also when the relative residual is below this; 0 for never.
         plateau: halve rho after more than so many iterations without a better residual.
         plateau_factor: by which rho is multiplied then.
