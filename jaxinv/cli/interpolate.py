@@ -136,6 +136,8 @@ def interpolate(
         "spacing": spacing,
         "decoder_inversion": decoders,
         "finite": finite,
+        "state_converged": [bool(result.state_converged) for result in results],
+        "state_reconstruction": [float(r.state_reconstruction) for r in results],
         "ends_psnr_db": ends_psnr,
         "files": [*files, out / "strip.png", out / "result.json"],
     }
