@@ -159,3 +159,10 @@ def interpolate(
     if not all(finite):
         output.note("the inversion overflowed; try less --guidance or more --steps")
         raise typer.Exit(ExitCode.NOT_CONVERGED)
+    if not all(record["state_converged"]):
+        output.note(
+            "the inversion did not converge: sampling from the ends misses the latent "
+            f"of an image by {max(record['state_reconstruction']):.1e}; try less "
+            "--guidance or more --steps"
+        )
+        raise typer.Exit(ExitCode.NOT_CONVERGED)
