@@ -118,6 +118,8 @@ def interpolate(
             frames.append(np.asarray(draw(pipe, ends, jnp.float32(t))))
     output.done(f"sampled {points} images", phase.seconds)
 
+    good = [bool(result.state_converged) for result in results]
+    errors = [float(result.state_reconstruction) for result in results]
     originals = [read.pixels / 255 for read in reads]
     ends_psnr = [
         float(ji.psnr(jnp.asarray(frame), jnp.asarray(original)))
@@ -136,8 +138,8 @@ def interpolate(
         "spacing": spacing,
         "decoder_inversion": decoders,
         "finite": finite,
-        "state_converged": [bool(result.state_converged) for result in results],
-        "state_reconstruction": [float(r.state_reconstruction) for r in results],
+        "state_converged": good,
+        "state_reconstruction": errors,
         "ends_psnr_db": ends_psnr,
         "files": [*files, out / "strip.png", out / "result.json"],
     }
@@ -159,10 +161,9 @@ def interpolate(
     if not all(finite):
         output.note("the inversion overflowed; try less --guidance or more --steps")
         raise typer.Exit(ExitCode.NOT_CONVERGED)
-    if not all(record["state_converged"]):
+    if not all(good):
         output.note(
             "the inversion did not converge: sampling from the ends misses the latent "
-            f"of an image by {max(record['state_reconstruction']):.1e}; try less "
-            "--guidance or more --steps"
+            f"of an image by {max(errors):.1e}; try less --guidance or more --steps"
         )
         raise typer.Exit(ExitCode.NOT_CONVERGED)
