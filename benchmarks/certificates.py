@@ -20,6 +20,7 @@ finds without the way back misses the data.
 
 import argparse
 import collections
+import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -145,35 +146,43 @@ def in_float64(sampler: Any, models: Any, starts: Any, x0: np.ndarray) -> np.nda
     return np.where(bad | ~np.isfinite(error), np.inf, error)
 
 
-def invert_all(method: Method, mode: str, sampler: Any, models: Any, x0: Any) -> tuple:
-    """Return the results of a batch, verified and not, stacked."""
+@functools.cache
+def program(name: str, verify: bool, batched: bool) -> Callable[..., Any]:
+    """Return a compiled inversion of one try, or of a batch of them."""
 
-    def one(sampler: Any, model: Any, x: Any, verify: bool) -> Any:
-        return ji.invert(sampler, model, x, verify=verify, **method.options)
+    def one(sampler: Any, model: Any, x: Any) -> Any:
+        return ji.invert(sampler, model, x, verify=verify, **METHODS[name].options)
 
-    def run(verify: bool) -> Any:
-        if mode == "vmap":
-            return jax.jit(
-                lambda s, m, x: jax.vmap(lambda m, x: one(s, m, x, verify))(m, x)
-            )(sampler, models, x0)
-        places = range(len(x0))
-        own = [jax.tree.map(lambda leaf, k=k: leaf[k], (models, x0)) for k in places]
-        if mode == "lanes":
-            stream = ji.invert_stream(
-                sampler,
-                lambda x, t, model: model(x, t),
-                ((x, model) for model, x in own),
-                conditional=True,
-                verify=verify,
-                **method.options,
-            )
-            found = [result for _, result in sorted(stream, key=lambda p: p[0])]
-        else:
-            call = jax.jit(one, static_argnums=3) if mode == "jit" else one
-            found = [call(sampler, model, jnp.asarray(x), verify) for model, x in own]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+    return jax.jit(jax.vmap(one, (None, 0, 0)) if batched else one)
 
-    return run(True), run(False)
+
+def invert_all(
+    name: str, mode: str, sampler: Any, models: Any, x0: Any, verify: bool
+) -> Any:
+    """Return the results of a batch, stacked."""
+    options = {"verify": verify, **METHODS[name].options}
+    if mode == "vmap":
+        return program(name, verify, True)(sampler, models, x0)
+    places = range(len(x0))
+    own = [jax.tree.map(lambda leaf, k=k: leaf[k], (models, x0)) for k in places]
+    if mode == "lanes":
+        stream = ji.invert_stream(
+            sampler,
+            _conditional,
+            ((x, model) for model, x in own),
+            conditional=True,
+            **options,
+        )
+        found = [result for _, result in sorted(stream, key=lambda pair: pair[0])]
+    elif mode == "jit":
+        found = [program(name, verify, False)(sampler, *pair) for pair in own]
+    else:
+        found = [ji.invert(sampler, model, x, **options) for model, x in own]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+
+
+def _conditional(x: Any, t: Any, model: Any) -> Any:
+    return model(x, t)
 
 
 def run_batch(
@@ -190,7 +199,9 @@ def run_batch(
     good = np.flatnonzero(np.isfinite(size) & (size > 1e-34) & (size < 1e33))
     good = np.resize(good, count)  # batches of one size share their program
     models, x0 = jax.tree.map(lambda leaf: leaf[good], (tries.model, x0))
-    new, old = invert_all(method, mode, sampler, models, x0)
+    new, old = (
+        invert_all(name, mode, sampler, models, x0, verify) for verify in (True, False)
+    )
     answers = {"noise": (new.noise, old.noise, new.converged, new.reconstruction)}
     if isinstance(new.state, ji.SamplerState):
         both = new.state_converged, new.state_reconstruction
@@ -258,8 +269,7 @@ def search(tries: int, seed: int, minutes: float) -> list[Found]:
     """Run the whole plan, or as much of it as there is time for."""
     found: list[Found] = []
     began = time.monotonic()
-    # Batches of one program one after the other: it is compiled once.
-    batches = sorted(plan(tries, seed))
+    batches = plan(tries, seed)
     for k, (name, mode, kind, count) in enumerate(batches):
         if time.monotonic() - began > 60 * minutes:
             break
