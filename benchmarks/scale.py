@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.report import RESULTS, provenance, save
 
-SECTIONS = ("devices", "processes", "job", "batching", "memory")
+SECTIONS = ("devices", "processes", "job", "batching")
 
 
 def main() -> None:

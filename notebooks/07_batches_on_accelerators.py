@@ -201,8 +201,8 @@ for name, call in calls.items():
 # %% [markdown]
 # ## Memory
 #
-# What a batch needs is known before anything is compiled, from shapes alone, and so is the
-# largest batch that fits; XLA says the same after compiling.
+# What a batch needs is known before anything runs: XLA says it of the program that it
+# compiled, from shapes alone. `ji.largest_batch` finds the largest batch that fits.
 
 # %%
 one = pipe.denoiser(prompts[0], "", 3.0)
