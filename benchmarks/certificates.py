@@ -11,9 +11,9 @@ inverts them, in float32, and every answer of every result is sampled from again
 float64, with the table's own float64 coefficients.
 
 A certificate is false if `converged` (or `state_converged`) is true and the error of
-the data in float64 is above the tolerance of 1e-4. "Solved" is the verdict without the
+the data in float64 is above the tolerance of 4e-4. "Solved" is the verdict without the
 way back (`verify=False`): each step's equation holds to its tolerance. It is lost where
-it was true, the error in float64 is at most 1e-4, and `converged` is false all the
+it was true, the error in float64 is at most 4e-4, and `converged` is false all the
 same; it is repaired where `converged` is true and the noise that the same strategy
 finds without the way back misses the data.
 """
@@ -35,7 +35,7 @@ import jaxinv as ji
 from benchmarks.certificates_models import DATA, MODELS, SCHEDULE, Try, draw, make_data
 from benchmarks.report import RESULTS, provenance, save, table
 
-STEPS, BATCH, RTOL = 8, 64, 1e-4
+STEPS, BATCH, RTOL = 8, 64, 4e-4
 
 #: Short, so that what cannot be inverted does not take all of the time.
 SWEEPS = ji.Trajectory(history=5, max_sweeps=20, restarts=1)
@@ -340,7 +340,7 @@ def tolerances(found: list[Found]) -> str:
     """What other tolerances would say: where the default stands."""
     rows = []
     solved = [f for f in found if f.answer == "noise" and f.solved]
-    for rtol in (1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2):
+    for rtol in (1e-6, 1e-5, 2.5e-5, 1e-4, 4e-4, 1e-3, 1e-2):
         good = [f for f in solved if f.claimed <= rtol]
         worse = [f.error / max(f.claimed, 1e-7) for f in good]
         rows.append(

@@ -242,7 +242,7 @@ Algorithm 2 solves an approximate equation: only the reconstruction judges them.
 begins as stepwise (DDIM) or trajectory (2M, 3M): its rows repeat theirs for the samples
 that converged there, and only the others are run again, from the beginning. Converged
 are results whose equations are solved and whose reconstruction is at {CONVERGED_DB:.0f}
-dB or better, a quarter of the tolerance of 1e-4. The evaluations are those of the
+dB or better, a quarter of the tolerance of 4e-4. The evaluations are those of the
 inversion; the way back that `invert` takes by default adds one per step.
 
 {exactness_report.main_table(table)}

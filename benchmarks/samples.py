@@ -32,8 +32,8 @@ PROMPTS = (
     "grinning face on a purple background",
     "house with garden on a pink background",
 )
-# A quarter of the tolerance of ``invert``'s reconstruction in float32, 1e-4.
-CONVERGED_DB = 20 * np.log10(0.25e-4)
+# A quarter of the tolerance of ``invert``'s reconstruction in float32, 4e-4.
+CONVERGED_DB = -80.0
 
 SAMPLERS = {"2M": ji.dpmpp_2m, "DDIM": ji.ddim, "3M": ji.dpmpp_3m}
 

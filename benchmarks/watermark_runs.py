@@ -228,8 +228,9 @@ class Setting:
             run.decoder, ATTACKS[run.attack](pixels) if known else pixels
         )
         began = time.monotonic()
+        sampler = self.sampler(run.case)
         result = ji.invert(
-            self.sampler(run.case),
+            sampler,
             self.denoiser(run.index, known),
             latent,
             schedule=self.pipe.schedule,
@@ -242,7 +243,7 @@ class Setting:
             if run.attack == FOREIGN
             else float(ji.nmse_db(result.noise, noise)),
             "converged": bool(result.converged),
-            "evals": int(result.num_evals),
+            "evals": int(result.num_evals) - sampler.num_steps,  # less the way back
             "seconds": time.monotonic() - began,
         }
         if run.scheme == "shading":

@@ -12,7 +12,7 @@ def test_readme_python_blocks_run_in_order():
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), namespace)
-    assert bool(namespace["result"].converged)
+    assert bool(namespace["result"].state_converged)
     assert namespace["image"].shape == (64, 64, 3)
 
 

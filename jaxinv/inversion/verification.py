@@ -88,9 +88,12 @@ def default_reconstruction_rtol(dtype: Any) -> float:
         dtype: floating-point dtype of the states.
 
     Returns:
-        1e-4 (-80 dB) in float32, 1e-10 in float64.
+        4e-4 (-68 dB) in float32, 4e-10 in float64: measured, the error has to be at
+        most 1e-4 (-80 dB), which all of 269 solved inversions of a latent diffusion
+        model were (``benchmarks/results/exactness.md``), and is a twentieth of what
+        rounding an image to 8 bits costs.
     """
-    return 1e-10 if jnp.finfo(dtype).bits == 64 else 1e-4
+    return 4e-10 if jnp.finfo(dtype).bits == 64 else 4e-4
 
 
 def unverified(solved: Solved) -> Verified:

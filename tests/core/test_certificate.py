@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from core_cases import SAMPLERS, SCHEDULES, relative_error
 from gaussian_mixture import SHAPE, gaussian_mixture
@@ -47,7 +48,7 @@ def test_solved_steps_do_not_make_a_result_that_misses_the_data_converged(
     missed = errors > 1e-2
     assert np.sum(found.solved & missed) > 10
     assert not np.any(found.converged & missed)
-    assert not np.any(found.solved & (errors < 2e-5) & ~found.converged)
+    assert not np.any(found.solved & (errors < 9e-5) & ~found.converged)
     # What is reported is what sampling gives.
     np.testing.assert_allclose(found.reconstruction, errors, rtol=0.05, atol=1e-6)
 
@@ -164,14 +165,15 @@ def equivariant(unit, x, t):
     return unit * 0.9 * jnp.sin(x / unit + 0.001 * t)
 
 
-# The published rule stops at an absolute size of the residual.
+# The default takes steps of an absolute size, and the published rule stops at one.
+GRADIENT = ji.Gradient(optax.sgd(0.3), max_iterations=500)
 FORWARD_STEP = ji.ForwardStep(rtol=1e-6, sum_of_squares=0.0)
 
 EVERYWHERE = {
     "auto": (ji.ddim, {"strategy": "auto"}),
     "fixed_point": (ji.ddim, {"strategy": "stepwise", "solver": "fixed_point"}),
     "forward_step": (ji.ddim, {"strategy": "stepwise", "solver": FORWARD_STEP}),
-    "gradient": (ji.ddim, {"strategy": "stepwise", "solver": "gradient"}),
+    "gradient": (ji.ddim, {"strategy": "stepwise", "solver": GRADIENT}),
     "newton_krylov": (ji.ddim, {"strategy": "stepwise", "solver": "newton_krylov"}),
     "naive": (ji.ddim, {"strategy": "naive"}),
     "trajectory": (ji.dpmpp_2m, {"strategy": ji.Trajectory(history=8)}),

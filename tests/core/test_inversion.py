@@ -158,7 +158,7 @@ def test_every_solver_meets_its_tolerance_at_every_step(solver, float64):
     _, reconstruction, result = round_trip(
         table, gaussian_mixture(VP), float64, strategy="stepwise", solver=solver
     )
-    assert bool(result.converged)
+    assert bool(result.solved)
     assert np.all(result.step_residuals <= 1e-6)
     assert reconstruction < STEPS * 1e-6
 
@@ -342,8 +342,9 @@ def test_levels_below_which_all_rows_hold_are_not_evaluated_again():
     table = ji.dpmpp_2m(ji.time_grid(VP, STEPS))
     x0 = jax.random.normal(jax.random.key(3), SHAPE)
     settings = ji.Trajectory(chunk=5)
-    result = ji.invert(table, gaussian_mixture(VP), x0, strategy=settings)
-    assert bool(result.converged)
+    model = gaussian_mixture(VP)
+    result = ji.invert(table, model, x0, strategy=settings, verify=False)
+    assert bool(result.solved)
     assert int(result.iterations[0]) < int(result.iterations[-1])
     assert int(result.num_evals) < STEPS * int(result.iterations[-1])
 

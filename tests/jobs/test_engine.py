@@ -43,7 +43,11 @@ def test_the_engine_finds_what_the_library_finds(
         np.testing.assert_allclose(answer.state, wanted.state, atol=1e-3 * size)
         np.testing.assert_allclose(answer.noise, wanted.noise, atol=1e-3 * size)
         assert answer.failure is None
-        assert answer.certificate["converged"] == wanted.certificate["converged"]
+        assert answer.certificate["solved"] == wanted.certificate["solved"]
+        # Two programs round differently, and the untrained network amplifies that.
+        for key in ("reconstruction", "state_reconstruction"):
+            ratio = (answer.certificate[key] + 1e-5) / (wanted.certificate[key] + 1e-5)
+            assert 0.1 < ratio < 10, key
         for key in ("num_evals", "depth"):
             # Latents of an inverted decoder differ by its solver's tolerance.
             close = pytest.approx(wanted.certificate[key], rel=0.1)
