@@ -39,6 +39,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax._src.core import trace_state_clean  # no public name says it
 from jaxtyping import Array, Float
 
 from jaxinv.compilation import check_denoiser, check_finite, split_callable
@@ -170,11 +171,12 @@ def invert(
         return labelled(found, sampler)
     assert isinstance(sampler, LinearMultistep)
     plan = make_plan(sampler, strategy, solver, schedule)
-    if _concrete((sampler, arrays, x0)):
+    # A denoiser may close over what a caller differentiates or batches: nothing but the
+    # absence of all callers says that it does not.
+    if trace_state_clean() and _concrete((sampler, arrays, x0)):
         verified = _on_demand(program, arrays, rebuild, x0, plan, rtol)
-        if verified is not None:
-            found = _wrap_up(program, x0, verified, return_trajectory)
-            return labelled(found, sampler)
+        found = _wrap_up(program, x0, verified, return_trajectory)
+        return labelled(found, sampler)
     found = _invert(program, arrays, rebuild, x0, plan, return_trajectory, rtol)
     return labelled(found, sampler)
 
@@ -219,13 +221,12 @@ def _on_demand(
     x0: Array,
     plan: tuple[Stage, ...],
     rtol: float | None,
-) -> Verified | None:
+) -> Verified:
     """Run the stages as programs of their own, each compiled only if it is needed.
 
     A stage takes longer to compile than to run, and most samples need the first only.
     The way back is the very program of :func:`jaxinv.sample`. Inside of a caller's
-    ``jit``, ``vmap`` or ``grad`` nothing is known yet and the plan is one program: None
-    if the denoiser closes over values of such a caller.
+    ``jit``, ``vmap`` or ``grad`` the plan is one program (:func:`_invert`).
     """
     best: Verified | None = None
     for k, stage in enumerate(plan):
@@ -235,12 +236,11 @@ def _on_demand(
         while again:
             before = None if best is None else for_next(best)
             found = _solve(sampler, arrays, rebuild, x0, stage, before)
-            if not _concrete(found.solved):
-                return None
             keep = needs_states(plan)
             new = _verify(sampler, arrays, rebuild, x0, found, rtol, keep)
             again = refines(stage) and bool(worth_repeating(best, new))
             best = new if best is None else _better_of(best, new)
+    assert best is not None, "a plan has at least one stage"
     return best
 
 
@@ -257,9 +257,7 @@ def _solve(
     denoise = rebuild(arrays)
     check_denoiser(denoise, x0)
     table = in_dtype(sampler, x0.dtype)
-    found = run_stage(stage, table, denoise, x0, known, jnp.array(True))
-    # The denoiser may close over what a caller differentiates; solvers are not.
-    return jax.lax.stop_gradient(found)
+    return run_stage(stage, table, denoise, x0, known, jnp.array(True))
 
 
 def _verify(
