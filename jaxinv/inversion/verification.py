@@ -282,8 +282,10 @@ def worth_repeating(known: Verified | None, found: Verified) -> Bool[Array, ""]:
         found: what it found.
     """
     missed = found.solved.solved & ~found.noise_is_found
+    missed &= jnp.isfinite(found.reconstruction)
     if known is None:
         return missed
+    # The error falls by a factor each time: there is an end.
     return missed & (found.reconstruction <= GAIN * known.reconstruction)
 
 

@@ -71,6 +71,17 @@ def test_a_trajectory_is_refined_from_the_states_that_sampling_went_through():
     assert float(jitted.reconstruction) < GAIN * relative_error(back, x0)
 
 
+def test_a_way_back_that_overflows_is_not_repeated_for_ever():
+    # Each row holds, and sampling from the noise leaves all numbers.
+    table = ji.dpmpp_2m(ji.time_grid(VP, STEPS))
+    model = Partial(lambda gain, x, t: gain * x, jnp.float32(-40.0))
+    x0 = jnp.full((3, 4), 1e25, jnp.float32)
+    settings = ji.Trajectory(history=8)
+    for run in (ji.invert, jax.jit(ji.invert, static_argnames="strategy")):
+        found = run(table, model, x0, strategy=settings)
+        assert not bool(found.converged) or float(found.reconstruction) < 1e-4
+
+
 # --- the options --------------------------------------------------------------------
 
 
