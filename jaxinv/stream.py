@@ -297,7 +297,9 @@ def inversion_stations(
     def tried(k: int) -> Any:
         def route(key: Any, item: Sample, found: Solved) -> Onward:
             if item.known is None:
-                item = item._replace(known=_nothing_known(found, needs_states(plan)))
+                item = item._replace(
+                    known=_nothing_known(found, verify and needs_states(plan))
+                )
             return Onward(first + last + 1, Tried(item, np.asarray(k, np.int32), found))
 
         return route

@@ -49,7 +49,7 @@ from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.rows import default_row_rtol
 from jaxinv.inversion.stages import Solved
 from jaxinv.inversion.stepwise import Stepwise
-from jaxinv.inversion.verification import judge, nudged, unverified
+from jaxinv.inversion.verification import judge, misfit, nudged, unverified
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import Sampler, descend
 from jaxinv.solvers import Anderson, Solver
@@ -174,12 +174,15 @@ def unwind(
     if rtol is not None:
         scale = jnp.asarray(sampler.init_noise_scale, start.values.dtype)
         fixed, state_x, origin = jax.lax.stop_gradient((state, state.x / scale, given))
+        moved = dataclasses.replace(fixed, values=nudged(fixed.values))
         end, *states = (
             descend(sampler, denoise, start, keep=False)[0]
-            for start in (state_x, fixed, nudged(fixed))
+            for start in (state_x, fixed, moved)
         )
+        x0 = origin.x if isinstance(origin, SamplerState) else origin
+        error = misfit(end[0], x0)
         evals = _way_back(sampler) + 2 * _way_back(sampler, resumed=True)
-        verified = judge(solved, end[0], states, origin, rtol, evals=evals)
+        verified = judge(solved, error, states, origin, rtol, evals=evals)
         verified = jax.lax.stop_gradient(verified)
     return wrap_up(sampler, start.x, solved.states, verified, keep, state)
 
@@ -280,9 +283,10 @@ def unwind_exactly(
             return sample_exactly(sampler, known, rebuild, start, arithmetic).values
 
         # The integers retrace: there is nothing in the last place to move.
-        end, states = again(noise)[0], [again(state)]
+        x0 = given.x if isinstance(given, SamplerState) else given
+        error, states = misfit(again(noise)[0], x0), [again(state)]
         both = _way_back(sampler) + (k - 2) + _way_back(sampler, resumed=True)
-        verified = judge(solved, end, states, given, rtol, evals=both)
+        verified = judge(solved, error, states, given, rtol, evals=both)
         verified = jax.lax.stop_gradient(verified)
     return InversionResult(
         noise=noise,

@@ -87,8 +87,9 @@ def invert(
 ) -> InversionResult:
     """Find the noise that the sampler turns into ``x0``.
 
-    What was found is sampled from, by the sampler's own loop: N evaluations more (3 N
-    for bidirectional samplers, whose state is sampled from twice), which are counted.
+    What was found is sampled from, by the sampler's own loop: N evaluations more, which
+    are counted (2 N where the error is near the tolerance, to be sure of it; 3 N for
+    bidirectional samplers, whose state is sampled from twice).
 
     The noise and the trajectory can be differentiated (once, in reverse mode) with
     respect to the data, the model's parameters and its conditions, by the implicit

@@ -46,7 +46,9 @@ class InversionResult(NamedTuple):
             solved, and the reconstruction is within a quarter of its tolerance. If not,
             this is the best that was found. Never true without the way back.
         reconstruction: shape (). ``|sample(noise) - x0| / |x0|``, measured by sampling;
-            NaN if that was not tried (``verify=False``).
+            NaN if that was not tried (``verify=False``). Near the tolerance the larger
+            error of two ways back, the second one from the noise with its values moved
+            by a unit in their last place.
         solved: shape (). Whether every step that ``noise`` relies on met the tolerance
             of the solver. Steps amplify: this alone proves nothing about the whole way.
         state_converged: shape (). The verdict on ``state``.
