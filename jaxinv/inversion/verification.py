@@ -150,7 +150,7 @@ def verify(
     error = misfit(xs[0], x0)
     doubtful = (error > DOUBTFUL * rtol) & (error <= MARGIN * rtol) & solved.solved
 
-    def once(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def once(carry: Any) -> Any:
         _, error = carry
         again = misfit(way_back(nudged(noise))[0], x0)
         return jnp.zeros_like(doubtful), jnp.maximum(error, again)
@@ -159,7 +159,7 @@ def verify(
         error = jax.lax.while_loop(lambda c: c[0], once, (doubtful, error))[1]
     elif bool(doubtful):
         error = once((doubtful, error))[1]
-    states = ()
+    states: tuple[Array, ...] = ()
     if state is not None:
         moved = dataclasses.replace(state, values=nudged(state.values))
         states = way_back(state), way_back(moved)
