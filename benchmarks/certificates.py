@@ -250,7 +250,7 @@ def plan(tries: int, seed: int) -> list[tuple[str, str, str, int]]:
     batches, count = [], 0
     for k in range(10**6):
         name = names[k % len(names)]
-        kind = MODELS[(k // len(names)) % len(MODELS)]
+        kind = MODELS[(k + k // len(names)) % len(MODELS)]
         mode = "vmap"
         if name == "O-BELM, bits" or k % 13 == 4:
             mode = "eager"
