@@ -116,8 +116,8 @@ def test_invert_writes_the_noise_and_its_certificate(inverted):
     assert certificate["converged"] is True
     assert certificate["residual"] == max(certificate["step_residuals"]) <= 1e-6
     assert certificate["reconstruction"] <= 1e-4
-    way_back = 20
-    assert certificate["num_evals"] == sum(certificate["iterations"]) + way_back
+    # The way back, once or (near the tolerance) twice.
+    assert certificate["num_evals"] - sum(certificate["iterations"]) in (20, 40)
     assert certificate["depth"] == certificate["num_evals"]
     assert certificate["stages"] == ["stepwise"]
     assert (record["sampler"], record["strategy"]) == ("ddim", "auto")
@@ -178,9 +178,11 @@ def test_a_sampler_with_a_memory_is_inverted_all_steps_together(
     certificate = record["certificate"]
     assert record["sampler"] == "dpmpp_2m"
     assert certificate["stages"][0] == "trajectory"
-    way_back = 10
-    together = certificate["depth"] - way_back
-    assert together * 10 == certificate["num_evals"] - way_back
+    # Besides the way back, once or (near the tolerance) twice: one step after the other.
+    sweeps = [
+        (certificate["depth"] - n, certificate["num_evals"] - n) for n in (10, 20)
+    ]
+    assert any(10 * calls == evals for calls, evals in sweeps)
     assert certificate["residual"] <= 5e-6  # the tolerance of all steps together
     # An untrained network may amplify the 5e-6 of a step more than tenfold.
     assert record["reconstruction"]["latent_nmse_db"] < -70
