@@ -178,7 +178,7 @@ def test_a_sampler_with_a_memory_is_inverted_all_steps_together(
     certificate = record["certificate"]
     assert record["sampler"] == "dpmpp_2m"
     assert certificate["stages"][0] == "trajectory"
-    # Besides the way back, once or (near the tolerance) twice, one step after the other.
+    # Besides the way back, once or (near the tolerance) twice, a step at a time.
     depth, evals = certificate["depth"], certificate["num_evals"]
     sweeps = [(depth - n, evals - n) for n in (10, 20)]
     assert any(10 * calls == evals for calls, evals in sweeps)
