@@ -6,6 +6,7 @@ a sample that the first stage leaves unconverged waits for a lane of the second,
 nobody waits for it.
 """
 
+import abc
 import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -141,7 +142,7 @@ class StageMachine:
 
 
 @dataclasses.dataclass(frozen=True)
-class OnePiece:
+class OnePiece(abc.ABC):
     """A function of a sample as a machine of one iteration."""
 
     rebuild: Any
@@ -164,9 +165,9 @@ class OnePiece:
         """Return what it found."""
         return state[1]
 
+    @abc.abstractmethod
     def run(self, model: Any, item: Any) -> Found:
         """Return the result."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

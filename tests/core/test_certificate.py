@@ -13,7 +13,13 @@ import jaxinv as ji
 from benchmarks.certificates import METHODS, is_false, run_batch
 from benchmarks.certificates_models import MODELS
 from jaxinv.inversion import Stepwise
-from jaxinv.inversion.verification import GAIN, default_reconstruction_rtol
+from jaxinv.inversion.stages import Solved
+from jaxinv.inversion.verification import (
+    GAIN,
+    Verified,
+    default_reconstruction_rtol,
+    worth_repeating,
+)
 from jaxinv.norms import natural_unit, norm, power_of_two, tree_norm
 
 VP = SCHEDULES["vp"]
@@ -80,6 +86,18 @@ def test_a_way_back_that_overflows_is_not_repeated_for_ever():
     for run in (ji.invert, jax.jit(ji.invert, static_argnames="strategy")):
         found = run(table, model, x0, strategy=settings)
         assert not bool(found.converged) or float(found.reconstruction) < 1e-4
+    # Infinite errors do not fall: there is nothing to go on from.
+    one, yes = jnp.ones(()), jnp.array(True)
+    lost = Verified(
+        Solved(one[None], one[None], one, one, one, yes, yes),
+        one * jnp.inf,
+        one * jnp.inf,
+        ~yes,
+        ~yes,
+    )
+    assert not bool(worth_repeating(None, lost))
+    assert not bool(worth_repeating(lost, lost))
+    assert bool(worth_repeating(lost, lost._replace(reconstruction=one)))
 
 
 # --- the options --------------------------------------------------------------------
