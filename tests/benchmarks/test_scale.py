@@ -29,9 +29,9 @@ def test_eight_devices_find_what_one_finds(devices):
 def test_devices_do_not_talk_to_one_another(devices):
     programs = devices["programs"]
     assert programs["data parallel"]["collectives"] == 0
-    # The same under jit alone: the stopping predicate, which proves that the count
-    # finds what there is.
-    assert programs["jit"]["collectives in loops"] == 1
+    # The same under jit alone has the stopping predicates of its loops, which proves
+    # that the count finds what there is.
+    assert programs["jit"]["collectives in loops"] >= 1
     # A device does for each of its samples what a single one would.
     assert programs["data parallel"]["flops"] == pytest.approx(
         devices["one"]["flops"], rel=1e-3

@@ -473,8 +473,10 @@ def test_vmap_is_a_loop_that_stops_every_sample_on_its_own(eight):
         alone = ji.invert(table, denoise, x0s[k], strategy=strategy)
         # Both meet the tolerance of 1e-6 at each of 10 steps, and are not the same.
         assert relative_error(together.noise[k], alone.noise) < 1e-5
-        # Rounding may decide on which side of the tolerance the last sweep falls.
-        assert abs(int(together.depth[k]) - int(alone.depth)) <= 0.2 * int(alone.depth)
+        # Rounding may decide on which side of the tolerance the last sweep falls, and
+        # whether sampling is tried a second time: 10 evaluations in a row.
+        apart = abs(int(together.depth[k]) - int(alone.depth))
+        assert min(apart, abs(apart - 10)) <= 0.2 * int(alone.depth)
 
 
 @pytest.mark.parametrize("gain", [np.nan, 1e30])
