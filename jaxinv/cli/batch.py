@@ -21,6 +21,7 @@ from jaxinv.cli.console import (
     explained,
 )
 from jaxinv.files import check_writable_folder
+from jaxinv.image_reading import MAX_PIXELS
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -72,6 +73,7 @@ def batch(
         typer.Option("--dtype", help="Of the networks: float32 or bfloat16."),
     ] = "float32",
     resize: options.Resize = False,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     max_failures: Annotated[
         int | None,
         typer.Option(
@@ -248,6 +250,7 @@ def batch(
                 row_shape=(*states, *pipe.latent_shape),
                 model=pipe.name,
                 resize=resize,
+                max_pixels=max_pixels,
                 keep_noise=not no_noise,
                 detector=detector,
                 chunk_rows=chunk_rows,

@@ -17,7 +17,8 @@ from jaxinv.cli.console import (
     explained,
 )
 from jaxinv.files import check_writable_folder, write_json
-from jaxinv.images import fit_image, read_image, write_image
+from jaxinv.image_reading import MAX_PIXELS, read_image
+from jaxinv.images import fit_image, write_image
 
 
 def edit(
@@ -49,6 +50,7 @@ def edit(
     spacing: options.Grid = "log_snr",
     decoder_inversion: options.DecoderInversion = "anderson",
     resize: options.Resize = False,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     seed: options.Seed = 0,
     out: Annotated[
         Path | None,
@@ -65,8 +67,8 @@ def edit(
     folder = out or Path(f"{image.stem}-edited")
     with explained(output):
         check_guidance(guidance)
-        read = read_image(image)
-        given = None if mask in (None, "auto") else read_image(str(mask))
+        read = read_image(image, max_pixels)
+        given = None if mask in (None, "auto") else read_image(str(mask), max_pixels)
 
         import jax
 

@@ -17,7 +17,8 @@ from jaxinv.cli.console import (
     explained,
 )
 from jaxinv.files import check_writable_folder, write_json
-from jaxinv.images import fit_image, read_image, write_image
+from jaxinv.image_reading import MAX_PIXELS, read_image
+from jaxinv.images import fit_image, write_image
 
 # Samplers that are exact by construction: both ends come back, whatever the guidance.
 _SAMPLERS = ("o_belm", "bdia")
@@ -45,6 +46,7 @@ def interpolate(
     spacing: options.Grid = "log_snr",
     decoder_inversion: options.DecoderInversion = "anderson",
     resize: options.Resize = False,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the results.")
     ] = Path("between"),
@@ -60,7 +62,7 @@ def interpolate(
         if points < 2:
             raise ValueError(f"--points must be at least 2, got {points}")
         paths = (first, second)
-        reads = [read_image(path) for path in paths]
+        reads = [read_image(path, max_pixels) for path in paths]
 
         import jax
         import jax.numpy as jnp

@@ -17,7 +17,8 @@ from jaxinv.cli.console import (
     explained,
 )
 from jaxinv.files import check_writable_folder, write_array, write_json
-from jaxinv.images import fit_image, read_image, write_image
+from jaxinv.image_reading import MAX_PIXELS, read_image
+from jaxinv.images import fit_image, write_image
 
 # How much the panel magnifies what is left between two images.
 _GAIN = 10.0
@@ -53,6 +54,7 @@ def invert(
     ] = None,
     decoder_inversion: options.DecoderInversion = "anderson",
     resize: options.Resize = False,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for the results [IMAGE-inverted]."),
@@ -71,7 +73,7 @@ def invert(
     folder = out or Path(f"{image.stem}-inverted")
     with explained(output):
         check_guidance(guidance)
-        read = read_image(image)
+        read = read_image(image, max_pixels)
 
         import jax.numpy as jnp
 

@@ -73,3 +73,11 @@ Resize = Annotated[
         "--resize", help="Crop and resample an image of another size to the model's."
     ),
 ]
+MaxPixels = Annotated[
+    int,
+    typer.Option(
+        "--max-pixels",
+        help="Larger pictures are refused; decoding takes up to 24 bytes a pixel.",
+        min=1,
+    ),
+]

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from jaxinv.image_reading import MAX_PIXELS
 from jaxinv.jobs import array, records
 from jaxinv.jobs.detect import Detector
 from jaxinv.jobs.folder import (
@@ -45,6 +46,7 @@ def run_job(
     row_shape: tuple[int, ...],
     model: str = "the model",
     resize: bool = False,
+    max_pixels: int = MAX_PIXELS,
     keep_noise: bool = True,
     detector: Detector | None = None,
     chunk_rows: int = 64,
@@ -80,6 +82,7 @@ def run_job(
         model: What the model is called in messages.
         resize: Whether images of another size are cropped and resampled; otherwise
             they fail.
+        max_pixels: Larger pictures fail; see :func:`jaxinv.image_reading.read_image`.
         keep_noise: Whether the states are written.
         detector: Keys to look for in the noises.
         chunk_rows: Rows in one file of the array.
@@ -153,7 +156,7 @@ def run_job(
         with warnings.catch_warnings():
             # Reading refuses such images by itself; a warning would be shown, too.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            readings = read_rows(manifest, todo, image_size, model, resize)
+            readings = read_rows(manifest, todo, image_size, model, resize, max_pixels)
             with contextlib.closing(readings):
                 work(manifest, engine, readings, recorder, detector, max_failures)
         return _finish(folder, count, detector)

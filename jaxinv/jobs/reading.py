@@ -2,21 +2,29 @@
 
 Whatever is wrong with a file is a value here, not an exception: one picture that cannot
 be read must not end the reading of a million others.
+
+Memory: eight threads read; pictures of more than 4 million pixels are decoded one at a
+time.
 """
 
+import contextlib
+import threading
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from jaxinv.images import fit_image, read_image
+from jaxinv.image_reading import MAX_PIXELS, count_pixels, read_image
+from jaxinv.images import fit_image
 from jaxinv.jobs.manifest import Manifest
 from jaxinv.jobs.pictures import picture_digest
 
 _THREADS = 8
 _AHEAD = 64  # images read and not yet asked for
+_LARGE = 2**22  # pixels; larger pictures are decoded one at a time: 0.1 GB each
 
 
 class Reading(NamedTuple):
@@ -38,7 +46,13 @@ class Reading(NamedTuple):
 
 
 def read_row(
-    manifest: Manifest, index: int, size: tuple[int, int], model: str, resize: bool
+    manifest: Manifest,
+    index: int,
+    size: tuple[int, int],
+    model: str,
+    resize: bool,
+    max_pixels: int = MAX_PIXELS,
+    one_at_a_time: AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008
 ) -> Reading:
     """Reads one image.
 
@@ -48,6 +62,9 @@ def read_row(
         size: The model's (height, width).
         model: The model's name, for messages.
         resize: Whether images of another size are cropped and resampled.
+        max_pixels: Larger pictures are failures.
+        one_at_a_time: Entered while a picture of more than 4 million pixels is decoded:
+            a lock that all threads share bounds their memory.
 
     Returns:
         The image or the reason why there is none; nothing is raised.
@@ -55,7 +72,10 @@ def read_row(
     path = Path(manifest.root, manifest.rows[index].path)
     digest = picture_digest(path)
     try:
-        read = fit_image(read_image(path), path, size, model, resize)
+        large = count_pixels(path, max_pixels) > _LARGE
+        with one_at_a_time if large else contextlib.nullcontext():
+            read = read_image(path, max_pixels)
+        read = fit_image(read, path, size, model, resize)
         if picture_digest(path) != digest:
             raise ValueError(f"{path} changed while it was read")
     except Exception as error:  # Pillow's decoders raise anything at all
@@ -72,6 +92,7 @@ def read_rows(
     size: tuple[int, int],
     model: str,
     resize: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Generator[Reading, None, None]:
     """Reads images ahead of whoever takes them, in threads.
 
@@ -81,6 +102,7 @@ def read_rows(
         size: The model's (height, width).
         model: The model's name, for messages.
         resize: Whether images of another size are cropped and resampled.
+        max_pixels: Larger pictures are failures.
 
     Yields:
         The images, in the order of the indices.
@@ -89,8 +111,11 @@ def read_rows(
 
     if len(indices) == 0:
         return
+    lock = threading.Lock()
     dataset = grain.MapDataset.source(indices).map(
-        lambda index: read_row(manifest, int(index), size, model, resize)
+        lambda index: read_row(
+            manifest, int(index), size, model, resize, max_pixels, lock
+        )
     )
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
     yield from dataset.to_iter_dataset(options)

@@ -18,7 +18,7 @@ from job_cases import (
 )
 from PIL import Image
 
-from jaxinv.images import read_image
+from jaxinv.image_reading import read_image
 from jaxinv.jobs import EngineError, TooManyFailuresError, read_array, read_manifest
 from jaxinv.jobs.job import process_rows
 

@@ -1,0 +1,260 @@
+"""Image files of strangers: the formats that are documented, in bounded memory.
+
+Reading turns a picture into one thing, 8-bit RGB, and lists what it had to change on
+the way (transparency composited on white, 16 bits reduced to 8, an unused colour
+profile, ...), because the inversion of an altered picture is not the inversion of the
+picture.
+
+Memory: a pixel takes up to 24 bytes while it is decoded, so ``MAX_PIXELS`` stands for
+0.8 GB. Nothing is decoded before the size in the file's header has been compared with
+the limit, and what follows the decoder works on strips of rows.
+"""
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 2**25
+"""Pixels of the largest picture that is read by default: 33.5 million."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM")
+"""The formats that are read, by Pillow's names."""
+
+_ORIENTATION = 0x0112  # the EXIF tag; 1 means upright
+_BITS_PER_SAMPLE = 258  # the TIFF tag
+_STRIP = 2**20  # pixels converted at a time
+
+
+class ReadImage(NamedTuple):
+    """An image file's pixels, and what had to be changed to get them.
+
+    Attributes:
+        pixels: 8-bit RGB values, shape (h, w, 3).
+        changes: One sentence for everything that altered the picture; empty if nothing.
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    changes: tuple[str, ...]
+
+
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> ReadImage:
+    """Read an image file as 8-bit RGB.
+
+    The camera's orientation tag is applied, transparent pixels are composited on white,
+    and of an animation the first frame is taken. Colour profiles other than sRGB are
+    not applied; ``changes`` names them.
+
+    Args:
+        path: A PNG, JPEG, WebP, AVIF, TIFF, GIF, BMP or PPM file, whatever its name.
+        max_pixels: Larger pictures are refused by their header. Decoding takes up to
+            24 bytes of memory for a pixel.
+
+    Returns:
+        The pixels and the list of changes.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not such an image, is damaged, has values that are
+            not finite, or has more pixels than ``max_pixels``.
+    """
+    path = Path(path)
+    with _opened(path, max_pixels) as image:
+        try:
+            read = _to_rgb(image)
+        except MemoryError:
+            raise ValueError(
+                f"{path} is too large an image for this machine's memory: "
+                f"{image.width}x{image.height}"
+            ) from None
+        except Exception as error:  # decoders raise anything at all
+            raise _damaged(path, error) from None
+    if read is None:
+        raise ValueError(f"{path} has values that are NaN or infinite")
+    return read
+
+
+def count_pixels(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> int:
+    """Return the number of pixels that an image file's header states.
+
+    Args:
+        path: As of :func:`read_image`.
+        max_pixels: As of :func:`read_image`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: As of :func:`read_image`, for what can be seen in the header.
+    """
+    with _opened(Path(path), max_pixels) as image:
+        return int(image.width * image.height)
+
+
+def _opened(path: Path, max_pixels: int) -> ImageFile.ImageFile:
+    """Open a picture and check its size; nothing is decoded."""
+    _check_readable(path)
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"{path} is not an image that can be read; expected one of "
+            f"{', '.join(FORMATS)}"
+        ) from None
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"{path} is too large an image: it has more than {max_pixels:,} pixels"
+        ) from None
+    except PermissionError:
+        raise ValueError(f"{path} may not be read (permission denied)") from None
+    except Exception as error:  # plugins raise anything at all
+        raise _damaged(path, error) from None
+    if image.width * image.height > max_pixels:
+        image.close()
+        raise ValueError(
+            f"{path} is too large an image: {image.width}x{image.height} are more "
+            f"than {max_pixels:,} pixels"
+        )
+    return image
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ValueError(f"{path} is damaged: {reason}")
+
+
+def _check_readable(path: Path) -> None:
+    """Raise unless there is a regular file: reading a pipe could wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        dangling = path.is_symlink()
+        reason = ": a link to a file that does not exist" if dangling else ""
+        raise FileNotFoundError(f"no such image: {path}{reason}") from None
+    except PermissionError:
+        raise ValueError(f"{path} may not be read (permission denied)") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{path} is a folder, not an image")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} is not a file (but a pipe, socket or device)")
+
+
+def _to_rgb(image: ImageFile.ImageFile) -> ReadImage | None:
+    """Return the picture; None if it has values that are not finite."""
+    changes = []
+    bits = _bits_per_channel(image)
+    if getattr(image, "is_animated", False):
+        changes.append("took the first of several frames")
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        changes.append("turned as its orientation tag says")
+    ImageOps.exif_transpose(image, in_place=True)
+    image.load()
+    changes += _ignored_colours(image)
+    if image.mode.startswith(("I", "F")):
+        return _reduce_depth(image, changes)
+    if bits > 8:
+        changes.append(f"reduced {bits} bits a channel to 8")
+    transparent = image.has_transparency_data
+    if not transparent and image.mode not in ("RGB", "L", "P", "1"):
+        changes.append(f"converted from {image.mode} to RGB")
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    seen_through = False
+    for rows, strip in _strips(image):
+        if transparent:
+            rgba = strip.convert("RGBA")
+            seen_through |= bool(np.asarray(rgba.getchannel("A")).min() < 255)
+            white = Image.new("RGBA", rgba.size, "white")
+            strip = Image.alpha_composite(white, rgba)
+        pixels[rows] = np.asarray(strip.convert("RGB"))
+    if seen_through:
+        changes.append("composited transparent pixels on white")
+    return ReadImage(pixels, tuple(changes))
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Yield slices of rows and the picture's part in them."""
+    height = max(1, _STRIP // image.width)
+    for top in range(0, image.height, height):
+        bottom = min(top + height, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+
+
+def _reduce_depth(image: Image.Image, changes: list[str]) -> ReadImage | None:
+    """Convert greyscale of more than 8 bits; Pillow would clip it at 255."""
+    scale = 65535.0
+    if image.mode.startswith("F"):
+        largest = max(np.asarray(strip).max() for _, strip in _strips(image))
+        scale = 1.0 if largest <= 1.0 else 255.0
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    clipped = 0
+    for rows, strip in _strips(image):
+        values = np.asarray(strip).astype(np.float64)
+        if not np.all(np.isfinite(values)):
+            return None
+        clipped += int(np.sum((values < 0) | (values > scale)))
+        pixels[rows] = to_uint8(values / scale)[..., None]
+    if clipped:
+        changes.append(f"clipped {clipped} pixels outside of 0 to {scale:g}")
+    changes.append(f"reduced mode {image.mode} to 8 bits")
+    return ReadImage(pixels, tuple(changes))
+
+
+def _bits_per_channel(image: ImageFile.ImageFile) -> int:
+    """Return the depth of a file that was opened and not loaded; 8 if not known."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,)))  # type: ignore[attr-defined]
+    if image.format == "AVIF":
+        return _avif_bits(image)
+    for tile in image.tile:
+        words = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        if any(isinstance(word, str) and ";16" in word for word in words):
+            return 16
+        if image.format == "PPM" and isinstance(words[-1], int) and words[-1] > 255:
+            return words[-1].bit_length()
+    return 8
+
+
+def _avif_bits(image: ImageFile.ImageFile) -> int:
+    """Return the depth that the box ``av1C`` states (AV1 in ISOBMFF, section 2.3.3)."""
+    file = image.fp
+    if file is None:
+        return 8
+    file.seek(0)
+    header = file.read(2**16)
+    at = header.find(b"av1C")
+    if at < 0 or at + 6 >= len(header) or not header[at + 6] & 0x40:
+        return 8
+    return 12 if header[at + 6] & 0x20 else 10
+
+
+def _ignored_colours(image: Image.Image) -> list[str]:
+    """Return what is said of colours and not used here."""
+    ignored = []
+    if profile := image.info.get("icc_profile"):
+        try:
+            opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            name = ImageCms.getProfileDescription(opened).strip()
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            name = ""
+        name = "".join(letter for letter in name if letter.isprintable())[:80]
+        if "sRGB" not in name:
+            ignored.append(f"ignored its colour profile ({name or 'unknown'})")
+    gamma = image.info.get("gamma")
+    if isinstance(gamma, float) and abs(gamma - 1 / 2.2) > 0.01 and not profile:
+        ignored.append(f"ignored its gamma of {gamma:g}")
+    return ignored
+
+
+def to_uint8(image: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Round values in [0, 1] to 8 bits; values outside are clipped.
+
+    >>> to_uint8(np.array([0.0, 0.5, 1.2])).tolist()
+    [0, 128, 255]
+    """
+    return np.round(np.clip(np.asarray(image, np.float64), 0, 1) * 255).astype(np.uint8)
