@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree
 
+from jaxinv.checks import checked
 from jaxinv.compilation import check_finite, split_callable
 from jaxinv.denoiser import ConditionalModel, Denoiser, with_condition
 from jaxinv.inversion import InversionResult, Strategy, invert
@@ -35,6 +36,7 @@ from jaxinv.solvers import Solver
 from jaxinv.state import SamplerState, labelled, unlabelled
 
 
+@checked
 def sample_batch(
     sampler: Sampler,
     denoise: Denoiser | ConditionalModel,
@@ -67,6 +69,7 @@ def sample_batch(
     )
 
 
+@checked
 def invert_batch(
     sampler: Sampler,
     denoise: Denoiser | ConditionalModel,

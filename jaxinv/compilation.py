@@ -75,6 +75,8 @@ def check_finite(x: Array, what: str) -> None:
             f"the {what} must be float32 or float64, got {x.dtype}: 16 bits hold no "
             "state exactly enough to be found again (the network may run in any dtype)"
         )
+    if x.size == 0:
+        raise ValueError(f"the {what} must have values, got an empty shape {x.shape}")
     if isinstance(x, jax.core.Tracer):
         return
     with jax.ensure_compile_time_eval():  # x may be a constant of a caller's jit
@@ -99,10 +101,19 @@ def check_denoiser(denoise: Callable[..., Any], x: Array) -> None:
     except Exception as error:
         raise ValueError(
             f"the denoiser does not accept one sample of shape {x.shape} (no batch "
-            f"axis: use jax.vmap for more) and a scalar time: {error}"
+            f"axis: use jax.vmap for more) and a scalar time: {first_line(error)}"
         ) from error
     if getattr(out, "shape", None) != x.shape:
         raise ValueError(
             f"the denoiser must return the shape that it is given, {x.shape}; it "
             f"returned {getattr(out, 'shape', type(out).__name__)}"
         )
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(
+            f"the denoiser must return real floating-point numbers, got {out.dtype}"
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from jaxinv.checks import checked
 from jaxinv.schedule import NoiseSchedule, PredictionType
 
 Denoiser = Callable[[Array, Array], Array]
@@ -94,6 +95,7 @@ class _FromPrediction:
         return self.convert(x, tau, self.model(x, t))
 
 
+@checked
 def conditioned(model: ConditionalModel, cond: PyTree) -> Conditioned:
     """Fill in the condition of a model: guidance scale 1.
 
@@ -112,6 +114,7 @@ def with_condition(model: Denoiser | ConditionalModel, cond: PyTree) -> Denoiser
     return model if cond is None else conditioned(model, cond)  # type: ignore[return-value, arg-type]
 
 
+@checked
 def guided(
     model: ConditionalModel,
     cond: PyTree,
@@ -149,6 +152,7 @@ def guided(
     return Guided(model, cond, uncond, jnp.asarray(guidance_scale, float))
 
 
+@checked
 def from_x0(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
     """Turn a data-predicting model into a denoiser.
 
@@ -163,6 +167,7 @@ def from_x0(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
     return _from_prediction(model, schedule, convert)
 
 
+@checked
 def from_v(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
     """Turn a v-predicting model of a VP schedule into a denoiser.
 
@@ -187,6 +192,7 @@ def from_v(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
     return _from_prediction(model, schedule, _v_to_f)
 
 
+@checked
 def as_denoiser(
     model: Denoiser,
     schedule: NoiseSchedule,

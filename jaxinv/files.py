@@ -9,12 +9,18 @@ import json
 import math
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib.format import (
+    MAGIC_PREFIX,
+    read_array_header_1_0,
+    read_array_header_2_0,
+    read_magic,
+)
+from numpy.lib.format import read_array as read_npy
 
 
 def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
@@ -32,22 +38,58 @@ def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
 
 
 def read_array(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads an array that :func:`write_array` wrote.
+    """Read an array that :func:`write_array` wrote.
+
+    What the header states is compared with the file's size before memory is taken.
+
+    Args:
+        path: A NumPy ``.npy`` file.
+
+    Returns:
+        The array, of the machine's byte order.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a ``.npy`` array of numbers.
+        ValueError: If the file is not a ``.npy`` array of real numbers, or is damaged.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file, but a folder, pipe or device")
+    with open(path, "rb") as file:
+        if file.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:
+            raise ValueError(
+                f"{path} is not a NumPy array: expected a .npy file, as numpy.save "
+                "and 'jaxinv invert' write it"
+            )
+        file.seek(0)
+        shape, dtype = _read_header(file, path)
+        if dtype.kind not in "fiu" or dtype.itemsize > 8:
+            raise ValueError(
+                f"{path} does not hold one array of real numbers, but of type {dtype}"
+            )
+        stated = math.prod(shape) * dtype.itemsize
+        held = path.stat().st_size - file.tell()
+        if min(shape, default=0) < 0 or stated != held:
+            raise ValueError(
+                f"{path} is damaged: its header states shape {shape} of {dtype}, which "
+                f"takes {stated} bytes, and {held} follow"
+            )
+        file.seek(0)
+        array = read_npy(file, allow_pickle=False)
+    return np.asarray(array, dtype.newbyteorder("="))
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape and type that a ``.npy`` header states."""
+    readers = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable .npy array: {error}") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        raise ValueError(f"{path} does not hold one array of real numbers")
-    return array
+        shape, _, dtype = readers[read_magic(file)](file)
+    except Exception as error:  # the header is parsed as Python, and fails as such
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{path} is damaged: its header: {reason[0]}") from None
+    return shape, dtype
 
 
 def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:

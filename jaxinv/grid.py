@@ -26,6 +26,7 @@ from typing import get_args
 import numpy as np
 from jaxtyping import Float
 
+from jaxinv.checks import checked
 from jaxinv.prediction import check_digits
 from jaxinv.schedule import Family, NoiseSchedule, Spacing, shifted
 
@@ -42,6 +43,7 @@ class LossyGridWarning(UserWarning):
     """A grid has a step on which inversion may find another noise."""
 
 
+@checked
 @dataclasses.dataclass(frozen=True, eq=False)
 class TimeGrid:
     """``N + 1`` noise levels, from data (index 0) to noise (index N), in float64.
@@ -98,6 +100,7 @@ class TimeGrid:
             return np.log(self.signal) - np.log(self.tau)
 
 
+@checked
 def time_grid(
     schedule: NoiseSchedule,
     num_steps: int,

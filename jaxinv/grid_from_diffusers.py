@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxinv.checks import checked
 from jaxinv.grid import (
     TimeGrid,
     check_num_steps,
@@ -61,6 +62,7 @@ from jaxinv.scheduler_config import (
 SUPPORTED = (DDIM, DPM, DEIS, UNIPC, FLOW_MATCH_EULER)
 
 
+@checked
 def grid_from_diffusers(
     config: Mapping[str, Any] | str | Path,
     num_steps: int,

@@ -22,10 +22,12 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxinv.checks import checked
 from jaxinv.compilation import check_finite
 from jaxinv.state import SamplerState
 
 
+@checked
 def interpolate(
     first: Float[Array, "*shape"] | SamplerState,
     second: Float[Array, "*shape"] | SamplerState,

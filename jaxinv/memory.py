@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from jaxinv.checks import AtLeastOne, checked
 from jaxinv.denoiser import Denoiser
 from jaxinv.inversion import Strategy, Trajectory, invert
 from jaxinv.inversion.stages import Stage
@@ -108,12 +109,13 @@ def program_memory(
     )
 
 
+@checked
 def predict_memory(
     sampler: Sampler,
     denoise: Denoiser,
     shape: Sequence[int],
     *,
-    batch: int = 1,
+    batch: AtLeastOne = 1,
     dtype: DTypeLike = jnp.float32,
     **options: Any,
 ) -> Memory:
@@ -159,7 +161,7 @@ def predict_sampling_memory(
     denoise: Denoiser,
     shape: Sequence[int],
     *,
-    batch: int = 1,
+    batch: AtLeastOne = 1,
     dtype: DTypeLike = jnp.float32,
 ) -> Memory:
     """Return the peak memory of sampling a batch on one device.
@@ -184,6 +186,7 @@ def predict_sampling_memory(
     return program_memory(forward, denoise, _samples(shape, batch, dtype))
 
 
+@checked
 def largest_batch(
     limit_bytes: int,
     sampler: Sampler,
@@ -219,7 +222,7 @@ def largest_batch(
         ValueError: if not even one fits, and as :func:`predict_memory`.
     """
 
-    def memory(batch: int) -> Memory:
+    def memory(batch: AtLeastOne) -> Memory:
         return predict_memory(
             sampler,
             denoise,
@@ -240,7 +243,7 @@ def largest_chunk(
     denoise: Denoiser,
     shape: Sequence[int],
     *,
-    batch: int = 1,
+    batch: AtLeastOne = 1,
     dtype: DTypeLike = jnp.float32,
     trajectory: Trajectory | None = None,
 ) -> Fit:
@@ -313,7 +316,7 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _samples(
-    shape: Sequence[int], batch: int, dtype: DTypeLike
+    shape: Sequence[int], batch: AtLeastOne, dtype: DTypeLike
 ) -> jax.ShapeDtypeStruct:
     if batch < 1 or any(size < 1 for size in shape):
         raise ValueError(

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxinv.checks import Positive, checked
 from jaxinv.norms import norm
 
 
+@checked
 def nmse_db(x: Float[Array, "..."], reference: Float[Array, "..."]) -> Float[Array, ""]:
     """Normalised mean squared error of one sample, in decibels.
 
@@ -30,11 +32,12 @@ def nmse_db(x: Float[Array, "..."], reference: Float[Array, "..."]) -> Float[Arr
     return 20 * jnp.log10(norm(jnp.abs(x - reference)) / norm(jnp.abs(reference)))
 
 
+@checked
 def psnr(
     a: Float[Array, "..."],
     b: Float[Array, "..."],
     *,
-    data_range: float | None = None,
+    data_range: Positive | None = None,
     where: ArrayLike | None = None,
 ) -> Float[Array, ""]:
     """Peak signal-to-noise ratio of two images, in decibels.

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxinv.checks import checked
 from jaxinv.compilation import check_denoiser, check_finite, split_callable
 from jaxinv.denoiser import Denoiser
 from jaxinv.exact import Arithmetic, check_arithmetic, exact_table, sample_exactly
@@ -51,6 +52,7 @@ def sample(
 ) -> SamplerState: ...
 
 
+@checked
 def sample(
     sampler: Sampler,
     denoise: Denoiser,
@@ -112,6 +114,7 @@ def sample(
     return labelled(found, sampler)
 
 
+@checked
 def sample_trajectory(
     sampler: Sampler,
     denoise: Denoiser,

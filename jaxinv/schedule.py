@@ -29,10 +29,12 @@ References:
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
+
+from jaxinv.checks import Range, checked
 
 Family = Literal["vp", "flow", "ve"]
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
@@ -40,6 +42,11 @@ Spacing = Literal["log_snr", "exponential", "karras", "leading", "trailing", "li
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow", "rectified_flow"]
 
 
+# Levels of a schedule: an array of each is made.
+Timesteps = Annotated[int, Range(1, 10**6)]
+
+
+@checked
 @dataclasses.dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     """The map between a model's time and the noise level ``tau``.
@@ -135,10 +142,11 @@ def vp_schedule(
     return NoiseSchedule("vp", times, taus, **options)
 
 
+@checked
 def linear(
     beta_start: float = 1e-4,
     beta_end: float = 0.02,
-    num_train_timesteps: int = 1000,
+    num_train_timesteps: Timesteps = 1000,
     **options: Any,
 ) -> NoiseSchedule:
     """DDPM's schedule: beta linear in the timestep.
@@ -162,10 +170,11 @@ def linear(
     return _vp(np.linspace(beta_start, beta_end, num_train_timesteps), **options)
 
 
+@checked
 def scaled_linear(
     beta_start: float = 0.00085,
     beta_end: float = 0.012,
-    num_train_timesteps: int = 1000,
+    num_train_timesteps: Timesteps = 1000,
     **options: Any,
 ) -> NoiseSchedule:
     """Stable Diffusion's schedule: the square root of beta linear in the timestep.
@@ -190,8 +199,9 @@ def scaled_linear(
     return _vp(roots**2, **options)
 
 
+@checked
 def cosine(
-    num_train_timesteps: int = 1000, *, max_beta: float = 0.999, **options: Any
+    num_train_timesteps: Timesteps = 1000, *, max_beta: float = 0.999, **options: Any
 ) -> NoiseSchedule:
     """Improved DDPM's schedule: alpha^2 a squared cosine of time.
 
@@ -220,8 +230,9 @@ def cosine_betas(num_train_timesteps: int, max_beta: float = 0.999) -> np.ndarra
     return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta)
 
 
+@checked
 def flow_matching(
-    num_train_timesteps: int = 1000,
+    num_train_timesteps: Timesteps = 1000,
     *,
     shift: float = 1.0,
     prediction_type: PredictionType = "flow",
@@ -268,10 +279,11 @@ def flow_matching(
     )
 
 
+@checked
 def variance_exploding(
     sigma_min: float = 0.02,
     sigma_max: float = 100.0,
-    num_train_timesteps: int = 1000,
+    num_train_timesteps: Timesteps = 1000,
     **options: Any,
 ) -> NoiseSchedule:
     """Variance-exploding schedule: ``x = x_0 + sigma e``, sigma geometric.

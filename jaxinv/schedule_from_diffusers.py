@@ -20,6 +20,7 @@ from typing import Any, get_args
 import numpy as np
 from jaxtyping import Float
 
+from jaxinv.checks import checked
 from jaxinv.schedule import (
     NoiseSchedule,
     TimestepSpacing,
@@ -31,6 +32,7 @@ from jaxinv.schedule import (
 from jaxinv.scheduler_config import scheduler_options
 
 
+@checked
 def schedule_from_diffusers(
     config: Mapping[str, Any] | str | Path, *, mu: float | None = None
 ) -> NoiseSchedule:

@@ -21,6 +21,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
+from jaxinv.checks import checked
+
 #: Names of the mesh's axes: samples, and parts of parameters.
 DATA, MODEL = "data", "model"
 
@@ -35,6 +37,7 @@ ShardingRule = (
 _Tree = TypeVar("_Tree")
 
 
+@checked
 def make_mesh(model: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of all devices: samples over ``data``, parameters over ``model``.
 

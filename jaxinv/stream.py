@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxinv.checks import checked
 from jaxinv.compilation import check_finite, split_callable
 from jaxinv.denoiser import ConditionalModel, Denoiser, with_condition
 from jaxinv.flow import Onward, Station, flow
@@ -336,6 +337,7 @@ def _nothing_known(found: Solved, keep: bool) -> Verified:
     return Verified(solved, nan, nan, no, no, states, np.int32(1))
 
 
+@checked
 def invert_stream(
     sampler: Sampler,
     denoise: Denoiser | ConditionalModel,

@@ -424,9 +424,10 @@ def expect_one_clear_line(result, *words):
     [
         (["--steps", 0], ("between 1 and", "got 0")),
         (["--steps", 1001], ("between 1 and", "got 1001")),
-        (["--spacing", "cubic"], ("unknown spacing 'cubic'", "log_snr")),
+        (["--spacing", "cubic"], ("unknown spacing 'cubic'", "log-snr")),
         (["--strategy", "magic"], ("unknown strategy 'magic'", "stepwise")),
-        (["--sampler", "magic"], ("unknown sampler 'magic'", "dpmpp_2m")),
+        (["--sampler", "dpmp-2m"], ("did you mean dpmpp-2m?",)),
+        (["--sampler", "magic"], ("unknown sampler 'magic'", "dpmpp-2m")),
         (["--solver", "magic"], ("unknown solver 'magic'", "newton_krylov")),
         (["--solver", "anderson"], ("--solver goes with --strategy stepwise", "auto")),
         (
@@ -483,7 +484,7 @@ def test_an_unwritable_output_is_explained_before_the_model_is_looked_for(
         (["--noise", "missing.npy"], ("no such file", "missing.npy")),
         (["--noise", "shape.npy"], ("shape (3, 3)", "(8, 8, 4)")),
         (["--noise", "nan.npy"], ("NaN",)),
-        (["--noise", "text.npy"], ("text.npy is not a readable",)),
+        (["--noise", "text.npy"], ("text.npy is not a NumPy array",)),
         (["--noise", "nan.npy", "--seed", 1], ("exclude each other",)),
         (["--out", "a.xyz"], ("no image format",)),
     ],

@@ -396,3 +396,53 @@ def test_tall_wide_and_strip_sized_pictures_are_read_whole(tmp_path):
         images.write_image(tmp_path / "a.png", pixels)
         read = image_reading.read_image(tmp_path / "a.png")
         np.testing.assert_array_equal(read.pixels, pixels)
+
+
+def header(text, version=1):
+    """A .npy header with any text in it."""
+    length = struct.pack("<H" if version == 1 else "<I", len(text))
+    return b"\x93NUMPY" + bytes([version, 0]) + length + text.encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\x89PNG\r\n\x1a\n", "expected a .npy file"),
+        (b"\x80\x04.", "expected a .npy file"),
+        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}"),
+         "takes 4000000000000 bytes, and 0 follow"),
+        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -1)}"),
+         "damaged"),
+        (header("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}") + bytes(9),
+         "not hold one array of real numbers, but of type object"),
+        (header("{'descr': '<c8', 'fortran_order': False, 'shape': (1,)}") + bytes(8),
+         "real numbers, but of type complex64"),
+        (header("{'descr': ('<f4', (2,)), 'fortran_order': False, 'shape': ()}"),
+         "real numbers"),
+        (header("{" * 9000), "damaged: its header"),
+        (header("\x00\xff"), "damaged: its header"),
+        (header("{}", version=2), "damaged: its header"),
+        (b"\x93NUMPY\x09\x00", "damaged: its header"),
+    ],
+)  # fmt: skip
+def test_a_damaged_array_is_refused_before_memory_is_taken(tmp_path, content, reason):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.npy") as caught:
+        files.read_array(tmp_path / "a.npy")
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "pickle" not in str(caught.value)
+
+
+def test_arrays_of_the_other_byte_order_are_read(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(3, dtype=">f4"))
+    read = files.read_array(tmp_path / "a.npy")
+    assert read.dtype == np.float32
+    assert read.dtype.isnative
+    assert read.tolist() == [0, 1, 2]
+
+
+def test_a_pipe_is_no_array(tmp_path):
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match="pipe"):
+        files.read_array(tmp_path / "a.npy")

@@ -5,6 +5,7 @@ and nothing else. Standard error carries everything else: progress, notes, error
 """
 
 import contextlib
+import difflib
 import enum
 import math
 import warnings
@@ -92,18 +93,25 @@ def explained(output: Output) -> Iterator[None]:
 
 
 def check_choice(what: str, value: str, known: Iterable[str]) -> str:
-    """Returns a name in the library's spelling; hyphens count as underscores.
+    """Return a name in the library's spelling; hyphens count as underscores.
 
     Raises:
         ValueError: If it is not among the known names.
     """
     known = tuple(known)
-    name = value.replace("-", "_")
-    if name not in known:
-        raise ValueError(
-            f"unknown {what} {value!r}; expected one of {', '.join(known)}"
-        )
-    return name
+    name = value.strip().lower().replace("-", "_")
+    if name in known:
+        return name
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {as_typed(close[0])}?" if close else ""
+    raise ValueError(
+        f"unknown {what} {value!r}{hint} (there are {', '.join(map(as_typed, known))})"
+    )
+
+
+def as_typed(name: str) -> str:
+    """Return a name of the library as the command line spells it."""
+    return name.replace("_", "-")
 
 
 def check_finite_image(image: np.ndarray, what: str) -> None:

@@ -48,8 +48,8 @@ def invert(
         str | None,
         typer.Option(
             "--solver",
-            help="For stepwise only: anderson, fixed_point, forward_step, gradient or "
-            "newton_krylov. By default anderson, and forward_step in Algorithm 2.",
+            help="For stepwise only: anderson, fixed-point, forward-step, gradient or "
+            "newton-krylov. By default anderson, and forward-step in Algorithm 2.",
         ),
     ] = None,
     decoder_inversion: options.DecoderInversion = "anderson",

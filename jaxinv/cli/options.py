@@ -47,7 +47,7 @@ Grid = Annotated[
     str,
     typer.Option(
         "--spacing",
-        help="Time grid: log_snr (keeps the noise; alias exponential), karras, or, for "
+        help="Time grid: log-snr (keeps the noise; alias exponential), karras, or, for "
         "images made with diffusers: leading, trailing, linspace. On these, samplers "
         "that diffusers has step as its scheduler of that name does by default.",
     ),
@@ -56,15 +56,19 @@ AsJson = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object on standard output, no table."),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the random noise.", min=0)]
+MAX_SEED = 2**32 - 1
+Seed = Annotated[
+    int,
+    typer.Option("--seed", help="Seed of the random noise.", min=0, max=MAX_SEED),
+]
 ImageFile = Annotated[Path, typer.Option("--out", "-o", help="The image to write.")]
 DecoderInversion = Annotated[
     str,
     typer.Option(
         "--decoder-inversion",
         help="How the image becomes a latent: encoder (alone), anderson, "
-        "forward_step, inertial_km, adam (these need no gradient), gradient or "
-        "gauss_newton. Never worse than the encoder, by image.",
+        "forward-step, inertial-km, adam (these need no gradient), gradient or "
+        "gauss-newton. Never worse than the encoder, by image.",
     ),
 ]
 Resize = Annotated[

@@ -23,7 +23,10 @@ def sample(
     sampler: options.SamplerName = "ddim",
     spacing: options.Grid = "log_snr",
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Seed of the noise (default 0).", min=0)
+        int | None,
+        typer.Option(
+            "--seed", help="Seed of the noise (default 0).", min=0, max=options.MAX_SEED
+        ),
     ] = None,
     noise: Annotated[
         Path | None,

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from jaxinv.checks import AtLeastOne, Positive, Tolerance, checked
 from jaxinv.compilation import LAYER
 from jaxinv.decoder.learning_rates import warm_cosine
 from jaxinv.decoder.method import Image, Latent
@@ -26,6 +27,7 @@ from jaxinv.decoder.problem import Count, Memory, Problem
 from jaxinv.norms import at_least_tiny, norm
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Gradient:
     """Gradient descent on the sum of the squared misfits.
@@ -52,10 +54,10 @@ class Gradient:
     """
 
     optimizer: optax.GradientTransformation | None = None
-    learning_rate: float = 0.1
+    learning_rate: Positive = 0.1
     remat: bool = False
-    iterations: int = 100
-    patience: int | None = None
+    iterations: AtLeastOne = 100
+    patience: AtLeastOne | None = None
 
     @property
     def count(self) -> Count:
@@ -99,6 +101,7 @@ class _Accepted(NamedTuple):
     damping: Array
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class GaussNewton:
     r"""Levenberg and Marquardt's method without matrices.
@@ -120,10 +123,10 @@ class GaussNewton:
         Nocedal & Wright 2006, Section 10.3; Hestenes & Stiefel 1952.
     """
 
-    inner: int = 30
-    damping: float = 1e-3
-    iterations: int = 20
-    patience: int | None = 3
+    inner: AtLeastOne = 30
+    damping: Tolerance = 1e-3
+    iterations: AtLeastOne = 20
+    patience: AtLeastOne | None = 3
 
     @property
     def count(self) -> Count:

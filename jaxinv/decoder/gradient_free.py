@@ -23,6 +23,7 @@ import dataclasses
 import optax
 from jaxtyping import Array
 
+from jaxinv.checks import AtLeastOne, Positive, Tolerance, checked
 from jaxinv.decoder.learning_rates import held_cosine
 from jaxinv.decoder.method import Image, Latent
 from jaxinv.decoder.problem import Count, Memory, Problem
@@ -30,12 +31,13 @@ from jaxinv.norms import natural_unit
 from jaxinv.solvers.anderson import Mixing, mix, no_history
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Encoder:
     """The encoder alone: ``z = E(x)``. No iterations; the baseline."""
 
     iterations: int = 0
-    patience: int | None = None
+    patience: AtLeastOne | None = None
 
     @property
     def count(self) -> Count:
@@ -66,6 +68,7 @@ class _GradientFree:
         return ()
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class ForwardStep(_GradientFree):
     """The forward step method: ``z <- z - rho (E(D(z)) - E(x))``.
@@ -79,9 +82,9 @@ class ForwardStep(_GradientFree):
         Hong et al. 2024, arXiv:2409.18442, Theorem 1.
     """
 
-    step_size: float = 1.0
-    iterations: int = 50
-    patience: int | None = 5
+    step_size: Positive = 1.0
+    iterations: AtLeastOne = 50
+    patience: AtLeastOne | None = 5
 
     def step(
         self, problem: Problem, k: Array, z: Latent, memory: Memory
@@ -91,6 +94,7 @@ class ForwardStep(_GradientFree):
         return decoded, z - self.step_size * problem.difference(decoded), memory
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class InertialKM(_GradientFree):
     r"""The inertial Krasnoselskii-Mann iteration.
@@ -109,10 +113,10 @@ class InertialKM(_GradientFree):
         Hong et al. 2024, arXiv:2409.18442, Theorem 2.
     """
 
-    step_size: float = 1.0
-    momentum: float = 0.3
-    iterations: int = 50
-    patience: int | None = 5
+    step_size: Positive = 1.0
+    momentum: Tolerance = 0.3
+    iterations: AtLeastOne = 50
+    patience: AtLeastOne | None = 5
 
     def begin(self, problem: Problem, z: Latent) -> Memory:
         """The last z that was no extrapolation."""
@@ -127,6 +131,7 @@ class InertialKM(_GradientFree):
         return decoded, after + self.momentum * (after - memory), after
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Adam(_GradientFree):
     """Adam with ``E(D(z)) - E(x)`` in place of the gradient.
@@ -154,11 +159,11 @@ class Adam(_GradientFree):
         2015, arXiv:1412.6980.
     """
 
-    learning_rate: float = 0.01
+    learning_rate: Positive = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float | None = None
-    iterations: int = 100
-    patience: int | None = None
+    iterations: AtLeastOne = 100
+    patience: AtLeastOne | None = None
 
     def begin(self, problem: Problem, z: Latent) -> Memory:
         """Both averages."""
@@ -180,6 +185,7 @@ class Adam(_GradientFree):
         return optax.adam(schedule, *self.betas, eps=eps)
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Anderson(_GradientFree):
     """Anderson's mixing on ``E(D(z)) = E(x)``.
@@ -193,9 +199,9 @@ class Anderson(_GradientFree):
         Walker & Ni 2011, Algorithm AA (:mod:`jaxinv.solvers.anderson`).
     """
 
-    history: int = 5
-    iterations: int = 50
-    patience: int | None = 5
+    history: AtLeastOne = 5
+    iterations: AtLeastOne = 50
+    patience: AtLeastOne | None = 5
 
     def begin(self, problem: Problem, z: Latent) -> Mixing:
         """No history."""

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Array
+from jaxtyping import Array, Shaped
 
+from jaxinv.checks import checked
 from jaxinv.compilation import split_callable
 from jaxinv.decoder.derivative import attach_derivative, refuse_derivative
 from jaxinv.decoder.gradient_free import Encoder
@@ -23,10 +23,11 @@ from jaxinv.decoder.methods import METHODS
 from jaxinv.decoder.problem import Limits, Problem
 
 
+@checked
 def invert_decoder(
     encode: Callable[[Array], Array],
     decode: Callable[[Array], Array],
-    image: ArrayLike,
+    image: Shaped[Array | np.ndarray, "*image"],
     method: str | Method = "anderson",
     *,
     limits: Limits = (0.0, 1.0),

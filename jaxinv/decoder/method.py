@@ -5,7 +5,7 @@ needs, and proposes the next. The loop around it is the same for all
 (:mod:`jaxinv.decoder.loop`): it keeps the best iterate by image misfit, stops, counts.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int
 
@@ -15,6 +15,7 @@ Latent = Float[Array, "*latent"]
 Image = Float[Array, "*image"]
 
 
+@runtime_checkable
 class Method(Protocol):
     """A hashable value.
 

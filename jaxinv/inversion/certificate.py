@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxinv.checks import checked
 from jaxinv.compilation import check_denoiser, split_callable
 from jaxinv.denoiser import Denoiser
 from jaxinv.inversion.rows import per_level, residuals
@@ -16,6 +17,7 @@ from jaxinv.sampling import evaluate, in_dtype
 _BATCH = 8
 
 
+@checked
 def certify(
     sampler: LinearMultistep, denoise: Denoiser, trajectory: Float[Array, "n+1 *shape"]
 ) -> Float[Array, "n"]:

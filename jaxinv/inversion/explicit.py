@@ -40,6 +40,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxinv.checks import Tolerance, checked
 from jaxinv.compilation import check_denoiser, split_callable
 from jaxinv.denoiser import Denoiser
 from jaxinv.exact import Arithmetic, invert_exactly, sample_exactly
@@ -59,6 +60,7 @@ from jaxinv.stepping import Rows, Stepper, in_dtype, stepper
 Start = Literal["implicit", "euler"]
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Explicit:
     """Read the rows backwards, from states at the data end.
@@ -72,7 +74,7 @@ class Explicit:
     """
 
     solver: Solver = dataclasses.field(default_factory=Anderson)
-    rtol: float | None = None
+    rtol: Tolerance | None = None
     start: Start = "implicit"
 
     def __post_init__(self) -> None:

@@ -42,6 +42,7 @@ import jax.numpy as jnp
 from jax._src.core import trace_state_clean  # no public name says it
 from jaxtyping import Array, Float
 
+from jaxinv.checks import checked
 from jaxinv.compilation import check_denoiser, check_finite, split_callable
 from jaxinv.denoiser import Denoiser
 from jaxinv.exact import Arithmetic, check_arithmetic, exact_table
@@ -72,6 +73,7 @@ from jaxinv.solvers import Solver
 from jaxinv.state import SamplerState, check_state, labelled, unlabelled
 
 
+@checked
 def invert(
     sampler: Sampler,
     denoise: Denoiser,

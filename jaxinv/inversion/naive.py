@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxinv.checks import checked
 from jaxinv.denoiser import Denoiser
 from jaxinv.inversion.stages import Solved
 from jaxinv.samplers.table import LinearMultistep
@@ -35,6 +36,7 @@ from jaxinv.samplers.table import LinearMultistep
 EvaluatedAt = Literal["upper", "lower"]
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Naive:
     """One evaluation per step, no certificate.

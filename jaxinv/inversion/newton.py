@@ -17,6 +17,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxinv.checks import AtLeastOne, Tolerance, checked
 from jaxinv.denoiser import Denoiser
 from jaxinv.inversion.rows import (
     approximate_inverse,
@@ -32,6 +33,7 @@ from jaxinv.samplers.table import LinearMultistep
 from jaxinv.solvers import NewtonKrylov
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class NewtonTrajectory:
     """Newton-Krylov on all rows, from what an earlier stage found.
@@ -43,9 +45,9 @@ class NewtonTrajectory:
             and 2.5e-13 in float64.
     """
 
-    max_iterations: int = 6
-    krylov: int = 40
-    rtol: float | None = None
+    max_iterations: AtLeastOne = 6
+    krylov: AtLeastOne = 40
+    rtol: Tolerance | None = None
 
     def solve(
         self,

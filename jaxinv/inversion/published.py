@@ -70,6 +70,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxinv.checks import Positive, checked
 from jaxinv.denoiser import Denoiser
 from jaxinv.inversion.naive import naive_step
 from jaxinv.inversion.rows import per_level
@@ -82,6 +83,7 @@ from jaxinv.schedule import NoiseSchedule
 from jaxinv.solvers import ForwardStep, Solution, Solver
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Algorithm1:
     """The published inversion of samplers with a memory of one state.
@@ -119,6 +121,7 @@ class Algorithm1:
         )
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Algorithm2:
     """The published inversion of samplers with a longer memory.
@@ -131,7 +134,7 @@ class Algorithm2:
     """
 
     schedule: NoiseSchedule
-    substep: float = 10.0
+    substep: Positive = 10.0
     solver: Solver = ForwardStep.paper
 
     def solve(

@@ -12,7 +12,7 @@ without waiting for one another (:mod:`jaxinv.lanes`).
 
 import abc
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,7 @@ class Solved(NamedTuple):
     state_solved: Bool[Array, ""] | None = None
 
 
+@runtime_checkable
 class Stage(Protocol):
     """A hashable value that finds trajectories.
 

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxinv.checks import checked
 from jaxinv.denoiser import Denoiser
 from jaxinv.inversion.stages import LoopStage, Solved
 from jaxinv.norms import norm
@@ -59,6 +60,7 @@ class Climb(NamedTuple):
     evals: Int[Array, ""]
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Stepwise(LoopStage):
     """Solve step by step, each with the same implicit solver.

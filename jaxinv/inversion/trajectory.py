@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxinv.checks import AtLeastOne, Positive, Tolerance, Whole, checked
 from jaxinv.denoiser import Denoiser
 from jaxinv.inversion.naive import Naive
 from jaxinv.inversion.rows import (
@@ -60,6 +61,7 @@ AIM, FLOOR_SWEEPS = 0.4, 3
 REFINING_SWEEPS = 40
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Trajectory(LoopStage):
     """Settings of the whole-trajectory inverse.
@@ -90,14 +92,14 @@ class Trajectory(LoopStage):
     #: It can start from the states that sampling went through.
     refines: ClassVar[bool] = True
 
-    history: int = 20
-    max_sweeps: int = 100
-    rtol: float | None = None
-    largest_step: float | None = None
-    patience: int = 30
-    growth: float = 1e4
-    restarts: int = 2
-    chunk: int | None = None
+    history: AtLeastOne = 20
+    max_sweeps: AtLeastOne = 100
+    rtol: Tolerance | None = None
+    largest_step: Positive | None = None
+    patience: AtLeastOne = 30
+    growth: Positive = 1e4
+    restarts: Whole = 2
+    chunk: AtLeastOne | None = None
     start: Literal["data", "known", "naive"] = "data"
 
     def begin(
@@ -228,7 +230,7 @@ def evaluate_levels(
     states: Float[Array, "n *shape"],
     outputs: Float[Array, "n *shape"],
     lowest: Int[Array, ""],
-    chunk: int | None,
+    chunk: AtLeastOne | None,
 ) -> tuple[Float[Array, "n *shape"], Int[Array, ""], Int[Array, ""]]:
     """The model at all levels above ``lowest``.
 

@@ -7,6 +7,7 @@ steps whatever the grid is.
 
 import numpy as np
 
+from jaxinv.checks import checked
 from jaxinv.grid import TimeGrid
 from jaxinv.samplers.exponential import (
     check_order,
@@ -25,6 +26,7 @@ ADAMS_BASHFORTH = (
 )
 
 
+@checked
 def deis(
     grid: TimeGrid, order: int = 2, *, lower_order_final: bool = True
 ) -> LinearMultistep:
@@ -62,6 +64,7 @@ def deis(
     return from_rows(grid, a, b, name=f"deis_{order}", order=order)
 
 
+@checked
 def ipndm(grid: TimeGrid, order: int = 4) -> LinearMultistep:
     """iPNDM: Adams-Bashforth with the constant coefficients of even steps.
 

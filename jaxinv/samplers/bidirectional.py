@@ -61,6 +61,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from jaxinv.checks import checked
 from jaxinv.grid import TimeGrid
 from jaxinv.samplers.table import LinearMultistep, from_rows
 
@@ -71,6 +72,7 @@ Row = tuple[Sequence[float], Sequence[float]]
 MILNE = ((0, 3), (0, 1, 2))
 
 
+@checked
 def o_belm(grid: TimeGrid, k: int = 2) -> LinearMultistep:
     r"""O-BELM: the bidirectional row of least truncation error that is stable.
 
@@ -116,6 +118,7 @@ def o_belm(grid: TimeGrid, k: int = 2) -> LinearMultistep:
     )
 
 
+@checked
 def belm(grid: TimeGrid, k: int = 2) -> LinearMultistep:
     """BELM of highest order: all ``2k - 1`` coefficients from order conditions.
 
@@ -145,6 +148,7 @@ def belm(grid: TimeGrid, k: int = 2) -> LinearMultistep:
     return table_of_rows(grid, rows, k, name=f"belm_{k}", order=2 * k - 2)
 
 
+@checked
 def bdia(grid: TimeGrid, gamma: float = 0.96) -> LinearMultistep:
     r"""BDIA: DDIM's step forward, less what DDIM's step back misses.
 

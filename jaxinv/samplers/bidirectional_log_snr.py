@@ -50,6 +50,7 @@ from typing import get_args
 import numpy as np
 from jaxtyping import Float
 
+from jaxinv.checks import checked
 from jaxinv.grid import TimeGrid
 from jaxinv.samplers.bidirectional import (
     MILNE,
@@ -66,6 +67,7 @@ from jaxinv.samplers.table import LinearMultistep
 LEAPFROG = ((0, 1), (0,))
 
 
+@checked
 def o_belm_log_snr(
     grid: TimeGrid, k: int = 2, *, prediction: Prediction = "noise"
 ) -> LinearMultistep:

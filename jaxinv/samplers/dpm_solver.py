@@ -6,6 +6,7 @@ Both are Adams-Bashforth methods in half the log-SNR ``lambda`` (see
 :func:`~jaxinv.samplers.multistep.ddim`.
 """
 
+from jaxinv.checks import checked
 from jaxinv.grid import TimeGrid
 from jaxinv.samplers.exponential import (
     exponential_rows,
@@ -18,6 +19,7 @@ from jaxinv.samplers.table import LinearMultistep, from_rows
 PUBLISHED_CURVATURE = 0.5
 
 
+@checked
 def dpmpp_2m(
     grid: TimeGrid, *, lower_order_final: bool = True, euler_at_final: bool = False
 ) -> LinearMultistep:
@@ -47,6 +49,7 @@ def dpmpp_2m(
     return from_rows(grid, a, b, name="dpmpp_2m", order=2)
 
 
+@checked
 def dpmpp_3m(
     grid: TimeGrid, *, lower_order_final: bool = True, euler_at_final: bool = False
 ) -> LinearMultistep:
@@ -74,6 +77,7 @@ def dpmpp_3m(
     return from_rows(grid, a, b, name="dpmpp_3m", order=3)
 
 
+@checked
 def dpmpp_3m_diffusers(
     grid: TimeGrid, *, lower_order_final: bool = True, euler_at_final: bool = False
 ) -> LinearMultistep:
@@ -101,6 +105,7 @@ def dpmpp_3m_diffusers(
     return from_rows(grid, a, b, name="dpmpp_3m_diffusers", order=2)
 
 
+@checked
 def dpm_solver_2m(
     grid: TimeGrid, *, lower_order_final: bool = True, euler_at_final: bool = False
 ) -> LinearMultistep:

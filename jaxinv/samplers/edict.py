@@ -39,6 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxinv.checks import checked
 from jaxinv.denoiser import Denoiser
 from jaxinv.grid import TimeGrid
 from jaxinv.norms import relative
@@ -79,6 +80,7 @@ class Edict:
         return self.tau.shape[0] - 1
 
 
+@checked
 def edict(grid: TimeGrid, p: float = 0.93) -> Edict:
     """EDICT(p).
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxinv.checks import checked
 from jaxinv.grid import TimeGrid, warn_if_lossy
 from jaxinv.grid_from_diffusers import SUPPORTED, make_diffusers_grid
 from jaxinv.levels_from_diffusers import Request
@@ -58,6 +59,7 @@ _REFUSED = {
 }
 
 
+@checked
 def sampler_from_diffusers(
     config: Mapping[str, Any] | str | Path,
     num_steps: int,

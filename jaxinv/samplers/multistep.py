@@ -7,11 +7,13 @@ from typing import get_args
 
 import numpy as np
 
+from jaxinv.checks import checked
 from jaxinv.grid import TimeGrid, check_num_steps, check_trailing, make_grid
 from jaxinv.samplers.table import LinearMultistep, from_rows
 from jaxinv.schedule import NoiseSchedule, TimestepSpacing
 
 
+@checked
 def ddim(grid: TimeGrid) -> LinearMultistep:
     """Deterministic DDIM: Euler's method in ``tau``.
 
@@ -30,6 +32,7 @@ def ddim(grid: TimeGrid) -> LinearMultistep:
     return from_rows(grid, np.ones_like(step), step, name="ddim", order=1)
 
 
+@checked
 def euler(grid: TimeGrid) -> LinearMultistep:
     """Euler's method: :func:`ddim` under the name it has in flow matching.
 
@@ -45,6 +48,7 @@ def euler(grid: TimeGrid) -> LinearMultistep:
     return ddim(grid)
 
 
+@checked
 def ddim_diffusers(
     schedule: NoiseSchedule, num_steps: int, spacing: TimestepSpacing | None = None
 ) -> LinearMultistep:

@@ -7,6 +7,7 @@ That is not a linear multistep method of the states, so only the predictor is he
 
 from typing import Literal, get_args
 
+from jaxinv.checks import checked
 from jaxinv.grid import TimeGrid
 from jaxinv.samplers.exponential import (
     Prediction,
@@ -23,6 +24,7 @@ Variant = Literal["bh1", "bh2"]
 _SECOND_ORDER: dict[Variant, SecondOrder] = {"bh1": "linear", "bh2": "midpoint"}
 
 
+@checked
 def unip(
     grid: TimeGrid,
     order: int = 2,

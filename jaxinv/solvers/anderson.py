@@ -23,6 +23,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxinv.checks import AtLeastOne, Tolerance, checked
 from jaxinv.norms import norm
 from jaxinv.solvers.common import (
     Evaluation,
@@ -35,6 +36,7 @@ from jaxinv.solvers.common import (
 )
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Anderson(RuledSolver):
     """Anderson acceleration with a history of m differences.
@@ -47,10 +49,10 @@ class Anderson(RuledSolver):
         patience: stop after so many iterations without a better iterate.
     """
 
-    history: int = 5
-    max_iterations: int = 50
-    rtol: float | None = None
-    patience: int = 10
+    history: AtLeastOne = 5
+    max_iterations: AtLeastOne = 50
+    rtol: Tolerance | None = None
+    patience: AtLeastOne = 10
 
     def rule(
         self,

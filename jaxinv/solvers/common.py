@@ -20,7 +20,7 @@ them in a loop of their own (:mod:`jaxinv.inversion.stepwise`).
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,7 @@ class Solution(NamedTuple):
     converged: Bool[Array, ""]
 
 
+@runtime_checkable
 class Solver(Protocol):
     """A hashable value that solves ``residual(z) = 0``."""
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxinv.checks import AtLeastOne, Positive, Tolerance, Whole, checked
 from jaxinv.solvers.common import (
     Evaluation,
     Residual,
@@ -31,6 +32,7 @@ from jaxinv.solvers.common import (
 )
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class FixedPoint(RuledSolver):
     """Fixed-point iteration ``z <- z - damping R(z) / slope``.
@@ -43,10 +45,10 @@ class FixedPoint(RuledSolver):
         patience: stop after so many iterations without a better iterate.
     """
 
-    max_iterations: int = 100
-    rtol: float | None = None
-    damping: float = 1.0
-    patience: int = 10
+    max_iterations: AtLeastOne = 100
+    rtol: Tolerance | None = None
+    damping: Positive = 1.0
+    patience: AtLeastOne = 10
 
     def rule(
         self,
@@ -66,6 +68,7 @@ class FixedPoint(RuledSolver):
         return Rule(plain(residual), update, None, stopping)
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class ForwardStep(RuledSolver):
     """The forward step method, with warm-up and reduction on a plateau.
@@ -87,13 +90,13 @@ class ForwardStep(RuledSolver):
         plateau_factor: by which rho is multiplied then.
     """
 
-    rho: float = 0.5
-    warmup: int = 20
-    max_iterations: int = 500
-    sum_of_squares: float = 1e-3
-    rtol: float | None = 0.0
-    plateau: int = 20
-    plateau_factor: float = 0.5
+    rho: Positive = 0.5
+    warmup: Whole = 20
+    max_iterations: AtLeastOne = 500
+    sum_of_squares: Tolerance = 1e-3
+    rtol: Tolerance | None = 0.0
+    plateau: AtLeastOne = 20
+    plateau_factor: Positive = 0.5
 
     paper: ClassVar["ForwardStep"]
 

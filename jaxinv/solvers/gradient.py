@@ -16,6 +16,7 @@ import jax
 import optax
 from jaxtyping import Array, Float
 
+from jaxinv.checks import AtLeastOne, Tolerance, checked
 from jaxinv.solvers.common import (
     Evaluation,
     Residual,
@@ -26,6 +27,7 @@ from jaxinv.solvers.common import (
 )
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Gradient(RuledSolver):
     """Minimise ``|R(z)|^2`` by an optax gradient transformation.
@@ -44,10 +46,10 @@ class Gradient(RuledSolver):
     """
 
     transformation: optax.GradientTransformation | None = None
-    max_iterations: int = 200
-    rtol: float | None = None
-    sum_of_squares: float = 0.0
-    patience: int = 100
+    max_iterations: AtLeastOne = 200
+    rtol: Tolerance | None = None
+    sum_of_squares: Tolerance = 0.0
+    patience: AtLeastOne = 100
 
     def rule(
         self,

@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxinv.checks import AtLeastOne, Positive, Tolerance, Whole, checked
 from jaxinv.norms import norm
 from jaxinv.solvers.common import Residual, Solution, default_rtol
 from jaxinv.solvers.krylov import gmres
@@ -43,6 +44,7 @@ from jaxinv.solvers.krylov import gmres
 SUFFICIENT_DECREASE = 1e-4
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class NewtonKrylov:
     """Inexact Newton with GMRES and backtracking, forward-mode derivatives only.
@@ -60,11 +62,11 @@ class NewtonKrylov:
         backtracks: how often a step may be shortened before the solver gives up.
     """
 
-    max_iterations: int = 20
-    krylov: int = 30
-    rtol: float | None = None
-    forcing: float = 0.3
-    backtracks: int = 8
+    max_iterations: AtLeastOne = 20
+    krylov: AtLeastOne = 30
+    rtol: Tolerance | None = None
+    forcing: Positive = 0.3
+    backtracks: Whole = 8
 
     def __call__(
         self,
