@@ -428,7 +428,7 @@ def expect_one_clear_line(result, *words):
         (["--strategy", "magic"], ("unknown strategy 'magic'", "stepwise")),
         (["--sampler", "dpmp-2m"], ("did you mean dpmpp-2m?",)),
         (["--sampler", "magic"], ("unknown sampler 'magic'", "dpmpp-2m")),
-        (["--solver", "magic"], ("unknown solver 'magic'", "newton_krylov")),
+        (["--solver", "magic"], ("unknown solver 'magic'", "newton-krylov")),
         (["--solver", "anderson"], ("--solver goes with --strategy stepwise", "auto")),
         (
             ["--solver", "anderson", "--strategy", "naive"],

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,6 +72,13 @@ def batch(
         str,
         typer.Option("--dtype", help="Of the networks: float32 or bfloat16."),
     ] = "float32",
+    extra_columns: Annotated[
+        bool,
+        typer.Option(
+            "--extra-columns",
+            help="Allow columns in the manifest that mean nothing here; they are kept.",
+        ),
+    ] = False,
     resize: options.Resize = False,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     max_failures: Annotated[
@@ -163,132 +170,148 @@ def batch(
     after --max-failures, 130 or 143 if stopped by a signal.
     """
     output = Output(as_json)
-    with explained(output):
-        keys = list(detect or [])
-        if guidance is None:
-            guidance = 1.0 if keys else 3.0
-        check_guidance(guidance)
-        if no_noise and not keys:
-            output.note("without --detect, --no-noise leaves nothing but certificates")
+    how_far: list[Callable[[], str]] = [lambda: "nothing was written"]
+    with _stoppable(output, lambda: how_far[-1]()):
+        with explained(output):
+            keys = list(detect or [])
+            if guidance is None:
+                guidance = 1.0 if keys else 3.0
+            check_guidance(guidance)
+            if no_noise and not keys:
+                output.note(
+                    "without --detect, --no-noise leaves nothing but certificates"
+                )
 
-        from jaxinv import jobs
+            from jaxinv import jobs
 
-        rows = jobs.read_manifest(
-            manifest, prompt=prompt, negative_prompt=negative_prompt, guidance=guidance
-        )
-
-        import jax
-
-        import jaxinv as ji
-        from jaxinv import distributed as hosts
-        from jaxinv.cli import runs, samplers
-        from jaxinv.cli.batch_progress import JobProgress
-        from jaxinv.decoder import METHODS
-        from jaxinv.hub import find_model
-        from jaxinv.inversion import STRATEGIES
-        from jaxinv.sharding import make_mesh
-
-        if not distributed and (coordinator, processes, process) != (None, None, None):
-            raise ValueError(
-                "--coordinator, --processes and --process need --distributed"
+            rows = jobs.read_manifest(
+                manifest,
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                guidance=guidance,
+                extra_columns=extra_columns,
             )
-        names = samplers.ONE_ARRAY_NAMES if keys else samplers.SAMPLER_NAMES
-        sampler = check_choice("sampler", sampler, names)
-        spacing = check_choice("spacing", spacing, samplers.SPACINGS)
-        strategy = check_choice("strategy", strategy, STRATEGIES)
-        method = check_choice("decoder inversion", decoder_inversion, METHODS)
-        dtype = check_choice("dtype", dtype, _DTYPES)
-        if compilation_cache is not None:
-            cache = check_writable_folder(compilation_cache)
-            jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
-        me = (
-            hosts.join(coordinator, processes, process)
-            if distributed
-            else hosts.alone()
-        )
-        mesh = make_mesh(model_parallel, devices=jax.local_devices())
-        folder = find_model(model, revision=revision)
-        pipe = ji.load(model, dtype=dtype, revision=revision, sharding=mesh)
-        chosen = samplers.make_sampler(pipe.schedule, sampler, steps, spacing)
-        runs.check_strategy(chosen, strategy, None, pipe.schedule)
-        detector = jobs.read_detector(keys, rate, pipe.latent_shape) if keys else None
-        settings = {
-            "model_sha256": jobs.model_fingerprint(folder),
-            "dtype": dtype,
-            "sampler": sampler,
-            "steps": steps,
-            "spacing": spacing,
-            "strategy": strategy,
-            "decoder_inversion": method,
-            "prompt": prompt,
-            "negative_prompt": negative_prompt,
-            "guidance": guidance,
-        }
-        if note := samplers.lossy_note(chosen, pipe.schedule):
-            output.note(note)
-        engine = jobs.continuous(
-            pipe,
-            chosen.table,
-            strategy=strategy,
-            decoder=method,
-            guided=any(row.guidance > 1 for row in rows.rows),
-            lanes=batch_size * mesh.shape["data"],
-            mesh=mesh,
-        )
-    table = chosen.table
-    states = (table.history,) if table.bidirectional else ()
-    start = time.perf_counter()
-    progress = JobProgress(output.messages)
-    try:
-        with explained(output), _stoppable(), progress:
-            summary = jobs.run_job(
-                rows,
-                out,
-                engine,
-                settings=settings,
-                image_size=pipe.image_size,
-                row_shape=(*states, *pipe.latent_shape),
-                model=pipe.name,
-                resize=resize,
-                max_pixels=max_pixels,
-                keep_noise=not no_noise,
-                detector=detector,
-                chunk_rows=chunk_rows,
-                max_failures=max_failures,
-                retry_failures=retry_failures,
-                process_index=me.index,
-                process_count=me.count,
-                on_progress=progress.update,
-                on_note=output.note,
-                about={"manifest": str(manifest), "model": pipe.name},
+
+            import jax
+
+            import jaxinv as ji
+            from jaxinv import distributed as hosts
+            from jaxinv.cli import runs, samplers
+            from jaxinv.cli.batch_progress import JobProgress, logged
+            from jaxinv.decoder import METHODS
+            from jaxinv.hub import find_model
+            from jaxinv.inversion import STRATEGIES
+            from jaxinv.sharding import make_mesh
+
+            given = [each is not None for each in (coordinator, processes, process)]
+            if any(given) and not distributed:
+                raise ValueError(
+                    "--coordinator, --processes and --process need --distributed"
+                )
+            names = samplers.ONE_ARRAY_NAMES if keys else samplers.SAMPLER_NAMES
+            sampler = check_choice("sampler", sampler, names)
+            spacing = check_choice("spacing", spacing, samplers.SPACINGS)
+            strategy = check_choice("strategy", strategy, STRATEGIES)
+            method = check_choice("decoder inversion", decoder_inversion, METHODS)
+            dtype = check_choice("dtype", dtype, _DTYPES)
+            if compilation_cache is not None:
+                cache = check_writable_folder(compilation_cache)
+                jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
+            me = (
+                hosts.join(coordinator, processes, process)
+                if distributed
+                else hosts.alone()
             )
-    except _StoppedError as stopped:
-        name = signal.Signals(stopped.number).name
-        output.note(
-            f"stopped by {name}, {progress.done()}; the same command goes on from here"
-        )
-        raise typer.Exit(128 + stopped.number) from None
-    except jobs.TooManyFailuresError as error:
-        output.messages.print(
-            f"[bold red]given up:[/] {error}; {progress.done()}, see "
-            f"{escape(str(out))}/certificates. The same command goes on from here; "
-            "--retry-failures tries the failed images again",
-            soft_wrap=True,
-        )
-        raise typer.Exit(1) from None
-    output.done("job", time.perf_counter() - start)
-    _show(output, summary, out)
-    output.finish(summary | {"out": out})
-    unfinished = summary["failed"] or (summary["unconverged"] and not keys)
-    if unfinished:
-        raise typer.Exit(ExitCode.NOT_CONVERGED)
+            mesh = make_mesh(model_parallel, devices=jax.local_devices())
+            folder = find_model(model, revision=revision)
+            pipe = ji.load(model, dtype=dtype, revision=revision, sharding=mesh)
+            chosen = samplers.make_sampler(pipe.schedule, sampler, steps, spacing)
+            runs.check_strategy(chosen, strategy, None, pipe.schedule)
+            detector = (
+                jobs.read_detector(keys, rate, pipe.latent_shape) if keys else None
+            )
+            settings = {
+                "model_sha256": jobs.model_fingerprint(folder),
+                "dtype": dtype,
+                "sampler": sampler,
+                "steps": steps,
+                "spacing": spacing,
+                "strategy": strategy,
+                "decoder_inversion": method,
+                "prompt": prompt,
+                "negative_prompt": negative_prompt,
+                "guidance": guidance,
+            }
+            if note := samplers.lossy_note(chosen, pipe.schedule):
+                output.note(note)
+            engine = jobs.continuous(
+                pipe,
+                chosen.table,
+                strategy=strategy,
+                decoder=method,
+                guided=any(row.guidance > 1 for row in rows.rows),
+                lanes=batch_size * mesh.shape["data"],
+                mesh=mesh,
+            )
+        table = chosen.table
+        states = (table.history,) if table.bidirectional else ()
+        start = time.perf_counter()
+        progress = JobProgress(output.messages)
+        how_far.append(progress.done)
+        try:
+            with explained(output), logged(output.messages), progress:
+                summary = jobs.run_job(
+                    rows,
+                    out,
+                    engine,
+                    settings=settings,
+                    image_size=pipe.image_size,
+                    row_shape=(*states, *pipe.latent_shape),
+                    model=pipe.name,
+                    resize=resize,
+                    max_pixels=max_pixels,
+                    keep_noise=not no_noise,
+                    detector=detector,
+                    chunk_rows=chunk_rows,
+                    max_failures=max_failures,
+                    retry_failures=retry_failures,
+                    process_index=me.index,
+                    process_count=me.count,
+                    on_progress=progress.update,
+                    on_note=output.note,
+                    about={"manifest": str(manifest), "model": pipe.name},
+                )
+        except jobs.TooManyFailuresError as error:
+            output.messages.print(
+                f"[bold red]given up:[/] {error}; {progress.done()}, see "
+                f"{escape(str(out))}/certificates. The same command goes on from here; "
+                "--retry-failures tries the failed images again",
+                soft_wrap=True,
+            )
+            raise typer.Exit(1) from None
+        output.done("job", time.perf_counter() - start)
+        _show(output, summary, out)
+        output.finish(summary | {"out": out})
+        unfinished = summary["failed"] or (summary["unconverged"] and not keys)
+        if unfinished:
+            raise typer.Exit(ExitCode.NOT_CONVERGED)
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turns SIGINT and SIGTERM into an exception while the block runs.
+def _stoppable(output: Output, how_far: Callable[[], str]) -> Iterator[None]:
+    """End the block at SIGINT and SIGTERM, with what waits to be written written.
 
-    What waits to be written is written on the way out. A second signal stops that, too.
+    A second signal stops that, too.
+
+    Args:
+        output: Where it is said.
+        how_far: What was done, in words.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        typer.Exit: 128 and the signal's number, after a signal.
     """
 
     def stop(number: int, _frame: Any) -> None:
@@ -301,6 +324,12 @@ def _stoppable() -> Iterator[None]:
     before = [signal.signal(number, stop) for number in signals]
     try:
         yield
+    except _StoppedError as stopped:
+        name = signal.Signals(stopped.number).name
+        output.note(
+            f"stopped by {name}, {how_far()}; the same command goes on from here"
+        )
+        raise typer.Exit(128 + stopped.number) from None
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)

@@ -6,6 +6,7 @@
     certificates/       parts: what became of every image; see jaxinv.jobs.records
     certificates.jsonl  all of them by row, and
     summary.json        in numbers, once every image has a result
+    status-P.json       how far process P is; see jaxinv.jobs.status
     .lock-P-of-N        held by process P of N while it runs
 
 A file of these names is whole. Names that start with a dot, or end in ``.__lock``, are
@@ -63,6 +64,10 @@ class Folder(NamedTuple):
     def certificates(self) -> Path:
         """All records, by row."""
         return self.root / "certificates.jsonl"
+
+    def status(self, process: int) -> Path:
+        """How far a process is."""
+        return self.root / f"status-{process:05d}.json"
 
     @property
     def summary(self) -> Path:

@@ -33,6 +33,7 @@ from jaxinv.jobs.pictures import find_changes
 from jaxinv.jobs.reading import read_rows
 from jaxinv.jobs.recorder import Counts, Recorder
 from jaxinv.jobs.settings import describe_job
+from jaxinv.jobs.status import Status
 from jaxinv.jobs.work import work
 
 
@@ -141,6 +142,12 @@ def run_job(
             )
             ledger = records.read_ledger(folder.parts, count)
         todo = _to_do(ledger, own, retry_failures)
+        status = Status(folder.status(process_index), process_index, process_count)
+
+        def progress(counts: Counts) -> None:
+            status.update(counts)
+            on_progress(counts)
+
         recorder = Recorder(
             folder.parts,
             array.NoiseArray(folder.noise) if keep_noise and len(todo) else None,
@@ -150,11 +157,12 @@ def run_job(
             counts=_counts(ledger, own, todo),
             commit_every=commit_every,
             commit_seconds=commit_seconds,
-            on_progress=on_progress,
+            on_progress=progress,
         )
-        on_progress(recorder.counts)
-        with warnings.catch_warnings():
-            # Reading refuses such images by itself; a warning would be shown, too.
+        progress(recorder.counts)
+        with status.running(), warnings.catch_warnings():
+            # What is wrong with a picture is said in its record.
+            warnings.filterwarnings("ignore", module="PIL")
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             readings = read_rows(manifest, todo, image_size, model, resize, max_pixels)
             with contextlib.closing(readings):

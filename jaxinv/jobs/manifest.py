@@ -7,6 +7,8 @@ position of a row is its name for ever: row i of the results belongs to it.
 """
 
 import csv
+import difflib
+import functools
 import hashlib
 import json
 import math
@@ -19,8 +21,8 @@ from jaxinv.files import to_json
 
 #: Files of these endings are the images of a folder; others in it are ignored.
 IMAGE_SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga",
-    ".tif", ".tiff", ".webp",
+    ".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
+    ".webp",
 )  # fmt: skip
 _KNOWN = ("path", "prompt", "negative_prompt", "guidance")
 _SHOWN = 5  # wrong lines that an error names
@@ -77,6 +79,7 @@ def read_manifest(
     prompt: str = "",
     negative_prompt: str = "",
     guidance: float = 1.0,
+    extra_columns: bool = False,
 ) -> Manifest:
     """Reads a manifest, or lists a folder.
 
@@ -90,6 +93,8 @@ def read_manifest(
         prompt: Of rows that have none.
         negative_prompt: Likewise.
         guidance: Likewise.
+        extra_columns: Whether other columns may stand in the manifest; they are kept
+            and mean nothing. Without, a misspelt name is an error.
 
     Returns:
         The rows. One path may occur in several.
@@ -106,7 +111,10 @@ def read_manifest(
     if not path.exists():
         raise FileNotFoundError(f"no such manifest: {path}")
     readers: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]]
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
+    readers = {
+        ".jsonl": _read_jsonl,
+        ".csv": functools.partial(_read_csv, extra_columns=extra_columns),
+    }
     if not path.is_file() or path.suffix.lower() not in readers:
         raise ValueError(
             f"{path} is no manifest: expected a .jsonl or .csv file, or a folder of "
@@ -116,7 +124,7 @@ def read_manifest(
     try:
         for line, record in readers[path.suffix.lower()](path):
             try:
-                rows.append(_row(record, default))
+                rows.append(_row(record, default, extra_columns))
             except ValueError as error:
                 wrong.append(f"line {line}: {error}")
     except UnicodeDecodeError as error:
@@ -156,7 +164,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
                     yield number, ValueError(f"not JSON: {error}")
 
 
-def _read_csv(path: Path) -> Iterator[tuple[int, Any]]:
+def _read_csv(path: Path, extra_columns: bool) -> Iterator[tuple[int, Any]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
@@ -166,6 +174,9 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Any]]:
                     f"{path} must start with the names of its columns, each once and "
                     f"path among them; it starts with {', '.join(names) or 'nothing'}"
                 )
+            unknown = [name for name in names if name not in _KNOWN]
+            if unknown and not extra_columns:
+                raise ValueError(f"{path}: {_unknown(unknown[0])}")
             for record in reader:
                 if None in record or None in record.values():
                     reason = f"expected {len(names)} cells, as in the first line"
@@ -190,7 +201,7 @@ def _with_number(record: dict[str, Any]) -> dict[str, Any] | ValueError:
         return ValueError(f"guidance must be a finite number, got {text!r}")
 
 
-def _row(record: Any, default: Row) -> Row:
+def _row(record: Any, default: Row, extra_columns: bool) -> Row:
     """A row of a record.
 
     Raises:
@@ -200,6 +211,9 @@ def _row(record: Any, default: Row) -> Row:
         raise record
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, got {type(record).__name__}")
+    extra = {key: record[key] for key in record if key not in _KNOWN}
+    if extra and not extra_columns:
+        raise ValueError(_unknown(next(iter(extra))))
     given = {key: record[key] for key in _KNOWN if record.get(key) is not None}
     if "path" not in given:
         raise ValueError("there is no path")
@@ -210,8 +224,18 @@ def _row(record: Any, default: Row) -> Row:
         raise ValueError(f"path must name a file, got {given['path']!r}")
     if "guidance" in given:
         given["guidance"] = _finite(given["guidance"])
-    extra = {key: record[key] for key in record if key not in _KNOWN}
     return default._replace(**given, extra=extra or None)
+
+
+def _unknown(column: str) -> str:
+    """Return what to say of a column that means nothing."""
+    spelled = column.strip().lower().replace(" ", "_").replace("-", "_")
+    close = difflib.get_close_matches(spelled, _KNOWN, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    return (
+        f"unknown column {column!r}{hint} (there are {', '.join(_KNOWN)}; "
+        "--extra-columns, or extra_columns=True, allows others)"
+    )
 
 
 def _finite(value: Any) -> float:

@@ -1,6 +1,7 @@
 """The loop of a job: images in, results out, in whatever order they come."""
 
 import contextlib
+import logging
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from jaxinv.jobs.interface import Answer, Engine, Request
 from jaxinv.jobs.manifest import Manifest
 from jaxinv.jobs.reading import Reading
 from jaxinv.jobs.recorder import Recorder, WriteError
+
+_LOGGER = logging.getLogger("jaxinv.jobs")
 
 
 class TooManyFailuresError(Exception):
@@ -120,13 +123,15 @@ def _result(
 
 
 def _record(manifest: Manifest, reading: Reading) -> dict[str, Any]:
+    path = manifest.rows[reading.index].path
     record: dict[str, Any] = {
         "index": reading.index,
-        "path": manifest.rows[reading.index].path,
+        "path": path,
         "picture_sha256": reading.digest,
     }
     if reading.changes:
         record["changes"] = reading.changes
     if reading.failure is not None:
         record["failure"] = reading.failure
+        _LOGGER.warning("image %d (%s): %s", reading.index, path, reading.failure)
     return record

@@ -1,0 +1,1 @@
+"""What ends ``jaxinv batch``, and what the next start makes of it."""
