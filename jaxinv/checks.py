@@ -110,7 +110,8 @@ def _checked_call(target: Callable[..., Any], name: str) -> Callable[..., Any]:
                 continue
             conforming = conform(value, hints()[key])
             if conforming is _Refused:
-                order = _order(signature) if kind is _EITHER else ""
+                mixed_up = kind is _EITHER and not isinstance(value, _SCALARS)
+                order = _order(signature) if mixed_up else ""
                 expected = f"{key} must be {describe(hints()[key])}"
                 raise ValueError(f"{name}: {expected}, got {shown(value)}{order}")
             bound.arguments[key] = conforming
@@ -120,6 +121,7 @@ def _checked_call(target: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 _EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_SCALARS = (str, bytes, int, float, complex, types.NoneType)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -305,7 +307,9 @@ def _described_class(hint: Any) -> str:
     if _is_array(hint):
         return "an array of real numbers"
     name = hint.__name__
-    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    made_by = getattr(hint, "made_by", None)
+    origin = f" (made by {made_by})" if made_by else ""
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}{origin}"
 
 
 def shown(value: Any) -> str:

@@ -21,7 +21,7 @@ References:
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import get_args
+from typing import ClassVar, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -58,6 +58,8 @@ class TimeGrid:
             it (1 for VP and flow matching, ``tau[N]`` for VE).
         family: the schedule's family; decides the signal-to-noise ratio.
     """
+
+    made_by: ClassVar[str] = "jaxinv.time_grid"
 
     tau: Float[np.ndarray, "n+1"]
     scale: Float[np.ndarray, "n+1"]

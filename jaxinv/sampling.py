@@ -98,7 +98,7 @@ def sample(
     """
     check_arithmetic(arithmetic)
     if arithmetic != "float":
-        table = exact_table(_known(sampler), arithmetic)
+        table = exact_table(sampler, arithmetic)
         arrays, rebuild, start = _checked(table, denoise, noise)
         end = sample_exactly(table, arrays, rebuild, start, arithmetic)
         return end if return_state else end.x
@@ -141,7 +141,6 @@ def _checked(
     sampler: Sampler, denoise: Denoiser, noise: Any
 ) -> tuple[list[Any], Any, Array | SamplerState]:
     """The denoiser in parts, and where to start."""
-    sampler = _known(sampler)
     if isinstance(noise, SamplerState):
         check_state(noise, sampler, "noise")
     else:
@@ -149,15 +148,6 @@ def _checked(
         check_finite(noise, "noise")
     start = unlabelled(noise) if isinstance(noise, SamplerState) else noise
     return *split_callable(denoise), start
-
-
-def _known(sampler: Sampler) -> Sampler:
-    if not isinstance(sampler, Sampler):
-        raise ValueError(
-            "expected a sampler such as jaxinv.ddim(grid), got an object of type "
-            f"{type(sampler).__name__}"
-        )
-    return sampler
 
 
 @jax.jit(static_argnames=("rebuild", "keep"))

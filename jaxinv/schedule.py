@@ -29,7 +29,7 @@ References:
 
 import dataclasses
 import math
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -62,6 +62,8 @@ class NoiseSchedule:
             noise level, for the timestep spacings.
         shift: resolution shift of a flow-matching schedule (1 for none).
     """
+
+    made_by: ClassVar[str] = "jaxinv.scaled_linear and the other schedules"
 
     family: Family
     model_times: Float[np.ndarray, "t"]

@@ -63,6 +63,8 @@ class LinearMultistep:
             inside of a compiled program they are not known).
     """
 
+    #: What an error message says of where such a value comes from.
+    made_by: ClassVar[str] = "jaxinv.ddim and the other samplers"
     #: The k states of a table belong to k levels.
     coupled: ClassVar[bool] = False
 

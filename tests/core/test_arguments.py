@@ -132,8 +132,9 @@ def test_arguments_of_other_types_are_refused_in_one_line(name):
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda cls: cls.__qualname__)
 def test_settings_of_other_types_are_refused_in_one_line(settings):
     hints = typing.get_type_hints(settings.__init__, include_extras=True)
+    like = SCHEDULE if settings is ji.NoiseSchedule else GRID
     required = {
-        key: {"schedule": SCHEDULE}.get(key, getattr(GRID, key, None))
+        key: {"schedule": SCHEDULE}.get(key, getattr(like, key, None))
         for key, parameter in inspect.signature(settings).parameters.items()
         if parameter.default is parameter.empty
     }

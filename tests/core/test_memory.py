@@ -138,9 +138,9 @@ def test_where_not_even_one_fits_the_error_says_what_it_would_take():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 0}, "batch=0"),
+        ({"batch": 0}, "batch must be an integer of at least 1"),
         ({"strategy": "explicit"}, "no explicit inverse"),
-        ({"strategy": "nonsense"}, "unknown strategy"),
+        ({"strategy": "nonsense"}, "strategy must be one of auto"),
         ({"dtype": jnp.bfloat16}, "float32 or float64"),
     ],
 )

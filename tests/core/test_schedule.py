@@ -333,7 +333,10 @@ def test_a_missing_file_is_reported_as_such(tmp_path):
         ({"trained_betas": [0.1, 0.5]}, "2 values, num_train_timesteps is 1000"),
         ({"prediction_type": "flow_prediction"}, "together only"),
         ({"beta_schedule": "sigmoid"}, "unknown beta_schedule 'sigmoid'"),
-        ({"prediction_type": "score"}, "unknown prediction type 'score'"),
+        (
+            {"prediction_type": "score"},
+            "predict.*type.*score",
+        ),
         ({"timestep_spacing": "karras"}, "unknown timestep_spacing 'karras'"),
         ({"beta_start": 0.0}, "0 < beta_start"),
         ({"num_train_timesteps": 0}, "num_train_timesteps >= 1"),
@@ -362,7 +365,7 @@ def test_an_offset_past_the_last_timestep_is_refused():
 
 
 def test_unknown_spacing_is_refused():
-    with pytest.raises(ValueError, match="unknown spacing 'cosmic'"):
+    with pytest.raises(ValueError, match=r"spacing must be one of log_snr, .*'cosmic'"):
         ji.time_grid(ji.scaled_linear(), 10, "cosmic")
 
 
@@ -386,7 +389,7 @@ def test_timestep_spacings_that_flow_matching_lacks_are_refused(spacing):
     ],
 )
 def test_impossible_schedules_are_refused(make):
-    with pytest.raises(ValueError, match=r"expected|needs"):
+    with pytest.raises(ValueError, match=r"expected|needs|must be"):
         make()
 
 

@@ -94,13 +94,14 @@ def test_tables_of_few_steps_remember_no_more_states_than_there_are(sampler, num
 @pytest.mark.parametrize("order", [0, 5, 2.5, "2"])
 @pytest.mark.parametrize("constructor", [ji.deis, ji.ipndm, ji.unip])
 def test_orders_that_do_not_exist_are_refused(constructor, order):
-    with pytest.raises(ValueError, match=r"has the orders 1 to \d"):
+    known = r"has the orders 1 to \d|order must be an integer, got"
+    with pytest.raises(ValueError, match=known):
         constructor(ji.time_grid(ji.scaled_linear(), 20), order)
 
 
 @pytest.mark.parametrize("option", [{"variant": "bh3"}, {"prediction": "v"}])
 def test_variants_of_unip_that_do_not_exist_are_refused(option):
-    with pytest.raises(ValueError, match="variants bh1 and bh2"):
+    with pytest.raises(ValueError, match=r"one of (bh1, bh2|data, noise), got"):
         ji.unip(ji.time_grid(ji.scaled_linear(), 20), **option)
 
 

@@ -43,7 +43,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
 
 def test_unknown_columns_are_kept_and_explain_the_row_for_ever(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"path": "a.png", "label": 7, "by": "me"}')
-    manifest = read_manifest(path)
+    manifest = read_manifest(path, extra_columns=True)
     (line,) = manifest.lines()
     assert json.loads(line)["extra"] == {"label": 7, "by": "me"}
     assert json.loads(line)["index"] == 0
@@ -138,3 +138,28 @@ def test_what_is_no_manifest_is_refused(tmp_path):
     (tmp_path / "b.jsonl").write_bytes(b'{"path": "\xff.png"}')
     with pytest.raises(ValueError, match="not UTF-8"):
         read_manifest(tmp_path / "b.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("promt", "prompt"), ("Prompt", "prompt"),
+        ("negative-prompt", "negative_prompt"),
+        ("guidence", "guidance"), ("guidance_scale", "guidance"), ("pth", "path"),
+        ("label", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_misspelt_column_is_an_error_that_names_the_right_one(
+    tmp_path, kind, name, meant
+):
+    lines = {
+        "jsonl": json.dumps({"path": "a.png", name: "1"}),
+        "csv": f"path,{name}\na.png,1",
+    }
+    path = write(tmp_path / f"a.{kind}", lines[kind])
+    with pytest.raises(ValueError, match=f"unknown column '{name}'") as caught:
+        read_manifest(path)
+    assert (f"did you mean '{meant}'?" in str(caught.value)) == (meant is not None)
+    assert "--extra-columns" in str(caught.value)
+    assert read_manifest(path, extra_columns=True).rows[0].path == "a.png"
