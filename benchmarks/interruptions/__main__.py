@@ -35,7 +35,6 @@ def main() -> None:
     count = parser.parse_args().images
     with tempfile.TemporaryDirectory(prefix="jaxinv-interruptions-") as name:
         folder = Path(name)
-        folder.chmod(0o777)
         write_pictures(folder / "pictures", 64, count)
         options = (
             *("--steps", "20", "--prompt", "red heart", "--batch-size", "4"),

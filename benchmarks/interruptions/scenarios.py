@@ -1,8 +1,8 @@
 """The disturbances: signals, a folder that cannot be written, a clock, a place."""
 
+import ctypes
 import json
 import os
-import pwd
 import resource
 import shutil
 import signal
@@ -18,6 +18,9 @@ from benchmarks.scale_job_process import FINISHED, ROOT, Job, JobFailedError
 
 _POLL = 0.02
 _DAY = 86400.0
+# Linux: what lets root write where permissions forbid it (capabilities.h, prctl.h).
+_DAC_CAPABILITIES = 1, 2
+_PR_CAPBSET_DROP = 24
 
 
 class Setting(NamedTuple):
@@ -84,9 +87,14 @@ def undisturbed(setting: Setting, name: str) -> Whole:
 
 
 def _start(
-    setting: Setting, out: Path, user: str | None = None, files: int | None = None
+    setting: Setting, out: Path, bound: bool = False, files: int | None = None
 ) -> subprocess.Popen[bytes]:
+    """Start the job; ``bound`` by permissions even if the user is root."""
+
     def limit() -> None:
+        if bound and os.geteuid() == 0:
+            for capability in _DAC_CAPABILITIES:
+                ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
         if files is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
@@ -99,7 +107,6 @@ def _start(
             stdout=log,
             stderr=log,
             start_new_session=True,
-            user=user,
             preexec_fn=limit,
         )
 
@@ -157,30 +164,22 @@ def _signalled(number: signal.Signals) -> Callable[[Setting, Whole], Outcome]:
 
 
 def _read_only(setting: Setting, whole: Whole) -> Outcome:
-    """The folder cannot be written any more, by a user who is not root."""
+    """The folder cannot be written any more."""
     out = setting.folder / "read-only"
-    out.mkdir(mode=0o777)
-    out.chmod(0o777)
-    user = "nobody" if os.geteuid() == 0 else None
-    for path in (setting.folder / "pictures", setting.folder / "programs"):
-        _give(path, user)
-    process = _start(setting, out, user)
+    process = _start(setting, out, bound=True)
     _wait_for_work(setting, process, out)
-    for path in [out, *(each for each in out.rglob("*") if each.is_dir())]:
-        path.chmod(0o555)
+    _set_mode(out, 0o555)
     begin = time.monotonic()
     code, seconds = process.wait(), time.monotonic() - begin
     before, said = _done(out), _last_line(setting)
-    for path in [out, *(each for each in out.rglob("*") if each.is_dir())]:
-        path.chmod(0o777)
-    _finish(setting, out, user=user)
+    _set_mode(out, 0o755)
+    _finish(setting, out)
     return _compared(setting, whole, out, code, seconds, before, said)
 
 
-def _give(path: Path, user: str | None) -> None:
-    if user is not None:
-        for each in [path, *path.rglob("*")]:
-            os.chown(each, pwd.getpwnam(user).pw_uid, -1)
+def _set_mode(out: Path, mode: int) -> None:
+    for path in [out, *(each for each in out.rglob("*") if each.is_dir())]:
+        path.chmod(mode)
 
 
 def _clock(setting: Setting, whole: Whole) -> Outcome:
