@@ -24,6 +24,7 @@ from jaxinv.jobs.folder import (
     check,
     claim,
     prepare,
+    remove_temporaries,
     wait_until_prepared,
 )
 from jaxinv.jobs.interface import Engine
@@ -142,6 +143,7 @@ def run_job(
             )
             ledger = records.read_ledger(folder.parts, count)
         todo = _to_do(ledger, own, retry_failures)
+        remove_temporaries(folder.status(process_index))
         status = Status(folder.status(process_index), process_index, process_count)
 
         def progress(counts: Counts) -> None:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import logging
 import threading
 
 import numpy as np
@@ -225,6 +226,7 @@ def test_what_a_killed_writer_left_is_removed_and_does_no_harm(pictures, tmp_pat
         run(pictures, out, interrupted(8))
     left = [
         out / ".job.json.abc",
+        out / ".status-00000.json.abc",
         out / ".summary.json.abc",
         out / "certificates" / ".00000-000007.jsonl.abc",
         out / "certificates" / ".00003-000007.jsonl.abc",  # there were more processes
@@ -236,6 +238,69 @@ def test_what_a_killed_writer_left_is_removed_and_does_no_harm(pictures, tmp_pat
     run(pictures, out)
     assert [path for path in left if path.exists()] == []
     assert np.isfinite(noise(out)).all()
+
+
+# --- what a service needs ------------------------------------------------------------
+
+
+def status(out):
+    return json.loads((out / "status-00000.json").read_text())
+
+
+def test_a_status_file_says_how_far_a_job_is_and_how_it_ended(pictures, tmp_path):
+    (pictures / "0003.png").write_bytes(b"")
+    out, seen = tmp_path / "out", []
+
+    def engine(requests):
+        for answer in fake_engine(requests):
+            seen.append(status(out)["state"])
+            yield answer
+
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, out, interrupted(8))
+    found = status(out)
+    assert (found["state"], found["images"]) == ("stopped", 40)
+    assert found["done"] == found["converged"] + found["failed"] == 9
+    run(pictures, out, engine)
+    assert set(seen) == {"running"}
+    found = status(out)
+    assert (found["state"], found["done"], found["failed"]) == ("complete", 40, 1)
+    assert found["images_per_second"] > 0
+    assert found["seconds_left"] == 0
+    assert found["started"] <= found["updated"]
+
+
+def test_a_job_that_breaks_down_says_why_in_its_status(pictures, tmp_path):
+    def broken(requests):
+        next(requests)
+        raise ValueError("out of luck")
+        yield
+
+    with pytest.raises(EngineError):
+        run(pictures, tmp_path / "out", broken)
+    found = status(tmp_path / "out")
+    assert found["state"] == "failed"
+    assert "out of luck" in found["reason"]
+
+
+def test_a_status_file_that_cannot_be_written_ends_nothing(
+    pictures, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jaxinv.jobs.status.write_json", full)
+    assert run(pictures, tmp_path / "out")["converged"] == 40
+
+
+def test_progress_and_failures_are_logged(pictures, tmp_path, caplog):
+    (pictures / "0003.png").write_bytes(b"")
+    with caplog.at_level(logging.INFO, logger="jaxinv"):
+        run(pictures, tmp_path / "out")
+    text = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert ("INFO", "0 of 40 images; compiling") in text
+    assert any("image 3 (0003.png): the file is" in line for _, line in text)
+    assert text[-1][1].startswith("complete: 40 of 40 images")
 
 
 # --- what is refused -----------------------------------------------------------------
