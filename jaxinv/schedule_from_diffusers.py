@@ -28,7 +28,7 @@ from jaxinv.schedule import (
     flow_matching,
     vp_schedule,
 )
-from jaxinv.scheduler_config import scheduler_options
+from jaxinv.scheduler_config import naming_scheduler, scheduler_options
 
 
 def schedule_from_diffusers(
@@ -54,7 +54,8 @@ def schedule_from_diffusers(
             without ``mu``.
         FileNotFoundError: if the file does not exist.
     """
-    return schedule_of_options(scheduler_options(config), mu)
+    with naming_scheduler(config):
+        return schedule_of_options(scheduler_options(config), mu)
 
 
 def schedule_of_options(

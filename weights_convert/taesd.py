@@ -21,7 +21,7 @@ from jaxinv.models import AutoencoderTiny, AutoencoderTinyConfig
 from jaxinv.models.parameters import parameters, with_parameters
 from jaxinv.models.registry import abstract_component
 from weights_convert.errors import WeightsError
-from weights_convert.reader import StoredTensor, open_file, require_floats
+from weights_convert.reader import StoredTensor, open_file, read_tensor, require_floats
 from weights_convert.rules import from_torch, tensor_name, torch_shape
 
 # Place of a layer in the original's decoder, less that in diffusers'.
@@ -72,7 +72,8 @@ def load_taesd(
                 f"{sides[name.split('.')[0]]}: expected a tensor of shape {shape} for "
                 f"{name}, found {has}"
             )
-        value = from_torch(path, found.pop(name).read())
+        side = sides[name.split(".")[0]]
+        value = from_torch(path, read_tensor(side, found.pop(name)))
         values[path] = jax.device_put(value.astype(parameter.dtype, order="C"))
     if found:
         name = next(iter(found))

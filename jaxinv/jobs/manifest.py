@@ -8,7 +8,6 @@ position of a row is its name for ever: row i of the results belongs to it.
 
 import csv
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxinv.files import to_json
+from jaxinv.files.json_fields import is_text, parse_json, shown
 
 #: Files of these endings are the images of a folder; others in it are ignored.
 IMAGE_SUFFIXES = (
@@ -24,6 +24,7 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 _KNOWN = ("path", "prompt", "negative_prompt", "guidance")
 _SHOWN = 5  # wrong lines that an error names
+_MAX_LINE = 2**20  # characters of a row
 
 
 class Row(NamedTuple):
@@ -148,12 +149,18 @@ def _rows_of_folder(folder: Path, default: Row) -> Iterator[Row]:
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     """The rows with their line numbers; a reason in place of one that is no JSON."""
     with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
+        number = 0
+        while line := file.readline(_MAX_LINE + 1):
+            number += 1
+            if len(line) > _MAX_LINE:
+                raise ValueError(
+                    f"{path}: line {number} has more than {_MAX_LINE:,} characters"
+                )
             if line.strip():
                 try:
-                    yield number, json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    yield number, ValueError(f"not JSON: {error}")
+                    yield number, parse_json(line, "not JSON:")
+                except ValueError as error:
+                    yield number, error
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Any]]:
@@ -187,7 +194,7 @@ def _with_number(record: dict[str, Any]) -> dict[str, Any] | ValueError:
         return record | {"guidance": float(record["guidance"])}
     except ValueError:
         text = record["guidance"]
-        return ValueError(f"guidance must be a finite number, got {text!r}")
+        return ValueError(f"guidance must be a finite number, got {shown(text)}")
 
 
 def _row(record: Any, default: Row) -> Row:
@@ -204,10 +211,12 @@ def _row(record: Any, default: Row) -> Row:
     if "path" not in given:
         raise ValueError("there is no path")
     for key in ("path", "prompt", "negative_prompt"):
-        if not isinstance(given.get(key, ""), str):
-            raise ValueError(f"{key} must be text, got {given[key]!r}")
+        value = given.get(key, "")
+        # A path may have bytes that are no text; the file system has them.
+        if not isinstance(value, str) or not (key == "path" or is_text(value)):
+            raise ValueError(f"{key} must be text, got {shown(value)}")
     if not given["path"] or "\0" in given["path"]:
-        raise ValueError(f"path must name a file, got {given['path']!r}")
+        raise ValueError(f"path must name a file, got {shown(given['path'])}")
     if "guidance" in given:
         given["guidance"] = _finite(given["guidance"])
     extra = {key: record[key] for key in record if key not in _KNOWN}
@@ -221,5 +230,5 @@ def _finite(value: Any) -> float:
     except OverflowError:
         result = math.nan
     if not math.isfinite(result):
-        raise ValueError(f"guidance must be a finite number, got {value!r}")
+        raise ValueError(f"guidance must be a finite number, got {shown(value)}")
     return result
