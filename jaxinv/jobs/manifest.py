@@ -215,12 +215,21 @@ def _row(record: Any, default: Row) -> Row:
         # A path may have bytes that are no text; the file system has them.
         if not isinstance(value, str) or not (key == "path" or is_text(value)):
             raise ValueError(f"{key} must be text, got {shown(value)}")
-    if not given["path"] or "\0" in given["path"]:
+    if not given["path"] or "\0" in given["path"] or not _is_name(given["path"]):
         raise ValueError(f"path must name a file, got {shown(given['path'])}")
     if "guidance" in given:
         given["guidance"] = _finite(given["guidance"])
     extra = {key: record[key] for key in record if key not in _KNOWN}
     return default._replace(**given, extra=extra or None)
+
+
+def _is_name(path: str) -> bool:
+    """Whether the file system can have a file of this name."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _finite(value: Any) -> float:
