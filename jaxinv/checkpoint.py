@@ -35,7 +35,7 @@ import orbax.checkpoint as ocp
 from jax.typing import DTypeLike
 
 from jaxinv.files.folders import files_below, model_root
-from jaxinv.files.json_fields import naming, read_json
+from jaxinv.files.json_fields import naming, read_json, shown
 from jaxinv.models.parameters import parameters, with_parameters
 from jaxinv.models.registry import Component, abstract_component, component_config
 from jaxinv.sharding import ShardingRule, sharding_function
@@ -51,6 +51,20 @@ _SHOWN = 200  # characters of Orbax's errors
 def is_checkpoint(folder: str | os.PathLike) -> bool:
     """Returns whether a folder is a pipeline in the layout described above."""
     return (Path(folder) / MARKER).is_file()
+
+
+def check_marker(folder: Path) -> None:
+    """Raise ValueError unless a pipeline was written in the format that is read here.
+
+    Args:
+        folder: One that :func:`is_checkpoint` holds of.
+    """
+    found = read_json(folder / MARKER, root=model_root(folder))
+    if found != FORMAT:
+        raise ValueError(
+            f"{folder / MARKER} names another format than is read here: expected "
+            f"{FORMAT}, got {shown(found)}"
+        )
 
 
 def save_component(module: Component, folder: str | os.PathLike) -> None:

@@ -4,13 +4,18 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding
 
-from jaxinv.files.folders import check_inside, files_below, model_root
-from jaxinv.files.json_fields import naming, read_json
+from jaxinv.files.folders import (
+    check_inside,
+    check_regular,
+    files_below,
+    model_root,
+)
+from jaxinv.files.json_fields import Range, check_field, naming, read_json
 from jaxinv.models.registry import ComponentConfig, component_config
 from jaxinv.models.supported import (
     PARTS,
@@ -27,6 +32,10 @@ from jaxinv.sharding import ShardingRule
 NETWORKS = ("unet", "vae", "text_encoder")
 _VOCABULARY = ("vocab.json", "merges.txt")
 _TOKENIZER_BYTES = 64 * 2**20  # of one of its files
+# transformers writes 1e30 where there is no limit.
+_MaxLength = (
+    Annotated[int, Range(1, 10**31)] | Annotated[float, Range(1e20, 1e31)] | None
+)
 _TOKENIZER_FILES = (
     *_VOCABULARY, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja",
@@ -85,6 +94,12 @@ def load_folder(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, but the text "
             f"encoder only {vocabulary} (vocab_size)"
         )
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= vocabulary:
+        raise ValueError(
+            f"{folder}: the tokenizer has the token id {largest}, but the text encoder "
+            f"only {vocabulary} tokens (vocab_size)"
+        )
     wide = dtype == jnp.float16 and getattr(vae, "force_upcast", False)
     full = jnp.dtype(jnp.float32)
     modules = {
@@ -138,9 +153,9 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
             found += weight_files(folder / part, variant)
             continue
         found += files_below(folder / part / "params", root)
-    found = [path for path in sorted(found) if path.is_file()]
+    found = [path for path in sorted(found) if os.path.lexists(path)]
     for path in found:
-        check_inside(path, root)
+        check_regular(path, root)
     return {path.relative_to(folder).as_posix(): path for path in found}
 
 
@@ -175,9 +190,15 @@ def _load_tokenizer(folder: Path, root: Path) -> Any:
         raise ValueError(f"{folder} is incomplete: {', '.join(missing)} missing")
     for path in files_below(folder, root):
         if path.suffix == ".json":
-            read_json(path, root=root, max_bytes=_TOKENIZER_BYTES)
+            options = read_json(path, root=root, max_bytes=_TOKENIZER_BYTES)
+            if path.name == "tokenizer_config.json":
+                with naming(path):
+                    key = "model_max_length"
+                    check_field(key, options.get(key), _MaxLength)
     try:
-        return _tokenizer_class().from_pretrained(folder, local_files_only=True)
+        tokenizer = _tokenizer_class().from_pretrained(folder, local_files_only=True)
+        tokenizer("a")
+        return tokenizer
     except Exception as error:  # transformers' and its Rust parser's have no base class
         raise ValueError(
             f"{folder} holds no readable tokenizer ({type(error).__name__}: "
@@ -205,6 +226,7 @@ def _loader(folder: Path, variant: str | None) -> Callable[..., Any]:
     from jaxinv import checkpoint
 
     if checkpoint.is_checkpoint(folder):
+        checkpoint.check_marker(folder)
         if variant is not None:
             raise ValueError(
                 f"{folder} was written by jaxinv convert and has no variants; got "

@@ -224,7 +224,13 @@ def read_scheduler_config(config: Mapping[str, Any] | str | Path) -> dict[str, A
         ValueError: if it holds no JSON object, or is larger than a configuration.
     """
     path = _file(config)
-    return dict(config) if path is None else read_json(path)  # type: ignore[arg-type]
+    if path is not None:
+        return read_json(path)
+    if not isinstance(config, Mapping):
+        raise ValueError(
+            f"expected a scheduler's configuration, or its file, got {shown(config)}"
+        )
+    return dict(config)
 
 
 def _file(config: Mapping[str, Any] | str | Path) -> Path | None:

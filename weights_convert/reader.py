@@ -27,6 +27,7 @@ _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 # have a few hundred kB.
 _PREFIX = 8
 _MAX_HEADER = 16 * 2**20
+_SHOWN = 300  # characters of what the library that reads the files says
 _Index = Annotated[
     dict[Annotated[str, Length(1, 1000)], Annotated[str, Length(1, 255)]],
     Length(1, 100_000),
@@ -157,6 +158,7 @@ def _check_header(file: Path) -> None:
 
 def _broken(file: Path, reason: object) -> str:
     text = " ".join(str(reason).split())
+    text = text if len(text) < _SHOWN else f"{text[:_SHOWN]}..."
     return f"{file} is truncated or corrupt ({text}); download it again"
 
 

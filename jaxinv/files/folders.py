@@ -41,10 +41,9 @@ def model_root(folder: str | os.PathLike[str]) -> Path:
     for parent in real.parents:
         if parent.name == "snapshots" and (parent.parent / "blobs").is_dir():
             return parent.parent
-    if not (real / "model_index.json").exists():
-        if (real.parent / "model_index.json").is_file():
-            return real.parent
-    return real
+    whole = (real / "model_index.json").exists()
+    part = not whole and (real.parent / "model_index.json").is_file()
+    return real.parent if part else real
 
 
 def check_inside(path: str | os.PathLike[str], root: Path) -> None:

@@ -26,7 +26,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -81,9 +81,7 @@ def read_json(
     """
     value = parse_json(read_regular(path, max_bytes, root), path)
     if not isinstance(value, dict):
-        raise ValueError(
-            f"{path} does not hold a JSON object: it holds {shown(value)}"
-        )
+        raise ValueError(f"{path} does not hold a JSON object: it holds {shown(value)}")
     return value
 
 
@@ -133,8 +131,8 @@ def _too_deep(where: str | os.PathLike[str]) -> str:
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        names = [key for key, _ in pairs]
+        twice = next(key for i, key in enumerate(names) if key in names[:i])
         raise ValueError(f"the key {shown(twice)} is there twice")
     return found
 
@@ -199,10 +197,11 @@ def check_fields(record: Any) -> None:
 
 
 @functools.cache
-def field_types(kind: type) -> dict[str, Any]:
+def field_types(kind: Hashable) -> dict[str, Any]:
     """Return the hints of a dataclass's fields, with what annotates them."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    return {field.name: hints[field.name] for field in fields}
 
 
 def as_tuple(value: Any) -> Any:
@@ -234,11 +233,11 @@ def _fault(name: str, value: Any, kind: Any, limits: tuple[Any, ...]) -> str | N
     if origin is Annotated:
         return _fault(name, value, arguments[0], arguments[1:])
     if origin in (typing.Union, types.UnionType):
-        faults = [_fault(name, value, each, ()) for each in arguments]
-        if None in faults:
+        options = [_fault(name, value, each, ()) for each in arguments]
+        if None in options:
             return None
         # What is wrong inside of a list says more than what else there could be.
-        inside = [fault for fault in faults if fault and f"{name}: " not in fault]
+        inside = [fault for fault in options if fault and f"{name}: " not in fault]
         return inside[0] if inside else _expected(name, value, kind, ())
     if isinstance(value, np.ndarray) and value.ndim == 1:
         value = value.tolist()
@@ -280,7 +279,7 @@ def _plain(value: Any, kind: Any, limits: tuple[Any, ...]) -> bool:
         number = numbers.Integral if kind is int else numbers.Real
         low, high = _range(kind, limits)
         real = isinstance(value, number) and not isinstance(value, bool)
-        return real and bool(low <= value <= high)  # type: ignore[operator]
+        return real and bool(low <= value <= high)
     return False
 
 

@@ -115,7 +115,9 @@ class UNet2DConditionConfig:
     center_input_sample: bool = False
     flip_sin_to_cos: bool = True
     freq_shift: Annotated[float, Range(-1e3, 1e3)] = 0
-    down_block_types: Annotated[tuple[str, ...], Blocks] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    down_block_types: Annotated[tuple[str, ...], Blocks] = (
+        "CrossAttnDownBlock2D",
+    ) * 3 + ("DownBlock2D",)
     mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
     up_block_types: Annotated[tuple[str, ...], Blocks] = ("UpBlock2D",) + (
         "CrossAttnUpBlock2D",
@@ -129,7 +131,7 @@ class UNet2DConditionConfig:
     mid_block_scale_factor: Factor = 1.0
     dropout: Annotated[float, Range(0, 1)] = 0.0
     act_fn: str = "silu"
-    norm_num_groups: Groups | None = 32
+    norm_num_groups: Groups = 32
     norm_eps: Epsilon = 1e-5
     cross_attention_dim: Channels | Annotated[tuple[Channels, ...], Blocks] = 1280
     transformer_layers_per_block: Layers | _Depths = 1
@@ -175,10 +177,6 @@ class UNet2DConditionConfig:
             raise ValueError(
                 f"downsample_padding={self.downsample_padding!r} is not implemented "
                 "(implemented: 0, 1)"
-            )
-        if self.norm_num_groups is None:
-            raise ValueError(
-                "norm_num_groups=None (no normalisation) is not implemented"
             )
         for channels, heads in zip(self.block_out_channels, self.heads, strict=True):
             if channels % heads or channels % self.norm_num_groups:

@@ -74,7 +74,8 @@ def write_json(path: Path, value: Any) -> None:
 def _survives_writing(folder: Path, config: Any) -> None:
     """What was read can be a key of a cache, and is read again from what it writes."""
     hash(config)
-    assert component_config(json.loads(json.dumps(config.to_dict()))) == config
+    again = component_config(json.loads(json.dumps(config.to_dict())))
+    assert again.to_dict() == config.to_dict()
 
 
 def _config_reader(kind: str, *, build: bool) -> Reader:
@@ -88,7 +89,9 @@ def _config_reader(kind: str, *, build: bool) -> Reader:
         name=f"{kind}: {'model of a ' if build else ''}config.json",
         make=lambda folder: write_json(folder / "config.json", CONFIGS[kind].to_dict()),
         damages={
-            "config.json": ("json",) if build else ("json", "json", "bytes", "kind")
+            "config.json": ("near", "near", "json")
+            if build
+            else ("near", "json", "json", "bytes", "kind")
         },
         read=read,
         holds=_survives_writing,
@@ -134,7 +137,8 @@ def _finite(folder: Path, found: Any) -> None:
     for schedule, table in pairs:
         assert np.all(np.isfinite(schedule.taus))
         if table is not None:
-            assert np.all(np.isfinite(table.a)) and np.all(np.isfinite(table.b))
+            assert np.all(np.isfinite(table.a))
+            assert np.all(np.isfinite(table.b))
 
 
 def _scheduler_reader(name: str, changes: dict[str, Any]) -> Reader:
@@ -143,7 +147,9 @@ def _scheduler_reader(name: str, changes: dict[str, Any]) -> Reader:
     return Reader(
         name=f"scheduler {name}{''.join(f', {key}' for key in changes)}",
         make=lambda folder: write_json(folder / "scheduler_config.json", config),
-        damages={"scheduler_config.json": ("json", "json", "json", "bytes", "kind")},
+        damages={
+            "scheduler_config.json": ("near", "json", "json", "json", "bytes", "kind")
+        },
         read=lambda folder: read_scheduler(folder / "scheduler_config.json"),
         holds=_finite,
         follows_links=True,
@@ -236,7 +242,7 @@ if PUBLISHED.exists():
             name="published schedulers",
             make=_write_published,
             damages={
-                f"{number}.json": ("json", "json", "bytes")
+                f"{number}.json": ("near", "json", "json", "bytes")
                 for number in range(len(json.loads(PUBLISHED.read_text())))
             },
             read=_read_supported,

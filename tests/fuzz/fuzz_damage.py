@@ -51,9 +51,10 @@ def damage_bytes(path: Path, rng: Rng) -> str:
 
 _VALUES = (
     "null", "[]", "{}", "[null]", '{"a": 1}', "NaN", "Infinity", "-Infinity", "1e400",
-    "-1e400", "1e12", "1000000000000", "-1", "0", "1", "2", "3", "0.5", "-0.0", "1e-300",
-    "1e300", "7", "64", "65536", "2147483648", "9223372036854775808", "true", "false",
-    '""', '"x"', '"None"', '"\\ud800"', '"\\u0000"', '"../../etc/passwd"', '"/dev/zero"',
+    "-1e400", "1e12", "1000000000000", "-1", "0", "1", "2", "3", "0.5", "-0.0",
+    "1e-300", "1e300", "7", "64", "65536", "2147483648", "9223372036854775808", "true", "false",
+    '""', '"x"', '"None"', '"\\ud800"', '"\\u0000"', '"../../etc/passwd"',
+    '"/dev/zero"',
     "[[1, 2], [3]]", "[1, 2]", "[4, 8, 8]", '["x", 1]', "[[[]]]", "1" + "0" * 400,
     "1" * 5000,
 )  # fmt: skip
@@ -64,6 +65,21 @@ def damage_json(path: Path, rng: Rng) -> str:
     text, what = damaged_json(path.read_text(), rng)
     path.write_text(text)
     return what
+
+
+def damage_near(path: Path, rng: Rng) -> str:
+    """Change one or two values to what somebody could have meant."""
+    tree = {"": json.loads(path.read_text())}
+    done = []
+    for _ in range(rng.choice([1, 2])):
+        places = [(p, key) for p, key in _places(tree) if key != ""]
+        parent, key = places[rng.randrange(len(places))]
+        small = rng.choice([0, 1, 2, 3, 4, 6, 8, 12, 16, 32, 0.5])
+        number = isinstance(parent[key], int | float) and rng.random() < 0.5
+        parent[key] = small if number else _near(parent[key], rng)
+        done.append(f"{str(parent[key])[:40]} at {str(key)[:40]!r}")
+    path.write_text(json.dumps(tree[""]))
+    return "; ".join(done)
 
 
 def damage_jsonl(path: Path, rng: Rng) -> str:
@@ -269,6 +285,7 @@ def damage_safetensors(path: Path, rng: Rng) -> str:
 WAYS: dict[str, Callable[[Path, Rng], str]] = {
     "bytes": damage_bytes,
     "json": damage_json,
+    "near": damage_near,
     "jsonl": damage_jsonl,
     "kind": damage_kind,
     "safetensors": damage_safetensors,

@@ -38,8 +38,8 @@ class Reader:
     Attributes:
         name: What it reads.
         make: Writes a valid input into an empty folder.
-        damages: For each file of it, relative to the folder, the ways (of ``WAYS``) in
-            which it may be damaged.
+        damages: For each file of it (or pattern of files), relative to the folder, the
+            ways (of ``WAYS``) in which it may be damaged.
         read: Reads the input from the folder; returns what was found.
         holds: Raises AssertionError unless a result is right, given the folder as it
             was damaged.
@@ -102,8 +102,10 @@ def attempt(
     shutil.copytree(template, folder, symlinks=True)
     damage, leaves = "none", False
     if rng is not None:
-        file = rng.choice(sorted(reader.damages))
-        how = WAYS[rng.choice(reader.damages[file])](folder / file, rng)
+        pattern = rng.choice(sorted(reader.damages))
+        path = rng.choice(sorted(folder.glob(pattern)))
+        how = WAYS[rng.choice(reader.damages[pattern])](path, rng)
+        file = path.relative_to(folder)
         damage, leaves = f"{file}: {how}", how in LEAVING
     try:
         with warnings.catch_warnings():

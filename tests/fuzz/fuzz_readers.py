@@ -1,7 +1,14 @@
 """All readers of what somebody else wrote. A new one is an entry in a list."""
 
 import fuzz_configs
+import fuzz_jobs
 import fuzz_user_files
+import fuzz_weights
 from fuzz_harness import Reader
 
-READERS: list[Reader] = [*fuzz_configs.READERS, *fuzz_user_files.READERS]
+READERS: list[Reader] = [
+    *fuzz_configs.READERS,
+    *fuzz_weights.READERS,
+    *fuzz_user_files.READERS,
+    *fuzz_jobs.READERS,
+]

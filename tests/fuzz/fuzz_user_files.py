@@ -22,7 +22,9 @@ _SHAPE = (8, 8, 4)
 
 def _write_key(scheme: str, folder: Path) -> None:
     if scheme == "tree-ring":
-        write_key(folder / "key.json", tree_ring_key(jax.random.key(1), _SHAPE, radius=2))
+        write_key(
+            folder / "key.json", tree_ring_key(jax.random.key(1), _SHAPE, radius=2)
+        )
     else:
         key = gaussian_shading_key(_SHAPE, blocks=(4, 4, 1), secret=bytes(48))
         write_key(folder / "key.json", key)
@@ -58,7 +60,8 @@ _CSV = 'path,prompt,guidance,label\na.png,"red, big",2.5,1\nb.png,,,\n'
 def _rows(folder: Path, manifest: Manifest) -> None:
     assert manifest.rows
     for row in manifest.rows:
-        assert row.path and np.isfinite(row.guidance)
+        assert row.path
+        assert np.isfinite(row.guidance)
         (row.prompt + row.negative_prompt).encode()
     manifest.fingerprint()
 

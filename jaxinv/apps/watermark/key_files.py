@@ -28,7 +28,8 @@ from jaxinv.files.json_fields import (
 _FORMAT = "jaxinv watermark key 1"
 _MAX_BYTES = 64 * 2**20
 _MAX_SIZE = 2**24  # numbers of a noise
-_Sides = tuple[(Annotated[int, Range(1, 2**16)],) * 3]  # type: ignore[misc]
+_Side = Annotated[int, Range(1, 2**16)]
+_Sides = tuple[_Side, _Side, _Side]
 # The fields of a key file, by scheme.
 _FIELDS: dict[str, dict[str, Any]] = {
     "tree-ring": {
