@@ -26,7 +26,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -197,10 +197,10 @@ def check_fields(record: Any) -> None:
 
 
 @functools.cache
-def field_types(kind: Hashable) -> dict[str, Any]:
+def field_types(kind: Any) -> dict[str, Any]:
     """Return the hints of a dataclass's fields, with what annotates them."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    fields = dataclasses.fields(kind)
     return {field.name: hints[field.name] for field in fields}
 
 
