@@ -173,7 +173,7 @@ def check_record(kind: type[_Record], data: Mapping[str, Any]) -> _Record:
     Raises:
         ValueError: If a value is missing or not what is declared.
     """
-    values = {}
+    values, hints = {}, field_types(kind)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if field.name in data:
             values[field.name] = as_tuple(data[field.name])
@@ -182,11 +182,10 @@ def check_record(kind: type[_Record], data: Mapping[str, Any]) -> _Record:
             and field.default_factory is dataclasses.MISSING
         ):
             raise ValueError(
-                f"{field.name} is missing: expected "
-                f"{expected(field_types(kind)[field.name])}"
+                f"{field.name} is missing: expected {expected(hints[field.name])}"
             )
     for name, value in values.items():
-        check_field(name, value, field_types(kind)[name])
+        check_field(name, value, hints[name])
     return kind(**values)
 
 
@@ -196,9 +195,13 @@ def check_fields(record: Any) -> None:
         check_field(name, getattr(record, name), kind)
 
 
-@functools.cache
 def field_types(kind: Any) -> dict[str, Any]:
     """Return the hints of a dataclass's fields, with what annotates them."""
+    return _field_types(kind)
+
+
+@functools.cache
+def _field_types(kind: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = dataclasses.fields(kind)
     return {field.name: hints[field.name] for field in fields}
