@@ -44,7 +44,7 @@ MARKER = "jaxinv.json"
 FORMAT = {"format": "jaxinv-checkpoint", "version": 1}
 # Files of Orbax that hold JSON, and how large one may be: it lists every parameter.
 _METADATA = ("_METADATA", "_CHECKPOINT_METADATA", "_sharding")
-_MAX_METADATA = 32 * 2**20
+_MAX_METADATA = 16 * 2**20
 _SHOWN = 200  # characters of Orbax's errors
 
 

@@ -31,7 +31,7 @@ from jaxinv.sharding import ShardingRule
 
 NETWORKS = ("unet", "vae", "text_encoder")
 _VOCABULARY = ("vocab.json", "merges.txt")
-_TOKENIZER_BYTES = 64 * 2**20  # of one of its files
+_TOKENIZER_BYTES = 16 * 2**20  # of one of its files
 # transformers writes 1e30 where there is no limit.
 _MaxLength = (
     Annotated[int, Range(1, 10**31)] | Annotated[float, Range(1e20, 1e31)] | None

@@ -26,7 +26,7 @@ _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 # The length of a header, and the most that one may have. The largest published ones
 # have a few hundred kB.
 _PREFIX = 8
-_MAX_HEADER = 16 * 2**20
+_MAX_HEADER = 8 * 2**20
 _SHOWN = 300  # characters of what the library that reads the files says
 _Index = Annotated[
     dict[Annotated[str, Length(1, 1000)], Annotated[str, Length(1, 255)]],

@@ -27,7 +27,6 @@ from jaxinv.jobs.manifest import Manifest
 FORMAT = "jaxinv job 2"
 _PROBE = 1.0  # seconds in which a lock that somebody only looks at is free again
 _POLL = 0.2  # seconds between looks at what another process makes
-_MAX_JOB = 64 * 2**20  # bytes of job.json
 _SHOWN = 10  # differences that an error names
 
 
@@ -198,7 +197,7 @@ def check(folder: Folder, job: Mapping[str, Any]) -> None:
         ValueError: If it holds another, or none; names every difference.
     """
     try:
-        found = read_json(folder.job, max_bytes=_MAX_JOB)
+        found = read_json(folder.job)
     except FileNotFoundError:
         raise ValueError(
             f"{folder.root} holds no job: process 0 makes it, so start that first"

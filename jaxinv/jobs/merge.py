@@ -20,7 +20,7 @@ from jaxinv.jobs.records import (
 )
 
 _KINDS = 50  # of failures that a summary tells apart
-_MAX_SUMMARY = 64 * 2**20  # bytes: it has a line for each key that is looked for
+_MAX_SUMMARY = 16 * 2**20  # bytes: it has a line for each key that is looked for
 
 
 def count_states(ledger: Ledger) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxinv.files.json_fields import check_field
 from jaxinv.jobs.manifest import Manifest
 from jaxinv.jobs.records import FAILED, MISSING, Ledger, parse_record, state_of
 
@@ -89,6 +90,8 @@ def find_changes(manifest: Manifest, ledger: Ledger, rows: range) -> Changes:
     outdated, failed, gone = [], 0, 0
     with ThreadPoolExecutor(_THREADS) as pool:
         while some := list(itertools.islice(records, _AT_A_TIME)):
+            for record in some:
+                check_field("path of a record", record.get("path"), str)
             paths = [Path(manifest.root, record["path"]) for record in some]
             for record, now in zip(some, pool.map(picture_digest, paths), strict=True):
                 if now == record.get("picture_sha256"):

@@ -126,6 +126,32 @@ def _same_weights(folder: Path, module: Any) -> None:
         np.testing.assert_array_equal(np.asarray(value), np.asarray(wanted))
 
 
+# --- the tiny autoencoder's original files ------------------------------------------
+
+
+def _write_original(folder: Path) -> None:
+    for side, shift in (("encoder", 0), ("decoder", 1)):
+        start = f"{side}.layers."
+        some = {
+            f"{int(place) + shift}.{rest}": value
+            for name, value in tensors().items()
+            if name.startswith(start)
+            for place, rest in [name.removeprefix(start).split(".", 1)]
+        }
+        save_file(some, folder / f"{side}.safetensors")
+
+
+def _read_original(folder: Path) -> Any:
+    return weights_convert.load_taesd(
+        folder / "encoder.safetensors", folder / "decoder.safetensors"
+    )
+
+
+def _finite_weights(folder: Path, module: Any) -> None:
+    for value in parameters(module).values():
+        assert np.all(np.isfinite(np.asarray(value)))
+
+
 # --- what is copied, and what is read of a folder -----------------------------------
 
 
@@ -237,6 +263,15 @@ READERS: list[Reader] = [
         damages={WEIGHTS: _WAYS, "config.json": ("json",)},
         read=weights_convert.load_component,
         holds=_as_loaded,
+        slow=True,
+    ),
+    Reader(
+        name="tiny autoencoder's original files",
+        make=_write_original,
+        damages={f"{side}.safetensors": _WAYS for side in ("encoder", "decoder")},
+        read=_read_original,
+        holds=_finite_weights,
+        follows_links=True,
         slow=True,
     ),
     Reader(

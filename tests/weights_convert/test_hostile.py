@@ -124,7 +124,7 @@ def test_tensors_that_overlap_are_refused(seed, tmp_path):
     refused(folder, "truncated or corrupt")
 
 
-@pytest.mark.parametrize("size", [17 * 2**20, 2**40, 2**64 - 1])
+@pytest.mark.parametrize("size", [9 * 2**20, 2**40, 2**64 - 1])
 def test_a_header_of_unreasonable_length_is_not_read(size, tmp_path):
     folder = write(tmp_path / "vae", tensors())
     data = (folder / WEIGHTS).read_bytes()

@@ -26,8 +26,8 @@ from jaxinv.files.json_fields import (
 )
 
 _FORMAT = "jaxinv watermark key 1"
-_MAX_BYTES = 64 * 2**20
-_MAX_SIZE = 2**24  # numbers of a noise
+_MAX_BYTES = 16 * 2**20
+_MAX_SIZE = 2**22  # numbers of a noise
 _Side = Annotated[int, Range(1, 2**16)]
 _Sides = tuple[_Side, _Side, _Side]
 # The fields of a key file, by scheme.
