@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import table
-from jaxinv.images import write_image
+from jaxinv.files.images import write_image
 from jaxinv.jobs import read_array
 
 TITLE = "Processes"

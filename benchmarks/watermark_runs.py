@@ -15,7 +15,7 @@ import jaxinv as ji
 from benchmarks.samples import PROMPTS, append_line, read_lines
 from jaxinv.apps import watermark
 from jaxinv.apps.attacks import ATTACKS
-from jaxinv.image_reading import to_uint8
+from jaxinv.files.image_reading import to_uint8
 from training.backgrounds import composite, random_background
 from training.emoji import load_emoji
 

@@ -30,20 +30,41 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.typing import DTypeLike
 
+from jaxinv.files.folders import files_below, model_root
+from jaxinv.files.json_fields import naming, read_json, shown
 from jaxinv.models.parameters import parameters, with_parameters
 from jaxinv.models.registry import Component, abstract_component, component_config
 from jaxinv.sharding import ShardingRule, sharding_function
 
 MARKER = "jaxinv.json"
 FORMAT = {"format": "jaxinv-checkpoint", "version": 1}
+# Files of Orbax that hold JSON, and how large one may be: it lists every parameter.
+_METADATA = ("_METADATA", "_CHECKPOINT_METADATA", "_sharding")
+_MAX_METADATA = 16 * 2**20
+_SHOWN = 200  # characters of Orbax's errors
 
 
 def is_checkpoint(folder: str | os.PathLike) -> bool:
     """Returns whether a folder is a pipeline in the layout described above."""
     return (Path(folder) / MARKER).is_file()
+
+
+def check_marker(folder: Path) -> None:
+    """Raise ValueError unless a pipeline was written in the format that is read here.
+
+    Args:
+        folder: One that :func:`is_checkpoint` holds of.
+    """
+    found = read_json(folder / MARKER, root=model_root(folder))
+    if found != FORMAT:
+        raise ValueError(
+            f"{folder / MARKER} names another format than is read here: expected "
+            f"{FORMAT}, got {shown(found)}"
+        )
 
 
 def save_component(module: Component, folder: str | os.PathLike) -> None:
@@ -94,32 +115,88 @@ def load_component(
             unet = load_component("sd15/unet", sharding=jaxinv.sharding.make_mesh(2))
     """
     folder = Path(folder).absolute()
-    if not (folder / "config.json").is_file() or not (folder / "params").is_dir():
+    path = folder / "config.json"
+    if not path.exists() or not (folder / "params").is_dir():
         raise ValueError(
             f"{folder} is no jaxinv component: it needs config.json and params/"
         )
-    try:
-        config = component_config(json.loads((folder / "config.json").read_text()))
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'}: {error}") from error
+    root = model_root(folder)
+    with naming(path):
+        config = component_config(read_json(path, root=root))
+    _check_files(folder / "params", root)
     module = abstract_component(config, dtype=dtype, param_dtype=param_dtype)
     wanted = parameters(module)
 
+    place = sharding_function(sharding)
+    target = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(name, x.shape))
+        for name, x in wanted.items()
+    }
     with ocp.StandardCheckpointer() as checkpointer:
-        _check_shapes(folder, wanted, checkpointer.metadata(folder / "params"))
-        place = sharding_function(sharding)
-        target = {
-            path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(path, x.shape))
-            for path, x in wanted.items()
-        }
-        values = checkpointer.restore(folder / "params", target)
+        with _reading(folder):
+            metadata = checkpointer.metadata(folder / "params")
+            stored = _stored_shapes(metadata)
+        _check_shapes(folder, wanted, stored)
+        with _reading(folder):
+            values = checkpointer.restore(folder / "params", target)
+    _check_values(folder, target, values)
     return with_parameters(module, values)
 
 
-def _check_shapes(folder: Path, wanted: Mapping[str, Any], metadata: Any) -> None:
-    """Compares a checkpoint with the model that its configuration describes."""
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Turn whatever Orbax raises into a ValueError that names the checkpoint.
+
+    Damaged metadata reaches its code unchecked: there is no class of errors for it.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if len(text) > _SHOWN:
+            text = f"{text[:_SHOWN]}..."
+        raise ValueError(
+            f"{folder / 'params'} is damaged: Orbax cannot read it "
+            f"({type(error).__name__}: {text})"
+        ) from None
+
+
+def _check_files(params: Path, root: Path) -> None:
+    """Refuse what must not be opened, and metadata that is no bounded JSON."""
+    for path in files_below(params, root):
+        if path.name in _METADATA:
+            read_json(path, root=root, max_bytes=_MAX_METADATA)
+
+
+def _stored_shapes(metadata: Any) -> dict[str, tuple[int, ...]]:
     tree = getattr(metadata, "item_metadata", metadata)
-    stored = {path: tuple(tree[path].shape) for path in tree}
+    return {str(path): tuple(tree[path].shape) for path in tree}
+
+
+def _check_values(
+    folder: Path, target: Mapping[str, Any], values: Mapping[str, Any]
+) -> None:
+    """Raise ValueError unless all arrays were read, and hold finite numbers."""
+    for path, wanted in target.items():
+        value = values.get(path)
+        if not isinstance(value, jax.Array) or value.shape != wanted.shape:
+            raise ValueError(
+                f"{folder / 'params'} is damaged: there is no array for {path!r}"
+            )
+        # On the host: compiling a check for each of many shapes takes far longer.
+        for shard in value.addressable_shards:
+            if shard.replica_id == 0 and not np.isfinite(np.asarray(shard.data)).all():
+                raise ValueError(
+                    f"{folder}: parameter {path!r} has values that are NaN or "
+                    "infinite: the checkpoint is damaged, or the numbers are too large "
+                    f"for {value.dtype}"
+                )
+
+
+def _check_shapes(
+    folder: Path, wanted: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Compares a checkpoint with the model that its configuration describes."""
     for path in sorted(wanted.keys() | stored.keys()):
         expected = tuple(wanted[path].shape) if path in wanted else None
         if expected != stored.get(path):

@@ -56,6 +56,7 @@ from jaxinv.scheduler_config import (
     DPM,
     FLOW_MATCH_EULER,
     UNIPC,
+    naming_scheduler,
     scheduler_options,
 )
 
@@ -101,10 +102,11 @@ def grid_from_diffusers(
         ...     grid_from_diffusers(config, 4).model_time
         array([  0.,   0., 301., 775., 999.])
     """
-    options = scheduler_options(config)
-    schedule = schedule_of_options(options, mu)
-    request = Request(num_steps, sigmas, timesteps, mu)
-    grid = make_diffusers_grid(options, schedule, request)
+    with naming_scheduler(config):
+        options = scheduler_options(config)
+        schedule = schedule_of_options(options, mu)
+        request = Request(num_steps, sigmas, timesteps, mu)
+        grid = make_diffusers_grid(options, schedule, request)
     warn_if_lossy(schedule, grid, stacklevel=3)
     return grid
 

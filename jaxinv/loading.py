@@ -1,15 +1,21 @@
 """Loading a model from its folder: checks first, then weights."""
 
 import functools
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding
 
+from jaxinv.files.folders import (
+    check_inside,
+    check_regular,
+    files_below,
+    model_root,
+)
+from jaxinv.files.json_fields import Range, check_field, naming, read_json
 from jaxinv.models.registry import ComponentConfig, component_config
 from jaxinv.models.supported import (
     PARTS,
@@ -25,6 +31,11 @@ from jaxinv.sharding import ShardingRule
 
 NETWORKS = ("unet", "vae", "text_encoder")
 _VOCABULARY = ("vocab.json", "merges.txt")
+_TOKENIZER_BYTES = 16 * 2**20  # of one of its files
+# transformers writes 1e30 where there is no limit.
+_MaxLength = (
+    Annotated[int, Range(1, 10**31)] | Annotated[float, Range(1e20, 1e31)] | None
+)
 _TOKENIZER_FILES = (
     *_VOCABULARY, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja",
@@ -59,24 +70,35 @@ def load_folder(
             after the configurations were checked.
     """
     check_dtypes(dtype, param_dtype, _platform(sharding))
-    index = folder / "model_index.json"
-    if not index.is_file():
+    index, root = folder / "model_index.json", model_root(folder)
+    if not index.exists():
         raise ValueError(f"{folder} is not a model: it has no model_index.json")
-    check_index(index, _parse(index))
+    check_index(index, read_json(index, root=root))
     for part in PARTS:
+        check_inside(folder / part, root)
         if not (folder / part).is_dir():
             raise ValueError(f"{folder} is incomplete: the folder {part} is missing")
-    unet, vae, text_encoder = configs = [_config(folder / part) for part in NETWORKS]
+    unet, vae, text_encoder = configs = [
+        _config(folder / part, root) for part in NETWORKS
+    ]
     check_components(folder, *configs)
     if schedule is None:
-        schedule = schedule_from_diffusers(_read_json(folder / "scheduler"))
+        path = _part_config(folder / "scheduler")
+        with naming(path):
+            schedule = schedule_from_diffusers(read_json(path, root=root))
     load_component = functools.partial(_loader(folder, variant), sharding=sharding)
-    tokenizer = _load_tokenizer(folder / "tokenizer")
+    tokenizer = _load_tokenizer(folder / "tokenizer", root)
     vocabulary = text_encoder.vocab_size  # type: ignore[union-attr]
     if len(tokenizer) > vocabulary:
         raise ValueError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, but the text "
             f"encoder only {vocabulary} (vocab_size)"
+        )
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= vocabulary:
+        raise ValueError(
+            f"{folder}: the tokenizer has the token id {largest}, but the text encoder "
+            f"only {vocabulary} tokens (vocab_size)"
         )
     wide = dtype == jnp.float16 and getattr(vae, "force_upcast", False)
     full = jnp.dtype(jnp.float32)
@@ -100,7 +122,8 @@ def load_folder(
 def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
     """Return all files that :func:`load_folder` reads, by their names in the folder.
 
-    Links are followed, to files (the hub's cache) and to folders.
+    Links are followed, to files (the hub's cache) and to folders, as far as they stay
+    in the model's folder (:mod:`jaxinv.files.folders`).
 
     Args:
         folder: In diffusers' layout, or written by ``jaxinv convert``.
@@ -110,30 +133,30 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
         The files, in the order of their names.
 
     Raises:
-        ValueError: If a part has no weights.
+        ValueError: If a part has no weights, or a link leads out of the folder.
     """
     from jaxinv import checkpoint
     from weights_convert.reader import weight_files
 
+    root = model_root(folder)
     found = [folder / "model_index.json", folder / "scheduler/scheduler_config.json"]
     found += [folder / "tokenizer" / name for name in _TOKENIZER_FILES]
     found += (folder / "tokenizer").glob("tokenizer.*.json")  # for later versions
     if checkpoint.is_checkpoint(folder):
         found.append(folder / checkpoint.MARKER)
     for part in NETWORKS:
+        check_inside(folder / part, root)
         if not (folder / part).is_dir():
             continue
         found.append(folder / part / "config.json")
         if not checkpoint.is_checkpoint(folder):
             found += weight_files(folder / part, variant)
             continue
-        for parent, _, names in os.walk(folder / part / "params", followlinks=True):
-            found += [Path(parent, name) for name in names]
-    return {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(found)
-        if path.is_file()
-    }
+        found += files_below(folder / part / "params", root)
+    found = [path for path in sorted(found) if os.path.lexists(path)]
+    for path in found:
+        check_regular(path, root)
+    return {path.relative_to(folder).as_posix(): path for path in found}
 
 
 def _platform(sharding: ShardingRule | None) -> str:
@@ -148,37 +171,39 @@ def _platform(sharding: ShardingRule | None) -> str:
     return next(iter(jnp.zeros(()).devices())).platform
 
 
-def _config(folder: Path) -> ComponentConfig:
-    try:
-        return component_config(_read_json(folder))
-    except (ValueError, TypeError) as error:
-        text = str(error)
-        where = "" if str(folder) in text else f"{folder / 'config.json'}: "
-        raise ValueError(f"{where}{text}") from None
+def _config(folder: Path, root: Path) -> ComponentConfig:
+    path = _part_config(folder)
+    with naming(path):
+        return component_config(read_json(path, root=root))
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
+def _part_config(folder: Path) -> Path:
     name = "scheduler_config.json" if folder.name == "scheduler" else "config.json"
-    if not (folder / name).is_file():
+    if not (folder / name).exists():
         raise ValueError(f"{folder} is incomplete: {name} is missing")
-    return _parse(folder / name)
+    return folder / name
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} does not hold a JSON object")
-    return value
-
-
-def _load_tokenizer(folder: Path) -> Any:
+def _load_tokenizer(folder: Path, root: Path) -> Any:
     missing = [name for name in _VOCABULARY if not (folder / name).is_file()]
     if missing and not (folder / "tokenizer.json").is_file():
         raise ValueError(f"{folder} is incomplete: {', '.join(missing)} missing")
-    return _tokenizer_class().from_pretrained(folder, local_files_only=True)
+    for path in files_below(folder, root):
+        if path.suffix == ".json":
+            options = read_json(path, root=root, max_bytes=_TOKENIZER_BYTES)
+            if path.name == "tokenizer_config.json":
+                with naming(path):
+                    key = "model_max_length"
+                    check_field(key, options.get(key), _MaxLength)
+    try:
+        tokenizer = _tokenizer_class().from_pretrained(folder, local_files_only=True)
+        tokenizer("a")
+        return tokenizer
+    except Exception as error:  # transformers' and its Rust parser's have no base class
+        raise ValueError(
+            f"{folder} holds no readable tokenizer ({type(error).__name__}: "
+            f"{' '.join(str(error).split())})"
+        ) from None
 
 
 def _tokenizer_class() -> Any:
@@ -201,6 +226,7 @@ def _loader(folder: Path, variant: str | None) -> Callable[..., Any]:
     from jaxinv import checkpoint
 
     if checkpoint.is_checkpoint(folder):
+        checkpoint.check_marker(folder)
         if variant is not None:
             raise ValueError(
                 f"{folder} was written by jaxinv convert and has no variants; got "

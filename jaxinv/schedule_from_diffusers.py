@@ -29,7 +29,7 @@ from jaxinv.schedule import (
     flow_matching,
     vp_schedule,
 )
-from jaxinv.scheduler_config import scheduler_options
+from jaxinv.scheduler_config import naming_scheduler, scheduler_options
 
 
 @checked
@@ -56,7 +56,8 @@ def schedule_from_diffusers(
             without ``mu``.
         FileNotFoundError: if the file does not exist.
     """
-    return schedule_of_options(scheduler_options(config), mu)
+    with naming_scheduler(config):
+        return schedule_of_options(scheduler_options(config), mu)
 
 
 def schedule_of_options(

@@ -24,10 +24,19 @@ References:
     signatures in ``src/diffusers/schedulers`` (compared with this table by a test).
 """
 
-import json
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from jaxinv.files.json_fields import (
+    Length,
+    Range,
+    check_field,
+    naming,
+    read_json,
+    shown,
+)
 
 DDIM = "DDIMScheduler"
 DPM, DEIS, UNIPC = (
@@ -137,6 +146,63 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "TCDScheduler": _CONSISTENCY,
 }
 
+#: What each of these options may be. Names of methods and spacings are compared with
+#: what is implemented where they are used.
+TYPES: dict[str, Any] = {
+    "num_train_timesteps": Annotated[int, Range(1, 100_000)],
+    "beta_start": Annotated[float, Range(0, 1)],
+    "beta_end": Annotated[float, Range(0, 1)],
+    "beta_schedule": str,
+    "trained_betas": Annotated[
+        tuple[Annotated[float, Range(0, 1)], ...], Length(1, 100_000)
+    ]
+    | None,
+    "prediction_type": str,
+    "timestep_spacing": str,
+    "timestep_type": str,
+    "steps_offset": Annotated[int, Range(0, 100_000)],
+    "set_alpha_to_one": bool,
+    "rescale_betas_zero_snr": bool,
+    "clip_sample": bool,
+    "clip_sample_range": float,
+    "thresholding": bool,
+    "dynamic_thresholding_ratio": float,
+    "sample_max_value": float,
+    "algorithm_type": str,
+    "solver_type": str,
+    "solver_order": Annotated[int, Range(1, 100)],
+    "solver_p": Any,
+    "lower_order_final": bool,
+    "euler_at_final": bool,
+    "use_lu_lambdas": bool,
+    "use_karras_sigmas": bool,
+    "use_exponential_sigmas": bool,
+    "use_beta_sigmas": bool,
+    "use_flow_sigmas": bool,
+    "use_dynamic_shifting": bool,
+    "final_sigmas_type": str,
+    "lambda_min_clipped": Annotated[float, Range(-float("inf"), 1e3)]
+    | Literal["-inf", "-Infinity"],
+    "variance_type": str | None,
+    "predict_x0": bool,
+    "disable_corrector": Annotated[
+        tuple[Annotated[int, Range(0, 100_000)], ...], Length(0, 100_000)
+    ],
+    "sigma_min": Annotated[float, Range(1e-6, 1e6)] | None,
+    "sigma_max": Annotated[float, Range(1e-6, 1e6)] | None,
+    "shift": Annotated[float, Range(1e-3, 1e3)],
+    "flow_shift": Annotated[float, Range(1e-3, 1e3)],
+    "shift_terminal": Annotated[float, Range(0, 0.999)] | None,
+    "time_shift_type": str,
+    "base_shift": float,
+    "max_shift": float,
+    "base_image_seq_len": Annotated[int, Range(1, 10**6)],
+    "max_image_seq_len": Annotated[int, Range(1, 10**6)],
+    "invert_sigmas": bool,
+    "stochastic_sampling": bool,
+}
+_Keys = Annotated[tuple[str, ...], Length(0, 1000)]
+
 #: Read by every class, whether it has them or not.
 READ_BY_ALL = ("sigma_min", "sigma_max")
 # The timestep grids of a schedule are DDIM's: a class that does not have one of their
@@ -155,12 +221,24 @@ def read_scheduler_config(config: Mapping[str, Any] | str | Path) -> dict[str, A
 
     Raises:
         FileNotFoundError: if the file does not exist.
+        ValueError: if it holds no JSON object, or is larger than a configuration.
     """
-    if isinstance(config, str | Path):
-        path = Path(config)
-        path = path / "scheduler_config.json" if path.is_dir() else path
-        return dict(json.loads(path.read_text()))
+    path = _file(config)
+    if path is not None:
+        return read_json(path)
+    if not isinstance(config, Mapping):
+        raise ValueError(
+            f"expected a scheduler's configuration, or its file, got {shown(config)}"
+        )
     return dict(config)
+
+
+def _file(config: Mapping[str, Any] | str | Path) -> Path | None:
+    """The file of a configuration, or None for one that is read already."""
+    if not isinstance(config, str | Path):
+        return None
+    path = Path(config)
+    return path / "scheduler_config.json" if path.is_dir() else path
 
 
 def scheduler_options(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
@@ -177,7 +255,8 @@ def scheduler_options(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
         configuration names none).
 
     Raises:
-        ValueError: for a class that is not in :data:`DEFAULTS`, naming those that are.
+        ValueError: for a class that is not in :data:`DEFAULTS`, naming those that are,
+            and for an option that its type in :data:`TYPES` does not allow.
         FileNotFoundError: if the file does not exist.
 
     Example:
@@ -187,19 +266,51 @@ def scheduler_options(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
         >>> options["solver_order"], "skip_prk_steps" in options
         (2, False)
     """
-    given = read_scheduler_config(config)
-    name = given.get("_class_name")
+    with naming_scheduler(config):
+        return _options(read_scheduler_config(config))
+
+
+def naming_scheduler(
+    config: Mapping[str, Any] | str | Path,
+) -> contextlib.AbstractContextManager[None]:
+    """Return a context that puts a configuration's file before its ValueErrors.
+
+    Args:
+        config: as of :func:`scheduler_options`. What is read already has no file.
+    """
+    path = _file(config)
+    return contextlib.nullcontext() if path is None else naming(path)
+
+
+def scheduler_class(config: Mapping[str, Any]) -> Any:
+    """Return the class that a configuration names, None if it names none.
+
+    Raises:
+        ValueError: if the name is not text.
+    """
+    name = config.get("_class_name")
+    check_field("_class_name", name, str | None)
+    return name
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    name = scheduler_class(given)
     if name is not None and name not in DEFAULTS:
         raise ValueError(
-            f"the scheduler {name!r} is not known: its noise schedule may have another "
-            f"parametrization. Known are {', '.join(sorted(DEFAULTS))}"
+            f"the scheduler {shown(name)} is not known: its noise schedule may have "
+            f"another parametrization. Known are {', '.join(sorted(DEFAULTS))}"
         )
-    unused = set(given.get("_use_default_values", ()))
-    given = {key: value for key, value in given.items() if key not in unused}
+    unused = given.get("_use_default_values", ())
+    unused = tuple(unused) if isinstance(unused, set | frozenset) else unused
+    check_field("_use_default_values", unused, _Keys)
+    given = {key: value for key, value in given.items() if key not in set(unused)}
     defaults = {key: DEFAULTS[DDIM][key] for key in _GRID_OPTIONS}
     defaults |= dict.fromkeys(READ_BY_ALL)
     defaults |= DEFAULTS[name or DDIM]
-    if name is None and given.get("trained_betas") is not None:
-        defaults["num_train_timesteps"] = len(given["trained_betas"])
     options = {key: given.get(key, default) for key, default in defaults.items()}
+    for key, value in options.items():
+        check_field(key, value, TYPES[key])
+    if name is None and options["trained_betas"] is not None:
+        steps = given.get("num_train_timesteps", len(options["trained_betas"]))
+        options["num_train_timesteps"] = steps
     return options | {"_class_name": name}

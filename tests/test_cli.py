@@ -17,8 +17,8 @@ from jaxinv.cli.console import Output
 from jaxinv.cli.progress import Observed, Progress
 from jaxinv.cli.samplers import SAMPLER_NAMES, SPACINGS, make_sampler
 from jaxinv.decoder import METHODS
-from jaxinv.image_reading import read_image
-from jaxinv.images import write_image
+from jaxinv.files.image_reading import read_image
+from jaxinv.files.images import write_image
 from jaxinv.inversion import Stepwise
 
 OK, BAD_INPUT, NOT_CONVERGED = 0, 2, 3

@@ -18,8 +18,8 @@ from test_cli import (
 )
 
 from jaxinv.apps import watermark
-from jaxinv.image_reading import read_image
-from jaxinv.images import write_image
+from jaxinv.files.image_reading import read_image
+from jaxinv.files.images import write_image
 
 __all__ = ["picture", "small"]  # fixtures
 

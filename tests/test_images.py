@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from jaxinv import files, image_reading, images
+from jaxinv import files
+from jaxinv.files import image_reading, images
 
 
 def random_pixels(height=6, width=9, seed=0):

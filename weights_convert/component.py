@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from safetensors.numpy import save_file
 
 from jaxinv.checkpoint import atomic_folder, write_json
+from jaxinv.files.json_fields import shown
 from jaxinv.models import CLIPTextConfig
 from jaxinv.models.parameters import parameters, with_parameters
 from jaxinv.models.registry import Component, ComponentConfig, abstract_component
@@ -20,6 +21,7 @@ from weights_convert.reader import (
     StoredTensor,
     open_tensors,
     read_config,
+    read_tensor,
     require_floats,
 )
 from weights_convert.rules import (
@@ -73,9 +75,24 @@ def load_component(
     place = None if sharding is None else sharding_function(sharding)
     values = {}
     for path, tensor in _match(folder, config, wanted, variant).items():
-        value = from_torch(path, tensor.read()).astype(wanted[path].dtype, order="C")
+        value = from_torch(path, read_tensor(folder, tensor))
+        value = _cast(folder, tensor, value, wanted[path].dtype)
         values[path] = jax.device_put(value, place and place(path, value.shape))
     return with_parameters(module, values)
+
+
+def _cast(
+    folder: Path, tensor: StoredTensor, value: np.ndarray, dtype: np.dtype
+) -> np.ndarray:
+    """Returns finite values in another data type, if they stay finite."""
+    with np.errstate(over="ignore"):
+        cast = value.astype(dtype, order="C")
+    if cast.dtype.itemsize < value.dtype.itemsize and not np.isfinite(cast).all():
+        raise WeightsError(
+            f"{folder}: tensor {shown(tensor.name)} has values too large for {dtype}: "
+            "load it with param_dtype=float32 or bfloat16"
+        )
+    return cast
 
 
 def _match(
@@ -94,19 +111,19 @@ def _match(
             continue
         if name not in paths:
             raise WeightsError(
-                f"{folder}: tensor {tensor.name!r} of shape {tensor.shape} has no "
+                f"{folder}: tensor {shown(tensor.name)} of shape {tensor.shape} has no "
                 f"place in {type(config).__name__.removesuffix('Config')} with this "
                 "config.json"
             )
         path = paths[name]
         if path in found:
             raise WeightsError(
-                f"{folder}: tensors {found[path].name!r} and {tensor.name!r} are the "
-                "same weight"
+                f"{folder}: tensors {shown(found[path].name)} and "
+                f"{shown(tensor.name)} are the same weight"
             )
         if tensor.shape != shapes[path]:
             raise WeightsError(
-                f"{folder}: tensor {tensor.name!r} has shape {tensor.shape}, but "
+                f"{folder}: tensor {shown(tensor.name)} has shape {tensor.shape}, but "
                 f"config.json asks for {shapes[path]}"
             )
         require_floats(folder, tensor)

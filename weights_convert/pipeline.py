@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxinv import checkpoint
+from jaxinv.files.folders import check_inside, files_below, model_root
 from jaxinv.models.supported import check_components, check_index
 from weights_convert.component import load_component
 from weights_convert.download import COMPONENTS, COPIED, HUB_NAME, download, one_line
@@ -51,19 +52,32 @@ def convert(
             module = load_component(folder, param_dtype=stored)
             checkpoint.save_component(module, partial / name)
         for name in COPIED:
-            shutil.copytree(source / name, partial / name)
+            _copy_files(source / name, partial / name, model_root(source))
         checkpoint.write_json(partial / "model_index.json", index)
         checkpoint.write_json(partial / checkpoint.MARKER, checkpoint.FORMAT)
     return Path(dst)
+
+
+def _copy_files(source: Path, target: Path, root: Path) -> None:
+    """Copies a folder's files, and those that links within the model lead to."""
+    for path in files_below(source, root):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
 
 
 def _check(source: Path, index: dict[str, Any]) -> None:
     """Checks that the pipeline consists of the parts that are known here."""
     try:
         check_index(source / "model_index.json", index)
+        root = model_root(source)
         for name in COMPONENTS + COPIED:
+            check_inside(source / name, root)
             if not (source / name).is_dir():
                 raise WeightsError(f"{source}: folder {name!r} is missing")
+        for name in COPIED:
+            for _ in files_below(source / name, root):
+                pass  # refuses what must not be copied, before anything is converted
         configs = (read_config(source / name) for name in COMPONENTS)
         check_components(source, *configs)
     except ValueError as error:

@@ -5,20 +5,33 @@ and read one at a time, so that a model is never in memory twice.
 """
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from jaxinv.files import json_fields
+from jaxinv.files.folders import check_regular, model_root
+from jaxinv.files.json_fields import Length, check_field, naming, parse_json, shown
 from jaxinv.models.registry import ComponentConfig, component_config
 from weights_convert.errors import WeightsError
 
 _STEMS = ("diffusion_pytorch_model", "model")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+# The length of a header, and the most that one may have. The largest published ones
+# have a few hundred kB.
+_PREFIX = 8
+_MAX_HEADER = 8 * 2**20
+_SHOWN = 300  # characters of what the library that reads the files says
+_Index = Annotated[
+    dict[Annotated[str, Length(1, 1000)], Annotated[str, Length(1, 255)]],
+    Length(1, 100_000),
+]
 
 
 class StoredTensor(NamedTuple):
@@ -38,20 +51,15 @@ class StoredTensor(NamedTuple):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
+    """Reads a JSON object of a model's folder; links may not leave the folder.
 
     Raises:
         WeightsError: If the file is missing or is not a JSON object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise WeightsError(f"{path} is not a JSON object")
-    return data
+        return json_fields.read_json(path, root=model_root(path.parent))
+    except (ValueError, FileNotFoundError) as error:
+        raise WeightsError(str(error)) from None
 
 
 def read_config(folder: Path) -> ComponentConfig:
@@ -62,11 +70,10 @@ def read_config(folder: Path) -> ComponentConfig:
     """
     path = folder / "config.json"
     try:
-        return component_config(read_json(path))
-    except WeightsError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise WeightsError(f"{path}: {error}") from error
+        with naming(path):
+            return component_config(read_json(path))
+    except ValueError as error:
+        raise WeightsError(str(error)) from None
 
 
 def open_tensors(folder: Path, variant: str | None = None) -> list[StoredTensor]:
@@ -84,31 +91,39 @@ def open_tensors(folder: Path, variant: str | None = None) -> list[StoredTensor]
             stored twice or in a data type that holds no weights.
     """
     tensors: dict[str, StoredTensor] = {}
+    root = model_root(folder)
     for file in weight_files(folder, variant):
         if file.suffix == ".json":
             continue
-        for tensor in open_file(file):
+        for tensor in open_file(file, root):
             if tensor.name in tensors:
-                raise WeightsError(f"{file}: tensor {tensor.name!r} is stored twice")
+                name = shown(tensor.name)
+                raise WeightsError(f"{file}: tensor {name} is stored twice")
             tensors[tensor.name] = tensor
     return list(tensors.values())
 
 
-def open_file(file: Path) -> list[StoredTensor]:
+def open_file(file: Path, root: Path | None = None) -> list[StoredTensor]:
     """Opens all tensors of one safetensors file; nothing is read yet.
 
+    Args:
+        file: The file.
+        root: The folder that it may not leave by a link, from
+            :func:`jaxinv.files.folders.model_root`; None for a file that the user
+            named.
+
     Raises:
-        WeightsError: If it is missing or broken.
+        WeightsError: If it is missing or broken, or no file, or names a tensor twice.
     """
     try:
+        check_regular(file, root)
+        _check_header(file)
         handle = safe_open(file, framework="numpy")
         names = list(handle.keys())
-    except FileNotFoundError:
-        raise WeightsError(f"{file} is missing") from None
+    except (FileNotFoundError, ValueError) as error:
+        raise WeightsError(str(error)) from None
     except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{file} is truncated or corrupt ({error}); download it again"
-        ) from error
+        raise WeightsError(_broken(file, error)) from error
     tensors = []
     for name in names:
         header = handle.get_slice(name)
@@ -123,11 +138,61 @@ def open_file(file: Path) -> list[StoredTensor]:
     return tensors
 
 
+def _check_header(file: Path) -> None:
+    """Raise ValueError for a header of unreasonable size, or with a name in it twice.
+
+    All else is checked by the library that reads it.
+    """
+    with open(file, "rb") as stream:
+        length = int.from_bytes(stream.read(_PREFIX), "little")
+        if length > _MAX_HEADER:
+            raise ValueError(_broken(file, f"its header has {length:,} bytes"))
+        header = stream.read(length)
+    if len(header) < length:
+        raise ValueError(_broken(file, f"its header has {length:,} bytes"))
+    try:
+        parse_json(header, file)
+    except ValueError as error:
+        raise ValueError(_broken(file, str(error).removeprefix(f"{file} "))) from None
+
+
+def _broken(file: Path, reason: object) -> str:
+    text = " ".join(str(reason).split())
+    text = text if len(text) < _SHOWN else f"{text[:_SHOWN]}..."
+    return f"{file} is truncated or corrupt ({text}); download it again"
+
+
+def read_tensor(folder: Path, tensor: StoredTensor) -> np.ndarray:
+    """Reads the values of a tensor, which have to be numbers.
+
+    Args:
+        folder: The component's, for the message.
+        tensor: Of floating-point numbers.
+
+    Raises:
+        WeightsError: If a value is NaN or infinite.
+    """
+    value = tensor.read()
+    require_finite(f"{folder}: tensor {shown(tensor.name)}", value)
+    return value
+
+
+def require_finite(what: str, value: np.ndarray) -> None:
+    """Raises WeightsError if an array holds NaN or infinities."""
+    finite = np.isfinite(value)
+    if not finite.all():
+        number = value.size - int(np.count_nonzero(finite))
+        raise WeightsError(
+            f"{what} has {number} of {value.size} values that are NaN or infinite: "
+            "these weights are damaged, or were written by a training that diverged"
+        )
+
+
 def require_floats(folder: Path, tensor: StoredTensor) -> None:
     """Raises WeightsError unless a tensor holds floating-point numbers."""
     if tensor.dtype not in _FLOATS:
         raise WeightsError(
-            f"{folder}: tensor {tensor.name!r} is stored as {tensor.dtype}; "
+            f"{folder}: tensor {shown(tensor.name)} is stored as {tensor.dtype}; "
             f"only {', '.join(_FLOATS)} are read"
         )
 
@@ -186,13 +251,13 @@ def _standard_files(folder: Path, infix: str) -> list[Path] | None:
     """Returns a component's files under the names that diffusers saves them with."""
     for stem in _STEMS:
         file = folder / f"{stem}{infix}.safetensors"
-        if file.is_file():
+        if file.exists() or file.is_symlink():
             return [file]
         for index in (
             folder / f"{stem}.safetensors.index{infix}.json",
             folder / f"{stem}{infix}.safetensors.index.json",
         ):
-            if index.is_file():
+            if index.exists() or index.is_symlink():
                 return [*_indexed_files(index), index]
     return None
 
@@ -202,7 +267,11 @@ def _indexed_files(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{index} has no weight_map")
+    try:
+        check_field("weight_map", weight_map, _Index)
+    except ValueError as error:
+        raise WeightsError(f"{index}: {error}") from None
     names = sorted(set(weight_map.values()))
-    if any(Path(name).name != name for name in names):
+    if any(Path(name).name != name or name == ".." for name in names):
         raise WeightsError(f"{index} points outside its folder")
     return [index.parent / name for name in names]

@@ -17,16 +17,17 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxinv.files.json_fields import shown
 from jaxinv.models import AutoencoderTiny, AutoencoderTinyConfig
 from jaxinv.models.parameters import parameters, with_parameters
 from jaxinv.models.registry import abstract_component
 from weights_convert.errors import WeightsError
-from weights_convert.reader import StoredTensor, open_file, require_floats
+from weights_convert.reader import StoredTensor, open_file, read_tensor, require_floats
 from weights_convert.rules import from_torch, tensor_name, torch_shape
 
 # Place of a layer in the original's decoder, less that in diffusers'.
 _DECODER_OFFSET = 1
-_NAME = re.compile(r"(\d+)\.(.+)")
+_NAME = re.compile(r"(\d{1,3})\.(.+)")
 
 
 def load_taesd(
@@ -53,7 +54,7 @@ def load_taesd(
     """
     sides = {"encoder": Path(encoder), "decoder": Path(decoder)}
     tensors = {side: _places(side, path) for side, path in sides.items()}
-    config = _config(tensors)
+    config = _config(tensors, " and ".join(map(str, sides.values())))
     module = abstract_component(config, dtype=dtype, param_dtype=param_dtype)
     assert isinstance(module, AutoencoderTiny)
     wanted = parameters(module)
@@ -72,13 +73,14 @@ def load_taesd(
                 f"{sides[name.split('.')[0]]}: expected a tensor of shape {shape} for "
                 f"{name}, found {has}"
             )
-        value = from_torch(path, found.pop(name).read())
+        side = sides[name.split(".")[0]]
+        value = from_torch(path, read_tensor(side, found.pop(name)))
         values[path] = jax.device_put(value.astype(parameter.dtype, order="C"))
     if found:
         name = next(iter(found))
         raise WeightsError(
-            f"{sides[name.split('.')[0]]}: tensor {found[name].name!r} has no place in "
-            "this architecture"
+            f"{sides[name.split('.')[0]]}: tensor {shown(found[name].name)} has no "
+            "place in this architecture"
         )
     return with_parameters(module, values)
 
@@ -93,7 +95,7 @@ def _places(side: str, path: Path) -> _Places:
         match = _NAME.fullmatch(tensor.name)
         if not match:
             raise WeightsError(
-                f"{path}: tensor {tensor.name!r} is not named by its place, as in "
+                f"{path}: tensor {shown(tensor.name)} is not named by its place, as in "
                 "'3.conv.0.weight': not a tiny autoencoder's original file"
             )
         require_floats(path, tensor)
@@ -102,7 +104,7 @@ def _places(side: str, path: Path) -> _Places:
     return places
 
 
-def _config(tensors: Mapping[str, _Places]) -> AutoencoderTinyConfig:
+def _config(tensors: Mapping[str, _Places], files: str) -> AutoencoderTinyConfig:
     """What the names and shapes say of the architecture."""
     encoder, decoder = tensors["encoder"], tensors["decoder"]
     stages = {side: _blocks(side, places) for side, places in tensors.items()}
@@ -123,7 +125,7 @@ def _config(tensors: Mapping[str, _Places]) -> AutoencoderTinyConfig:
         )
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError(
-            f"the tensors do not make a tiny autoencoder: {error}"
+            f"the tensors of {files} do not make a tiny autoencoder: {error}"
         ) from error
 
 

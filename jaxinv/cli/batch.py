@@ -21,7 +21,7 @@ from jaxinv.cli.console import (
     explained,
 )
 from jaxinv.files import check_writable_folder
-from jaxinv.image_reading import MAX_PIXELS
+from jaxinv.files.image_reading import MAX_PIXELS
 
 _DTYPES = ("float32", "bfloat16")
 

@@ -21,7 +21,7 @@ from jaxinv.cli.console import (
     explained,
 )
 from jaxinv.files import check_writable_file
-from jaxinv.images import image_suffix
+from jaxinv.files.images import image_suffix
 
 _GAIN = 10.0
 _MODEL = "emoji64"

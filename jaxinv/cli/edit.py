@@ -17,8 +17,8 @@ from jaxinv.cli.console import (
     explained,
 )
 from jaxinv.files import check_writable_folder, write_json
-from jaxinv.image_reading import MAX_PIXELS, read_image
-from jaxinv.images import fit_image, write_image
+from jaxinv.files.image_reading import MAX_PIXELS, read_image
+from jaxinv.files.images import fit_image, write_image
 
 
 def edit(

@@ -10,7 +10,7 @@ from rich.markup import escape
 from jaxinv.cli import options
 from jaxinv.cli.console import Output, check_choice, check_guidance, explained
 from jaxinv.files import check_writable_file, read_array
-from jaxinv.images import image_suffix, write_image
+from jaxinv.files.images import image_suffix, write_image
 
 
 def sample(

@@ -17,8 +17,8 @@ from jaxinv.cli.console import (
     explained,
 )
 from jaxinv.files import check_writable_file
-from jaxinv.image_reading import read_image
-from jaxinv.images import fit_image, image_suffix, write_image
+from jaxinv.files.image_reading import read_image
+from jaxinv.files.images import fit_image, image_suffix, write_image
 
 app = typer.Typer(
     name="watermark",

@@ -15,13 +15,13 @@ those.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxinv.files import check_writable_folder, open_atomically, to_json, write_json
+from jaxinv.files.json_fields import parse_json, read_json, shown
 from jaxinv.jobs.array import create_array
 from jaxinv.jobs.manifest import Manifest
 
@@ -202,19 +202,21 @@ def check(folder: Folder, job: Mapping[str, Any]) -> None:
         ValueError: If it holds another, or none; names every difference.
     """
     try:
-        found = json.loads(folder.job.read_bytes())
+        found = read_json(folder.job)
     except FileNotFoundError:
         raise ValueError(
             f"{folder.root} holds no job: process 0 makes it, so start that first"
         ) from None
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    except ValueError as error:
+        raise ValueError(
+            f"{folder.job} is not a job of this version of jaxinv: {error}"
+        ) from None
+    if found.get("format") != FORMAT:
         raise ValueError(f"{folder.job} is not a job of this version of jaxinv")
-    wanted = json.loads(to_json(job))
+    wanted = parse_json(to_json(job), folder.job)
     there, here = dict(_flat(found)), dict(_flat(wanted))
     differences = [
-        f"{name} is {there.get(name)!r} there and {here.get(name)!r} now"
+        f"{name} is {shown(there.get(name))} there and {shown(here.get(name))} now"
         for name in sorted({*there, *here})
         if there.get(name) != here.get(name)
     ]

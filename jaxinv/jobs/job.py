@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from jaxinv.image_reading import MAX_PIXELS
+from jaxinv.files.image_reading import MAX_PIXELS
 from jaxinv.jobs import array, records
 from jaxinv.jobs.detect import Detector
 from jaxinv.jobs.folder import (
@@ -84,7 +84,7 @@ def run_job(
         model: What the model is called in messages.
         resize: Whether images of another size are cropped and resampled; otherwise
             they fail.
-        max_pixels: Larger pictures fail; see :func:`jaxinv.image_reading.read_image`.
+        max_pixels: Larger pictures fail.
         keep_noise: Whether the states are written.
         detector: Keys to look for in the noises.
         chunk_rows: Rows in one file of the array.

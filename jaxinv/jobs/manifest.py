@@ -10,7 +10,6 @@ import csv
 import difflib
 import functools
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxinv.files import to_json
+from jaxinv.files.json_fields import is_text, parse_json, shown
 
 #: Files of these endings are the images of a folder; others in it are ignored.
 IMAGE_SUFFIXES = (
@@ -26,6 +26,7 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 _KNOWN = ("path", "prompt", "negative_prompt", "guidance")
 _SHOWN = 5  # wrong lines that an error names
+_MAX_LINE = 2**20  # characters of a row
 
 
 class Row(NamedTuple):
@@ -156,12 +157,18 @@ def _rows_of_folder(folder: Path, default: Row) -> Iterator[Row]:
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     """The rows with their line numbers; a reason in place of one that is no JSON."""
     with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
+        number = 0
+        while line := file.readline(_MAX_LINE + 1):
+            number += 1
+            if len(line) > _MAX_LINE:
+                raise ValueError(
+                    f"{path}: line {number} has more than {_MAX_LINE:,} characters"
+                )
             if line.strip():
                 try:
-                    yield number, json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    yield number, ValueError(f"not JSON: {error}")
+                    yield number, parse_json(line, "not JSON:")
+                except ValueError as error:
+                    yield number, error
 
 
 def _read_csv(path: Path, extra_columns: bool) -> Iterator[tuple[int, Any]]:
@@ -198,7 +205,7 @@ def _with_number(record: dict[str, Any]) -> dict[str, Any] | ValueError:
         return record | {"guidance": float(record["guidance"])}
     except ValueError:
         text = record["guidance"]
-        return ValueError(f"guidance must be a finite number, got {text!r}")
+        return ValueError(f"guidance must be a finite number, got {shown(text)}")
 
 
 def _row(record: Any, default: Row, extra_columns: bool) -> Row:
@@ -218,10 +225,12 @@ def _row(record: Any, default: Row, extra_columns: bool) -> Row:
     if "path" not in given:
         raise ValueError("there is no path")
     for key in ("path", "prompt", "negative_prompt"):
-        if not isinstance(given.get(key, ""), str):
-            raise ValueError(f"{key} must be text, got {given[key]!r}")
-    if not given["path"] or "\0" in given["path"]:
-        raise ValueError(f"path must name a file, got {given['path']!r}")
+        value = given.get(key, "")
+        # A path may have bytes that are no text; the file system has them.
+        if not isinstance(value, str) or not (key == "path" or is_text(value)):
+            raise ValueError(f"{key} must be text, got {shown(value)}")
+    if not given["path"] or "\0" in given["path"] or not _is_name(given["path"]):
+        raise ValueError(f"path must name a file, got {shown(given['path'])}")
     if "guidance" in given:
         given["guidance"] = _finite(given["guidance"])
     return default._replace(**given, extra=extra or None)
@@ -233,9 +242,18 @@ def _unknown(column: str) -> str:
     close = difflib.get_close_matches(spelled, _KNOWN, n=1)
     hint = f", did you mean {close[0]!r}?" if close else ""
     return (
-        f"unknown column {column!r}{hint} (there are {', '.join(_KNOWN)}; "
+        f"unknown column {shown(column)}{hint} (there are {', '.join(_KNOWN)}; "
         "--extra-columns, or extra_columns=True, allows others)"
     )
+
+
+def _is_name(path: str) -> bool:
+    """Whether the file system can have a file of this name."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _finite(value: Any) -> float:
@@ -245,5 +263,5 @@ def _finite(value: Any) -> float:
     except OverflowError:
         result = math.nan
     if not math.isfinite(result):
-        raise ValueError(f"guidance must be a finite number, got {value!r}")
+        raise ValueError(f"guidance must be a finite number, got {shown(value)}")
     return result

@@ -1,6 +1,5 @@
 """The end of a job: all certificates in one file by row, and their summary."""
 
-import json
 import re
 from collections import Counter
 from typing import Any
@@ -8,11 +7,20 @@ from typing import Any
 import numpy as np
 
 from jaxinv.files import open_atomically, write_json
+from jaxinv.files.json_fields import read_json
 from jaxinv.jobs.detect import Detector, Tally
 from jaxinv.jobs.folder import Folder, remove_temporaries
-from jaxinv.jobs.records import CONVERGED, FAILED, MISSING, Ledger, read_ledger
+from jaxinv.jobs.records import (
+    CONVERGED,
+    FAILED,
+    MISSING,
+    Ledger,
+    parse_record,
+    read_ledger,
+)
 
 _KINDS = 50  # of failures that a summary tells apart
+_MAX_SUMMARY = 16 * 2**20  # bytes: it has a line for each key that is looked for
 
 
 def count_states(ledger: Ledger) -> dict[str, Any]:
@@ -34,7 +42,7 @@ def merged(folder: Folder, ledger: Ledger) -> dict[str, Any] | None:
     """The summary of a job, if it was made of all that is known now."""
     if not (folder.summary.exists() and folder.certificates.exists()):
         return None
-    summary = json.loads(folder.summary.read_bytes())
+    summary = read_json(folder.summary, max_bytes=_MAX_SUMMARY)
     return summary if summary.get("parts") == len(ledger.parts) else None
 
 
@@ -70,7 +78,7 @@ def merge(folder: Folder, rows: int, detector: Detector | None) -> dict[str, Any
         with open_atomically(folder.certificates) as file:
             for line in ledger.records():
                 file.write(line + b"\n")
-                record = json.loads(line)
+                record = parse_record(line, "record")
                 if record.get("failure") is not None:
                     failures[_kind(record["failure"])] += 1
                 evaluations += record.get("num_evals") or 0

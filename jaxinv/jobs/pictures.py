@@ -8,7 +8,6 @@ record says so before anything of them is written.
 
 import hashlib
 import itertools
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -16,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxinv.files.json_fields import check_field
 from jaxinv.jobs.manifest import Manifest
-from jaxinv.jobs.records import FAILED, MISSING, Ledger, state_of
+from jaxinv.jobs.records import FAILED, MISSING, Ledger, parse_record, state_of
 
 _THREADS = 8
 _AT_A_TIME = 4096  # records whose pictures are read before more are looked at
@@ -85,10 +85,13 @@ def find_changes(manifest: Manifest, ledger: Ledger, rows: range) -> Changes:
     """
     states = ledger.states.copy()
     states[: rows.start] = states[rows.stop :] = MISSING
-    records = map(json.loads, ledger._replace(states=states).records())
+    lines = ledger._replace(states=states).records()
+    records = (parse_record(line, "record") for line in lines)
     outdated, failed, gone = [], 0, 0
     with ThreadPoolExecutor(_THREADS) as pool:
         while some := list(itertools.islice(records, _AT_A_TIME)):
+            for record in some:
+                check_field("path of a record", record.get("path"), str)
             paths = [Path(manifest.root, record["path"]) for record in some]
             for record, now in zip(some, pool.map(picture_digest, paths), strict=True):
                 if now == record.get("picture_sha256"):

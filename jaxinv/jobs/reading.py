@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from jaxinv.image_reading import MAX_PIXELS, count_pixels, read_image
-from jaxinv.images import fit_image
+from jaxinv.files.image_reading import MAX_PIXELS, count_pixels, read_image
+from jaxinv.files.images import fit_image
 from jaxinv.jobs.manifest import Manifest
 from jaxinv.jobs.pictures import picture_digest
 
@@ -33,7 +33,7 @@ class Reading(NamedTuple):
     Attributes:
         index: row of the manifest.
         pixels: 8-bit RGB values of the model's size; None if there is a failure.
-        changes: what altered the picture; see :func:`jaxinv.images.read_image`.
+        changes: what altered the picture; see :func:`jaxinv.files.images.read_image`.
         failure: the reason, with "the file" in place of the path; None if all is well.
         digest: SHA-256 of the file that was read; None if it could not be.
     """

@@ -9,22 +9,38 @@ Where a picture has changed, a record that is ``outdated`` takes back the one be
 The first line of a part is about the part itself: the seconds of work in it.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from jaxinv.files import open_atomically, to_json
+from jaxinv.files.folders import check_regular
+from jaxinv.files.json_fields import Length, Range, check_field, naming, parse_json
 
 MISSING, CONVERGED, UNCONVERGED, FAILED = range(4)
 _PART = re.compile(r"(\d{5,})-(\d{6,})\.jsonl")
 # A temporary file of open_atomically.
 _TEMPORARY = re.compile(r"\.(\d{5,})-\d{6,}\.jsonl\..+")
+
+# What is read of a record, and what it may be; see state_of.
+_FIELDS: dict[str, Any] = {
+    "index": Annotated[int, Range(0, 2**31 - 1)],
+    "path": str | None,
+    "picture_sha256": str | None,
+    "outdated": bool | None,
+    "failure": Annotated[str, Length(0, 2**20)] | None,
+    "converged": bool | None,
+    "state_converged": bool | None,
+    "num_evals": Annotated[int, Range(0, 2**53)] | None,
+    "changes": Any,
+    "decoder": dict[str, Any] | None,
+}
+_Seconds = Annotated[float, Range(0, 1e12)]
 
 
 class Ledger(NamedTuple):
@@ -68,7 +84,7 @@ def state_of(record: Mapping[str, Any]) -> int:
     if record.get("failure") is not None:
         return FAILED
     # The state is what a job keeps: one array of noise but for bidirectional samplers.
-    good = record.get("state_converged", record["converged"])
+    good = record.get("state_converged", record.get("converged"))
     return CONVERGED if good else UNCONVERGED
 
 
@@ -91,19 +107,45 @@ def read_ledger(folder: Path, rows: int) -> Ledger:
     place = np.zeros((2, rows), np.int32)
     seconds = 0.0
     for number, path in enumerate(parts):
-        try:
-            first, *lines = path.read_bytes().splitlines()
-            seconds += float(json.loads(first)["seconds"])
+        check_regular(path)
+        with naming(f"{path} is damaged"):
+            first, *lines = path.read_bytes().splitlines() or [b""]
+            head = parse_json(first, "line 1")
+            check_field("line 1", head, dict[str, Any])
+            check_field("seconds", head.get("seconds"), _Seconds)
+            seconds += float(head["seconds"])
             for line, text in enumerate(lines, 1):
-                record = json.loads(text)
+                record = parse_record(text, f"line {line + 1}")
                 index = record["index"]
-                if not 0 <= index < rows:
-                    raise ValueError(f"there is no row {index}")
+                if index >= rows:
+                    raise ValueError(f"line {line + 1}: there is no row {index}")
                 states[index] = state_of(record)
                 place[:, index] = number, line
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged: {error!r}") from None
     return Ledger(states, place[0], place[1], parts, seconds)
+
+
+def parse_record(line: bytes, where: str) -> dict[str, Any]:
+    """Read the record of an image.
+
+    Args:
+        line: JSON.
+        where: What to call it in errors.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: If it is not a record.
+    """
+    record = parse_json(line, where)
+    check_field(where, record, dict[str, Any])
+    for name, kind in _FIELDS.items():
+        check_field(f"{where}: {name}", record.get(name), kind)
+    if not record.get("outdated") and record.get("failure") is None:
+        known = {"state_converged", "converged"} & record.keys()
+        if not known or any(record[name] is None for name in known):
+            raise ValueError(f"{where}: converged is missing: expected true or false")
+    return record
 
 
 def write_part(

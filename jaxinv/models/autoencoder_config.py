@@ -2,10 +2,26 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from jaxinv.models.config import config_from_dict, config_to_dict, per_block
+from jaxinv.files.json_fields import Length
+from jaxinv.models.config import (
+    Blocks,
+    Channels,
+    Factor,
+    Groups,
+    Layers,
+    Shift,
+    Size,
+    check_num_layers,
+    check_types,
+    config_from_dict,
+    config_to_dict,
+    per_block,
+)
 from jaxinv.models.layers import activation
+
+_PerChannel = Annotated[tuple[float, ...], Length(1, 2**16)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,20 +49,20 @@ class AutoencoderKLConfig:
         mid_block_add_attention: Whether the middle blocks have attention.
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
-    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",)
-    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
-    block_out_channels: tuple[int, ...] = (64,)
-    layers_per_block: int = 1
+    in_channels: Channels = 3
+    out_channels: Channels = 3
+    down_block_types: Annotated[tuple[str, ...], Blocks] = ("DownEncoderBlock2D",)
+    up_block_types: Annotated[tuple[str, ...], Blocks] = ("UpDecoderBlock2D",)
+    block_out_channels: Annotated[tuple[Channels, ...], Blocks] = (64,)
+    layers_per_block: Layers = 1
     act_fn: str = "silu"
-    latent_channels: int = 4
-    norm_num_groups: int = 32
-    sample_size: int | tuple[int, int] = 32
-    scaling_factor: float = 0.18215
-    shift_factor: float | None = None
-    latents_mean: tuple[float, ...] | None = None
-    latents_std: tuple[float, ...] | None = None
+    latent_channels: Channels = 4
+    norm_num_groups: Groups = 32
+    sample_size: Size = 32
+    scaling_factor: Factor = 0.18215
+    shift_factor: Shift | None = None
+    latents_mean: _PerChannel | None = None
+    latents_std: _PerChannel | None = None
     force_upcast: bool | float = True
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
@@ -54,6 +70,7 @@ class AutoencoderKLConfig:
 
     def __post_init__(self):
         """Checks that the options describe a model that can be built."""
+        check_types(self)
         try:
             activation(self.act_fn)
         except ValueError as error:
@@ -69,6 +86,13 @@ class AutoencoderKLConfig:
                     raise ValueError(
                         f"{name}: {value!r} is not implemented (implemented: {known})"
                     )
+        check_num_layers(len(self.block_out_channels) * (2 * self.layers_per_block + 1))
+        for channels in self.block_out_channels:
+            if channels % self.norm_num_groups:
+                raise ValueError(
+                    f"a block of {channels} channels (block_out_channels) cannot have "
+                    f"{self.norm_num_groups} groups (norm_num_groups)"
+                )
 
     @property
     def downsampling_factor(self) -> int:

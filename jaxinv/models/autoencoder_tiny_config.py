@@ -2,10 +2,23 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from jaxinv.models.config import config_from_dict, config_to_dict
+from jaxinv.files.json_fields import Range
+from jaxinv.models.config import (
+    Blocks,
+    Channels,
+    Factor,
+    Shift,
+    check_num_layers,
+    check_types,
+    config_from_dict,
+    config_to_dict,
+)
 from jaxinv.models.layers import activation
+
+_Widths = Annotated[tuple[Channels, ...], Blocks]
+_Numbers = Annotated[tuple[Annotated[int, Range(0, 64)], ...], Blocks]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,26 +48,27 @@ class AutoencoderTinyConfig:
             diffusers has none of that).
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
-    encoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
-    decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
+    in_channels: Channels = 3
+    out_channels: Channels = 3
+    encoder_block_out_channels: _Widths = (64, 64, 64, 64)
+    decoder_block_out_channels: _Widths = (64, 64, 64, 64)
     act_fn: str = "relu"
     upsample_fn: str = "nearest"
-    latent_channels: int = 4
+    latent_channels: Channels = 4
     upsampling_scaling_factor: int = 2
-    num_encoder_blocks: tuple[int, ...] = (1, 3, 3, 3)
-    num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
+    num_encoder_blocks: _Numbers = (1, 3, 3, 3)
+    num_decoder_blocks: _Numbers = (3, 3, 3, 1)
     latent_magnitude: float = 3
     latent_shift: float = 0.5
     force_upcast: bool = False
-    scaling_factor: float = 1.0
-    shift_factor: float | None = 0.0
-    block_out_channels: tuple[int, ...] | None = None
+    scaling_factor: Factor = 1.0
+    shift_factor: Shift | None = 0.0
+    block_out_channels: _Widths | None = None
     pooled_blocks: bool = False
 
     def __post_init__(self):
         """Checks that the options describe a model that can be built."""
+        check_types(self)
         try:
             activation(self.act_fn)
         except ValueError as error:
@@ -81,6 +95,7 @@ class AutoencoderTinyConfig:
                     f"{side}_block_out_channels: stages of different widths are not "
                     f"implemented, got {channels}"
                 )
+        check_num_layers(sum(self.num_encoder_blocks + self.num_decoder_blocks))
         stages = (
             len(self.encoder_block_out_channels),
             len(self.decoder_block_out_channels),

@@ -12,20 +12,29 @@ References:
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxinv.files.json_fields import Range, check_record, shown
 from jaxinv.models.attention import Implementation, dot_product_attention
-from jaxinv.models.config import config_to_dict
+from jaxinv.models.config import (
+    Channels,
+    Epsilon,
+    Heads,
+    check_types,
+    config_to_dict,
+)
 from jaxinv.models.layers import LayerFactory, activation
 from jaxinv.models.remat import Remat, rematerialised
 
 # The end-of-text token id that configurations carried by mistake for a long time.
 _LEGACY_EOS = 2
+
+_Token = Annotated[int, Range(0, 2**24)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,22 +56,26 @@ class CLIPTextConfig:
         pad_token_id: Token that fills a text up.
     """
 
-    vocab_size: int = 49408
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    max_position_embeddings: int = 77
+    vocab_size: Annotated[int, Range(1, 2**24)] = 49408
+    hidden_size: Channels = 512
+    intermediate_size: Channels = 2048
+    num_hidden_layers: Annotated[int, Range(1, 128)] = 12
+    num_attention_heads: Heads = 8
+    max_position_embeddings: Annotated[int, Range(1, 2**20)] = 77
     hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    projection_dim: int = 512
-    bos_token_id: int | None = 49406
-    eos_token_id: int = 49407
-    pad_token_id: int | None = 1
+    layer_norm_eps: Epsilon = 1e-5
+    projection_dim: Channels = 512
+    bos_token_id: _Token | None = 49406
+    eos_token_id: _Token = 49407
+    pad_token_id: Annotated[int, Range(-1, 2**24)] | None = 1
 
     def __post_init__(self):
         """Checks that the options describe a model that can be built."""
-        activation(self.hidden_act)
+        check_types(self)
+        try:
+            activation(self.hidden_act)
+        except ValueError as error:
+            raise ValueError(f"hidden_act: {error}") from None
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} cannot be split into "
@@ -81,11 +94,10 @@ class CLIPTextConfig:
         """
         kind = data.get("model_type", "clip_text_model")
         if kind != "clip_text_model":
-            raise ValueError(f"model_type={kind!r} is not implemented")
+            raise ValueError(f"model_type={shown(kind)} is not implemented")
         if data.get("use_attention_mask"):
             raise ValueError("use_attention_mask=True is not implemented")
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: data[name] for name in names & data.keys()})
+        return check_record(cls, data)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the ``config.json`` that transformers reads."""

@@ -8,9 +8,28 @@ does not implement is an error that names the option, never a silently different
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from jaxinv.files.json_fields import Length, Range, as_tuple, check_fields, shown
 
 _Config = TypeVar("_Config")
+
+# What numbers a model may be described by. The bounds are a few times the largest that
+# are published, so that what is refused is a mistake, and building any model that is
+# accepted abstractly takes seconds and little memory.
+Channels = Annotated[int, Range(1, 2**16)]
+Heads = Annotated[int, Range(1, 2**12)]
+Groups = Annotated[int, Range(1, 2**12)]
+Layers = Annotated[int, Range(1, 64)]
+Pixels = Annotated[int, Range(1, 2**16)]
+Epsilon = Annotated[float, Range(0, 1)]
+Factor = Annotated[float, Range(1e-6, 1e6)]
+Shift = Annotated[float, Range(-1e6, 1e6)]
+Size = Pixels | tuple[Pixels, Pixels]
+#: How many blocks there may be, and so how long an option "per block" is.
+Blocks = Length(1, 16)
+#: Layers that a model may have in all; SDXL's UNet has 90, and takes about 6 s.
+MAX_LAYERS = 256
 
 
 def config_from_dict(
@@ -36,7 +55,7 @@ def config_from_dict(
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values = {}
     for key, value in data.items():
-        if key.startswith("_"):
+        if not isinstance(key, str) or key.startswith("_"):
             continue
         value = as_tuple(value)
         if key in fields:
@@ -44,11 +63,13 @@ def config_from_dict(
         elif key in unsupported:
             if value not in unsupported[key]:
                 raise ValueError(
-                    f"{cls.__name__}: option {key}={value!r} is not implemented "
+                    f"{cls.__name__}: option {key}={shown(value)} is not implemented "
                     f"(implemented: {', '.join(map(repr, unsupported[key]))})"
                 )
         elif value is not None:
-            raise ValueError(f"{cls.__name__}: unknown option {key}={value!r}")
+            raise ValueError(
+                f"{cls.__name__}: unknown option {shown(key)}={shown(value)}"
+            )
     return cls(**values)
 
 
@@ -60,14 +81,29 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     }
 
 
-def as_tuple(value: Any) -> Any:
-    """Turns lists into tuples, at every depth."""
-    return tuple(map(as_tuple, value)) if isinstance(value, list | tuple) else value
-
-
 def as_list(value: Any) -> Any:
     """Turns tuples into lists, at every depth."""
     return list(map(as_list, value)) if isinstance(value, list | tuple) else value
+
+
+def check_types(config: Any) -> None:
+    """Raise ValueError, naming the class, unless all fields are as declared."""
+    try:
+        check_fields(config)
+    except ValueError as error:
+        kind, text = type(config).__name__.removesuffix("Config"), str(error)
+        if text.startswith("sample_size"):
+            text = f"sample_size={shown(config.sample_size)} is no height and width: "
+            text += str(error)
+        raise ValueError(f"{kind}: {text}") from None
+
+
+def check_num_layers(count: int) -> None:
+    """Raise ValueError for a model of too many layers to be one."""
+    if count > MAX_LAYERS:
+        raise ValueError(
+            f"the model would have {count} layers; at most {MAX_LAYERS} are built"
+        )
 
 
 def per_block(name: str, value: Any, num_blocks: int) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxinv.files.json_fields import shown
 from jaxinv.models.autoencoder_config import AutoencoderKLConfig
 from jaxinv.models.autoencoder_kl import AutoencoderKL
 from jaxinv.models.autoencoder_tiny import AutoencoderTiny
@@ -44,17 +45,20 @@ def component_config(data: Mapping[str, Any]) -> ComponentConfig:
         ValueError: If no class is named, or it or one of its options is not
             implemented.
     """
-    names = (
-        [data["_class_name"]] if "_class_name" in data else data.get("architectures")
-    )
-    if not names:
-        raise ValueError("config.json names no class (_class_name or architectures)")
-    if names[0] not in _CLASSES:
+    name = data.get("_class_name")
+    if "_class_name" not in data:
+        found = data.get("architectures")
+        if not isinstance(found, list | tuple) or not found:
+            raise ValueError(
+                "config.json names no class (_class_name, or architectures: a list)"
+            )
+        name = found[0]
+    if not isinstance(name, str) or name not in _CLASSES:
         raise ValueError(
-            f"class {names[0]!r} is not implemented "
+            f"class {shown(name)} is not implemented "
             f"(implemented: {', '.join(sorted(_CLASSES))})"
         )
-    return _CLASSES[names[0]][0].from_dict(data)
+    return _CLASSES[name][0].from_dict(data)
 
 
 def abstract_component(

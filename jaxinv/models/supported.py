@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from jaxinv.files.json_fields import check_field, shown, shown_text
 from jaxinv.models.autoencoder_config import AutoencoderKLConfig
 from jaxinv.models.autoencoder_tiny_config import AutoencoderTinyConfig
 from jaxinv.models.clip_text import CLIPTextConfig
@@ -36,6 +37,9 @@ _SUPPORTED = (
     "only text-to-image latent diffusion with Stable Diffusion's parts is (unet, vae, "
     "one text_encoder, tokenizer and scheduler)"
 )
+# What an entry of model_index.json may be: a part's library and class, or an option.
+_SHOWN = 5  # parts that an error names
+_Part = tuple[str | None, str | None]
 # What UNets of so many input channels for latents of 4 are made for.
 _EXTRA_CHANNELS = {
     5: "latents and a depth map (depth-to-image)",
@@ -53,6 +57,7 @@ def check_index(path: str | os.PathLike[str], index: Mapping[str, Any]) -> None:
         index: Its content.
     """
     kind = index.get("_class_name", "pipeline of unknown class")
+    kind = kind if isinstance(kind, str) and len(kind) < 100 else shown(kind)
 
     def refuse(reason: str) -> ValueError:
         return ValueError(
@@ -64,31 +69,36 @@ def check_index(path: str | os.PathLike[str], index: Mapping[str, Any]) -> None:
         if name.startswith("_") or name in _FLAGS:
             continue
         if isinstance(entry, list):
-            if len(entry) == 2 and entry[1] is not None:
+            try:
+                check_field(name, entry, _Part)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+            if entry[1] is not None:
                 named[name] = entry[1]
         elif entry:
-            raise refuse(f"sets the option {name}={entry!r}")
+            raise refuse(f"sets the option {shown(name)}={shown(entry)}")
     for name in PARTS:
         if name not in named:
             null = " (null)" if name in index else ""
             raise refuse(f"names no {name}{null}" + _others(named))
     for name, found in named.items():
         if name not in PARTS and name not in UNUSED:
-            raise refuse(f"names one part more, {name!r} ({found})")
+            raise refuse(f"names one part more, {shown(name)} ({shown_text(found)})")
         if PARTS.get(name) and found not in PARTS[name]:
             raise refuse(
-                f"names a {name} of class {found} (implemented: "
+                f"names a {name} of class {shown_text(found)} (implemented: "
                 f"{', '.join(PARTS[name])})"
             )
 
 
 def _others(named: Mapping[str, Any]) -> str:
     others = [
-        f"{name} ({kind})"
+        f"{shown_text(name)} ({shown_text(kind)})"
         for name, kind in named.items()
         if name not in PARTS and name not in UNUSED
     ]
-    return f" and has {', '.join(others)}" if others else ""
+    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    return f" and has {', '.join(others[:_SHOWN])}{more}" if others else ""
 
 
 def check_components(

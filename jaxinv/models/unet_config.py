@@ -2,15 +2,34 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from jaxinv.models.config import config_from_dict, config_to_dict, per_block
+from jaxinv.files.json_fields import Range
+from jaxinv.models.config import (
+    Blocks,
+    Channels,
+    Epsilon,
+    Factor,
+    Groups,
+    Heads,
+    Layers,
+    Size,
+    check_num_layers,
+    check_types,
+    config_from_dict,
+    config_to_dict,
+    per_block,
+)
 from jaxinv.models.layers import activation
 
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
 MID_BLOCKS = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
 TIME_SHIFTS = ("default", "scale_shift")
+
+_Kernel = Annotated[int, Range(1, 15)]
+# Transformer blocks: for a block of the network, or for each of its layers.
+_Depths = Annotated[tuple[Layers | tuple[Layers, ...], ...], Blocks]
 
 _PER_BLOCK = (
     "down_block_types",
@@ -90,40 +109,45 @@ class UNet2DConditionConfig:
         conv_out_kernel: Kernel size of the last convolution.
     """
 
-    sample_size: int | tuple[int, int] | None = None
-    in_channels: int = 4
-    out_channels: int = 4
+    sample_size: Size | None = None
+    in_channels: Channels = 4
+    out_channels: Channels = 4
     center_input_sample: bool = False
     flip_sin_to_cos: bool = True
-    freq_shift: float = 0
-    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    freq_shift: Annotated[float, Range(-1e3, 1e3)] = 0
+    down_block_types: Annotated[tuple[str, ...], Blocks] = (
+        "CrossAttnDownBlock2D",
+    ) * 3 + ("DownBlock2D",)
     mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
-    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
-    only_cross_attention: bool | tuple[bool, ...] = False
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int | tuple[int, ...] = 2
+    up_block_types: Annotated[tuple[str, ...], Blocks] = ("UpBlock2D",) + (
+        "CrossAttnUpBlock2D",
+    ) * 3
+    only_cross_attention: bool | Annotated[tuple[bool, ...], Blocks] = False
+    block_out_channels: Annotated[tuple[Channels, ...], Blocks] = (
+        320, 640, 1280, 1280,
+    )  # fmt: skip
+    layers_per_block: Layers | Annotated[tuple[Layers, ...], Blocks] = 2
     downsample_padding: int = 1
-    mid_block_scale_factor: float = 1.0
-    dropout: float = 0.0
+    mid_block_scale_factor: Factor = 1.0
+    dropout: Annotated[float, Range(0, 1)] = 0.0
     act_fn: str = "silu"
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-5
-    cross_attention_dim: int | tuple[int, ...] = 1280
-    transformer_layers_per_block: int | tuple[int | tuple[int, ...], ...] = 1
-    reverse_transformer_layers_per_block: tuple[int | tuple[int, ...], ...] | None = (
-        None
-    )
-    attention_head_dim: int | tuple[int, ...] = 8
-    num_attention_heads: int | tuple[int, ...] | None = None
+    norm_num_groups: Groups = 32
+    norm_eps: Epsilon = 1e-5
+    cross_attention_dim: Channels | Annotated[tuple[Channels, ...], Blocks] = 1280
+    transformer_layers_per_block: Layers | _Depths = 1
+    reverse_transformer_layers_per_block: _Depths | None = None
+    attention_head_dim: Heads | Annotated[tuple[Heads, ...], Blocks] = 8
+    num_attention_heads: Heads | Annotated[tuple[Heads, ...], Blocks] | None = None
     use_linear_projection: bool = False
     upcast_attention: bool = False
     resnet_time_scale_shift: str = "default"
-    time_embedding_dim: int | None = None
-    conv_in_kernel: int = 3
-    conv_out_kernel: int = 3
+    time_embedding_dim: Channels | None = None
+    conv_in_kernel: _Kernel = 3
+    conv_out_kernel: _Kernel = 3
 
     def __post_init__(self):
         """Checks that the options describe a model that can be built."""
+        check_types(self)
         blocks = len(self.block_out_channels)
         for name in _PER_BLOCK:
             per_block(name, getattr(self, name), blocks)
@@ -154,10 +178,6 @@ class UNet2DConditionConfig:
                 f"downsample_padding={self.downsample_padding!r} is not implemented "
                 "(implemented: 0, 1)"
             )
-        if not isinstance(self.norm_num_groups, int):
-            raise ValueError(
-                "norm_num_groups=None (no normalisation) is not implemented"
-            )
         for channels, heads in zip(self.block_out_channels, self.heads, strict=True):
             if channels % heads or channels % self.norm_num_groups:
                 raise ValueError(
@@ -171,6 +191,37 @@ class UNet2DConditionConfig:
                 "transformer_layers_per_block with a value per layer also needs "
                 "reverse_transformer_layers_per_block"
             )
+        self._check_depths()
+        half = self.block_out_channels[0] // 2
+        if self.freq_shift >= max(half, 1):
+            raise ValueError(
+                f"freq_shift={self.freq_shift!r} must be less than the {half} "
+                "frequencies of the timestep embedding (half of block_out_channels[0])"
+            )
+
+    def _check_depths(self) -> None:
+        """Checks the numbers of layers: of transformers, and of all together."""
+        blocks = len(self.block_out_channels)
+        layers = per_block("layers_per_block", self.layers_per_block, blocks)
+        down_name = "transformer_layers_per_block"
+        down = per_block(down_name, self.transformer_layers_per_block, blocks)
+        up_name = f"reverse_{down_name}"
+        up = self.reverse_transformer_layers_per_block
+        if up is None:
+            up, up_name = down[::-1], down_name
+        count = 0
+        for name, depths, numbers in (
+            (down_name, down, layers),
+            (up_name, per_block(up_name, up, blocks), [n + 1 for n in layers[::-1]]),
+        ):
+            for depth, number in zip(depths, numbers, strict=True):
+                each = depth if isinstance(depth, tuple) else (depth,) * number
+                if len(each) != number:
+                    raise ValueError(
+                        f"{name} has {len(each)} values for a block of {number} layers"
+                    )
+                count += number + sum(each)
+        check_num_layers(count)
 
     @property
     def heads(self) -> tuple[int, ...]:

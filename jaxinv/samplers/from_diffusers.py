@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from jaxinv.checks import checked
+from jaxinv.files.json_fields import shown
 from jaxinv.grid import TimeGrid, warn_if_lossy
 from jaxinv.grid_from_diffusers import SUPPORTED, make_diffusers_grid
 from jaxinv.levels_from_diffusers import Request
@@ -45,7 +46,9 @@ from jaxinv.scheduler_config import (
     DPM,
     FLOW_MATCH_EULER,
     UNIPC,
+    naming_scheduler,
     read_scheduler_config,
+    scheduler_class,
     scheduler_options,
 )
 
@@ -124,19 +127,20 @@ def sampler_from_diffusers(
         ...     sampler_from_diffusers(config, 20).name
         'dpmsolver++2M'
     """
-    config = read_scheduler_config(config)
-    name = config.get("_class_name")
-    if name not in SUPPORTED:
-        raise ValueError(
-            f"the scheduler {name!r} is not supported; supported are "
-            f"{', '.join(SUPPORTED)}. For any schedule, schedule_from_diffusers and a "
-            "sampler of this library (dpmpp_2m, ipndm, ...) can be used, but not to "
-            "invert what that scheduler made"
-        )
-    options = scheduler_options(config)
-    schedule = schedule_of_options(options, mu)
-    request = Request(num_steps, sigmas, timesteps, mu)
-    table, grid = table_from_options(options, schedule, request)
+    with naming_scheduler(config):
+        config = read_scheduler_config(config)
+        name = scheduler_class(config)
+        if name not in SUPPORTED:
+            raise ValueError(
+                f"the scheduler {shown(name)} is not supported; supported are "
+                f"{', '.join(SUPPORTED)}. For any schedule, schedule_from_diffusers "
+                "and a sampler of this library (dpmpp_2m, ipndm, ...) can be used, but "
+                "not to invert what that scheduler made"
+            )
+        options = scheduler_options(config)
+        schedule = schedule_of_options(options, mu)
+        request = Request(num_steps, sigmas, timesteps, mu)
+        table, grid = table_from_options(options, schedule, request)
     warn_if_lossy(schedule, grid, stacklevel=3)
     return table
 
@@ -269,7 +273,7 @@ def _choice(config: Mapping[str, Any], key: str, known: Mapping[str, Any]) -> An
     value = config[key]
     if value not in known:
         raise ValueError(
-            f"{key} {value!r} is not supported; supported are {', '.join(known)}"
+            f"{key} {shown(value)} is not supported; supported are {', '.join(known)}"
         )
     return known[value]
 
@@ -292,7 +296,7 @@ def _refuse_options(options: Mapping[str, Any], schedule: NoiseSchedule) -> None
         )
     for key, reason in _REFUSED.items():
         if options.get(key):
-            raise ValueError(f"{key}={options[key]!r} is not supported: {reason}")
+            raise ValueError(f"{key}={shown(options[key])} is not supported: {reason}")
     variance = str(options.get("variance_type"))
     if variance.startswith("learned"):
         raise ValueError(

@@ -19,7 +19,7 @@ from jaxinv.apps.attacks import (
     gaussian_noise,
     jpeg,
 )
-from jaxinv.image_reading import to_uint8
+from jaxinv.files.image_reading import to_uint8
 
 SHAPE = (16, 16, 4)  # emoji64's noise
 PATTERNS = ["ring", "random", "zeros"]

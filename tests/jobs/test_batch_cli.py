@@ -16,8 +16,8 @@ from jaxinv import jobs
 from jaxinv.apps import watermark
 from jaxinv.cli import app
 from jaxinv.cli.samplers import make_sampler
-from jaxinv.image_reading import read_image
-from jaxinv.images import write_image
+from jaxinv.files.image_reading import read_image
+from jaxinv.files.images import write_image
 from jaxinv.jobs import read_array
 
 OK, GIVEN_UP, BAD_INPUT, NOT_CONVERGED = range(4)

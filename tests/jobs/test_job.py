@@ -19,7 +19,7 @@ from job_cases import (
 )
 from PIL import Image
 
-from jaxinv.image_reading import read_image
+from jaxinv.files.image_reading import read_image
 from jaxinv.jobs import EngineError, TooManyFailuresError, read_array, read_manifest
 from jaxinv.jobs.job import process_rows
 

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +16,38 @@ from jaxinv.apps.watermark.gaussian_shading import (
     gaussian_shading_key,
 )
 from jaxinv.apps.watermark.tree_ring import TreeRingKey, tree_ring_key
+from jaxinv.files.json_fields import (
+    Length,
+    Range,
+    check_field,
+    naming,
+    read_json,
+    shown,
+)
 
 _FORMAT = "jaxinv watermark key 1"
+_MAX_BYTES = 16 * 2**20
+_MAX_SIZE = 2**22  # numbers of a noise
+_Side = Annotated[int, Range(1, 2**16)]
+_Sides = tuple[_Side, _Side, _Side]
+# The fields of a key file, by scheme.
+_FIELDS: dict[str, dict[str, Any]] = {
+    "tree-ring": {
+        "shape": _Sides,
+        "radius": Annotated[int, Range(1, 2**15)],
+        "channel": Annotated[int, Range(-(2**16), 2**16)],
+        "pattern": str,
+        "values": Annotated[tuple[float, ...], Length(1, _MAX_SIZE)],
+    },
+    "gaussian-shading": {
+        "shape": _Sides,
+        "blocks": _Sides,
+        "message": Annotated[
+            tuple[Annotated[int, Range(0, 1)], ...], Length(1, _MAX_SIZE)
+        ],
+        "secret": Annotated[str, Length(96, 96)],
+    },
+}
 
 
 def write_key(
@@ -79,17 +110,15 @@ def read_key(path: str | os.PathLike[str]) -> TreeRingKey | GaussianShadingKey:
         ValueError: if it is not a key, or was damaged.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no such key file: {path}")
-    try:
-        body = json.loads(path.read_text())
-        if not isinstance(body, dict) or body.get("format") != _FORMAT:
+    with naming(f"{path} is not a watermark key"):
+        body = read_json(path, max_bytes=_MAX_BYTES)
+        if body.get("format") != _FORMAT:
             raise ValueError("it does not say that it is one")
         if body.pop("sha256", None) != _digest(body):
             raise ValueError("its checksum is wrong: it was changed or damaged")
         return _key(body)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a watermark key: {error}") from None
 
 
 def _record(key: TreeRingKey | GaussianShadingKey) -> dict[str, Any]:
@@ -116,8 +145,15 @@ def _record(key: TreeRingKey | GaussianShadingKey) -> dict[str, Any]:
 
 
 def _key(body: dict[str, Any]) -> TreeRingKey | GaussianShadingKey:
+    scheme = body.get("scheme")
+    if not isinstance(scheme, str) or scheme not in _FIELDS:
+        raise ValueError(f"unknown scheme {shown(scheme)}")
+    for name, kind in _FIELDS[scheme].items():
+        check_field(name, body.get(name), kind)
     shape = tuple(body["shape"])
-    if body["scheme"] == "tree-ring":
+    if math.prod(shape) > _MAX_SIZE:
+        raise ValueError(f"shape: expected at most {_MAX_SIZE} numbers, got {shape}")
+    if scheme == "tree-ring":
         import jax
 
         drawn = tree_ring_key(
@@ -127,20 +163,19 @@ def _key(body: dict[str, Any]) -> TreeRingKey | GaussianShadingKey:
             channel=body["channel"],
             pattern=body["pattern"],
         )
-        values = np.asarray(body["values"], np.float32)
+        with np.errstate(over="ignore"):
+            values = np.asarray(body["values"], np.float32)
         if values.shape != drawn.values.shape or not np.all(np.isfinite(values)):
             raise ValueError(f"expected {drawn.values.size} finite values")
         return TreeRingKey(
             jnp.asarray(values), drawn.shape, drawn.radius, drawn.channel, drawn.pattern
         )
-    if body["scheme"] == "gaussian-shading":
-        return gaussian_shading_key(
-            shape,
-            blocks=tuple(body["blocks"]),
-            message=body["message"],
-            secret=bytes.fromhex(body["secret"]),
-        )
-    raise ValueError(f"unknown scheme {body['scheme']!r}")
+    return gaussian_shading_key(
+        shape,
+        blocks=tuple(body["blocks"]),
+        message=body["message"],
+        secret=bytes.fromhex(body["secret"]),
+    )
 
 
 def _digest(body: dict[str, Any]) -> str:

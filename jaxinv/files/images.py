@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from jaxinv.files import open_atomically
-from jaxinv.image_reading import FORMATS, ReadImage, to_uint8
+from jaxinv.files.image_reading import FORMATS, ReadImage, to_uint8
 
 
 def resize_image(

@@ -1,0 +1,1 @@
+"""Damaged inputs by the thousand, each under a time and memory limit."""

@@ -1,0 +1,180 @@
+"""Damaged inputs end in a result or in one clear line, without hanging or growing.
+
+    python -m benchmarks.fuzz [--tries 2000] [--seed 0] [--only NAME ...] [--workers 2]
+
+Every reader of `tests/fuzz` reads so many inputs that are damaged at random: bytes
+(truncated, flipped, inserted, spliced), the structure of JSON (other types, NaN,
+Infinity, 1e400, 1e12, deep nesting, long texts, huge arrays, keys that are there twice,
+renamed or gone), the headers and numbers of safetensors, and the kind of the file (a
+pipe, a folder, a link out of the model's folder, to a device or to nothing). Each
+reader runs in a process of its own; an input that takes longer than 30 s is a hang, and
+the process may allocate 2 GiB more than it held when it was warm.
+
+"Accepted" inputs have results that were checked: a configuration is the same after it
+was written and read again, a scheduler's table is finite, a weight file's tensors are
+those that an independent reading of the file finds (a tensor whose bytes changed is
+another tensor, which no format here can tell; NaN and infinities are refused), of a
+checkpoint they are those that were saved. "Raw" is any exception that is not meant for
+the user, "unclear" a message of several lines or without the name of the input, "wrong"
+a result that is not what it should be.
+"""
+
+import argparse
+import collections
+import json
+import selectors
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fuzz.worker import readers
+from benchmarks.report import RESULTS, provenance, save, table
+
+SECONDS, MIB = 30, 2048
+_START = 300  # seconds to import and to warm up in
+_FAULTS = ("raw", "unclear", "wrong", "hang", "died")
+
+
+def run_reader(name: str, tries: int, seed: int) -> dict[str, Any]:
+    """All attempts of one reader, in as many processes as it takes."""
+    counts: collections.Counter[str] = collections.Counter()
+    faults: list[Any] = []
+    cell = {"reader": name, "tries": tries, "seed": seed}
+    slowest = peak = grown = 0.0
+    start, following = time.perf_counter(), 0
+    while following < tries:
+        arguments = map(str, (seed, following, tries, MIB))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.fuzz.worker", name, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[2],
+        )
+        begun, verdict = None, "died"
+        for line in _lines(process):
+            if line is None:
+                verdict = "hang"
+                process.kill()
+                break
+            if "begun" in line:
+                begun = line["begun"]
+                continue
+            begun, following = None, line["done"] + 1
+            counts[line["verdict"]] += 1
+            slowest, peak = max(slowest, line["seconds"]), max(peak, line["peak"])
+            grown = max(grown, line["grown"])
+            if line["what"]:
+                faults.append([line["done"], line["verdict"], *line["what"]])
+        process.wait()
+        if following < tries:
+            if begun is None:
+                raise RuntimeError(f"{name}: the worker ends with {process.returncode}")
+            counts[verdict] += 1
+            faults.append([begun, verdict, f"exit code {process.returncode}", ""])
+            following = begun + 1
+    took = time.perf_counter() - start
+    print(f"{name}: {dict(counts)}, {took:.0f} s", flush=True)
+    for fault in faults[:5]:
+        print("   ", *(str(part)[-300:] for part in fault), flush=True)
+    return cell | {
+        "counts": dict(counts),
+        "slowest": slowest,
+        "peak": peak,
+        "grown": grown,
+        "took": took,
+        "faults": faults[:20],
+    }
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Any:
+    """What a worker says; None where it takes too long, after which nothing comes."""
+    assert process.stdout is not None
+    limit = _START
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while selector.select(limit):
+            line = process.stdout.readline()
+            if not line:
+                return
+            limit = SECONDS
+            yield json.loads(line)
+    yield None
+
+
+def report(cells: list[dict[str, Any]], command: str) -> str:
+    """The table, and what is wrong."""
+    rows = []
+    for cell in cells:
+        counts = collections.Counter(cell["counts"])
+        rows.append(
+            [cell["reader"], f"{cell['tries']:,}"]
+            + [f"{counts[name]:,}" for name in ("accepted", "refused", *_FAULTS)]
+            + [f"{cell['slowest']:.2f}", f"{cell['peak']:.0f}", f"{cell['grown']:.0f}"]
+        )
+    total: collections.Counter[str] = collections.Counter()
+    for cell in cells:
+        total.update(cell["counts"])
+    rows.append(
+        ["**all**", f"{sum(cell['tries'] for cell in cells):,}"]
+        + [f"{total[name]:,}" for name in ("accepted", "refused", *_FAULTS)]
+        + [f"{max(cell['slowest'] for cell in cells):.2f}"]
+        + [f"{max(cell[name] for cell in cells):.0f}" for name in ("peak", "grown")]
+    )
+    header = ["reader", "inputs", "accepted", "refused", "raw", "unclear", "wrong"]
+    header += ["hangs", "died", "slowest, s", "peak, MiB", "of it grown, MiB"]
+    text = f"# Damaged inputs\n\n{(__doc__ or '').split('    python')[0].strip()}\n\n"
+    text += f"{(__doc__ or '').split('[--workers 2]')[1].strip()}\n\n"
+    text += f"{table(header, rows)}\n\n"
+    text += (
+        '"Peak" is the resident memory of the process (Python, JAX and the library '
+        'included), "grown" what was added to it once the process was warm.\n\n'
+    )
+    wrong = [
+        f"- {cell['reader']}, {number}: {verdict}: {damage}"
+        for cell in cells
+        for number, verdict, damage, _ in cell["faults"]
+    ]
+    if wrong:
+        text += "What is wrong:\n\n" + "\n".join(wrong) + "\n\n"
+    return f"{text}{provenance(command)}\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tries", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", help="names of readers to run again")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS / "fuzz.md")
+    options = parser.parse_args()
+    cells: dict[str, dict[str, Any]] = {}
+    kept = options.out.with_name(f"{options.out.stem}-cells.jsonl")
+    if kept.exists():
+        for line in kept.read_text().splitlines():
+            cell = json.loads(line)
+            if (cell["tries"], cell["seed"]) == (options.tries, options.seed):
+                cells[cell["reader"]] = cell
+    names = [reader.name for reader in readers()]
+    again = [
+        name
+        for name in names
+        if name not in cells or any(part in name for part in options.only or ())
+    ]
+
+    def run(name: str) -> None:
+        cells[name] = run_reader(name, options.tries, options.seed)
+        lines = [json.dumps(cells[name]) for name in names if name in cells]
+        kept.write_text("\n".join(lines) + "\n")
+
+    with ThreadPoolExecutor(options.workers) as pool:
+        list(pool.map(run, again))
+    command = f"python -m benchmarks.fuzz --tries {options.tries}"
+    command += f" --seed {options.seed}"
+    save(options.out, report([cells[name] for name in names], command))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Folders that somebody else made: regular files, and no links that lead out of them.
+
+A model's folder may come from anywhere, and what is in it is read, copied and shown. A
+link may lead to another place of the same folder, and the Hugging Face cache is made of
+such links::
+
+    models--owner--name/snapshots/<revision>/unet/config.json -> ../../../blobs/<hash>
+
+A link that leads out of the folder (``tokenizer/extra.txt -> /etc/passwd``) is never
+followed. Pipes and devices are refused before they are opened: opening a pipe that
+nobody writes to waits for ever.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def model_root(folder: str | os.PathLike[str]) -> Path:
+    """Return the folder that links in a model, or in a part of one, may not leave.
+
+    Args:
+        folder: A model's folder, or that of one of its parts. The folder itself may be
+            a link: whoever names it decides that.
+
+    Returns:
+        With no links in it: in a Hugging Face cache the repository's folder, which
+        holds ``snapshots`` and ``blobs``; of a part of a pipeline the pipeline's
+        folder; otherwise ``folder``.
+    """
+    real = Path(os.path.realpath(folder))
+    for parent in real.parents:
+        if parent.name == "snapshots" and (parent.parent / "blobs").is_dir():
+            return parent.parent
+    whole = (real / "model_index.json").exists()
+    part = not whole and (real.parent / "model_index.json").is_file()
+    return real.parent if part else real
+
+
+def check_inside(path: str | os.PathLike[str], root: Path) -> None:
+    """Raise ValueError if a path leads out of a folder through a link.
+
+    Args:
+        path: A file or folder below the folder; it need not exist.
+        root: The folder, from :func:`model_root`.
+    """
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(root):
+        raise ValueError(
+            f"{path} is a link that leads out of the model's folder {root}: it is not "
+            "followed; put a copy in its place"
+        )
+
+
+def check_regular(path: str | os.PathLike[str], root: Path | None = None) -> None:
+    """Raise unless a path is a regular file, without opening it.
+
+    Args:
+        path: The file, or a link to it.
+        root: The folder that links may not leave, from :func:`model_root`; None if
+            they may lead anywhere (files that the user named).
+
+    Raises:
+        FileNotFoundError: If there is nothing of that name, or a link to nothing.
+        ValueError: If it is anything but a file, or a link out of ``root``.
+    """
+    if root is not None:
+        check_inside(path, root)
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        link = os.path.islink(path)
+        what = "is a link to a file that does not exist" if link else "is missing"
+        raise FileNotFoundError(f"{path} {what}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{path} cannot be read: {reason.lower()}") from None
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise ValueError(f"{path} is {kind}; expected a file")
+
+
+def read_regular(
+    path: str | os.PathLike[str], max_bytes: int, root: Path | None = None
+) -> bytes:
+    """Return the content of a regular file of bounded size.
+
+    Args:
+        path: The file.
+        max_bytes: The most that it may hold.
+        root: As of :func:`check_regular`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is anything but a file, leaves ``root``, is larger, or cannot
+            be read.
+    """
+    check_regular(path, root)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(f"{path} cannot be read: {reason}") from None
+    if len(data) > max_bytes:
+        raise ValueError(f"{path} is larger than {max_bytes:,} bytes: it is not read")
+    return data
+
+
+def files_below(folder: Path, root: Path) -> Iterator[Path]:
+    """List the regular files of a folder and of those in it.
+
+    Args:
+        folder: The folder; it may be a link.
+        root: The folder that links may not leave, from :func:`model_root`.
+
+    Yields:
+        The files, those that links lead to by the links' names, sorted by name.
+
+    Raises:
+        ValueError: If anything below is neither a file nor a folder, or is a link that
+            leads out of ``root``, to a folder that contains it, or nowhere.
+        OSError: If a folder cannot be listed.
+    """
+    yield from _files_below(folder, root, ())
+
+
+def _files_below(folder: Path, root: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    check_inside(folder, root)
+    real = os.path.realpath(folder)
+    if real in above:
+        raise ValueError(f"{folder} is a link to a folder that contains it")
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files_below(path, root, (*above, real))
+        else:
+            check_regular(path, root)
+            yield path
