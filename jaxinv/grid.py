@@ -147,7 +147,8 @@ def time_grid(
         arXiv:2206.00364, Eq. 5.
     """
     grid = make_grid(schedule, num_steps, spacing)
-    warn_if_lossy(schedule, grid, stacklevel=3)
+    # Of the caller of a checked function.
+    warn_if_lossy(schedule, grid, stacklevel=4)
     return grid
 
 

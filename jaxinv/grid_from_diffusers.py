@@ -107,7 +107,8 @@ def grid_from_diffusers(
         schedule = schedule_of_options(options, mu)
         request = Request(num_steps, sigmas, timesteps, mu)
         grid = make_diffusers_grid(options, schedule, request)
-    warn_if_lossy(schedule, grid, stacklevel=3)
+    # Of the caller of a checked function.
+    warn_if_lossy(schedule, grid, stacklevel=4)
     return grid
 
 

@@ -141,7 +141,8 @@ def sampler_from_diffusers(
         schedule = schedule_of_options(options, mu)
         request = Request(num_steps, sigmas, timesteps, mu)
         table, grid = table_from_options(options, schedule, request)
-    warn_if_lossy(schedule, grid, stacklevel=3)
+    # Of the caller of a checked function.
+    warn_if_lossy(schedule, grid, stacklevel=4)
     return table
 
 
