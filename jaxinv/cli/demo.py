@@ -60,7 +60,6 @@ def demo(
         check_guidance(guidance)
         if image_suffix(out) != ".png":
             raise ValueError(f"{out}: the picture is a PNG; use a name ending in .png")
-        check_writable_file(out)
 
         import jax
 
@@ -72,6 +71,7 @@ def demo(
         pipe = ji.load(_MODEL)
         chosen = samplers.make_sampler(pipe.schedule, sampler, steps, "log_snr")
         denoise = pipe.denoiser(prompt, guidance_scale=guidance)
+        check_writable_file(out)
 
     progress = Progress(output.messages)
     watched = Observed(denoise)

@@ -82,7 +82,6 @@ def edit(
         sampler = check_choice("sampler", sampler, samplers.SAMPLER_NAMES)
         spacing = check_choice("spacing", spacing, samplers.SPACINGS)
         method = check_choice("decoder inversion", decoder_inversion, METHODS)
-        check_writable_folder(folder)
         pipe = ji.load(model, revision=revision)
         chosen = samplers.make_sampler(pipe.schedule, sampler, steps, spacing)
         if not isinstance(chosen.table, ji.LinearMultistep):
@@ -109,6 +108,7 @@ def edit(
             weights = masks.latent_mask(given.pixels.mean(-1) / 255, pipe.factor)
         source = pipe.denoiser(prompt, negative_prompt, guidance)
         changed = pipe.denoiser(target, negative_prompt, guidance)
+        check_writable_folder(folder)
 
     progress = Progress(output.messages)
     decoder, seconds = runs.find_latent(progress, pipe, read.pixels, method)

@@ -77,7 +77,6 @@ def interpolate(
         sampler = check_choice("sampler", sampler, _SAMPLERS)
         spacing = check_choice("spacing", spacing, samplers.SPACINGS)
         method = check_choice("decoder inversion", decoder_inversion, METHODS)
-        check_writable_folder(out)
         pipe = ji.load(model, revision=revision)
         table = samplers.make_sampler(pipe.schedule, sampler, steps, spacing).table
         reads = [
@@ -90,6 +89,7 @@ def interpolate(
         prompts = (prompt, prompt if second_prompt is None else second_prompt)
         vectors = [pipe.encode_prompt(text) for text in prompts]
         negative = pipe.encode_prompt(negative_prompt)
+        check_writable_folder(out)
 
     @jax.jit
     def invert(pipe: ji.LatentDiffusion, vector: jax.Array, latent: jax.Array) -> Any:

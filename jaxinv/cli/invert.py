@@ -95,7 +95,6 @@ def invert(
                     f"--solver goes with --strategy stepwise; {strategy} has no choice "
                     "of solvers"
                 )
-        check_writable_folder(folder)
         pipe = ji.load(model, revision=revision)
         chosen = samplers.make_sampler(pipe.schedule, sampler, steps, spacing)
         read = fit_image(read, image, pipe.image_size, pipe.name, resize)
@@ -103,6 +102,7 @@ def invert(
             output.note(f"{image}: {change}")
         runs.check_strategy(chosen, strategy, solver, pipe.schedule)
         denoise = pipe.denoiser(prompt, negative_prompt, guidance)
+        check_writable_folder(folder)
 
     progress = Progress(output.messages)
     decoder, seconds = runs.find_latent(progress, pipe, read.pixels, method)

@@ -47,7 +47,6 @@ def sample(
         check_guidance(guidance)
         image_suffix(out)
         given = None if noise is None else read_array(noise)
-        check_writable_file(out)
 
         import jax
 
@@ -61,6 +60,7 @@ def sample(
         chosen = samplers.make_sampler(pipe.schedule, sampler, steps, spacing)
         start = _start(given, seed, pipe.latent_shape, chosen.table)
         denoise = pipe.denoiser(prompt, negative_prompt, guidance)
+        check_writable_file(out)
     progress = Progress(output.messages)
     latent, seconds = runs.draw(progress, "sampling", chosen, Observed(denoise), start)
     image = np.asarray(jax.device_get(pipe.decode(latent)))

@@ -93,6 +93,11 @@ def make_sampler(
     Raises:
         ValueError: For a number of steps or a spacing that the schedule does not have.
     """
+    if not 1 <= steps <= schedule.num_train_timesteps:
+        raise ValueError(
+            f"--steps must be between 1 and {schedule.num_train_timesteps}, the number "
+            f"of steps that the model was trained with, got {steps}"
+        )
     title, on_grid = {**_SAMPLERS, **_PAIRED}[name]
     table: AnySampler
     in_diffusers = schedule.family == "vp" and spacing in get_args(TimestepSpacing)
@@ -122,7 +127,7 @@ def lossy_note(sampler: Sampler, schedule: NoiseSchedule) -> str | None:
     if sampler.worst_ratio >= INVERTIBLE_RATIO:
         return None
     enough = steps_that_keep_the_noise(schedule)
-    advice = f"; --spacing log_snr with --steps {enough} or more keeps it"
+    advice = f"; --spacing log-snr with --steps {enough} or more keeps it"
     return (
         f"one step keeps only {sampler.worst_ratio:.2g} of the noise level, less than "
         f"{INVERTIBLE_RATIO}: several noises may give this image, and the one found "
