@@ -179,6 +179,8 @@ def _conform_class(value: Any, hint: Any) -> Any:
     if getattr(hint, "_is_protocol", False) and "__call__" in hint.__dict__:
         return value if _takes(value, hint.__dict__["__call__"]) else _Refused
     if _is_array(hint):
+        if _is_key(value):
+            return value if "prng_key" in getattr(hint, "dtypes", ()) else _Refused
         return value if is_real(value) else _Refused
     try:
         return value if isinstance(value, hint) else _Refused
@@ -207,6 +209,12 @@ def _takes(value: Any, call: Callable[..., Any]) -> bool:
 def _is_array(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(
         hint, AbstractArray | jax.Array | np.ndarray
+    )
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, jax.Array) and jnp.issubdtype(
+        value.dtype, jax.dtypes.prng_key
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxinv.checks import checked
 from jaxinv.loading import load_folder
 from jaxinv.models.attention import Implementation
 from jaxinv.models.options import check_options, with_options
@@ -25,6 +26,7 @@ from jaxinv.schedule import NoiseSchedule
 from jaxinv.sharding import ShardingRule
 
 
+@checked
 def load(
     name_or_path: str | os.PathLike[str],
     *,

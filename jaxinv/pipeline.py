@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxinv.checks import checked
 from jaxinv.decoder import DecoderInversion, Method, invert_decoder
 from jaxinv.denoiser import Denoiser, as_denoiser, conditioned, guided
 from jaxinv.inversion import InversionResult, invert
@@ -102,6 +103,7 @@ class LatentDiffusion:
         channels = self.vae.config.latent_channels
         return height // self.factor, width // self.factor, channels
 
+    @checked
     def encode(self, image: Image) -> Float[Array, "h w c"]:
         """Turns an image into the latent that the diffusion runs on.
 
@@ -122,6 +124,7 @@ class LatentDiffusion:
         check_image(image, self.factor)
         return encode(self.vae, image)
 
+    @checked
     def decode(self, latent: Float[Array, "h w c"]) -> Float[Array, "fh fw 3"]:
         """Turns a latent into an image, clipped to [0, 1].
 
@@ -137,6 +140,7 @@ class LatentDiffusion:
         """
         return jnp.clip(self.decode_unclipped(latent), 0, 1)
 
+    @checked
     def decode_unclipped(
         self, latent: Float[Array, "h w c"]
     ) -> Float[Array, "fh fw 3"]:
@@ -162,6 +166,7 @@ class LatentDiffusion:
             raise ValueError(f"expected a latent of floats, got {dtype}")
         return decode(self.vae, latent)
 
+    @checked
     def invert_decoder(
         self, image: Image, method: str | Method = "anderson", **options: Any
     ) -> DecoderInversion:
@@ -187,6 +192,7 @@ class LatentDiffusion:
             **options,
         )
 
+    @checked
     def invert(
         self,
         image: Image,
@@ -216,6 +222,7 @@ class LatentDiffusion:
             latent, invert(sampler, denoise, latent.latent, **options)
         )
 
+    @checked
     def generate(
         self,
         sampler: Sampler,
@@ -237,6 +244,7 @@ class LatentDiffusion:
         """
         return self.decode(sample(sampler, denoise, noise))
 
+    @checked
     def tokenize(self, prompt: str) -> Int[np.ndarray, " l"]:
         """Turns a prompt into token ids, padded to the text encoder's length.
 
@@ -268,6 +276,7 @@ class LatentDiffusion:
             )
         return np.asarray(ids, np.int32)
 
+    @checked
     def encode_prompt(self, prompt: str) -> TextVectors:
         """Turns a prompt into the vectors that the UNet attends to.
 
@@ -282,6 +291,7 @@ class LatentDiffusion:
         """
         return _encode_prompt(self.text_encoder, self.tokenize(prompt))
 
+    @checked
     def denoiser(
         self,
         prompt: str | TextVectors,
@@ -316,6 +326,7 @@ class LatentDiffusion:
             model = guided(self.unet, *condition)
         return as_denoiser(model, self.schedule)
 
+    @checked
     def conditional_denoiser(self, *, guided: bool = True) -> PromptedModel:
         """The model with its prompt as an argument: what batches take.
 
@@ -330,6 +341,7 @@ class LatentDiffusion:
         """
         return PromptedModel(self.unet, self.schedule, guided)
 
+    @checked
     def condition(
         self,
         prompt: str | TextVectors,

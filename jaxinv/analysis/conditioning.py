@@ -42,6 +42,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxinv.checks import checked
 from jaxinv.compilation import check_denoiser, check_finite, split_callable
 from jaxinv.denoiser import Denoiser
 from jaxinv.norms import norm
@@ -73,6 +74,7 @@ class Conditioning(NamedTuple):
     amplification: Float[Array, "..."]
 
 
+@checked
 def step_conditioning(
     sampler: LinearMultistep,
     denoise: Denoiser,
@@ -129,6 +131,7 @@ def step_conditioning(
     return _steps(sampler, arrays, rebuild, trajectory, num_vectors, key)
 
 
+@checked
 def trajectory_conditioning(
     sampler: LinearMultistep,
     denoise: Denoiser,

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxinv.checks import checked
 from jaxinv.denoiser import Denoiser
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import Sampler, sample
@@ -49,6 +50,7 @@ class Convergence(NamedTuple):
     errors: Float[np.ndarray, "m"]
 
 
+@checked
 def local_error(table: LinearMultistep, flow: bool = False) -> Float[np.ndarray, "n"]:
     """What every row of a table gets wrong on the analytic model.
 
@@ -81,6 +83,7 @@ def analytic_solution(
     return np.sqrt(variance), slope / np.sqrt(variance)
 
 
+@checked
 def local_order(
     make: Callable[[int], LinearMultistep],
     num_steps: Sequence[int] = (64, 128, 256),
@@ -105,6 +108,7 @@ def local_order(
     return _fit(num_steps, errors)
 
 
+@checked
 def convergence_order(
     make: Callable[[int], Sampler],
     num_steps: Sequence[int] = (64, 128, 256),

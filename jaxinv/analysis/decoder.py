@@ -29,6 +29,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxinv.analysis.conditioning import Conditioning, check_vectors, of_function
+from jaxinv.checks import checked
 from jaxinv.compilation import check_finite, split_callable
 from jaxinv.decoder.gradient_free import ForwardStep, InertialKM
 from jaxinv.decoder.invert import as_pixels, check_networks
@@ -58,6 +59,7 @@ class Cocoercivity(NamedTuple):
     differences: Float[Array, "n"]
 
 
+@checked
 def cocoercivity(
     encode: Callable[[Array], Array],
     decode: Callable[[Array], Array],
@@ -155,6 +157,7 @@ def _along(
     )
 
 
+@checked
 def decoder_conditioning(
     decode: Callable[[Array], Array],
     latent: Float[Array, "*latent"],

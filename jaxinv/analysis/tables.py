@@ -33,6 +33,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxinv.checks import checked
 from jaxinv.samplers.table import LinearMultistep
 
 #: Growth of errors up to which a table counts as stable on its grid.
@@ -42,6 +43,7 @@ LARGEST_GROWTH = 100.0
 _ROUNDING = 1e-9
 
 
+@checked
 def order_conditions(
     table: LinearMultistep, highest: int = 7
 ) -> Float[np.ndarray, "n q+1"]:
@@ -70,6 +72,7 @@ def order_conditions(
     return np.array(conditions)
 
 
+@checked
 def row_orders(table: LinearMultistep, highest: int = 7) -> np.ndarray:
     """The order of every row: the largest p whose conditions 0 .. p it meets.
 
@@ -121,6 +124,7 @@ class ZeroStability(NamedTuple):
     stable: bool
 
 
+@checked
 def zero_stability(table: LinearMultistep) -> ZeroStability:
     """How errors grow by the rows of a table alone, over its own grid.
 
@@ -156,6 +160,7 @@ def zero_stability(table: LinearMultistep) -> ZeroStability:
     )
 
 
+@checked
 def companion_matrices(table: LinearMultistep) -> Float[np.ndarray, "m k k"]:
     """The matrix of every row with full history; index i - 1 for the row of level i."""
     k = table.history

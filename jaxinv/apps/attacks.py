@@ -13,9 +13,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageEnhance, ImageFilter
 
+from jaxinv.checks import checked
+
 Pixels = UInt8[np.ndarray, "h w 3"]
 
 
+@checked
 def jpeg(pixels: Pixels, quality: int) -> Pixels:
     """Compresses and decompresses.
 
@@ -36,6 +39,7 @@ def jpeg(pixels: Pixels, quality: int) -> Pixels:
     return np.array(Image.open(file).convert("RGB"))
 
 
+@checked
 def gaussian_noise(pixels: Pixels, std: float, seed: int | None = None) -> Pixels:
     """Adds noise.
 
@@ -54,11 +58,13 @@ def gaussian_noise(pixels: Pixels, std: float, seed: int | None = None) -> Pixel
     return np.clip(np.round(pixels + 255 * std * noise), 0, 255).astype(np.uint8)
 
 
+@checked
 def blur(pixels: Pixels, radius: float) -> Pixels:
     """Blurs with a Gaussian of so many pixels."""
     return np.array(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
 
 
+@checked
 def crop_and_rescale(pixels: Pixels, share: float) -> Pixels:
     """Cuts the middle out and enlarges it to the old size.
 
@@ -81,6 +87,7 @@ def crop_and_rescale(pixels: Pixels, share: float) -> Pixels:
     return np.array(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
+@checked
 def rotate(pixels: Pixels, degrees: float) -> Pixels:
     """Turns about the centre; the corners that appear take the mean colour."""
     fill = tuple(round(float(c)) for c in pixels.mean((0, 1)))
@@ -90,6 +97,7 @@ def rotate(pixels: Pixels, degrees: float) -> Pixels:
     return np.array(turned)
 
 
+@checked
 def brightness(pixels: Pixels, factor: float) -> Pixels:
     """Multiplies all values, clipped."""
     return np.array(ImageEnhance.Brightness(Image.fromarray(pixels)).enhance(factor))

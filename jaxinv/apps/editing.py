@@ -24,6 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxinv.checks import checked
 from jaxinv.compilation import check_denoiser, check_finite, split_callable
 from jaxinv.denoiser import Denoiser
 from jaxinv.inversion import InversionResult, invert
@@ -44,6 +45,7 @@ class Edit(NamedTuple):
     inversion: InversionResult
 
 
+@checked
 def edit(
     sampler: LinearMultistep,
     source: Denoiser,

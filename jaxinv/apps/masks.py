@@ -17,11 +17,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxinv.checks import checked
 from jaxinv.compilation import check_denoiser, check_finite, split_callable
 from jaxinv.denoiser import Denoiser
 from jaxinv.schedule import NoiseSchedule
 
 
+@checked
 def latent_mask(mask: ArrayLike, factor: int) -> Float[np.ndarray, "h w 1"]:
     """A mask of pixels as one of latents: all that sees a changing pixel may change.
 
@@ -53,6 +55,7 @@ def latent_mask(mask: ArrayLike, factor: int) -> Float[np.ndarray, "h w 1"]:
     return blocks.max((1, 3))[..., None]
 
 
+@checked
 def prediction_mask(
     schedule: NoiseSchedule,
     source: Denoiser,

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxinv.checks import checked
 from jaxinv.decoder.machine import decoder_machine
 from jaxinv.flow import Onward, Station, flow
 from jaxinv.inversion.strategies import make_plan
@@ -31,6 +32,7 @@ from jaxinv.stream import Sample, inversion_stations
 KEPT_PROMPTS = 256
 
 
+@checked
 def continuous(
     pipe: LatentDiffusion,
     sampler: Sampler,

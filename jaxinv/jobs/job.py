@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from jaxinv.checks import checked
 from jaxinv.files.image_reading import MAX_PIXELS
 from jaxinv.jobs import array, records
 from jaxinv.jobs.detect import Detector
@@ -38,6 +39,7 @@ from jaxinv.jobs.status import Status
 from jaxinv.jobs.work import work
 
 
+@checked
 def run_job(
     manifest: Manifest,
     out: Path,

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxinv.checks import checked
 from jaxinv.files import to_json
 from jaxinv.files.json_fields import is_text, parse_json, shown
 
@@ -74,6 +75,7 @@ class Manifest(NamedTuple):
         return digest.hexdigest()
 
 
+@checked
 def read_manifest(
     path: str | os.PathLike[str],
     *,

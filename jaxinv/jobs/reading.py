@@ -75,7 +75,7 @@ def read_row(
         large = count_pixels(path, max_pixels) > _LARGE
         with one_at_a_time if large else contextlib.nullcontext():
             read = read_image(path, max_pixels)
-        read = fit_image(read, path, size, model, resize)
+            read = fit_image(read, path, size, model, resize)
         if picture_digest(path) != digest:
             raise ValueError(f"{path} changed while it was read")
     except Exception as error:  # Pillow's decoders raise anything at all

@@ -1,5 +1,6 @@
 """Arguments of the public functions: what they must be is said in one line."""
 
+import importlib
 import inspect
 import random
 import typing
@@ -143,6 +144,45 @@ def test_settings_of_other_types_are_refused_in_one_line(settings):
             if key != "return" and refused(hint, value):
                 call = lambda: settings(**(required | {key: value}))  # noqa: B023, E731
                 assert answer(call, key, value) is None
+
+
+MODULES = (
+    "jaxinv.analysis.conditioning", "jaxinv.analysis.convergence",
+    "jaxinv.analysis.decoder", "jaxinv.analysis.tables", "jaxinv.apps.attacks",
+    "jaxinv.apps.editing", "jaxinv.apps.masks", "jaxinv.hub", "jaxinv.jobs.engine",
+    "jaxinv.jobs.job", "jaxinv.jobs.manifest",
+)  # fmt: skip
+
+
+def is_checked(function, module):
+    return hasattr(function, "__wrapped__") and function.__module__ == module
+
+
+def functions_beyond_the_core():
+    """The checked functions of other modules, and the pipeline's methods."""
+    for name in MODULES:
+        for key, value in vars(importlib.import_module(name)).items():
+            if inspect.isfunction(value) and is_checked(value, name):
+                yield pytest.param(value, (), id=key)
+    for key, value in vars(ji.LatentDiffusion).items():
+        if inspect.isfunction(value) and hasattr(value, "__wrapped__"):
+            yield pytest.param(value, (None,), id=f"LatentDiffusion.{key}")
+
+
+@pytest.mark.parametrize(("function", "before"), functions_beyond_the_core())
+def test_first_arguments_of_other_types_are_refused_everywhere(function, before):
+    hints = typing.get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters
+    required = {
+        key: object()
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty and key != "self"
+    }
+    key = next((key for key in parameters if key in hints and key != "self"), None)
+    for value in JUNK:
+        if key is not None and refused(hints[key], value):
+            call = lambda: function(*before, **(required | {key: value}))  # noqa: B023, E731
+            assert answer(call, key, value) is None
 
 
 CHEAP = [
