@@ -34,7 +34,7 @@ rows that it relies on, ``converged`` the one array of noise. Where one array mu
 """
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -76,11 +76,6 @@ class Explicit:
     solver: Solver = dataclasses.field(default_factory=Anderson)
     rtol: Tolerance | None = None
     start: Start = "implicit"
-
-    def __post_init__(self) -> None:
-        """Check the option."""
-        if self.start not in get_args(Start):
-            raise ValueError(f"start must be 'implicit' or 'euler', got {self.start!r}")
 
     def solve(
         self,

@@ -22,7 +22,7 @@ References:
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -47,13 +47,6 @@ class Naive:
     """
 
     evaluate_at: EvaluatedAt = "upper"
-
-    def __post_init__(self) -> None:
-        """Check the option."""
-        if self.evaluate_at not in get_args(EvaluatedAt):
-            raise ValueError(
-                f"evaluate_at must be 'upper' or 'lower', got {self.evaluate_at!r}"
-            )
 
     def solve(
         self,
