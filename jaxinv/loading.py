@@ -9,13 +9,14 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding
 
+from jaxinv.checks import Range
 from jaxinv.files.folders import (
     check_inside,
     check_regular,
     files_below,
     model_root,
 )
-from jaxinv.files.json_fields import Range, check_field, naming, read_json
+from jaxinv.files.json_fields import check_field, naming, read_json
 from jaxinv.models.registry import ComponentConfig, component_config
 from jaxinv.models.supported import (
     PARTS,

@@ -29,9 +29,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from jaxinv.checks import Range
 from jaxinv.files.json_fields import (
     Length,
-    Range,
     check_field,
     naming,
     read_json,

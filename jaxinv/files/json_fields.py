@@ -11,10 +11,11 @@ Two steps stand between them and the code that uses them:
 
 The hints are ``int``, ``float`` (finite unless a range says otherwise), ``bool``,
 ``str``, ``None``, ``Any``, ``Literal``, unions, ``tuple`` and ``dict`` of them, with a
-:class:`Range` for numbers and a :class:`Length` for texts, lists and objects. A value
-is never converted: 8.0 and true are no integers. (msgspec, which was tried, converts,
-takes the last of two keys, has no -Infinity, which diffusers writes, and does not list
-what a ``Literal`` may be.)
+:class:`jaxinv.checks.Range` (of two limits) for numbers and a :class:`Length` for
+texts, lists and objects. A value is never converted: 8.0 and true are no integers.
+
+msgspec 0.22 was compared: it takes the last of two equal keys, does not read -Infinity,
+accepts NaN for a number without limits, and does not say what a ``Literal`` may be.
 """
 
 import contextlib
@@ -33,6 +34,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from jaxinv.checks import Range
 from jaxinv.files.folders import read_regular
 
 #: More than any configuration, index or scheduler needs.
@@ -42,13 +44,6 @@ _MAX_TEXT = 1000  # characters of a text that declares no Length
 _SHOWN = 60  # characters of a value that an error shows
 
 _Record = TypeVar("_Record")
-
-
-class Range(NamedTuple):
-    """The smallest and the largest value of a number, both included."""
-
-    low: float
-    high: float
 
 
 class Length(NamedTuple):
@@ -280,9 +275,8 @@ def _plain(value: Any, kind: Any, limits: tuple[Any, ...]) -> bool:
         return isinstance(value, str) and _length(limits, value) and is_text(value)
     if kind in (int, float):
         number = numbers.Integral if kind is int else numbers.Real
-        low, high = _range(kind, limits)
         real = isinstance(value, number) and not isinstance(value, bool)
-        return real and bool(low <= value <= high)
+        return real and bool(_range(kind, limits).holds(value))
     return False
 
 
@@ -327,11 +321,11 @@ def expected(kind: Any, limits: tuple[Any, ...] = ()) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(_name, arguments))
     if kind in (int, float):
-        low, high = _range(kind, limits)
         what = "an integer" if kind is int else "a number"
         if not any(isinstance(limit, Range) for limit in limits):
             return what if kind is int else "a finite number"
-        return f"{what} from {low:g} to {high:g}"
+        limit = _range(kind, limits)
+        return f"{what} from {limit.least:g} to {limit.most:g}"
     length = next((x for x in limits if isinstance(x, Length)), None)
     few = "" if length is None else f" of {_bounds(length)}"
     if origin is tuple:

@@ -19,7 +19,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxinv.files.json_fields import Range, check_record, shown
+from jaxinv.checks import Range
+from jaxinv.files.json_fields import check_record, shown
 from jaxinv.models.attention import Implementation, dot_product_attention
 from jaxinv.models.config import (
     Channels,

@@ -10,7 +10,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from jaxinv.files.json_fields import Length, Range, as_tuple, check_fields, shown
+from jaxinv.checks import Range
+from jaxinv.files.json_fields import (
+    Length,
+    as_tuple,
+    check_fields,
+    shown,
+)
 
 _Config = TypeVar("_Config")
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxinv.checks import Range
 from jaxinv.files.json_fields import (
     MAX_BYTES,
     MAX_DEPTH,
     Length,
-    Range,
     check_field,
     check_record,
     expected,

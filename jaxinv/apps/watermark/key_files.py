@@ -16,9 +16,9 @@ from jaxinv.apps.watermark.gaussian_shading import (
     gaussian_shading_key,
 )
 from jaxinv.apps.watermark.tree_ring import TreeRingKey, tree_ring_key
+from jaxinv.checks import Range
 from jaxinv.files.json_fields import (
     Length,
-    Range,
     check_field,
     naming,
     read_json,
