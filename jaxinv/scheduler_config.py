@@ -146,8 +146,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "TCDScheduler": _CONSISTENCY,
 }
 
-#: What each of these options may be. Names of methods and spacings are compared with
-#: what is implemented where they are used.
+#: What each of these options may be, None where diffusers' own signature has it. Names
+#: of methods and spacings are compared with what is implemented where they are used.
 TYPES: dict[str, Any] = {
     "num_train_timesteps": Annotated[int, Range(1, 100_000)],
     "beta_start": Annotated[float, Range(0, 1)],
@@ -174,11 +174,11 @@ TYPES: dict[str, Any] = {
     "solver_p": Any,
     "lower_order_final": bool,
     "euler_at_final": bool,
-    "use_lu_lambdas": bool,
-    "use_karras_sigmas": bool,
-    "use_exponential_sigmas": bool,
-    "use_beta_sigmas": bool,
-    "use_flow_sigmas": bool,
+    "use_lu_lambdas": bool | None,
+    "use_karras_sigmas": bool | None,
+    "use_exponential_sigmas": bool | None,
+    "use_beta_sigmas": bool | None,
+    "use_flow_sigmas": bool | None,
     "use_dynamic_shifting": bool,
     "final_sigmas_type": str,
     "lambda_min_clipped": Annotated[float, Range(-float("inf"), 1e3)]
@@ -194,10 +194,10 @@ TYPES: dict[str, Any] = {
     "flow_shift": Annotated[float, Range(1e-3, 1e3)],
     "shift_terminal": Annotated[float, Range(0, 0.999)] | None,
     "time_shift_type": str,
-    "base_shift": float,
-    "max_shift": float,
-    "base_image_seq_len": Annotated[int, Range(1, 10**6)],
-    "max_image_seq_len": Annotated[int, Range(1, 10**6)],
+    "base_shift": float | None,
+    "max_shift": float | None,
+    "base_image_seq_len": Annotated[int, Range(1, 10**6)] | None,
+    "max_image_seq_len": Annotated[int, Range(1, 10**6)] | None,
     "invert_sigmas": bool,
     "stochastic_sampling": bool,
 }

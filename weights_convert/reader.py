@@ -32,6 +32,8 @@ _Index = Annotated[
     dict[Annotated[str, Length(1, 1000)], Annotated[str, Length(1, 255)]],
     Length(1, 100_000),
 ]
+# The bits of the exponent, which are all set in NaN and infinity.
+_EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
 
 
 class StoredTensor(NamedTuple):
@@ -179,9 +181,14 @@ def read_tensor(folder: Path, tensor: StoredTensor) -> np.ndarray:
 
 def require_finite(what: str, value: np.ndarray) -> None:
     """Raises WeightsError if an array holds NaN or infinities."""
-    finite = np.isfinite(value)
-    if not finite.all():
-        number = value.size - int(np.count_nonzero(finite))
+    if value.dtype.name in _EXPONENTS:
+        # NumPy's own test is ten times slower in 16 bits.
+        exponent = np.uint16(_EXPONENTS[value.dtype.name])
+        bad = value.view(np.uint16) & exponent == exponent
+    else:
+        bad = ~np.isfinite(value)
+    if bad.any():
+        number = int(np.count_nonzero(bad))
         raise WeightsError(
             f"{what} has {number} of {value.size} values that are NaN or infinite: "
             "these weights are damaged, or were written by a training that diverged"

@@ -34,7 +34,7 @@ from benchmarks.fuzz.worker import readers
 from benchmarks.report import RESULTS, provenance, save, table
 
 SECONDS, MIB = 30, 2048
-_START = 300  # seconds to import and to warm up in
+_START = 600  # seconds to import and to warm up in
 _FAULTS = ("raw", "unclear", "wrong", "hang", "died")
 
 

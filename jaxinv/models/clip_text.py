@@ -60,7 +60,7 @@ class CLIPTextConfig:
     vocab_size: Annotated[int, Range(1, 2**24)] = 49408
     hidden_size: Channels = 512
     intermediate_size: Channels = 2048
-    num_hidden_layers: Annotated[int, Range(1, 128)] = 12
+    num_hidden_layers: Annotated[int, Range(1, 64)] = 12
     num_attention_heads: Heads = 8
     max_position_embeddings: Annotated[int, Range(1, 2**20)] = 77
     hidden_act: str = "quick_gelu"
