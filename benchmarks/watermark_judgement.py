@@ -47,7 +47,6 @@ MARKS = ("ring", "random", "zeros", "shading")
 #: What nothing but a secret can tell from the mark of a key without one.
 NOT_FALSE = {
     ("empty band, plausible rest", "zeros"): "is this mark",
-    ("another ring key", "zeros"): "a weak ring is all but this mark",
 }
 
 
@@ -103,14 +102,18 @@ def verdicts(keys: Any, latents: Any) -> tuple[np.ndarray, np.ndarray]:
     return (p <= RATE) & ~doubtful, doubtful
 
 
-def published(keys: Any, latents: Any) -> np.ndarray:
-    """p-values of the paper's test; sigma from the coefficients outside of the disc.
+def before(keys: Any, latents: Any, scheme: str) -> np.ndarray:
+    """p-values of the test before: the paper's, whatever the latent is.
+
+    Of Tree-Rings with sigma from the coefficients outside of the disc.
 
     References:
         Wen et al. 2023, arXiv:2305.20030, Eq. 5.
     """
     from scipy.stats import ncx2
 
+    if scheme == "shading":
+        return watermark.p_value(scores(keys, jnp.asarray(latents)))
     found = jax.jit(jax.vmap(lambda key, x: key.coordinates(x)))(keys, latents)
     found, values = (np.asarray(x, np.float64) for x in (found, keys.values))
     power = np.sum(np.asarray(latents, np.float64)[..., CHANNEL] ** 2, (1, 2))
@@ -168,14 +171,10 @@ def false_positives(count: int, seed: int) -> tuple[str, dict[tuple[str, str], f
         row = [name]
         for scheme in MARKS:
             own = keys(scheme, count)
-            found, doubtful = verdicts(own, latents)
-            shares[name, scheme] = float(np.mean(found))
-            cell = f"{percent(found)}, {percent(doubtful)}"
-            if scheme != "shading":
-                cell += f", {percent(published(own, latents) <= RATE)}"
+            text, shares[name, scheme] = cell(own, latents, scheme)
             if note := NOT_FALSE.get((name, scheme)):
-                cell += f" ({note})"
-            row.append(cell)
+                text += f" ({note})"
+            row.append(text)
         rows.append(row)
     return table(("latents", *MARKS), rows), shares
 
@@ -207,17 +206,16 @@ def true_positives(count: int, seed: int) -> str:
             marked = np.array(embedded(own, noise))
             if decibel is not None:
                 marked += 10 ** (decibel / 20) * white(rng, count).astype(np.float32)
-            row.append(cell(own, marked, scheme))
+            row.append(cell(own, marked, scheme)[0])
         rows.append(row)
     return table(("noise added", *MARKS), rows)
 
 
-def cell(own: Any, latents: Any, scheme: str) -> str:
+def cell(own: Any, latents: Any, scheme: str) -> tuple[str, float]:
+    """What is found, what cannot be judged, and what was found before; the first."""
     found, doubtful = verdicts(own, latents)
-    text = f"{percent(found)}, {percent(doubtful)}"
-    if scheme != "shading":
-        text += f", {percent(published(own, latents) <= RATE)}"
-    return text
+    shares = (found, doubtful, before(own, latents, scheme) <= RATE)
+    return ", ".join(map(percent, shares)), float(np.mean(found))
 
 
 def of_pictures(all_noises: Sequence[Recovered]) -> str:
@@ -231,7 +229,7 @@ def of_pictures(all_noises: Sequence[Recovered]) -> str:
         for scheme in MARKS:
             chosen = noises.schemes == scheme
             own = recovered_keys(scheme, tuple(noises.indices[chosen]))
-            row.append(cell(own, noises.noises[chosen], scheme))
+            row.append(cell(own, noises.noises[chosen], scheme)[0])
         false, doubtful = [], []
         for scheme in MARKS:
             own = recovered_keys(scheme, tuple(range(len(plain))))
@@ -258,8 +256,9 @@ def report(arguments: argparse.Namespace) -> str:
 {provenance(arguments.command)}
 Noise of {SHAPE}, Tree-Ring keys of radius {RADIUS} in channel {CHANNEL}, Gaussian
 Shading of 64 bits in blocks of 4x4; found means p <= {RATE:g}. In each cell: % found, %
-that cannot be judged, and, for Tree-Rings, % found by the paper's test, which takes the
-latent as white noise and was this library's before.
+that cannot be judged, and % found by the test that was this library's before, the
+paper's: for Tree-Rings it takes the latent as white noise, for Gaussian Shading it is
+the same, but nothing is refused.
 
 ## Latents without the key's mark
 
@@ -268,8 +267,8 @@ of false positives is {100 * counted[worst]:.2f} % ({worst[0]}, {worst[1]}).
 
 {false}
 
-With a key of zeros two rows are not false positives but what the mark is: it has no
-secret, and who knows its place can make it.
+With a key of zeros the row of empty bands in plausible surroundings is no false
+positive but what the mark is: it has no secret, and who knows its place can make it.
 
 ## Marked latents in white noise
 

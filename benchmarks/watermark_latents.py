@@ -77,20 +77,25 @@ def step_edges(rng: np.random.Generator, count: int) -> Latents:
     return (np.sign(height - place) + noise) * _amplitudes(rng, count, 0.1, 10)
 
 
-def empty_band(
-    rng: np.random.Generator, count: int, low: float = 0.1, high: float = 100
-) -> Latents:
-    """Noise from 0.1 to 100 without the disc, in the marked channel or in all."""
+def empty_band(rng: np.random.Generator, count: int) -> Latents:
+    """Noise without the disc, too loud (1.8 to 100) or too faint (0.1 to 0.55)."""
+    loud = rng.random((count, 1, 1, 1)) < 0.7
+    amplitudes = np.where(
+        loud, _amplitudes(rng, count, 1.8, 100), _amplitudes(rng, count, 0.1, 0.55)
+    )
+    return empty_marked_band(rng, count) * amplitudes
+
+
+def empty_marked_band(rng: np.random.Generator, count: int) -> Latents:
+    """Noise without the disc, in the marked channel or (half of them) in all.
+
+    With a key of zeros the first *are* the mark.
+    """
     noise = white(rng, count)
     kept = _filtered_disc(noise, 0.0)
     alone = rng.random(count) < 0.5
     kept[alone, ..., :CHANNEL] = noise[alone, ..., :CHANNEL]
-    return kept * _amplitudes(rng, count, low, high)
-
-
-def empty_marked_band(rng: np.random.Generator, count: int) -> Latents:
-    """The same, of a plausible loudness: with a key of zeros this *is* the mark."""
-    return empty_band(rng, count, 0.8, 1.25)
+    return kept
 
 
 def _filtered_disc(latents: Latents, gain: float) -> Latents:
@@ -107,9 +112,12 @@ def blue(rng: np.random.Generator, count: int) -> Latents:
 
 
 def other_rings(rng: np.random.Generator, count: int) -> Latents:
-    """Noise with a real number on each circle of the disc, of any strength."""
+    """Noise with a real number on each circle of the disc, of 0.2 to 1.5.
+
+    Weaker ones are a band of zeros, as well as that is ever found again.
+    """
     circles, which = np.unique(np.hypot(_ROWS[:, None], _COLUMNS), return_inverse=True)
-    strength = rng.uniform(0, 1.5, (count, 1))
+    strength = rng.uniform(0.2, 1.5, (count, 1))
     values = strength * rng.standard_normal((count, len(circles)))
     spectrum = np.fft.fft2(white(rng, count), axes=(1, 2), norm="ortho")
     rings = values[:, which.reshape(_MODULUS.shape)]
@@ -185,7 +193,7 @@ KINDS: dict[str, Callable[[np.random.Generator, int], Latents]] = {
     "blue": blue,
     "spikes": sparse,
     "signs": signs,
-    "empty band, loud rest": empty_band,
+    "empty band, loud or faint rest": empty_band,
     "empty band, plausible rest": empty_marked_band,
     "circles in the disc": other_rings,
 }

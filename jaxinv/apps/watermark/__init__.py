@@ -20,6 +20,7 @@ from jaxinv.apps.watermark.gaussian_shading import (
     matches_for,
 )
 from jaxinv.apps.watermark.key_files import read_key, write_key
+from jaxinv.apps.watermark.message import as_hex, as_text, read_message
 from jaxinv.apps.watermark.tree_ring import (
     TreeRingKey,
     TreeRingScore,
@@ -34,6 +35,8 @@ __all__ = [
     "TreeRingKey",
     "TreeRingScore",
     "Verdict",
+    "as_hex",
+    "as_text",
     "classify",
     "detect",
     "false_positive_rate",
@@ -42,6 +45,7 @@ __all__ = [
     "matches_for",
     "p_value",
     "read_key",
+    "read_message",
     "tree_ring_key",
     "write_key",
 ]

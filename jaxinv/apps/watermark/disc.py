@@ -41,6 +41,16 @@ def ring_weights(shape: tuple[int, int, int], radius: int) -> np.ndarray:
     return np.asarray(weights / counts[:, None], np.float32)
 
 
+def circle_basis(shape: tuple[int, int, int], radius: int) -> np.ndarray:
+    """Orthonormal rows: real and the same at all frequencies of one modulus."""
+    rows, columns = disc_pairs(shape, radius)
+    moduli = np.concatenate([[0.0], modulus(shape)[rows, columns]])
+    same = np.unique(moduli)[:, None] == moduli
+    rows_of = np.concatenate([same, np.zeros((len(same), len(rows)))], axis=1)
+    basis = rows_of / np.linalg.norm(rows_of, axis=1, keepdims=True)
+    return np.asarray(basis, np.float32)
+
+
 def disc_plane(values: Array, shape: tuple[int, int, int], radius: int) -> Array:
     """The real array of these coordinates; its other coefficients are 0."""
     rows, columns = disc_pairs(shape, radius)

@@ -2,14 +2,17 @@ r"""Could this be noise that inverting a picture gives?
 
 A p-value says how near a latent is to a key. It does not say that the latent is the
 noise of any picture, and against a key of zeros it means nothing unless it is. So a few
-figures of the *unmarked* coefficients are looked at first, by channel:
+figures of the *unmarked* coefficients are looked at first, by channel (the mean of a
+channel apart, which a brighter picture shifts):
 
 * the mean power (1 for unit noise);
 * the spectral flatness, geometric over arithmetic mean of the power |F|^2, as its
   logarithm (-0.577, minus Euler's constant, for white noise; far below for smooth or
   periodic arrays; 0 for a single spike);
 * the kurtosis of the values (3 for Gaussian noise);
-* and the power of the marked band over that of the rest of its channel.
+* the power of the marked band over that of the rest of its channel;
+* and, for a key of zeros and a quiet band, how much of what is left in it is in
+  circles: a weak ring key is quiet, too.
 
 What inversion finds is not perfectly white, least of all in pictures that were edited.
 The bounds are therefore wide: all noises recovered from marked and unmarked pictures of
@@ -31,13 +34,15 @@ POWER = (0.25, 6.0)
 #: Of the channel that carries a Tree-Ring.
 MARKED_POWER = (0.4, 2.5)
 #: Logarithm of the flatness around that of white noise, beside what chance adds.
-FLATNESS = (-0.577 - 0.5, -0.577)
+FLATNESS = (-0.577 - 0.75, -0.577)
 #: Standard deviation of the logarithm of an exponential variable, pi / sqrt 6.
 _LOG_DEVIATION = 1.283
 _DEVIATIONS = 3.5
 KURTOSIS = (1.4, 20.0)
 #: Power of the band over that of its surroundings, for keys that are not zero.
 BAND = (0.05, 100.0)
+#: Mean square in circles over that beside them, in a band of zeros.
+CIRCLES = 20.0
 
 
 class NoiseFigures(NamedTuple):
@@ -52,6 +57,9 @@ class NoiseFigures(NamedTuple):
         band: shape (). Power of the band over that of the rest of its channel, and over
             that of the key if this is less than 1; 1 where there is no band, or a band
             of zeros.
+        circles: shape (). In a quiet band and for a key of zeros, the mean square of
+            what depends on the modulus of the frequency alone, over that of the rest; 1
+            otherwise.
     """
 
     power: Float[Array, "c"]
@@ -60,6 +68,7 @@ class NoiseFigures(NamedTuple):
     unmarked: Float[Array, "c"]
     marked: Bool[Array, "c"]
     band: Float[Array, ""]
+    circles: Float[Array, ""]
 
 
 def noise_figures(
@@ -81,6 +90,7 @@ def noise_figures(
     """
     height, width, channels = noise.shape
     outside = np.ones((height, width, channels), bool)
+    outside[0, 0] = False  # a brighter picture is no less noisy
     marked = np.zeros(channels, bool)
     if inside is not None and channel is not None:
         outside[..., channel] = ~inside
@@ -108,6 +118,7 @@ def noise_figures(
         jnp.asarray(count, mean.dtype),
         jnp.asarray(marked),
         band,
+        jnp.ones((), mean.dtype),
     )
 
 
@@ -121,7 +132,7 @@ def doubts(figures: NoiseFigures) -> dict[str, Bool[np.ndarray, "..."]]:
         For each reason, in the order in which they count, whether it holds. Figures
         that are not numbers are a reason.
     """
-    power, flat, kurtosis, unmarked, marked, band = (
+    power, flat, kurtosis, unmarked, marked, band, circles = (
         np.asarray(part, np.float64) for part in figures
     )
     chance = _DEVIATIONS * _LOG_DEVIATION / np.sqrt(unmarked / 2)
@@ -141,6 +152,7 @@ def doubts(figures: NoiseFigures) -> dict[str, Bool[np.ndarray, "..."]]:
         "the marked band is far louder than noise or this key would be": ~(
             band <= BAND[1]
         ),
+        "the marked band holds rings, as of another key": ~(circles <= CIRCLES),
     }
 
 
