@@ -27,12 +27,12 @@ from benchmarks.report import RESULTS, provenance, save, table
 from benchmarks.samples import PROMPTS
 from benchmarks.watermark_latents import (
     CHANNEL,
-    DISC,
     RADIUS,
     SHAPE,
     all_kinds,
     white,
 )
+from benchmarks.watermark_paper import paper_p_values
 from benchmarks.watermark_recovered import (
     SCHEMES,
     Recovered,
@@ -103,29 +103,10 @@ def verdicts(keys: Any, latents: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def before(keys: Any, latents: Any, scheme: str) -> np.ndarray:
-    """p-values of the test before: the paper's, whatever the latent is.
-
-    Of Tree-Rings with sigma from the coefficients outside of the disc.
-
-    References:
-        Wen et al. 2023, arXiv:2305.20030, Eq. 5.
-    """
-    from scipy.stats import ncx2
-
+    """p-values of the test before: the paper's, whatever the latent is."""
     if scheme == "shading":
         return watermark.p_value(scores(keys, jnp.asarray(latents)))
-    found = jax.jit(jax.vmap(lambda key, x: key.coordinates(x)))(keys, latents)
-    found, values = (np.asarray(x, np.float64) for x in (found, keys.values))
-    power = np.sum(np.asarray(latents, np.float64)[..., CHANNEL] ** 2, (1, 2))
-    size = found.shape[1]
-    rest = np.maximum(power - np.sum(found**2, 1), 1e-12)
-    variance = rest / (DISC.size - size)
-    distance = np.sum((found - values) ** 2, 1) / variance
-    strength = np.minimum(np.sum(values**2, 1) / variance, 1e5)
-    # Beyond that every distance is far below what is expected, or far above.
-    far = np.sum(values**2, 1) / variance > 1e5
-    p = ncx2.cdf(np.where(far, 0, distance), size, np.maximum(strength, 1e-12))
-    return np.where(far, distance < size + np.sum(values**2, 1) / variance, p)
+    return np.asarray(paper_p_values(keys, jnp.asarray(latents)))
 
 
 # --- pictures as latents -------------------------------------------------------------

@@ -106,8 +106,8 @@ def test_p_values_of_white_noise_are_as_claimed_and_those_of_marked_tiny(pattern
     found = watermark.p_value(scores(key, marked + 0.3 * noises(100, seed=3)))
     if pattern == "ring":  # three numbers in noise: no more is known of the key
         assert np.mean(found <= 0.01) > 0.8
-    else:
-        assert found.max() < 1e-6
+    else:  # zeros are compared with 48 coefficients, which are random, too
+        assert found.max() < (1e-4 if pattern == "zeros" else 1e-6)
 
 
 @pytest.mark.parametrize("pattern", ["random", "ring"])
