@@ -18,7 +18,7 @@ from benchmarks.samples import PROMPTS
 from benchmarks.watermark_latents import CHANNEL, DISC, RADIUS, SHAPE
 from jaxinv.apps import watermark
 from jaxinv.apps.attacks import ATTACKS
-from jaxinv.images import to_uint8
+from jaxinv.files.image_reading import to_uint8
 
 GUIDANCE = 3.0
 SCHEMES = ("plain", "random", "ring", "zeros", "shading")
