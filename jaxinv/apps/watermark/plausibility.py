@@ -34,7 +34,7 @@ POWER = (0.25, 6.0)
 #: Of the channel that carries a Tree-Ring.
 MARKED_POWER = (0.4, 2.5)
 #: Logarithm of the flatness around that of white noise, beside what chance adds.
-FLATNESS = (-0.577 - 0.75, -0.577)
+FLATNESS = (-0.577 - 1.0, -0.577)
 #: Standard deviation of the logarithm of an exponential variable, pi / sqrt 6.
 _LOG_DEVIATION = 1.283
 _DEVIATIONS = 3.5
