@@ -17,11 +17,11 @@ channel apart, which a brighter picture shifts):
 What inversion finds is not perfectly white, least of all in pictures that were edited.
 The bounds are therefore wide. They were set after looking at 1,240 noises recovered
 from marked and unmarked pictures of ``emoji64``, by exact and naive inverses, with
-prompts known and unknown, after JPEG, blur, noise, crops, turns and brightening, so that
-all marked ones lie within them (``benchmarks/results/watermark_judgement.md``): other
-models have not been measured. They are bounds of sanity. What lies
-within may still not be noise, and the p-values of keys that were drawn at random do not
-rely on them.
+prompts known and unknown, after JPEG, blur, noise, crops, turns and brightening, so
+that all marked ones lie within them (``benchmarks/results/watermark_judgement.md``).
+Other models have not been measured. They are bounds of sanity: what lies within may
+still not be noise, and the p-values of keys that were drawn at random do not rely on
+them.
 """
 
 from typing import NamedTuple
