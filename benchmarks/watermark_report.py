@@ -164,9 +164,10 @@ the encoder's latent, *decoder* from the inverted decoder's (`anderson`). *Right
 nearest of {KEYS}, and what the naive inverse does with those same images. *AUC* and
 *found at {RATE:.0%} FPR*: by distance, marked images (to their key) against unmarked
 ones (to one of the keys), the threshold such that at most {RATE:.0%} of these pass;
-"-" for less than {1 / RATE:.0f}. *p*: by its formula, without unmarked images, for the
-image's own key, for unmarked images, and for another's key: two rings of this radius
-are much alike, which the formula, made for white noise, does not know. *KS p*:
+"-" for less than {1 / RATE:.0f}. *p*: by the paper's formula, without unmarked images,
+for the image's own key, for unmarked images, and for another's key: two rings of this
+radius are much alike, which the formula, made for white noise, does not know (the
+library's own verdicts, by a test that does, are in `watermark_judgement.md`). *KS p*:
 Kolmogorov-Smirnov test of the unmarked images' p-values against the uniform
 distribution. In brackets, 95 % intervals (Wilson). *Trajectory* is the first stage of
 `auto`, whose second tries on where no noise leads to an image of 8 bits.

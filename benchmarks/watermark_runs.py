@@ -13,6 +13,7 @@ import numpy as np
 
 import jaxinv as ji
 from benchmarks.samples import PROMPTS, append_line, read_lines
+from benchmarks.watermark_paper import paper_p_values
 from jaxinv.apps import watermark
 from jaxinv.apps.attacks import ATTACKS
 from jaxinv.files.image_reading import to_uint8
@@ -250,10 +251,12 @@ class Setting:
             score = self.shading.score(result.noise)
             return {**found, "matches": int(score.matches)}
         scores = [key.score(result.noise) for key in self.keys]
+        stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *self.keys)
+        noises = jnp.broadcast_to(result.noise, (KEYS, *result.noise.shape))
         return {
             **found,
             "distances": [float(score.distance) for score in scores],
-            "p": [float(watermark.p_value(score)) for score in scores],
+            "p": [float(p) for p in paper_p_values(stacked, noises)],
         }
 
     def latent(self, decoder: str, pixels: Any) -> Any:

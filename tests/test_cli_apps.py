@@ -24,6 +24,7 @@ from jaxinv.files.images import write_image
 __all__ = ["picture", "small"]  # fixtures
 
 STEPS = ("--steps", 4)
+NOT_FOUND, CANNOT_JUDGE, FAILED = 1, 3, 70
 
 
 @pytest.fixture
@@ -65,16 +66,99 @@ def test_an_image_is_marked_and_the_mark_is_found(wide, tmp_path, scheme):
     record = only_json(found)
     assert record["schemes"] == [scheme]
     assert record["detected"] is True
+    assert record["verdict"] == "found"
+    assert record["reason"] is None
     assert record["p_value"] < 1e-4
     plain = tmp_path / "plain.png"
     run("sample", "-p", "red", "-g", 1, *STEPS, "--out", plain)
-    other = only_json(run("watermark", "detect", plain, *common, "--rate", 1e-4))
-    assert other["detected"] is False
+    other = run("watermark", "detect", plain, *common, "--rate", 1e-4)
+    assert other.exit_code == NOT_FOUND
+    assert only_json(other)["detected"] is False
     # A second image with the same key, which is read and not drawn.
     before = key.read_bytes()
     again = run("watermark", "embed", "-p", "red", *common, "--seed", 1, "--out", image)
     assert only_json(again)["new_key"] is False
     assert key.read_bytes() == before
+
+
+def test_a_drawn_seed_is_said_nowhere_and_a_given_one_is(wide, tmp_path, monkeypatch):
+    drawn = 4_815_162_342_108
+    monkeypatch.setattr("secrets.randbits", lambda _: drawn)
+    embed = ("watermark", "embed", "-p", "red", *STEPS, "--out", tmp_path / "a.png")
+    for options in ((), ("--json",)):
+        made = run(*embed, "--key", tmp_path / "key.json", *options)
+        assert made.exit_code == OK, made.output
+        assert str(drawn) not in made.output
+        assert f"{drawn:x}" not in made.output.lower()
+    assert only_json(made)["seed"] is None
+    assert str(drawn) not in (tmp_path / "key.json").read_text()
+    given = run(*embed, "--key", tmp_path / "key.json", "--seed", 7, "--json")
+    assert only_json(given)["seed"] == 7
+
+
+def test_a_message_is_embedded_and_read(wide, tmp_path):
+    key, image = tmp_path / "key.json", tmp_path / "marked.png"
+    embed = ("watermark", "embed", "-p", "red", "-g", 1, *STEPS, "--out", image)
+    # The tiny model's noise has 16 bits.
+    made = run(*embed, "--key", key, "--message", "hi", "--json")
+    assert made.exit_code == OK, made.output
+    assert only_json(made)["scheme"] == "gaussian-shading"
+    detect = ("watermark", "detect", image, "--key", key, *STEPS)
+    record = only_json(run(*detect, "--json"))
+    assert record["message_text"] == "hi"
+    assert record["message_hex"] == "6869"
+    assert record["accuracy"] == 1
+    assert "message hi" in run(*detect).stdout
+    again = run(*embed, "--key", key, "--message", "hex:6869", "--json")
+    assert again.exit_code == OK, again.output
+    other = run(*embed, "--key", key, "--message", "ho", "--json")
+    expect_one_clear_line(other, "holds another message", "new key file")
+    ring = ("--key", tmp_path / "ring.json", "--scheme", "tree-ring")
+    refused = run(*embed, *ring, "--message", "hi", "--json")
+    expect_one_clear_line(refused, "--message needs --scheme gaussian-shading")
+    long = run(*embed, "--key", tmp_path / "long.json", "--message", "long", "--json")
+    expect_one_clear_line(long, "16 bits, 2 bytes of text; got 4 bytes")
+    assert not (tmp_path / "long.json").exists()
+
+
+def test_exit_codes_tell_verdicts_from_failures(wide, tmp_path, monkeypatch):
+    key, image = tmp_path / "key.json", tmp_path / "flat.png"
+    made = watermark.tree_ring_key(
+        jax.random.key(3), wide.latent_shape, radius=2, pattern="random"
+    )
+    watermark.write_key(key, made)
+    write_image(image, np.full((32, 32, 3), 128, np.uint8))
+    detect = ("watermark", "detect", image, "--key", key, *STEPS)
+    result = run(*detect, "--json")
+    assert result.exit_code == CANNOT_JUDGE, result.output
+    record = only_json(result)
+    assert record["verdict"] == "cannot judge"
+    assert record["detected"] is None
+    assert "power" in record["reason"]
+    assert "cannot judge" in run(*detect).stdout
+    assert run(*detect, "--rate", 2).exit_code == BAD_INPUT
+
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("jaxinv.jobs.detect.verdict", broken)
+    result = run(*detect, "--json")
+    assert result.exit_code == FAILED
+    assert "out of memory" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [((), True), (("-p", "red"), True), (("-p", "red", "-g", 3), False)],
+)
+def test_detection_says_what_it_costs_not_to_know_the_prompt(
+    wide, tmp_path, options, said
+):
+    key, image = tmp_path / "key.json", tmp_path / "marked.png"
+    embed = ("watermark", "embed", "-p", "red", "--key", key, *STEPS, "--out", image)
+    assert run(*embed).exit_code == OK
+    result = run("watermark", "detect", image, "--key", key, *STEPS, *options)
+    assert ("its mark may be missed" in result.stderr) == said
 
 
 def test_the_nearest_of_several_keys_is_named(wide, tmp_path):

@@ -4,7 +4,8 @@ Exit codes: 0 done; 2 bad input (or a full disk), explained in one line; 3 the i
 did not converge (its files are written, and say so), or some images of ``batch`` did
 not, or failed; 1 an unexpected failure, with its traceback, or a ``batch`` given up
 after ``--max-failures``; 130 and 143 a ``batch`` stopped by SIGINT and SIGTERM, which
-the same command goes on with.
+the same command goes on with. Those of ``watermark detect`` are the verdict: 0 found, 1
+not found, 3 cannot judge; 2 bad input, 70 an unexpected failure.
 """
 
 import typer

@@ -20,6 +20,7 @@ from jaxinv.cli.console import (
     check_guidance,
     explained,
 )
+from jaxinv.cli.watermark import unguided_note
 from jaxinv.files import check_writable_folder
 from jaxinv.files.image_reading import MAX_PIXELS
 
@@ -230,6 +231,9 @@ def batch(
             detector = (
                 jobs.read_detector(keys, rate, pipe.latent_shape) if keys else None
             )
+            notes = [unguided_note(row.prompt, row.guidance) for row in rows.rows]
+            if keys and (said := [note for note in notes if note]):
+                output.note(f"{len(said)} of {len(notes)} images: {said[0]}")
             settings = {
                 "model_sha256": jobs.model_fingerprint(folder),
                 "dtype": dtype,
@@ -360,6 +364,10 @@ def _show(output: Output, summary: dict[str, Any], out: Path) -> None:
     if found := summary.get("watermarks"):
         for key, count in found["detected"].items():
             output.show(f"{count:>8} marked with {escape(key)}")
+            if doubtful := found["cannot_judge"][key]:
+                output.show(
+                    f"{doubtful:>8} cannot be judged: not the noise of an image"
+                )
         output.show(
             f"By chance, {found['expected_false_alarms_per_key']:.3g} of "
             f"{found['images']} unmarked images are called marked, for each key."

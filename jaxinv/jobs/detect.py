@@ -20,6 +20,9 @@ from jaxtyping import Float
 from jaxinv.apps import watermark
 from jaxinv.apps.watermark.detection import Key
 
+#: The test that verdicts are made by.
+TEST = "random keys, plausible noise"
+
 
 @dataclasses.dataclass(frozen=True)
 class Detector:
@@ -41,8 +44,9 @@ class Detector:
     compared: bool
 
     def settings(self) -> dict[str, Any]:
-        """What of it changes results."""
-        return {"keys": list(self.digests), "rate": self.rate}
+        """Return what of it changes results."""
+        # A job that was begun with another test must not go on with this one.
+        return {"keys": list(self.digests), "rate": self.rate, "test": TEST}
 
     def verdict(self, noise: Float[np.ndarray, "h w c"]) -> dict[str, Any]:
         """What the keys say of a noise.
@@ -76,6 +80,7 @@ class Tally:
         self._images = 0
         self._marked = 0
         self._detected: Counter[str] = Counter()
+        self._doubtful: Counter[str] = Counter()
         self._nearest: Counter[str] = Counter()
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -83,9 +88,15 @@ class Tally:
         if "watermarks" not in record:
             return
         hits = [found["key"] for found in record["watermarks"] if found["detected"]]
+        doubtful = [
+            found["key"]
+            for found in record["watermarks"]
+            if found["verdict"] == "cannot judge"
+        ]
         self._images += 1
         self._marked += bool(hits)
         self._detected.update(hits)
+        self._doubtful.update(doubtful)
         # Of an image that carries none of them, one is nearest all the same.
         if hits and "nearest" in record:
             self._nearest[record["nearest"]] += 1
@@ -100,6 +111,7 @@ class Tally:
             "expected_false_alarms_per_key": rate * self._images,
             "expected_false_alarms": rate * self._images * len(names),
             "detected": {name: self._detected[name] for name in names},
+            "cannot_judge": {name: self._doubtful[name] for name in names},
         }
         if self._detector.compared:
             result["nearest_of_marked"] = {name: self._nearest[name] for name in names}
@@ -146,7 +158,7 @@ def read_detector(
 
 
 def verdict(key: Key, score: Any, rate: float) -> dict[str, Any]:
-    """What a score means.
+    """Return what a score means.
 
     Args:
         key: The key.
@@ -154,24 +166,29 @@ def verdict(key: Key, score: Any, rate: float) -> dict[str, Any]:
         rate: Share of unmarked images that may be called marked.
 
     Returns:
-        ``detected``, ``p_value`` and, of a tree-ring, the ``distance``; of a message
-        its number of ``bits``, the ``matches`` and the ``message`` that was read.
+        ``verdict`` ("found", "not found" or "cannot judge"), ``detected`` (true, false,
+        null), ``reason`` why it cannot be judged or null, ``p_value``; of a tree-ring,
+        the ``distance``; of a message its number of ``bits``, the ``matches``, their
+        share ``accuracy``, and the ``message`` that was read, also as ``message_hex``
+        and, if it is one, as ``message_text``.
     """
+    found = watermark.judge(score, rate)
+    record = {
+        "verdict": found.answer,
+        "detected": {"found": True, "not found": False}.get(found.answer),
+        "reason": found.reason,
+        "p_value": found.p_value,
+    }
     if isinstance(key, watermark.TreeRingKey):
-        p = float(watermark.p_value(score))
-        return {
-            "detected": p <= rate,
-            "p_value": p,
-            "distance": float(score.distance),
-        }
-    bits, matches = len(key.message), int(score.matches)
-    p = float(watermark.false_positive_rate(matches, bits))
-    return {
-        "detected": p <= rate,
-        "p_value": p,
-        "bits": bits,
-        "matches": matches,
-        "message": "".join(str(int(bit)) for bit in np.asarray(score.bits)),
+        return record | {"distance": float(score.distance)}
+    bits = np.asarray(score.bits)
+    return record | {
+        "bits": len(bits),
+        "matches": int(score.matches),
+        "accuracy": float(score.accuracy),
+        "message": "".join(str(int(bit)) for bit in bits),
+        "message_hex": watermark.as_hex(bits),
+        "message_text": watermark.as_text(bits),
     }
 
 

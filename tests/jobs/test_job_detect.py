@@ -71,6 +71,28 @@ def test_marked_images_are_found_and_told_apart(keys, tmp_path):
         assert verdict[right]["p_value"] < 1e-6
 
 
+def test_what_cannot_be_judged_is_counted_and_says_why(keys, tmp_path):
+    pictures = write_pictures(tmp_path / "pictures", 30)
+    plain = marked_noise(keys)
+
+    def loud(requests):
+        for answer in plain(requests):
+            scale = 4 if answer.index < 5 else 1
+            yield answer._replace(noise=scale * answer.noise)
+
+    out = tmp_path / "out"
+    detector = read_detector(keys, 1e-4, SHAPE)
+    summary = run(pictures, out, loud, row_shape=SHAPE, detector=detector)
+    found = summary["watermarks"]
+    assert found["cannot_judge"] == {str(key): 5 for key in keys}
+    assert found["detected"][str(keys[0])] == 5
+    for line in read_lines(out / "certificates.jsonl")[:5]:
+        for verdict in line["watermarks"]:
+            assert verdict["verdict"] == "cannot judge"
+            assert verdict["detected"] is None
+            assert "power" in verdict["reason"]
+
+
 def test_verdicts_are_those_of_the_watermark_itself(keys, tmp_path):
     detector = read_detector([keys[0], keys[2]], 1e-3, SHAPE)
     noise = np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32)

@@ -8,7 +8,7 @@ detection is as good as the inversion.
     noise = key.embed(jax.random.normal(jax.random.key(1), pipe.latent_shape))
     ...
     found = watermark.detect(pipe, key, image, sampler, prompt="red heart")
-    watermark.p_value(found.score)
+    watermark.judge(found.score).answer  # "found", "not found" or "cannot judge"
 """
 
 from jaxinv.apps.watermark.detection import Detection, classify, detect
@@ -20,12 +20,13 @@ from jaxinv.apps.watermark.gaussian_shading import (
     matches_for,
 )
 from jaxinv.apps.watermark.key_files import read_key, write_key
+from jaxinv.apps.watermark.message import as_hex, as_text, read_message
 from jaxinv.apps.watermark.tree_ring import (
     TreeRingKey,
     TreeRingScore,
-    p_value,
     tree_ring_key,
 )
+from jaxinv.apps.watermark.verdict import Verdict, judge, p_value
 
 __all__ = [
     "Detection",
@@ -33,13 +34,18 @@ __all__ = [
     "GaussianShadingScore",
     "TreeRingKey",
     "TreeRingScore",
+    "Verdict",
+    "as_hex",
+    "as_text",
     "classify",
     "detect",
     "false_positive_rate",
     "gaussian_shading_key",
+    "judge",
     "matches_for",
     "p_value",
     "read_key",
+    "read_message",
     "tree_ring_key",
     "write_key",
 ]

@@ -7,17 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxinv.apps.watermark.gaussian_shading import (
-    GaussianShadingKey,
-    GaussianShadingScore,
-)
-from jaxinv.apps.watermark.tree_ring import TreeRingKey, TreeRingScore
+from jaxinv.apps.watermark.gaussian_shading import GaussianShadingKey
+from jaxinv.apps.watermark.tree_ring import TreeRingKey
+from jaxinv.apps.watermark.verdict import Score
 from jaxinv.decoder import Method
 from jaxinv.pipeline import Image, ImageInversion, LatentDiffusion, TextVectors
 from jaxinv.sampling import Sampler
 
 Key = TreeRingKey | GaussianShadingKey
-Score = TreeRingScore | GaussianShadingScore
 
 
 class Detection(NamedTuple):
@@ -47,7 +44,9 @@ def detect(
     """Looks for a key in the noise of an image.
 
     If the prompt that the image was made with is known, give it with its guidance; if
-    not, the empty prompt without guidance is the usual guess, and the default.
+    not, the empty prompt without guidance is the usual guess, and the default. On
+    ``emoji64`` that guess costs most of the marks of pictures that were made with
+    guidance (``benchmarks/results/watermark_judgement.md``).
 
     Args:
         pipe: the model that would have made the image.
@@ -61,8 +60,9 @@ def detect(
         **options: of :func:`jaxinv.invert`.
 
     Returns:
-        The score, with the inversion that it rests on. What did not converge says so
-        there; it is scored all the same.
+        The score, for :func:`jaxinv.apps.watermark.judge`, with the inversion that it
+        rests on. An unconverged inversion has ``converged=False`` and is scored all the
+        same.
 
     Raises:
         ValueError: as :meth:`jaxinv.LatentDiffusion.invert`; for a key of another

@@ -6,10 +6,15 @@ the sign of one number of the noise. Marked noise is distributed as any other: w
 the secret nothing is to be seen in one image, while two that share a key share their
 signs. The message is read by decrypting them and taking the majority of each block.
 
-An image without the mark matches each bit with probability 1/2, so that at least m of k
-matches happen with the probability
+A latent that does not depend on the secret matches each bit with probability 1/2,
+whatever it looks like: its signs meet coin tosses. At least m of k matches happen with
+the probability
 
     P(m) = sum_{i >= m} binom(k, i) / 2^k.
+
+The mark is not bound to what the picture shows: who has the noise of a marked picture
+can make another picture of it, which then carries the message. A message that names its
+picture (and a secret of its own) tells which picture was copied.
 
 References:
     Yang et al. 2024, "Gaussian Shading", arXiv:2404.04956, Sections 3.2 to 3.4.
@@ -25,6 +30,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from jaxinv.apps.watermark.plausibility import NoiseFigures, noise_figures
 from jaxinv.apps.watermark.tree_ring import check_noise
 
 
@@ -36,11 +42,13 @@ class GaussianShadingScore(NamedTuple):
         matches: shape (). How many bits are the key's.
         accuracy: shape (). Their share; NaN, with no matches, for noise that is not
             finite.
+        figures: what the noise looks like.
     """
 
     bits: Bool[Array, "k"]
     matches: Int[Array, ""]
     accuracy: Float[Array, ""]
+    figures: NoiseFigures
 
 
 @jax.tree_util.register_dataclass
@@ -95,17 +103,22 @@ class GaussianShadingKey:
             ValueError: for another shape.
         """
         noise = check_noise(noise, self.shape)
-        decrypted = jnp.where(self.keystream, -noise, noise)
-        votes = _gather(jnp.where(decrypted > 0, 1.0, -1.0), self.blocks)
-        # Blocks of even size can be undecided: then the magnitudes decide, which is
-        # as fair to both values of a bit as the votes are.
-        sums = _gather(decrypted, self.blocks)
-        bits = votes + 0.5 * jnp.tanh(sums) > 0
+        # All is decided by signs that the keystream has tossed, zeros included, so that
+        # the complement of the keystream gives the complement of every bit: whatever
+        # the noise is, both are as likely.
+        signs = jnp.where((noise > 0) ^ self.keystream, 1.0, -1.0)
+        votes = _gather(signs, self.blocks)
+        # Blocks of even size can be undecided: then the magnitudes decide, and the
+        # first number where these are undecided, too, as in constant noise.
+        sums = _gather(signs * jnp.abs(noise), self.blocks)
+        sums = jnp.where(sums == 0, _first(signs, self.blocks), sums)
+        bits = jnp.where(votes == 0, sums, votes) > 0
         matches = jnp.sum(bits == self.message)
         # Comparisons with NaN are false, and false is a bit like any other.
         known = jnp.all(jnp.isfinite(noise))
         share = jnp.where(known, matches / len(self.message), jnp.nan)
-        return GaussianShadingScore(bits, jnp.where(known, matches, 0), share)
+        matches = jnp.where(known, matches, 0)
+        return GaussianShadingScore(bits, matches, share, noise_figures(noise))
 
 
 def gaussian_shading_key(
@@ -172,7 +185,7 @@ def gaussian_shading_key(
 
 
 def false_positive_rate(matches: ArrayLike, bits: int) -> Float[np.ndarray, "..."]:
-    """How probable it is that an image without the mark matches so many bits.
+    """Return how probable so many matches are without the mark, for any latent.
 
     Args:
         matches: number of matching bits.
@@ -231,6 +244,12 @@ def _spread(bits: Array, shape: tuple[int, ...], blocks: tuple[int, ...]) -> Arr
     for axis, block in enumerate(blocks):
         spread = jnp.repeat(spread, block, axis)
     return spread
+
+
+def _first(values: Array, blocks: tuple[int, ...]) -> Array:
+    """The first number of every block."""
+    i, j, k = blocks
+    return values[::i, ::j, ::k].reshape(-1)
 
 
 def _gather(values: Array, blocks: tuple[int, ...]) -> Array:

@@ -7,15 +7,20 @@ White noise has independent Gaussian Fourier coefficients, but not all of them: 
 a real array at u and -u are conjugate. A disc is therefore written in *coordinates*
 that are independent: of one of each pair, sqrt 2 times the real and the imaginary part,
 and the coefficient at zero, which is real. Of unit noise all of them have mean 0 and
-variance 1, so that
+variance 1.
 
-    |c - k|^2 / sigma^2,        c: coordinates of the noise, k: those of the key,
+Detection compares the coordinates c of a latent with those of the key, k, and asks how
+often a *fresh key* would have come as near to this latent. That is exact for any latent
+that does not depend on the key, white or not (:mod:`jaxinv.apps.watermark.laws`); the
+published test takes the key as fixed and the latent as white noise, and finds every key
+in a latent whose band is empty and whose rest is loud.
 
-is, for white noise that was never marked, noncentral chi-squared with as many degrees
-of freedom as there are coordinates and the noncentrality ``|k|^2 / sigma^2``; the
-p-value is its distribution function there. (The paper counts the two of a pair twice,
-which makes p-values too small.) sigma^2 is estimated from the frequencies outside of
-the disc: from those inside, as published, it would depend on what is tested.
+A ring key is ``radius`` numbers: it can be told from other keys only as far as these
+few numbers are recovered. A key of zeros has no secret at all: what is tested is
+whether the disc is quieter than the frequencies around it, and than the same disc in
+the other channels. Everybody can make a latent of that kind. And nothing binds a mark
+to what a picture shows: who has a marked picture and the model can copy the disc of its
+noise into other noise, and pictures made of that carry the mark, whatever the pattern.
 
 The disc is centred on the frequency zero, as in the paper. The authors' mask is off by
 one row (31 for 32 of 64), so that it is not its own mirror image and no real noise can
@@ -31,8 +36,18 @@ from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxinv.apps.watermark.disc import (
+    circle_basis,
+    disc_pairs,
+    disc_plane,
+    modulus,
+    ring_numbers,
+    ring_weights,
+)
+from jaxinv.apps.watermark.laws import Direction, Distance, Rings, Share, direction
+from jaxinv.apps.watermark.plausibility import NoiseFigures, noise_figures
 
 Pattern = Literal["ring", "random", "zeros"]
 
@@ -43,15 +58,13 @@ class TreeRingScore(NamedTuple):
     Attributes:
         distance: shape (). Mean modulus of the difference of the Fourier coefficients
             in the disc: the smaller, the nearer.
-        statistic: shape (). ``|c - k|^2 / sigma^2``.
-        noncentrality: shape (). ``|k|^2 / sigma^2``.
-        dof: shape (). Degrees of freedom.
+        law: the statistic, with its law.
+        figures: what the noise looks like apart from the mark.
     """
 
     distance: Float[Array, ""]
-    statistic: Float[Array, ""]
-    noncentrality: Float[Array, ""]
-    dof: Float[Array, ""]
+    law: Direction | Rings | Share
+    figures: NoiseFigures
 
 
 @jax.tree_util.register_dataclass
@@ -87,13 +100,14 @@ class TreeRingKey:
         """
         noise = check_noise(noise, self.shape)
         plane = noise[..., self.channel]
-        change = _plane(self.values - self.coordinates(noise), self.shape, self.radius)
+        change = self.values - self.coordinates(noise)
+        change = disc_plane(change, self.shape, self.radius)
         return noise.at[..., self.channel].set(plane + change.astype(noise.dtype))
 
     def coordinates(self, noise: Float[Array, "h w c"]) -> Float[Array, "m"]:
         """Those of the disc, of a noise."""
         spectrum = self._spectrum(noise)
-        rows, columns = _pairs(self.shape, self.radius)
+        rows, columns = disc_pairs(self.shape, self.radius)
         pairs = spectrum[rows, columns] * 2**0.5
         zero = spectrum[0, 0].real[None]
         return jnp.concatenate([zero, pairs.real, pairs.imag])
@@ -111,19 +125,73 @@ class TreeRingKey:
             ValueError: for another shape.
         """
         noise = check_noise(noise, self.shape)
-        difference = self.coordinates(noise) - self.values
-        dof = len(self.values)
-        spectrum = self._spectrum(noise)
-        power = jnp.sum(jnp.abs(spectrum) ** 2)
-        inside = jnp.sum(self.coordinates(noise) ** 2)
-        variance = (power - inside) / (spectrum.size - dof)
+        found = self.coordinates(noise)
+        difference = found - self.values
         zero, pairs = jnp.abs(difference[0]), difference[1:].reshape(2, -1)
         moduli = jnp.sqrt(jnp.sum(pairs**2, 0) / 2)
-        return TreeRingScore(
-            distance=(zero + 2 * jnp.sum(moduli)) / dof,
-            statistic=jnp.sum(difference**2) / variance,
-            noncentrality=jnp.sum(self.values**2) / variance,
-            dof=jnp.asarray(dof, self.values.dtype),
+        law: Direction | Rings | Share
+        if self.pattern == "random":
+            law = direction(found, self.values)
+        elif self.pattern == "ring":
+            law = Rings(direction(found, self.values), self._ring_distance(found))
+        else:
+            law = self._share_law(noise)
+        figures = noise_figures(
+            noise.astype(self.values.dtype),
+            modulus(self.shape) <= self.radius,
+            self.channel,
+            jnp.mean(self.values**2),
+        )
+        if self.pattern == "zeros":
+            left = self._circles(found, figures.power[self.channel])
+            figures = figures._replace(circles=left)
+        return TreeRingScore((zero + 2 * jnp.sum(moduli)) / len(found), law, figures)
+
+    def _ring_distance(self, found: Array) -> Distance:
+        """Of the means over the rings, in which keys are normal of variance 1/2."""
+        weights = ring_weights(self.shape, self.radius)
+        latent, key = weights @ found, weights @ self.values
+        # Any function of the latent may take its place. No key has so much energy, and
+        # the law is slow where the noncentrality is large.
+        limit = (8 * self.radius) ** 0.5
+        norm = jnp.linalg.norm(latent)
+        latent = latent * jnp.minimum(1, limit / jnp.maximum(norm, limit / 2))
+        return Distance(
+            2 * jnp.sum((latent - key) ** 2),
+            2 * jnp.sum(latent**2),
+            jnp.asarray(self.radius, found.dtype),
+        )
+
+    def _circles(self, found: Array, power: Array) -> Array:
+        """Mean square of the means over circles, over that of the rest of the disc."""
+        basis = circle_basis(self.shape, self.radius)
+        inside = jnp.sum((basis @ found) ** 2)
+        beside = jnp.sum((found - basis.T @ (basis @ found)) ** 2)
+        beside = beside / (basis.shape[1] - basis.shape[0])
+        # No picture's noise is found to less than -30 dB of its power; and what is not
+        # quiet needs no second look.
+        ratio = inside / basis.shape[0] / jnp.maximum(beside, 1e-3 * power)
+        return jnp.where(jnp.mean(found**2) < power / 2, ratio, 1)
+
+    def _share_law(self, noise: Array) -> Share:
+        """Of the disc against the ring of two frequencies around it, and others."""
+        noise = noise.astype(self.values.dtype)
+        power = jnp.abs(jnp.fft.fft2(noise, axes=(0, 1), norm="ortho")) ** 2
+        disc = modulus(self.shape) <= self.radius
+        around = ~disc & (modulus(self.shape) <= self.radius + 2)
+        inside = jnp.sum(power[..., self.channel], where=disc)
+        references = [(jnp.sum(power[..., self.channel], where=around), around.sum())]
+        if others := self.shape[2] - 1:
+            discs = jnp.sum(jnp.sum(power, (0, 1), where=disc[..., None])) - inside
+            references.append((discs, others * disc.sum()))
+        energy = jnp.stack([energy for energy, _ in references])
+        total = inside + energy
+        # Nothing anywhere is no mark.
+        shares = jnp.where(total > 0, inside / jnp.where(total > 0, total, 1), 1)
+        return Share(
+            shares,
+            jnp.asarray(disc.sum(), shares.dtype),
+            jnp.asarray([count for _, count in references], shares.dtype),
         )
 
     def _spectrum(self, noise: Array) -> Array:
@@ -148,7 +216,7 @@ def tree_ring_key(
             smaller ones is ``ceil(10 / 64 * min(h, w))``.
         channel: the channel that is marked; negative counts from the last.
         pattern: ``"ring"``: one real value for each ring around zero, which rotations
-            keep, but of which two with a small radius are alike (see :func:`p_value`);
+            keep, but of which two with a small radius are alike;
             ``"random"``: every coefficient by itself; ``"zeros"``: all 0, a mark
             without a secret.
 
@@ -184,53 +252,17 @@ def tree_ring_key(
             f"unknown pattern {pattern!r}; expected one of "
             f"{', '.join(get_args(Pattern))}"
         )
-    rows, columns = _pairs(shape, radius)
-    count = len(rows)
+    count = len(disc_pairs(shape, radius)[0])
     if pattern == "zeros":
         values = jnp.zeros(1 + 2 * count)
     elif pattern == "random":
         values = jax.random.normal(key, (1 + 2 * count,))
     else:
-        signed = _signed(rows, shape[0]), _signed(columns, shape[1])
-        ring = np.maximum(np.ceil(np.hypot(*signed) - 1e-9).astype(int), 1)
         # The real part of a Fourier coefficient of unit noise has the variance 1/2.
         drawn = jax.random.normal(key, (radius,)) / 2**0.5
-        real = 2**0.5 * drawn[ring - 1]
+        real = 2**0.5 * drawn[ring_numbers(shape, radius) - 1]
         values = jnp.concatenate([drawn[:1], real, jnp.zeros(count)])
     return TreeRingKey(values, shape, int(radius), channel % shape[2], pattern)
-
-
-def p_value(score: TreeRingScore) -> Float[np.ndarray, "..."]:
-    """How probable it is that white noise without the key comes as near to it.
-
-    Computed on the host, in float64. Two things bend it: sigma is estimated, from some
-    hundred coefficients of a latent of 16x16, so that one in a thousand is in truth
-    1.4; and the noise found in an image that this model and sampler did not make, or
-    found by an inexact inversion, is not white. Mostly it then has more energy in the
-    disc than outside, and p is too large: marks are missed. With less energy in the
-    disc it is too small. Measure it on images of your own before you rely on it.
-
-    Noise with *another* key is not white. Of two ``"random"`` keys that makes no
-    difference. Two ``"ring"`` keys, of as many values as the radius and zero imaginary
-    parts, are so alike that for radius 3 every second pair has a p below 0.01: to tell
-    such keys apart, compare distances (:func:`classify`).
-
-    Args:
-        score: of :meth:`TreeRingKey.score`; a batch of them, too.
-
-    Returns:
-        The p-value, uniform on [0, 1] for white noise.
-
-    References:
-        Wen et al. 2023, arXiv:2305.20030, Eq. 5.
-    """
-    from scipy.stats import ncx2
-
-    statistic, noncentrality, dof = (
-        np.asarray(part, np.float64)
-        for part in (score.statistic, score.noncentrality, score.dof)
-    )
-    return ncx2.cdf(statistic, dof, np.maximum(noncentrality, 1e-12))
 
 
 def check_noise(noise: Array, shape: tuple[int, int, int]) -> Array:
@@ -241,26 +273,3 @@ def check_noise(noise: Array, shape: tuple[int, int, int]) -> Array:
             + (" (use jax.vmap for a batch)" if jnp.ndim(noise) > 3 else "")
         )
     return jnp.asarray(noise)
-
-
-def _pairs(shape: tuple[int, int, int], radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of one coefficient of each conjugate pair in the disc, zero left out."""
-    u, v = np.mgrid[-radius : radius + 1, 0 : radius + 1]
-    chosen = (u**2 + v**2 <= radius**2) & ((v > 0) | (u > 0))
-    return u[chosen] % shape[0], v[chosen] % shape[1]
-
-
-def _signed(index: np.ndarray, size: int) -> np.ndarray:
-    return np.where(index > size // 2, index - size, index)
-
-
-def _plane(values: Array, shape: tuple[int, int, int], radius: int) -> Array:
-    """The real array of these coordinates; its other coefficients are 0."""
-    rows, columns = _pairs(shape, radius)
-    count = len(rows)
-    pairs = jax.lax.complex(values[1 : 1 + count], values[1 + count :]) / 2**0.5
-    spectrum = jnp.zeros(shape[:2], pairs.dtype)
-    spectrum = spectrum.at[0, 0].set(values[0])
-    spectrum = spectrum.at[rows, columns].set(pairs)
-    spectrum = spectrum.at[-rows % shape[0], -columns % shape[1]].set(pairs.conj())
-    return jnp.fft.ifft2(spectrum, norm="ortho").real
