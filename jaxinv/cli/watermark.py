@@ -21,7 +21,7 @@ from jaxinv.cli.console import (
     explained,
 )
 from jaxinv.files import check_writable_file
-from jaxinv.files.image_reading import read_image
+from jaxinv.files.image_reading import MAX_PIXELS, read_image
 from jaxinv.files.images import fit_image, image_suffix, write_image
 
 app = typer.Typer(
@@ -216,6 +216,7 @@ def detect(
         ),
     ] = 1e-3,
     resize: options.Resize = False,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     as_json: options.AsJson = False,
 ) -> None:
     """Say whether an image carries a key's watermark.
@@ -232,6 +233,7 @@ def detect(
             noise, record, found = _inverted(
                 output, image, [key], prompt, negative_prompt, model, revision, steps,
                 guidance, sampler, spacing, strategy, decoder_inversion, resize,
+                max_pixels,
             )  # fmt: skip
 
         from jaxinv.jobs.detect import verdict
@@ -290,6 +292,7 @@ def classify(
     strategy: _Strategy = "auto",
     decoder_inversion: options.DecoderInversion = "anderson",
     resize: options.Resize = False,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     as_json: options.AsJson = False,
 ) -> None:
     """Say which of several tree-ring keys an image is nearest to."""
@@ -297,7 +300,8 @@ def classify(
     with explained(output):
         noise, record, found = _inverted(
             output, image, key, prompt, negative_prompt, model, revision, steps,
-            guidance, sampler, spacing, strategy, decoder_inversion, resize, True,
+            guidance, sampler, spacing, strategy, decoder_inversion, resize,
+            max_pixels, True,
         )  # fmt: skip
 
     from jaxinv.apps import watermark
@@ -398,11 +402,12 @@ def _inverted(
     strategy: str,
     decoder_inversion: str,
     resize: bool,
+    max_pixels: int,
     compared: bool = False,
 ) -> tuple[Any, dict[str, Any], list[Any]]:
     """The noise of an image, the record so far, and the keys."""
     check_guidance(guidance)
-    read = read_image(image)
+    read = read_image(image, max_pixels)
 
     import jax.numpy as jnp
 

@@ -19,7 +19,7 @@ from jaxinv.models.supported import check_index
 from jaxinv.scheduler_config import DEFAULTS
 from weights_convert.reader import read_config, read_json
 
-PUBLISHED = Path("/work/shared/published_schedulers.json")
+PUBLISHED = Path(__file__).parents[3] / "shared" / "published_schedulers.json"
 _SUPPORTED = ("DDIM", "DPMSolverMultistep", "DEISMultistep", "UniPCMultistep")
 
 #: A small one of each kind, with options in the forms that published ones have.
