@@ -82,7 +82,7 @@ def explained(output: Output) -> Iterator[None]:
         try:
             yield
         except (ValueError, OSError) as error:
-            message = " ".join(str(error).split())
+            message = " ".join(_said(error).split())
             output.messages.print(
                 f"[bold red]error:[/] {escape(message)}", soft_wrap=True
             )
@@ -90,6 +90,15 @@ def explained(output: Output) -> Iterator[None]:
     for warning in caught:
         if warning.category is UserWarning:
             output.note(str(warning.message))
+
+
+def _said(error: Exception) -> str:
+    """Return an error's message, without the operating system's number."""
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        )
+    return str(error)
 
 
 def check_choice(what: str, value: str, known: Iterable[str]) -> str:
