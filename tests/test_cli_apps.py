@@ -232,7 +232,7 @@ def test_interpolation_begins_and_ends_at_the_images(picture, small, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--scheme", "dots"], ("unknown scheme 'dots'", "tree_ring")),
+        (["--scheme", "dots"], ("unknown scheme 'dots'", "tree-ring")),
         (["--pattern", "star"], ("unknown pattern 'star'", "ring")),
         (["--sampler", "edict"], ("unknown sampler", "ddim")),
         (["--out", "marked.xyz"], (".xyz",)),

@@ -76,7 +76,7 @@ def check_index(path: str | os.PathLike[str], index: Mapping[str, Any]) -> None:
             if entry[1] is not None:
                 named[name] = entry[1]
         elif entry:
-            raise refuse(f"sets the option {shown(name)}={shown(entry)}")
+            raise refuse(f"sets the option {shown_text(name)}={shown(entry)}")
     for name in PARTS:
         if name not in named:
             null = " (null)" if name in index else ""

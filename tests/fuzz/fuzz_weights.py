@@ -1,11 +1,14 @@
 """Readers of weights: safetensors, their index, Orbax checkpoints; what is copied."""
 
+import contextlib
 import functools
 import json
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import ml_dtypes
 import numpy as np
@@ -18,10 +21,18 @@ from jaxinv import checkpoint
 from jaxinv.files.folders import model_root
 from jaxinv.loading import _load_tokenizer, loaded_files
 from jaxinv.models.parameters import parameters
+from jaxinv.models.registry import abstract_component
 from weights_convert.pipeline import _copy_files
 from weights_convert.reader import open_tensors, read_tensor, require_floats
 from weights_convert.rules import from_torch, tensor_name
 
+# Building a model abstractly has readers of its own; here one is built once.
+_built = functools.lru_cache(64)(abstract_component)
+_BUILDERS = (
+    "weights_convert.component.abstract_component",
+    "weights_convert.taesd.abstract_component",
+    "jaxinv.checkpoint.abstract_component",
+)
 CONFIG = CONFIGS["tiny autoencoder"]
 STEM = "diffusion_pytorch_model"
 WEIGHTS = f"{STEM}.safetensors"
@@ -91,6 +102,16 @@ def _as_written(folder: Path, found: dict[str, np.ndarray]) -> None:
         assert np.all(np.isfinite(value))
         assert value.dtype == found[name].dtype
         np.testing.assert_array_equal(found[name], value)
+
+
+def _building_once(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    def reading(folder: Path) -> Any:
+        with contextlib.ExitStack() as stack:
+            for name in _BUILDERS:
+                stack.enter_context(mock.patch(name, _built))
+            return read(folder)
+
+    return reading
 
 
 def _as_loaded(folder: Path, module: Any) -> None:
@@ -261,7 +282,7 @@ READERS: list[Reader] = [
         name="component, loaded",
         make=_write_component,
         damages={WEIGHTS: _WAYS, "config.json": ("json",)},
-        read=weights_convert.load_component,
+        read=_building_once(weights_convert.load_component),
         holds=_as_loaded,
         slow=True,
     ),
@@ -269,7 +290,7 @@ READERS: list[Reader] = [
         name="tiny autoencoder's original files",
         make=_write_original,
         damages={f"{side}.safetensors": _WAYS for side in ("encoder", "decoder")},
-        read=_read_original,
+        read=_building_once(_read_original),
         holds=_finite_weights,
         follows_links=True,
         slow=True,
@@ -286,7 +307,7 @@ READERS: list[Reader] = [
             "vae/params/array_metadatas/process_0": ("json", "bytes", "kind"),
             "vae/params/ocdbt.process_0/d/*": ("bytes", "kind"),
         },
-        read=lambda folder: checkpoint.load_component(folder / "vae"),
+        read=_building_once(lambda folder: checkpoint.load_component(folder / "vae")),
         holds=_same_weights,
         slow=True,
     ),
