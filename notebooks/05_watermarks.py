@@ -53,16 +53,19 @@ EXACT = ji.Trajectory(max_sweeps=10 if FAST else 30, chunk=CHUNK)
 # %% [markdown]
 # ## Tree-Ring
 #
-# The low frequencies of one channel of the noise are replaced by rings of random values
-# (Wen et al. 2023). The published radius is 10 for latents of 64x64; the same share of
-# smaller ones, rounded up, is used here.
+# The low frequencies of one channel of the noise are replaced by random values, or by
+# rings of them (Wen et al. 2023). The published radius is 10 for latents of 64x64; the
+# same share of smaller ones, rounded up, is used here. So small a disc has only three
+# rings, and three numbers prove little: every frequency gets a value of its own.
 
 # %%
 pipe = ji.load(MODEL)
 sampler = ji.dpmpp_2m(ji.time_grid(pipe.schedule, STEPS))
 denoise = pipe.denoiser(PROMPT, guidance_scale=GUIDANCE)
 radius = int(np.ceil(10 / 64 * min(pipe.latent_shape[:2])))
-key = watermark.tree_ring_key(jax.random.key(0), pipe.latent_shape, radius=radius)
+key = watermark.tree_ring_key(
+    jax.random.key(0), pipe.latent_shape, radius=radius, pattern="random"
+)
 
 plain = jax.random.normal(jax.random.key(1), pipe.latent_shape)
 marked = key.embed(plain)
@@ -77,8 +80,8 @@ plotting.panel(
 
 # %% [markdown]
 # `detect` goes the whole way: decoder inversion, sampler inversion, statistic. The
-# p-value is the probability that noise without the key comes as near to it. The prompt is
-# known here; without it, see the last section.
+# p-value is the probability that another key comes as near to the noise that was found.
+# The prompt is known here; without it, see the last section.
 
 # %%
 inverses = {
