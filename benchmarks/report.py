@@ -41,18 +41,23 @@ def share(hits: int, count: int) -> str:
     return f"{100 * hits / count:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def provenance(command: str) -> str:
-    """How a result was made: command, versions, device."""
-    device = jax.devices()[0]
-    commit = subprocess.run(
+def commit() -> str:
+    """The commit of the code that runs."""
+    found = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         capture_output=True,
         text=True,
         check=False,
         cwd=Path(__file__).parent,
     ).stdout.strip()
+    return found or "unknown"
+
+
+def provenance(command: str) -> str:
+    """How a result was made: command, versions, device."""
+    device = jax.devices()[0]
     return (
-        f"Made by `{command}` at commit {commit or 'unknown'}, jax {jax.__version__}, "
+        f"Made by `{command}` at commit {commit()}, jax {jax.__version__}, "
         f"{device.device_kind} ({jax.device_count()} device), "
         f"Python {platform.python_version()}."
     )

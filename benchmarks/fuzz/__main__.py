@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fuzz.worker import readers
-from benchmarks.report import RESULTS, provenance, save, table
+from benchmarks.report import RESULTS, commit, provenance, save, table
 
 SECONDS, MIB = 30, 2048
 _START = 600  # seconds to import and to warm up in
@@ -42,7 +42,7 @@ def run_reader(name: str, tries: int, seed: int) -> dict[str, Any]:
     """All attempts of one reader, in as many processes as it takes."""
     counts: collections.Counter[str] = collections.Counter()
     faults: list[Any] = []
-    cell = {"reader": name, "tries": tries, "seed": seed}
+    cell = {"reader": name, "tries": tries, "seed": seed, "commit": commit()}
     slowest = peak = grown = 0.0
     start, following = time.perf_counter(), 0
     while following < tries:
@@ -139,6 +139,8 @@ def report(cells: list[dict[str, Any]], command: str) -> str:
     ]
     if wrong:
         text += "What is wrong:\n\n" + "\n".join(wrong) + "\n\n"
+    commits = ", ".join(sorted({cell["commit"] for cell in cells}))
+    text += f"Readers are run again where what they read has changed: {commits}.\n"
     return f"{text}{provenance(command)}\n"
 
 
