@@ -7,6 +7,7 @@ each, so that whoever watches knows which one it was.
 import argparse
 import json
 import logging
+import os
 import random
 import resource
 import sys
@@ -80,9 +81,12 @@ def main() -> None:
         parser.add_argument(name, type=int)
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
+    # What the libraries print, also those in other languages, goes nowhere.
+    told = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     readers()
     for line in attempts(**vars(options)):
-        print(json.dumps(line), flush=True)
+        print(json.dumps(line), file=told, flush=True)
 
 
 if __name__ == "__main__":
