@@ -4,6 +4,7 @@ A component (UNet, autoencoder, text encoder) is a folder::
 
     unet/config.json    diffusers' configuration, names the class
     unet/params/        Orbax checkpoint: one array for each parameter path
+    unet/digests.json   SHA-256 of the files in params/; older ones have none
 
 and a pipeline, as ``python -m weights_convert SRC DST`` writes it, is::
 
@@ -34,6 +35,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.typing import DTypeLike
 
+from jaxinv.files.digests import check_digests, write_digests
 from jaxinv.files.folders import files_below, model_root
 from jaxinv.files.json_fields import naming, read_json, shown
 from jaxinv.models.parameters import parameters, with_parameters
@@ -41,6 +43,7 @@ from jaxinv.models.registry import Component, abstract_component, component_conf
 from jaxinv.sharding import ShardingRule, sharding_function
 
 MARKER = "jaxinv.json"
+DIGESTS = "digests.json"
 FORMAT = {"format": "jaxinv-checkpoint", "version": 1}
 # Files of Orbax that hold JSON, and how large one may be: it lists every parameter.
 _METADATA = ("_METADATA", "_CHECKPOINT_METADATA", "_sharding")
@@ -82,6 +85,7 @@ def save_component(module: Component, folder: str | os.PathLike) -> None:
         write_json(partial / "config.json", module.config.to_dict())
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(partial.absolute() / "params", parameters(module))
+        write_digests(partial / "params", partial / DIGESTS)
 
 
 def load_component(
@@ -124,6 +128,8 @@ def load_component(
     with naming(path):
         config = component_config(read_json(path, root=root))
     _check_files(folder / "params", root)
+    if os.path.lexists(folder / DIGESTS):
+        check_digests(folder / "params", folder / DIGESTS, root)
     module = abstract_component(config, dtype=dtype, param_dtype=param_dtype)
     wanted = parameters(module)
 

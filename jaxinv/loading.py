@@ -153,6 +153,7 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
         if not checkpoint.is_checkpoint(folder):
             found += weight_files(folder / part, variant)
             continue
+        found.append(folder / part / checkpoint.DIGESTS)
         found += files_below(folder / part / "params", root)
     found = [path for path in sorted(found) if os.path.lexists(path)]
     for path in found:

@@ -141,6 +141,11 @@ def _write_checkpoint(folder: Path) -> None:
     checkpoint.save_component(_module(), folder / "vae")
 
 
+def _write_old_checkpoint(folder: Path) -> None:
+    _write_checkpoint(folder)
+    (folder / "vae" / checkpoint.DIGESTS).unlink()
+
+
 def _same_weights(folder: Path, module: Any) -> None:
     for path, value in parameters(module).items():
         wanted = parameters(_module())[path]
@@ -296,10 +301,24 @@ READERS: list[Reader] = [
         slow=True,
     ),
     Reader(
+        name="Orbax checkpoint without digests",
+        make=_write_old_checkpoint,
+        damages={
+            "vae/params/_METADATA": ("json", "json", "json", "bytes", "kind"),
+            "vae/params/_CHECKPOINT_METADATA": ("json", "bytes", "kind"),
+            "vae/params/_sharding": ("json", "bytes", "kind"),
+            "vae/params/manifest.ocdbt": ("bytes", "kind"),
+        },
+        read=_building_once(lambda folder: checkpoint.load_component(folder / "vae")),
+        holds=_same_weights,
+        slow=True,
+    ),
+    Reader(
         name="Orbax checkpoint",
         make=_write_checkpoint,
         damages={
             "vae/config.json": ("kind",),
+            "vae/digests.json": ("json", "bytes", "kind"),
             "vae/params/_METADATA": ("json", "json", "json", "bytes", "kind"),
             "vae/params/_CHECKPOINT_METADATA": ("json", "bytes", "kind"),
             "vae/params/_sharding": ("json", "bytes", "kind"),

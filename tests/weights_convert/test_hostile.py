@@ -207,6 +207,7 @@ def test_damaged_metadata_is_one_clear_line_or_harmless(saved, key, value, tmp_p
     copy = shutil.copytree(saved, tmp_path / "vae")
     path = copy / "params" / "_METADATA"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    (copy / checkpoint.DIGESTS).unlink()  # or nothing of it would be read
     said = str(copy)
     try:
         checkpoint.load_component(copy)
@@ -214,6 +215,34 @@ def test_damaged_metadata_is_one_clear_line_or_harmless(saved, key, value, tmp_p
         said = str(error)
     assert str(copy) in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_bit_that_flips_in_a_checkpoint_is_found(saved, seed, tmp_path):
+    copy = shutil.copytree(saved, tmp_path / "vae")
+    rng = random.Random(seed)
+    files = [path for path in sorted((copy / "params").rglob("*")) if path.is_file()]
+    path = rng.choice([path for path in files if path.stat().st_size])
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"damaged|cannot be read") as error:
+        checkpoint.load_component(copy)
+    assert str(copy) in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"sha256": []}', '{"sha256": {"a": 1}}'])
+def test_damaged_digests_are_one_clear_line(saved, content, tmp_path):
+    copy = shutil.copytree(saved, tmp_path / "vae")
+    (copy / checkpoint.DIGESTS).write_text(content)
+    with pytest.raises(ValueError, match=r"digests\.json: sha256"):
+        checkpoint.load_component(copy)
+
+
+def test_a_checkpoint_without_digests_is_read(saved, tmp_path):
+    copy = shutil.copytree(saved, tmp_path / "vae")
+    (copy / checkpoint.DIGESTS).unlink()
+    checkpoint.load_component(copy)
 
 
 def test_a_checkpoint_of_numbers_that_are_none_is_refused(saved, tmp_path):
