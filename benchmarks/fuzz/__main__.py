@@ -12,8 +12,8 @@ the process may allocate 2 GiB more than it held when it was warm.
 
 "Accepted" inputs have results that were checked: a configuration is the same after it
 was written and read again, a scheduler's table is finite, a weight file's tensors are
-those that an independent reading of the file finds (a tensor whose bytes changed is
-another tensor, which no format here can tell; NaN and infinities are refused), of a
+those that an independent reading of the file finds (a number whose bytes changed is
+another number, which safetensors cannot tell; NaN and infinities are refused), of a
 checkpoint they are those that were saved. "Raw" is any exception that is not meant for
 the user, "unclear" a message of several lines or without the name of the input, "wrong"
 a result that is not what it should be.
