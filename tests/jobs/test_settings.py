@@ -152,7 +152,11 @@ def test_any_byte_that_is_read_counts_and_no_other_does(stored, layout, tmp_path
         changed[place] ^= 1 << rng.randrange(8)
         path.write_bytes(changed)
         os.utime(path, ns=(dates.st_atime_ns, dates.st_mtime_ns))
-        assert (model_fingerprint(folder) == before) == (name in unread), name
+        try:
+            same = model_fingerprint(folder) == before
+        except ValueError:  # an index that lists no files any more
+            same = False
+        assert same == (name in unread), name
         path.write_bytes(content)
     assert model_fingerprint(folder) == before
 
