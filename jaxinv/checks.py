@@ -175,7 +175,7 @@ def _conform_class(value: Any, hint: Any) -> Any:
         real = isinstance(value, numbers.Real) and not isinstance(value, bool)
         return _finite(value) if real else _Refused
     if hint is collections.abc.Callable:
-        return value if _is_function(value) else _Refused
+        return value if callable(value) else _Refused
     if getattr(hint, "_is_protocol", False) and "__call__" in hint.__dict__:
         return value if _takes(value, hint.__dict__["__call__"]) else _Refused
     if _is_array(hint):
@@ -188,13 +188,9 @@ def _conform_class(value: Any, hint: Any) -> Any:
         return value
 
 
-def _is_function(value: Any) -> bool:
-    return callable(value) and not isinstance(value, type)
-
-
 def _takes(value: Any, call: Callable[..., Any]) -> bool:
     """Return whether something can be called as a protocol's ``__call__``."""
-    if not _is_function(value):
+    if not callable(value) or isinstance(value, type):
         return False
     _, *parameters = inspect.signature(call).parameters.values()
     by_place = [p.name for p in parameters if p.kind is _EITHER]
