@@ -10,7 +10,6 @@ Memory: a pixel takes up to 24 bytes while it is decoded, so ``MAX_PIXELS`` stan
 the limit, and what follows the decoder works on strips of rows.
 """
 
-import io
 import os
 import stat
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 2**25
 """Pixels of the largest picture that is read by default: 33.5 million."""
@@ -237,18 +236,34 @@ def _ignored_colours(image: Image.Image) -> list[str]:
     """Return what is said of colours and not used here."""
     ignored = []
     if profile := image.info.get("icc_profile"):
-        try:
-            opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            name = ImageCms.getProfileDescription(opened).strip()
-        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            name = ""
-        name = "".join(letter for letter in name if letter.isprintable())[:80]
+        name = "".join(filter(str.isprintable, _profile_name(profile)))[:80].strip()
         if "sRGB" not in name:
             ignored.append(f"ignored its colour profile ({name or 'unknown'})")
     gamma = image.info.get("gamma")
     if isinstance(gamma, float) and abs(gamma - 1 / 2.2) > 0.01 and not profile:
         ignored.append(f"ignored its gamma of {gamma:g}")
     return ignored
+
+
+def _profile_name(profile: bytes) -> str:
+    """Return the description in a colour profile (ICC.1:2022, 7.3 and 10.15).
+
+    Only this tag is read: a library for colours allocates what a damaged profile says.
+    """
+
+    def number(data: bytes, at: int) -> int:
+        return int.from_bytes(data[at : at + 4], "big")
+
+    for entry in range(132, 132 + 12 * min(number(profile, 128), 100), 12):
+        if profile[entry : entry + 4] != b"desc":
+            continue
+        start = number(profile, entry + 4)
+        tag = profile[start : start + number(profile, entry + 8)]
+        if tag[:4] == b"mluc":  # version 4: the first of its languages
+            text = tag[number(tag, 24) :][: number(tag, 20)]
+            return text.decode("utf-16-be", "replace")
+        return tag[12:].split(b"\0")[0].decode("ascii", "replace")
+    return ""
 
 
 def to_uint8(image: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
