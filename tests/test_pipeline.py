@@ -266,7 +266,7 @@ def test_a_wrong_latent_is_explained(tiny, latent, message):
 
 @pytest.mark.parametrize("scale", [np.nan, np.inf])
 def test_a_guidance_scale_that_is_not_finite_is_refused(tiny, scale):
-    with pytest.raises(ValueError, match="guidance_scale must be finite"):
+    with pytest.raises(ValueError, match="guidance_scale must be a finite number"):
         tiny.denoiser(PROMPT, guidance_scale=scale)
 
 
