@@ -30,6 +30,10 @@ MISTAKES = {
     "picture for a noise": ("sample -p x --noise a.png", "expected a .npy file"),
     "shape of a noise": ("sample -p x --noise bad.npy", "this model's is (16, 16, 4)"),
     "new folder": ("sample -p x --steps 0 --out new/x.png", "--steps must be"),
+    "new folders of a watermark": (
+        "watermark embed -p x --sampler best --key new/k.json --out other/x.png",
+        "unknown sampler 'best'",
+    ),
     "ending": ("sample -p x --out x.xyz", "use .png"),
     "option": ("sample --promt heart", "--prompt"),
     "column": ("batch m.csv out", "did you mean 'prompt'?"),

@@ -60,6 +60,7 @@ def demo(
         check_guidance(guidance)
         if image_suffix(out) != ".png":
             raise ValueError(f"{out}: the picture is a PNG; use a name ending in .png")
+        check_writable_file(out, make=False)
 
         import jax
 

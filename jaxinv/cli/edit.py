@@ -67,6 +67,7 @@ def edit(
     folder = out or Path(f"{image.stem}-edited")
     with explained(output):
         check_guidance(guidance)
+        check_writable_folder(folder, make=False)
         read = read_image(image, max_pixels)
         given = None if mask in (None, "auto") else read_image(str(mask), max_pixels)
 

@@ -59,6 +59,7 @@ def interpolate(
     output = Output(as_json)
     with explained(output):
         check_guidance(guidance)
+        check_writable_folder(out, make=False)
         if points < 2:
             raise ValueError(f"--points must be at least 2, got {points}")
         paths = (first, second)

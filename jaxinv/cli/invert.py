@@ -73,6 +73,7 @@ def invert(
     folder = out or Path(f"{image.stem}-inverted")
     with explained(output):
         check_guidance(guidance)
+        check_writable_folder(folder, make=False)
         read = read_image(image, max_pixels)
 
         import jax.numpy as jnp

@@ -46,6 +46,7 @@ def sample(
             raise ValueError("--seed and --noise exclude each other")
         check_guidance(guidance)
         image_suffix(out)
+        check_writable_file(out, make=False)
         given = None if noise is None else read_array(noise)
 
         import jax

@@ -126,8 +126,8 @@ def embed(
     with explained(output):
         check_guidance(guidance)
         image_suffix(out)
-        check_writable_file(out)
-        check_writable_file(key)
+        check_writable_file(out, make=False)
+        check_writable_file(key, make=False)
 
         import jax
 
@@ -160,6 +160,8 @@ def embed(
         )
         noise = found.embed(plain)
         denoise = pipe.denoiser(prompt, negative_prompt, guidance)
+        check_writable_file(out)
+        check_writable_file(key)
         if new:
             watermark.write_key(key, found)
         elif isinstance(found, watermark.GaussianShadingKey):

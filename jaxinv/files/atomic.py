@@ -160,13 +160,15 @@ def _umask() -> int:
     return mask
 
 
-def check_writable_folder(folder: str | os.PathLike[str]) -> Path:
-    """Makes a folder if need be and proves, by trying, that files can be put there.
+def check_writable_folder(folder: str | os.PathLike[str], *, make: bool = True) -> Path:
+    """Prove, by trying, that files can be put into a folder.
 
     To be called before the computing starts, not after it.
 
     Args:
         folder: The folder that results go into.
+        make: Make it if need be. Without, what is tried is the nearest folder above it
+            that exists, and nothing is left behind.
 
     Returns:
         The folder.
@@ -174,20 +176,23 @@ def check_writable_folder(folder: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: If it cannot be made or written to.
     """
-    folder = Path(folder)
+    folder = place = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place):
             pass
-    except FileExistsError:
-        raise ValueError(f"cannot write to {folder}: it is a file") from None
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"cannot write to {folder}: {place} is a file") from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ValueError(f"cannot write to {folder}: {reason}") from None
     return folder
 
 
-def check_writable_file(path: str | os.PathLike[str]) -> Path:
+def check_writable_file(path: str | os.PathLike[str], *, make: bool = True) -> Path:
     """Proves, by trying, that a file can be written; see :func:`check_writable_folder`.
 
     Raises:
@@ -196,5 +201,5 @@ def check_writable_file(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder")
-    check_writable_folder(path.parent)
+    check_writable_folder(path.parent, make=make)
     return path

@@ -100,7 +100,9 @@ def test_bad_input_is_refused(options, match):
 
 
 def test_a_sampler_without_a_table_is_refused():
-    with pytest.raises(ValueError, match="LinearMultistep .*got a value of type Edict"):
+    with pytest.raises(
+        ValueError, match=r"LinearMultistep .*got a value of type Edict"
+    ):
         editing.edit(sampler_of(ji.edict), SOURCE, TARGET, LATENT)
 
 
