@@ -73,7 +73,10 @@ def test_the_model_itself_is_not_refused(copy):
 def pipelines():
     """Every pipeline of diffusers with the parts that it must have."""
     for name in sorted(n for n in dir(diffusers) if n.endswith("Pipeline")):
-        cls = getattr(diffusers, name)
+        try:
+            cls = getattr(diffusers, name)
+        except RuntimeError:  # it needs a newer version of transformers
+            continue
         index = {}
         for part, parameter in inspect.signature(cls.__init__).parameters.items():
             kinds = typing.get_args(parameter.annotation) or (parameter.annotation,)

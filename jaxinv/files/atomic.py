@@ -185,7 +185,8 @@ def check_writable_folder(folder: str | os.PathLike[str], *, make: bool = True) 
         with tempfile.TemporaryFile(dir=place):
             pass
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"cannot write to {folder}: {place} is a file") from None
+        what = "it" if place == folder else place
+        raise ValueError(f"cannot write to {folder}: {what} is a file") from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ValueError(f"cannot write to {folder}: {reason}") from None
