@@ -168,6 +168,11 @@ def _conform_class(value: Any, hint: Any) -> Any:
         return value
     if hint is bool:
         return bool(value) if isinstance(value, bool | np.bool) else _Refused
+    if hint in (int, float) and isinstance(value, jax.Array) and value.shape == ():
+        if isinstance(value, jax.core.Tracer):  # its value is not known yet
+            kind = jnp.integer if hint is int else jnp.number
+            return value if jnp.issubdtype(value.dtype, kind) else _Refused
+        value = value.item()
     if hint is int:
         integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         return int(value) if integer else _Refused

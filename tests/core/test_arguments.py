@@ -229,6 +229,10 @@ def test_numbers_of_numpy_and_jax_are_numbers():
     assert grid.num_steps == 20
     assert ji.edict(grid, np.float32(0.5)).p == 0.5
     assert type(ji.Anderson(history=np.int32(3)).history) is int
+    assert type(ji.Anderson(history=jnp.int32(3)).history) is int
+    assert ji.edict(grid, jnp.float32(0.5)).p == 0.5
+    with pytest.raises(ValueError, match="history must be an integer"):
+        ji.Anderson(history=jnp.float32(3.5))
 
 
 @pytest.mark.parametrize("dtype", [jnp.complex64, jnp.int32, bool])
