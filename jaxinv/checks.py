@@ -103,7 +103,10 @@ def _checked_call(target: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     @functools.wraps(target)
     def call(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            return target(*args, **kwargs)  # Python's own error names the function
         for key, value in bound.arguments.items():
             kind = signature.parameters[key].kind
             if key not in hints() or kind in _VARIADIC:

@@ -224,6 +224,13 @@ def test_arguments_in_another_order_are_told_the_order():
         ji.sample(TABLE, X, model)
 
 
+def test_arguments_that_are_missing_or_unknown_are_named_with_their_function():
+    with pytest.raises(TypeError, match=r"time_grid\(\) missing 1 .*'num_steps'"):
+        ji.time_grid(SCHEDULE)
+    with pytest.raises(TypeError, match=r"Anderson\.__init__\(\) got an unexp.*'size'"):
+        ji.Anderson(size=3)
+
+
 def test_numbers_of_numpy_and_jax_are_numbers():
     grid = ji.time_grid(SCHEDULE, np.int64(20))
     assert grid.num_steps == 20
