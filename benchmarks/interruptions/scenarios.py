@@ -183,7 +183,7 @@ def _set_mode(out: Path, mode: int) -> None:
 
 
 def _clock(setting: Setting, whole: Whole) -> Outcome:
-    """The clock is set back: all files are from tomorrow."""
+    """All files are from tomorrow, as they seem after the clock is set back."""
     out = setting.folder / "clock"
     process = _start(setting, out)
     _wait_for_work(setting, process, out)
@@ -231,7 +231,7 @@ SCENARIOS: dict[str, Callable[[Setting, Whole], Outcome]] = {
     "SIGTERM": _signalled(signal.SIGTERM),
     "SIGKILL": _signalled(signal.SIGKILL),
     "output becomes read-only": _read_only,
-    "clock set back by a day": _clock,
+    "files dated tomorrow, as after a clock set back": _clock,
     "output folder moved": _moved,
     "64 file descriptors": _few_files,
 }
