@@ -18,7 +18,7 @@ from benchmarks.report import table
 from jaxinv.batches import invert_batch, sample_batch
 from jaxinv.flow import Station, flow
 from jaxinv.lanes import Lanes
-from jaxinv.sharding import make_mesh
+from jaxinv.mesh import make_mesh
 from jaxinv.stream import inversion_stations, numbered
 
 TITLE = "Continuous batching"

@@ -22,9 +22,9 @@ from jaxinv.batches import Inversion, invert_batch, on_mesh, sample_batch
 from jaxinv.compilation import split_callable
 from jaxinv.denoiser import with_condition
 from jaxinv.inversion.strategies import make_plan
+from jaxinv.mesh import make_mesh, place_model, shard_parameters
 from jaxinv.models import UNet2DConditionConfig, UNet2DConditionModel
 from jaxinv.prompted import Condition, PromptedModel
-from jaxinv.sharding import make_mesh, place_model, shard_parameters
 
 TITLE = "Devices"
 DEVICES = 8

@@ -28,6 +28,7 @@ from jaxinv.inversion import (
     invert,
 )
 from jaxinv.memory import largest_batch, predict_memory
+from jaxinv.mesh import make_mesh
 from jaxinv.metrics import nmse_db, psnr
 from jaxinv.samplers.adams import deis, ipndm
 from jaxinv.samplers.bidirectional import bdia, belm, o_belm
@@ -53,7 +54,6 @@ from jaxinv.schedule import (
     variance_exploding,
 )
 from jaxinv.schedule_from_diffusers import schedule_from_diffusers
-from jaxinv.sharding import make_mesh
 from jaxinv.solvers import Anderson, FixedPoint, ForwardStep, Gradient, NewtonKrylov
 from jaxinv.state import SamplerState
 from jaxinv.stream import invert_stream

@@ -28,10 +28,10 @@ from jaxinv.inversion import InversionResult, Strategy, invert
 from jaxinv.inversion.invert import check_explicit, check_rtol
 from jaxinv.inversion.stages import Stage
 from jaxinv.inversion.strategies import make_plan
+from jaxinv.mesh import DATA, check_mesh, make_mesh, over_data, place_model
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import Sampler, sample
 from jaxinv.schedule import NoiseSchedule
-from jaxinv.sharding import DATA, check_mesh, make_mesh, over_data, place_model
 from jaxinv.solvers import Solver
 from jaxinv.state import SamplerState, labelled, unlabelled
 

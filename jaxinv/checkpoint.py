@@ -38,9 +38,9 @@ from jax.typing import DTypeLike
 from jaxinv.files.digests import check_digests, write_digests
 from jaxinv.files.folders import files_below, model_root
 from jaxinv.files.json_fields import naming, read_json, shown
+from jaxinv.mesh import ShardingRule, sharding_function
 from jaxinv.models.parameters import parameters, with_parameters
 from jaxinv.models.registry import Component, abstract_component, component_config
-from jaxinv.sharding import ShardingRule, sharding_function
 
 MARKER = "jaxinv.json"
 DIGESTS = "digests.json"
@@ -102,7 +102,7 @@ def load_component(
         dtype: Data type of the computation.
         param_dtype: Data type of the parameters, whatever they are stored in.
         sharding: Where the parameters go: a mesh, for
-            :func:`jaxinv.sharding.parameter_rule` on it, one sharding for all of them,
+            :func:`jaxinv.mesh.parameter_rule` on it, one sharding for all of them,
             a mapping from parameter paths, or a function of a parameter's path and
             shape. The first local device if None.
 
@@ -116,7 +116,7 @@ def load_component(
     Example:
         In two parts, on all devices::
 
-            unet = load_component("sd15/unet", sharding=jaxinv.sharding.make_mesh(2))
+            unet = load_component("sd15/unet", sharding=jaxinv.mesh.make_mesh(2))
     """
     folder = Path(folder).absolute()
     path = folder / "config.json"

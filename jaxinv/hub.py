@@ -18,12 +18,12 @@ from jax.typing import DTypeLike
 
 from jaxinv.checks import checked
 from jaxinv.loading import load_folder
+from jaxinv.mesh import ShardingRule
 from jaxinv.models.attention import Implementation
 from jaxinv.models.options import check_options, with_options
 from jaxinv.models.remat import Remat
 from jaxinv.pipeline import LatentDiffusion
 from jaxinv.schedule import NoiseSchedule
-from jaxinv.sharding import ShardingRule
 
 
 @checked
@@ -74,7 +74,7 @@ def load(
         remat: What reverse-mode derivatives keep of each block: ``"none"`` computes
             nothing twice, ``"dots"`` norms and attention, ``"blocks"`` everything.
         sharding: Where the parameters go, usually a mesh from
-            :func:`jaxinv.sharding.make_mesh`: each array's largest divisible dimension
+            :func:`jaxinv.mesh.make_mesh`: each array's largest divisible dimension
             over its axis ``model``. The first local device if None. Checkpoints of
             ``jaxinv convert`` are read straight into the parts; of diffusers' folders,
             one tensor at a time is whole on the host.

@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Int, PyTree
 
-from jaxinv.sharding import DATA, check_mesh, over_data
+from jaxinv.mesh import DATA, check_mesh, over_data
 
 
 class Machine(Protocol):

@@ -17,6 +17,7 @@ from jaxinv.files.folders import (
     model_root,
 )
 from jaxinv.files.json_fields import check_field, naming, read_json
+from jaxinv.mesh import ShardingRule
 from jaxinv.models.registry import ComponentConfig, component_config
 from jaxinv.models.supported import (
     PARTS,
@@ -28,7 +29,6 @@ from jaxinv.models.supported import (
 from jaxinv.pipeline import LatentDiffusion
 from jaxinv.schedule import NoiseSchedule
 from jaxinv.schedule_from_diffusers import schedule_from_diffusers
-from jaxinv.sharding import ShardingRule
 
 NETWORKS = ("unet", "vae", "text_encoder")
 _VOCABULARY = ("vocab.json", "merges.txt")

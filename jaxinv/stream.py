@@ -46,10 +46,10 @@ from jaxinv.inversion.verification import (
     worth_repeating,
 )
 from jaxinv.lanes import Lanes
+from jaxinv.mesh import make_mesh, place_model
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import Sampler, in_dtype
 from jaxinv.schedule import NoiseSchedule
-from jaxinv.sharding import make_mesh, place_model
 from jaxinv.solvers import Solver
 from jaxinv.state import labelled, unlabelled
 

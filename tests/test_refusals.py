@@ -285,7 +285,7 @@ def test_a_data_type_that_cannot_be_computed_is_refused(name, copy):
     )
     with pytest.raises(ValueError, match=DTYPES[name]):
         ji.load(copy, dtype=given)
-    mesh = ji.sharding.make_mesh(devices=jax.devices("cpu"))
+    mesh = ji.make_mesh(devices=jax.devices("cpu"))
     with pytest.raises(ValueError, match=DTYPES[name]):
         ji.load(copy, dtype=given, param_dtype="float32", sharding=mesh)
 

@@ -12,10 +12,10 @@ from safetensors.numpy import save_file
 
 from jaxinv.checkpoint import atomic_folder, write_json
 from jaxinv.files.json_fields import shown
+from jaxinv.mesh import ShardingRule, sharding_function
 from jaxinv.models import CLIPTextConfig
 from jaxinv.models.parameters import parameters, with_parameters
 from jaxinv.models.registry import Component, ComponentConfig, abstract_component
-from jaxinv.sharding import ShardingRule, sharding_function
 from weights_convert.errors import WeightsError
 from weights_convert.reader import (
     StoredTensor,

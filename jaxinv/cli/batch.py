@@ -202,7 +202,7 @@ def batch(
             from jaxinv.decoder import METHODS
             from jaxinv.hub import find_model
             from jaxinv.inversion import STRATEGIES
-            from jaxinv.sharding import make_mesh
+            from jaxinv.mesh import make_mesh
 
             given = [each is not None for each in (coordinator, processes, process)]
             if any(given) and not distributed:

@@ -21,11 +21,11 @@ from jaxinv.jobs.interface import Answer, Engine, Request
 from jaxinv.jobs.one_by_one import answer
 from jaxinv.lanes import Lanes
 from jaxinv.latents import decode, encode
+from jaxinv.mesh import make_mesh, place_model
 from jaxinv.pipeline import ImageInversion, LatentDiffusion
 from jaxinv.prompted import Condition
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling import Sampler
-from jaxinv.sharding import make_mesh, place_model
 from jaxinv.stream import Sample, inversion_stations
 
 #: Text vectors that are kept, of the prompts seen last: a megabyte or less each.

@@ -10,7 +10,7 @@ import jaxinv as ji
 from jaxinv.denoiser import with_condition
 from jaxinv.flow import Onward, Station, flow
 from jaxinv.lanes import Lanes
-from jaxinv.sharding import make_mesh
+from jaxinv.mesh import make_mesh
 from jaxinv.solvers import NewtonKrylov
 from jaxinv.stream import invert_stream
 

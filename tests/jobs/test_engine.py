@@ -5,7 +5,7 @@ import pytest
 
 import jaxinv as ji
 from jaxinv.jobs import Request, continuous, one_by_one
-from jaxinv.sharding import make_mesh
+from jaxinv.mesh import make_mesh
 
 COUNT = 5
 

@@ -1,10 +1,10 @@
-r"""Meshes of devices: where parameters live, and a function of samples on all of them.
+r"""Meshes of devices: where parameters and samples live.
 
 A mesh has two axes. Samples are spread over ``data``: every device works on its own
-part of a batch, and because each sample stops on its own certificate, no device has
-anything to tell another. Parameters are spread over ``model``, if a device cannot hold
-them all: each array along its largest dimension that divides evenly, which leaves it to
-XLA's partitioner to bring the parts together where they are used.
+part of a batch, and since each sample has its own stopping test, devices need not
+communicate. Parameters are spread over ``model`` if one device cannot hold them all:
+each array along its largest dimension that divides evenly. XLA's partitioner then
+brings the parts together where they are used.
 
 References:
     Xu et al. 2021, "GSPMD", arXiv:2105.04663 (partitioning over ``model``).
@@ -21,7 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from jaxinv.checks import checked
+from jaxinv.checks import AtLeastOne, checked
 
 #: Names of the mesh's axes: samples, and parts of parameters.
 DATA, MODEL = "data", "model"
@@ -38,26 +38,26 @@ _Tree = TypeVar("_Tree")
 
 
 @checked
-def make_mesh(model: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices: samples over ``data``, parameters over ``model``.
+def make_mesh(
+    model: AtLeastOne = 1, *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Return a mesh of devices: samples over ``data``, parameters over ``model``.
 
     Args:
-        model: devices that share one copy of the parameters.
-        devices: which devices; all of all processes if None.
+        model: number of devices that share one copy of the parameters.
+        devices: the devices; all devices of all processes if None.
 
     Returns:
         A mesh of shape (devices / model, model).
 
     Raises:
-        ValueError: if the devices cannot be divided so.
+        ValueError: if the number of devices is no multiple of ``model``.
 
     Example:
         >>> dict(make_mesh().shape)["model"]
         1
     """
     found = list(jax.devices() if devices is None else devices)
-    if isinstance(model, bool) or not isinstance(model, int) or model < 1:
-        raise ValueError(f"model must be a positive number of devices, got {model!r}")
     if not found or len(found) % model:
         divisors = [n for n in range(1, len(found) + 1) if len(found) % n == 0]
         raise ValueError(
@@ -70,13 +70,14 @@ def make_mesh(model: int = 1, *, devices: Sequence[jax.Device] | None = None) ->
 
 
 def parameter_rule(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
-    """Where each parameter goes: its largest divisible dimension over ``model``.
+    """Return a rule that divides each parameter's largest dimension over ``model``.
 
-    Of equal ones the last, which is the output of a layer. What no dimension of divides
-    evenly is on every device. Over ``data`` parameters are copied.
+    Only dimensions that divide evenly count. Of equally large ones the last is taken,
+    which is the output of a layer. A parameter without such a dimension is copied to
+    every device. Over ``data`` all parameters are copied.
 
     Args:
-        mesh: with an axis ``model``, or without one for copies everywhere.
+        mesh: a mesh with an axis ``model``, or without one for copies everywhere.
 
     Returns:
         A function of a parameter's path and shape, for :func:`jaxinv.load` and
@@ -99,7 +100,7 @@ def parameter_rule(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding
 def sharding_function(
     sharding: ShardingRule | None,
 ) -> Callable[[str, tuple[int, ...]], Sharding]:
-    """Any form of :data:`ShardingRule` as a function of path and shape.
+    """Return any form of :data:`ShardingRule` as a function of path and shape.
 
     Args:
         sharding: the rule; the first local device if None.
@@ -116,15 +117,15 @@ def sharding_function(
 
 
 def shard_parameters(tree: _Tree, sharding: ShardingRule) -> _Tree:
-    """Places the arrays of a model that is in memory already.
+    """Place the arrays of a model that is already in memory.
 
     Args:
-        tree: a model, or any pytree; leaves that are not arrays stay as they are.
-        sharding: where they go, usually a mesh. Paths are those of
+        tree: a model, or any pytree; leaves that are not arrays are left unchanged.
+        sharding: where the arrays go, usually a mesh. Paths are those of
             ``jax.tree_util.keystr``.
 
     Returns:
-        The same model with its arrays there. Reading a checkpoint with
+        The same model with its arrays in their places. Reading a checkpoint with
         ``jaxinv.load(..., sharding=mesh)`` never holds it whole on one device.
     """
     place = sharding_function(sharding)
@@ -139,7 +140,7 @@ def shard_parameters(tree: _Tree, sharding: ShardingRule) -> _Tree:
 
 
 def place_model(arrays: list[Any], mesh: Mesh) -> list[Array]:
-    """A model's arrays on a mesh: where they are, or copied to all of its devices."""
+    """Return arrays on a mesh: unchanged if they are on it, otherwise copied to it."""
     everywhere = NamedSharding(mesh, P())
     devices = set(mesh.devices.flat)
 
@@ -152,32 +153,32 @@ def place_model(arrays: list[Any], mesh: Mesh) -> list[Array]:
 
 
 def check_mesh(mesh: Mesh) -> int:
-    """The number of parts that samples are divided into.
+    """Return the number of parts that a mesh divides samples into.
 
     Raises:
-        ValueError: if the mesh has no axis for them.
+        ValueError: if the mesh has no axis ``data``.
     """
     if DATA not in mesh.shape:
         raise ValueError(
             f"the mesh needs an axis {DATA!r} for the samples, as that of "
-            f"jaxinv.sharding.make_mesh(); it has {tuple(mesh.axis_names)}"
+            f"jaxinv.mesh.make_mesh(); it has {tuple(mesh.axis_names)}"
         )
     return mesh.shape[DATA]
 
 
 def over_data(part: Callable[..., Any], mesh: Mesh, shared: int) -> Callable[..., Any]:
-    """A function of a device's samples as a function of those of the whole mesh.
+    """Return a function of one device's samples as one of the whole mesh's samples.
 
-    Where parameters are whole on every device, each device runs the function by itself.
-    Where they are in parts, bringing these together takes collectives, also within
-    loops, and all devices have to run through these equally often: the partitioner then
-    sees the loops of all samples as one, whose predicate is a collective, too.
+    If every device holds all parameters, each device runs the function by itself. If
+    the parameters are in parts, bringing them together takes collectives, also within
+    loops, and all devices have to run these equally often: the partitioner then sees
+    the loops of all samples as one loop, whose predicate is a collective, too.
 
     Args:
-        part: its first arguments are the same on all devices, the others and its
-            results have a leading axis of samples.
-        mesh: with an axis ``data``.
-        shared: how many arguments are the same on all devices.
+        part: the function. Its first arguments are the same on all devices; its other
+            arguments and its results have a leading axis of samples.
+        mesh: a mesh with an axis ``data``.
+        shared: number of arguments that are the same on all devices.
     """
     if math.prod(mesh.shape.values()) > check_mesh(mesh):
         return part
