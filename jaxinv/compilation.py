@@ -55,10 +55,8 @@ def split_callable(fn: Callable[..., Any]) -> tuple[list[Any], _Rebuild]:
         from such a list.
     """
     leaves, treedef = jax.tree.flatten(fn)
-    is_array = [
-        isinstance(x, jax.Array | np.ndarray | np.generic | float | complex)
-        for x in leaves
-    ]
+    arrays_are = jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic
+    is_array = [isinstance(x, arrays_are | float | complex) for x in leaves]
     static = tuple(_ARRAY if a else x for a, x in zip(is_array, leaves, strict=True))
     arrays = [x for a, x in zip(is_array, leaves, strict=True) if a]
     return arrays, _Rebuild(treedef, static)

@@ -1,27 +1,23 @@
-"""Peak memory of batched inversion and sampling, as the compiler reports it.
+"""Peak memory of batched inversion, as the compiler reports it.
 
-A program is compiled from shapes alone and not run: parameters may be
-``jax.ShapeDtypeStruct``, and nothing is allocated on the device. What XLA reports of it
-(``memory_analysis``) holds for the backend that it was compiled for. Compiling takes as
-long as it would for running the same program, which JAX's compilation cache then finds.
+The program is compiled from shapes alone and not run: parameters may be
+``jax.ShapeDtypeStruct``, and nothing is allocated on the device. XLA's report
+(``memory_analysis``) holds for the backend that it compiled for. Compiling takes as
+long as it would for running the program, which JAX's compilation cache then finds.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 
-from jaxinv.checks import AtLeastOne, checked
+from jaxinv.checks import AtLeastOne, Range, checked
+from jaxinv.compilation import split_callable
 from jaxinv.denoiser import Denoiser
-from jaxinv.inversion import Strategy, Trajectory, invert
-from jaxinv.inversion.stages import Stage
-from jaxinv.sampling import Sampler, sample
-from jaxinv.schedule import NoiseSchedule
-from jaxinv.solvers import Solver
+from jaxinv.inversion import invert
+from jaxinv.sampling import Sampler
 
 
 class Memory(NamedTuple):
@@ -30,8 +26,8 @@ class Memory(NamedTuple):
     Attributes:
         parameters: of the model, as far as the program uses them.
         arguments: all other arguments.
-        results: what it returns.
-        temporaries: what it needs in between.
+        results: what the program returns.
+        temporaries: intermediate values.
     """
 
     parameters: int
@@ -41,79 +37,31 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of them: the peak."""
+        """The sum: the peak."""
         return sum(self)
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{k} {in_units(v)}" for k, v in self._asdict().items())
-        return f"{in_units(self.total)} ({parts})"
+        parts = ", ".join(f"{k} {_in_units(v)}" for k, v in self._asdict().items())
+        return f"{_in_units(self.total)} ({parts})"
 
 
 class Fit(NamedTuple):
-    """The largest number that fits.
+    """The largest batch that fits.
 
     Attributes:
-        number: of samples, or of levels.
-        memory: what is needed for so many.
+        number: of samples.
+        memory: what that batch needs.
     """
 
     number: int
     memory: Memory
 
 
-def program_memory(
-    function: Callable[..., Any], parameters: Any, *arguments: Any
-) -> Memory:
-    """Return the memory of any function, compiled by ``jax.jit``.
-
-    Args:
-        function: the function.
-        parameters: its first argument, a pytree of arrays or ``jax.ShapeDtypeStruct``
-            (:func:`jaxinv.models.abstract_component` makes such models); leaves that
-            are neither arrays nor numbers stay as they are.
-        *arguments: its other arguments, likewise. All of them are used.
-
-    Returns:
-        XLA's report.
-
-    Raises:
-        ValueError: if XLA reports nothing on this backend.
-    """
-    leaves, tree = jax.tree.flatten((parameters, *arguments))
-    first = len(jax.tree.leaves(parameters))
-    places = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
-    shapes = [
-        jax.ShapeDtypeStruct(np.shape(leaves[i]), jnp.result_type(leaves[i]))
-        for i in places
-    ]
-
-    def call(*arrays: jax.Array) -> Any:
-        filled = list(leaves)
-        for i, array in zip(places, arrays, strict=True):
-            filled[i] = array
-        return function(*jax.tree.unflatten(tree, filled))
-
-    report: Any = jax.jit(call).lower(*shapes).compile().memory_analysis()
-    if report is None:
-        raise ValueError(f"XLA reports no memory on backend {jax.default_backend()!r}")
-    given = sum(
-        shape.size * shape.dtype.itemsize
-        for i, shape in zip(places, shapes, strict=True)
-        if i >= first
-    )
-    return Memory(
-        max(int(report.argument_size_in_bytes) - given, 0),
-        given,
-        int(report.output_size_in_bytes),
-        int(report.temp_size_in_bytes),
-    )
-
-
 @checked
 def predict_memory(
     sampler: Sampler,
     denoise: Denoiser,
-    shape: Sequence[int],
+    shape: Sequence[AtLeastOne],
     *,
     batch: AtLeastOne = 1,
     dtype: DTypeLike = jnp.float32,
@@ -121,16 +69,15 @@ def predict_memory(
 ) -> Memory:
     """Return the peak memory of inverting a batch on one device.
 
-    That of ``jax.jit(jax.vmap(...))`` of :func:`jaxinv.invert`, which is compiled for
-    it and not run. Of a plan with several stages, ``"auto"`` for instance, all are in
-    the program, and the largest counts.
+    The program is ``jax.jit(jax.vmap(...))`` of :func:`jaxinv.invert`. If its plan has
+    several stages, as ``"auto"`` has, the largest stage counts.
 
     Args:
         sampler: the sampler.
         denoise: callable pytree ``(x, t) -> f`` on one sample, of arrays or of
             ``jax.ShapeDtypeStruct``.
         shape: of one sample, without a batch axis.
-        batch: samples at a time on the device.
+        batch: number of samples at a time on the device.
         dtype: of the samples, float32 or float64.
         **options: of :func:`jaxinv.invert`.
 
@@ -138,8 +85,7 @@ def predict_memory(
         XLA's report.
 
     Raises:
-        ValueError: for a batch or shape that is not positive, and as
-            :func:`jaxinv.invert`.
+        ValueError: as :func:`jaxinv.invert`, or if XLA reports nothing on this backend.
 
     Example:
         >>> import jaxinv as ji
@@ -149,184 +95,81 @@ def predict_memory(
         >>> one.arguments == 64 * 64 * 4 * 4
         True
     """
+    parameters, rebuild = split_callable(denoise)
+    samples = jax.ShapeDtypeStruct((batch, *shape), dtype)
 
-    def inverse(denoise: Denoiser, xs: jax.Array) -> Any:
-        return jax.vmap(lambda x: invert(sampler, denoise, x, **options))(xs)
+    def inverse(parameters: list[Any], xs: jax.Array) -> Any:
+        model = rebuild(parameters)
+        return jax.vmap(lambda x: invert(sampler, model, x, **options))(xs)
 
-    return program_memory(inverse, denoise, _samples(shape, batch, dtype))
-
-
-def predict_sampling_memory(
-    sampler: Sampler,
-    denoise: Denoiser,
-    shape: Sequence[int],
-    *,
-    batch: AtLeastOne = 1,
-    dtype: DTypeLike = jnp.float32,
-) -> Memory:
-    """Return the peak memory of sampling a batch on one device.
-
-    Args:
-        sampler: the sampler.
-        denoise: as of :func:`predict_memory`.
-        shape: of one sample.
-        batch: samples at a time on the device.
-        dtype: of the samples.
-
-    Returns:
-        XLA's report.
-
-    Raises:
-        ValueError: as :func:`predict_memory`.
-    """
-
-    def forward(denoise: Denoiser, xs: jax.Array) -> jax.Array:
-        return jax.vmap(lambda x: sample(sampler, denoise, x))(xs)
-
-    return program_memory(forward, denoise, _samples(shape, batch, dtype))
+    compiled = jax.jit(inverse).lower(parameters, samples).compile()
+    report: Any = compiled.memory_analysis()
+    if report is None:
+        raise ValueError(f"XLA reports no memory on backend {jax.default_backend()!r}")
+    given = samples.size * samples.dtype.itemsize
+    return Memory(
+        max(int(report.argument_size_in_bytes) - given, 0),
+        given,
+        int(report.output_size_in_bytes),
+        int(report.temp_size_in_bytes),
+    )
 
 
 @checked
 def largest_batch(
-    limit_bytes: int,
+    limit_bytes: Annotated[int, Range(1)],
     sampler: Sampler,
     denoise: Denoiser,
-    shape: Sequence[int],
+    shape: Sequence[AtLeastOne],
     *,
-    dtype: DTypeLike = jnp.float32,
-    strategy: Strategy | Stage | tuple[Stage, ...] = "auto",
-    solver: str | Solver | None = None,
-    schedule: NoiseSchedule | None = None,
-    at_most: int = 1024,
+    at_most: AtLeastOne = 1024,
+    **options: Any,
 ) -> Fit:
     """Return the largest batch that fits in ``limit_bytes``.
 
-    Each batch that is tried is compiled: about five of them, where memory grows evenly.
+    Every batch that is tried is compiled: about five, if memory grows evenly.
 
     Args:
         limit_bytes: memory of one device, in bytes. Leave a margin for what the report
             does not see: the runtime, and scratch memory of libraries.
-        sampler: as of :func:`predict_memory`.
-        denoise: the denoiser.
+        sampler: the sampler.
+        denoise: the denoiser, as of :func:`predict_memory`.
         shape: of one sample.
-        dtype: of the samples.
-        strategy: of the inversion.
-        solver: of the stepwise strategy.
-        schedule: the model's schedule.
         at_most: the largest batch that is wanted.
+        **options: of :func:`predict_memory`.
 
     Returns:
         The batch, with its memory.
 
     Raises:
-        ValueError: if not even one fits, and as :func:`predict_memory`.
+        ValueError: as :func:`predict_memory`, or if a single sample does not fit.
     """
 
-    def memory(batch: AtLeastOne) -> Memory:
-        return predict_memory(
-            sampler,
-            denoise,
-            shape,
-            batch=batch,
-            dtype=dtype,
-            strategy=strategy,
-            solver=solver,
-            schedule=schedule,
-        )
+    def tried(number: int) -> Fit:
+        found = predict_memory(sampler, denoise, shape, batch=number, **options)
+        return Fit(number, found)
 
-    return _largest(limit_bytes, memory, at_most, "sample")
-
-
-def largest_chunk(
-    limit_bytes: int,
-    sampler: Sampler,
-    denoise: Denoiser,
-    shape: Sequence[int],
-    *,
-    batch: AtLeastOne = 1,
-    dtype: DTypeLike = jnp.float32,
-    trajectory: Trajectory | None = None,
-) -> Fit:
-    """Return the most levels that ``Trajectory(chunk=...)`` can evaluate at a time.
-
-    Args:
-        limit_bytes: as of :func:`largest_batch`.
-        sampler: as of :func:`predict_memory`.
-        denoise: the denoiser.
-        shape: of one sample.
-        batch: samples at a time on the device.
-        dtype: of the samples.
-        trajectory: all other settings.
-
-    Returns:
-        The chunk, with its memory.
-
-    Raises:
-        ValueError: if not even one level fits, and as :func:`predict_memory`.
-    """
-    settings = trajectory or Trajectory()
-
-    def memory(chunk: int) -> Memory:
-        return predict_memory(
-            sampler,
-            denoise,
-            shape,
-            batch=batch,
-            dtype=dtype,
-            strategy=dataclasses.replace(settings, chunk=chunk),
-        )
-
-    return _largest(limit_bytes, memory, sampler.num_steps, "level")
-
-
-def _largest(
-    limit_bytes: int, memory: Callable[[int], Memory], at_most: int, what: str
-) -> Fit:
-    """Bisection, each step where the straight line between its ends meets the limit."""
-    if limit_bytes <= 0 or at_most < 1:
-        raise ValueError(
-            "the limit in bytes and the largest number must be positive, got "
-            f"{limit_bytes} and {at_most}"
-        )
-    low, high = 1, at_most + 1
-    fit, above = Fit(1, memory(1)), None
+    fit, too_many = tried(1), at_most + 1
     if fit.memory.total > limit_bytes:
         raise ValueError(
-            f"not even one {what} at a time fits into {in_units(limit_bytes)}: it "
+            f"not even one sample at a time fits into {_in_units(limit_bytes)}: it "
             f"needs {fit.memory}"
         )
+    # Bisection, each time where the straight line through two batches meets the limit.
     slope: float = fit.memory.total - fit.memory.parameters
-    while high - low > 1:
-        if above is not None:
-            slope = (above.memory.total - fit.memory.total) / (high - low)
-        guess = low + int((limit_bytes - fit.memory.total) / max(slope, 1))
-        guess = min(max(guess, low + 1), high - 1)
-        found = Fit(guess, memory(guess))
+    while too_many - fit.number > 1:
+        guess = fit.number + int((limit_bytes - fit.memory.total) / max(slope, 1))
+        found = tried(min(max(guess, fit.number + 1), too_many - 1))
+        growth = found.memory.total - fit.memory.total
+        slope = growth / (found.number - fit.number)
         if found.memory.total <= limit_bytes:
-            slope = (found.memory.total - fit.memory.total) / (guess - low)
-            low, fit = guess, found
+            fit = found
         else:
-            high, above = guess, found
+            too_many = found.number
     return fit
 
 
-def _is_array(leaf: Any) -> bool:
-    numbers = jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic
-    return isinstance(leaf, numbers | float | complex)
-
-
-def _samples(
-    shape: Sequence[int], batch: AtLeastOne, dtype: DTypeLike
-) -> jax.ShapeDtypeStruct:
-    if batch < 1 or any(size < 1 for size in shape):
-        raise ValueError(
-            "the batch and the shape of one sample must be positive, got "
-            f"batch={batch}, shape={tuple(shape)}"
-        )
-    return jax.ShapeDtypeStruct((batch, *shape), dtype)
-
-
-def in_units(size: float) -> str:
+def _in_units(size: float) -> str:
     """Return bytes as text, in B, KiB, MiB or GiB."""
     for unit in ("B", "KiB", "MiB"):
         if abs(size) < 1024:
