@@ -35,7 +35,7 @@ from benchmarks.report import RESULTS, provenance, save
 from benchmarks.samples import read_lines
 from jaxinv.files import open_atomically
 from jaxinv.models import with_options
-from jaxinv.models.flash import has_cudnn
+from jaxinv.models.layers.flash import has_cudnn
 
 PARTS = ("torch", "call", "naive", "stepwise", "trajectory")
 #: What tells one cell from another; the rest of a cell was measured.

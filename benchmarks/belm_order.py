@@ -19,9 +19,9 @@ from benchmarks.belm_setting import SAMPLERS, Cell, Setting, log_snr_grid
 from benchmarks.mixture import COMPONENTS, DIMENSIONS, VARIANCE, mixture, solution
 from benchmarks.report import table
 from jaxinv.analysis.tables import LARGEST_GROWTH
-from jaxinv.grid import make_grid
+from jaxinv.diffusion.grid import make_grid
 from jaxinv.samplers.edict import rows_of_edict
-from jaxinv.state import state_of
+from jaxinv.sampling.state import state_of
 
 TITLE = "Order and stability"
 

@@ -20,8 +20,8 @@ import numpy as np
 import jaxinv as ji
 from benchmarks.belm_setting import COMPILING, GUIDED, Cell, Setting, alike, make
 from benchmarks.report import table
-from jaxinv.exact import ARITHMETICS
 from jaxinv.samplers.edict import rows_of_edict
+from jaxinv.sampling.lossless import ARITHMETICS
 
 TITLE = "Round trip of real pictures"
 SAMPLERS = ("O-BELM", "O-BELM log-SNR", "BDIA", "EDICT", "DDIM")

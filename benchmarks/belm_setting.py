@@ -21,7 +21,7 @@ import numpy as np
 
 import jaxinv as ji
 from benchmarks.samples import Samples, each, groups
-from jaxinv.grid import make_grid, over_training_range
+from jaxinv.diffusion.grid import make_grid, over_training_range
 from training.backgrounds import composite, random_background
 from training.captions import caption
 from training.emoji import EmojiSet, load_emoji

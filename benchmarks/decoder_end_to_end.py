@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 import jaxinv as ji
 from benchmarks.decoder_setting import GUIDANCE, STEPS, Setting, pair
 from benchmarks.report import table
-from jaxinv.decoder import METHODS, ForwardStep, InertialKM
+from jaxinv.decoder_inversion import METHODS, ForwardStep, InertialKM
 from jaxinv.plotting import save_figure
 
 TITLE = "The whole way, and cocoercivity"

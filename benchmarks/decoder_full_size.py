@@ -17,7 +17,7 @@ from benchmarks.decoder_memory import _decode, _encode
 from benchmarks.decoder_setting import Setting, with_iterations
 from benchmarks.report import table
 from benchmarks.timing import seconds
-from jaxinv.decoder import METHODS, framewise
+from jaxinv.decoder_inversion import METHODS, framewise
 from jaxinv.models import AutoencoderKL, AutoencoderKLConfig
 
 TITLE = "Full size"

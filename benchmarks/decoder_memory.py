@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import jaxinv as ji
 from benchmarks.decoder_setting import Setting, with_iterations
 from benchmarks.report import table
-from jaxinv.decoder import METHODS, Gradient, framewise
+from jaxinv.decoder_inversion import METHODS, Gradient, framewise
 from jaxinv.models import AutoencoderKLConfig, abstract_component
 
 TITLE = "Memory"

@@ -23,7 +23,7 @@ from benchmarks.decoder_setting import (
     with_iterations,
 )
 from benchmarks.report import table
-from jaxinv.decoder import METHODS, GaussNewton
+from jaxinv.decoder_inversion import METHODS, GaussNewton
 from jaxinv.plotting import save_figure
 
 TITLE = "How near, and at what cost"

@@ -13,7 +13,7 @@ import numpy as np
 
 import jaxinv as ji
 from benchmarks.samples import append_line, make_samples, read_lines
-from jaxinv.decoder import Method
+from jaxinv.decoder_inversion import Method
 
 GUIDANCE = 3.0
 STEPS = 20

@@ -13,7 +13,7 @@ from benchmarks.decoder_setting import Setting, compiled, with_iterations
 from benchmarks.report import table
 from benchmarks.timing import seconds
 from benchmarks.torch_reference import decoder as published
-from jaxinv.decoder import METHODS
+from jaxinv.decoder_inversion import METHODS
 from jaxinv.hub import find_model
 
 TITLE = "Time per iteration"

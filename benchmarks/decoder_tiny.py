@@ -20,7 +20,7 @@ from PIL import Image
 import jaxinv as ji
 from benchmarks.decoder_setting import Setting, pair
 from benchmarks.report import table
-from jaxinv.decoder import METHODS, GaussNewton
+from jaxinv.decoder_inversion import METHODS, GaussNewton
 from weights_convert import load_taesd
 
 TITLE = "A distilled autoencoder on photographs"

@@ -15,11 +15,11 @@ import numpy as np
 
 import jaxinv as ji
 from benchmarks.report import table
-from jaxinv.batches import invert_batch, sample_batch
-from jaxinv.flow import Station, flow
-from jaxinv.lanes import Lanes
 from jaxinv.mesh import make_mesh
-from jaxinv.stream import inversion_stations, numbered
+from jaxinv.scale.batch import invert_batch, sample_batch
+from jaxinv.scale.lanes import Lanes
+from jaxinv.scale.stations import Station, flow
+from jaxinv.scale.stream import inversion_stations, numbered
 
 TITLE = "Continuous batching"
 LANES = 8

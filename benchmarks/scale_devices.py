@@ -18,13 +18,13 @@ from jax.sharding import PartitionSpec as P
 
 import jaxinv as ji
 from benchmarks.report import table
-from jaxinv.batches import Inversion, invert_batch, on_mesh, sample_batch
-from jaxinv.compilation import split_callable
-from jaxinv.denoiser import with_condition
+from jaxinv.callables import split_callable
+from jaxinv.diffusion.denoiser import with_condition
 from jaxinv.inversion.strategies import make_plan
 from jaxinv.mesh import make_mesh, place_model, shard_parameters
 from jaxinv.models import UNet2DConditionConfig, UNet2DConditionModel
-from jaxinv.prompted import Condition, PromptedModel
+from jaxinv.pipeline.conditions import Condition, PromptedModel
+from jaxinv.scale.batch import Inversion, invert_batch, on_mesh, sample_batch
 
 TITLE = "Devices"
 DEVICES = 8

@@ -25,7 +25,7 @@ from benchmarks.scale_job_process import (
     temporaries,
     wait_until,
 )
-from jaxinv.jobs import read_array
+from jaxinv.scale.jobs import read_array
 
 #: Temporary files: of the array, of a commit's records, of the merged certificates.
 AIMS = {

@@ -18,7 +18,7 @@ from benchmarks.scale_job_process import (
     results_per_image,
     start,
 )
-from jaxinv.jobs import read_array
+from jaxinv.scale.jobs import read_array
 
 SHARES = (10, 25, 50, 75, 100)  # percent of the images
 MIB = 1024  # in the unit of /proc: KiB

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxinv.jobs import read_array
+from jaxinv.scale.jobs import read_array
 
 ROOT = Path(__file__).parents[1]
 FINISHED = 0, 3  # exit codes: 3 where images failed, or did not converge
@@ -106,7 +106,7 @@ def results_per_image(out: Path, count: int) -> np.ndarray:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file may be half written, by its name; see jaxinv.jobs.folder."""
+    """Whether a file may be half written, by its name; see jaxinv.scale.jobs.folder."""
     return name.startswith(".") or name.endswith(".__lock")
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.report import table
 from jaxinv.files.images import write_image
-from jaxinv.jobs import read_array
+from jaxinv.scale.jobs import read_array
 
 TITLE = "Processes"
 DEVICES = 4

@@ -205,7 +205,7 @@ def report(results: Results, float32: str, command: str) -> str:
 A sample of them as a user runs them: `ji.sample_trajectory` in float32, beside
 diffusers in float32; errors against diffusers in float64. Odd betas lose digits on both
 sides (noise levels up to 1e5). "Refused" are the cases that are refused in float32
-only, because of what `jaxinv.prediction` computes of their levels.
+only, because of what `jaxinv.diffusion.prediction` computes of their levels.
 
 {float32}
 

@@ -9,13 +9,21 @@ imported when they are first used.
 
 from typing import TYPE_CHECKING, Any
 
-from jaxinv import analysis, decoder
-from jaxinv.batches import invert_batch, sample_batch
-from jaxinv.decoder import DecoderInversion, invert_decoder
-from jaxinv.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
-from jaxinv.grid import LossyGridWarning, TimeGrid, time_grid
-from jaxinv.grid_from_diffusers import grid_from_diffusers
-from jaxinv.interpolation import interpolate
+from jaxinv import analysis
+from jaxinv import decoder_inversion as decoder
+from jaxinv.apps.interpolation import interpolate
+from jaxinv.decoder_inversion import DecoderInversion, invert_decoder
+from jaxinv.diffusion.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
+from jaxinv.diffusion.diffusers_schedule import schedule_from_diffusers
+from jaxinv.diffusion.grid import LossyGridWarning, TimeGrid, time_grid
+from jaxinv.diffusion.schedule import (
+    NoiseSchedule,
+    cosine,
+    flow_matching,
+    linear,
+    scaled_linear,
+    variance_exploding,
+)
 from jaxinv.inversion import (
     Algorithm1,
     Algorithm2,
@@ -27,12 +35,13 @@ from jaxinv.inversion import (
     certify,
     invert,
 )
-from jaxinv.memory import largest_batch, predict_memory
 from jaxinv.mesh import make_mesh
 from jaxinv.metrics import nmse_db, psnr
 from jaxinv.samplers.adams import deis, ipndm
 from jaxinv.samplers.bidirectional import bdia, belm, o_belm
 from jaxinv.samplers.bidirectional_log_snr import o_belm_log_snr
+from jaxinv.samplers.diffusers_grid import grid_from_diffusers
+from jaxinv.samplers.diffusers_sampler import sampler_from_diffusers
 from jaxinv.samplers.dpm_solver import (
     dpm_solver_2m,
     dpmpp_2m,
@@ -40,23 +49,15 @@ from jaxinv.samplers.dpm_solver import (
     dpmpp_3m_diffusers,
 )
 from jaxinv.samplers.edict import edict
-from jaxinv.samplers.from_diffusers import sampler_from_diffusers
 from jaxinv.samplers.multistep import ddim, ddim_diffusers, euler
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.samplers.unipc import unip
-from jaxinv.sampling import sample, sample_trajectory
-from jaxinv.schedule import (
-    NoiseSchedule,
-    cosine,
-    flow_matching,
-    linear,
-    scaled_linear,
-    variance_exploding,
-)
-from jaxinv.schedule_from_diffusers import schedule_from_diffusers
+from jaxinv.sampling.sample import sample, sample_trajectory
+from jaxinv.sampling.state import SamplerState
+from jaxinv.scale.batch import invert_batch, sample_batch
+from jaxinv.scale.memory import largest_batch, predict_memory
+from jaxinv.scale.stream import invert_stream
 from jaxinv.solvers import Anderson, FixedPoint, ForwardStep, Gradient, NewtonKrylov
-from jaxinv.state import SamplerState
-from jaxinv.stream import invert_stream
 
 if TYPE_CHECKING:
     from jaxinv.hub import load

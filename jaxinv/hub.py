@@ -17,13 +17,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxinv.checks import checked
+from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.loading import load_folder
 from jaxinv.mesh import ShardingRule
-from jaxinv.models.attention import Implementation
+from jaxinv.models.layers.attention import Implementation
+from jaxinv.models.layers.remat import Remat
 from jaxinv.models.options import check_options, with_options
-from jaxinv.models.remat import Remat
 from jaxinv.pipeline import LatentDiffusion
-from jaxinv.schedule import NoiseSchedule
 
 
 @checked

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding
 
 from jaxinv.checks import Range
+from jaxinv.diffusion.diffusers_schedule import schedule_from_diffusers
+from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.files.folders import (
     check_inside,
     check_regular,
@@ -27,8 +29,6 @@ from jaxinv.models.supported import (
     image_size,
 )
 from jaxinv.pipeline import LatentDiffusion
-from jaxinv.schedule import NoiseSchedule
-from jaxinv.schedule_from_diffusers import schedule_from_diffusers
 
 NETWORKS = ("unet", "vae", "text_encoder")
 _VOCABULARY = ("vocab.json", "merges.txt")

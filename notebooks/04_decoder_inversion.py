@@ -39,7 +39,7 @@ import numpy as np
 
 import jaxinv as ji
 from jaxinv import analysis, plotting
-from jaxinv.decoder import ForwardStep, GaussNewton, Gradient, tilewise
+from jaxinv.decoder_inversion import ForwardStep, GaussNewton, Gradient, tilewise
 
 # On a GPU or TPU: "stable-diffusion-v1-5/stable-diffusion-v1-5".
 MODEL = os.environ.get("JAXINV_MODEL", "emoji64")

@@ -118,7 +118,7 @@ def pytest_sessionfinish(session):
 LONGEST = (
     "tests/test_readme.py::test_readme_python",
     "tests/benchmarks/test_editing_benchmark.py",
-    "tests/jobs/test_engine.py",
+    "tests/scale/jobs/test_engine.py",
     "tests/benchmarks/test_scale",
     "tests/benchmarks/test_exactness.py",
     "tests/test_cli.py::test_demo",
@@ -159,6 +159,28 @@ def few_memory_maps(pytestconfig):
 
         jax.clear_caches()
         programs.forgotten += 1
+
+
+# --- precision ----------------------------------------------------------------------
+# Double precision is a property of one test, never of the session.
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Runs a test in both precisions of the states."""
+    import jax
+
+    with jax.enable_x64(request.param == "float64"):
+        yield jax.numpy.dtype(request.param)
+
+
+@pytest.fixture
+def float64():
+    """Runs a test in double precision."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield jax.numpy.dtype("float64")
 
 
 # --- what tests share ---------------------------------------------------------------

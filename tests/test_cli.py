@@ -16,7 +16,7 @@ from jaxinv.cli import app
 from jaxinv.cli.console import Output
 from jaxinv.cli.progress import Observed, Progress
 from jaxinv.cli.samplers import SAMPLER_NAMES, SPACINGS, make_sampler
-from jaxinv.decoder import METHODS
+from jaxinv.decoder_inversion import METHODS
 from jaxinv.files.image_reading import read_image
 from jaxinv.files.images import write_image
 from jaxinv.inversion import Stepwise

@@ -30,7 +30,7 @@ NOT_FOUND, CANNOT_JUDGE, FAILED = 1, 3, 70
 @pytest.fixture
 def wide(small, monkeypatch, tiny):
     """The tiny model, whose decoder is replaced by an exact pair of formulas."""
-    from jaxinv import pipeline
+    from jaxinv.pipeline import latent_diffusion as pipeline
 
     def decode(vae, latent):
         # Blocks of 4 x 4 pixels: three channels in the upper half, the last below.
@@ -141,7 +141,7 @@ def test_exit_codes_tell_verdicts_from_failures(wide, tmp_path, monkeypatch):
     def broken(*_):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("jaxinv.jobs.detect.verdict", broken)
+    monkeypatch.setattr("jaxinv.scale.jobs.detect.verdict", broken)
     result = run(*detect, "--json")
     assert result.exit_code == FAILED
     assert "out of memory" in result.stderr

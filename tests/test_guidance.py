@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 import jaxinv as ji
-from jaxinv import jobs
 from jaxinv.cli import app
-from jaxinv.prompted import Condition, PromptedModel
+from jaxinv.pipeline.conditions import Condition, PromptedModel
+from jaxinv.scale import jobs
 
 PROMPT, NEGATIVE, TIME = "red cat", "blue", 321.0
 DRAWN = np.random.default_rng(0)

@@ -42,12 +42,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxinv.callables import check_denoiser, check_finite, split_callable
 from jaxinv.checks import checked
-from jaxinv.compilation import check_denoiser, check_finite, split_callable
-from jaxinv.denoiser import Denoiser
+from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling import evaluate, in_dtype, sample
+from jaxinv.sampling.sample import evaluate, in_dtype, sample
 from jaxinv.solvers.krylov import orthonormalise
 
 

@@ -26,11 +26,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxinv.checks import checked
-from jaxinv.denoiser import Denoiser
+from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.diffusion.schedule import Family
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling import Sampler, sample
-from jaxinv.schedule import Family
-from jaxinv.state import state_of
+from jaxinv.sampling.sample import Sampler, sample
+from jaxinv.sampling.state import state_of
 
 #: Standard deviation of the data of the analytic model.
 DEVIATION = 0.5

@@ -29,13 +29,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxinv.analysis.conditioning import Conditioning, check_vectors, of_function
+from jaxinv.callables import check_finite, split_callable
 from jaxinv.checks import checked
-from jaxinv.compilation import check_finite, split_callable
-from jaxinv.decoder.gradient_free import ForwardStep, InertialKM
-from jaxinv.decoder.invert import as_pixels, check_networks
-from jaxinv.decoder.problem import Limits, Problem
+from jaxinv.decoder_inversion.gradient_free import ForwardStep, InertialKM
+from jaxinv.decoder_inversion.invert import as_pixels, check_networks
+from jaxinv.decoder_inversion.problem import Limits, Problem
 from jaxinv.norms import at_least_tiny, norm
-from jaxinv.solvers.common import dot
+from jaxinv.solvers.iteration import dot
 
 
 class Cocoercivity(NamedTuple):

@@ -24,13 +24,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxinv.callables import check_denoiser, check_finite, split_callable
 from jaxinv.checks import checked
-from jaxinv.compilation import check_denoiser, check_finite, split_callable
-from jaxinv.denoiser import Denoiser
+from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion import InversionResult, invert
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.state import SamplerState
-from jaxinv.stepping import Rows
+from jaxinv.sampling.state import SamplerState
+from jaxinv.sampling.steps import Rows
 
 
 class Edit(NamedTuple):

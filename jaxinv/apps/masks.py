@@ -17,10 +17,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxinv.callables import check_denoiser, check_finite, split_callable
 from jaxinv.checks import checked
-from jaxinv.compilation import check_denoiser, check_finite, split_callable
-from jaxinv.denoiser import Denoiser
-from jaxinv.schedule import NoiseSchedule
+from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.diffusion.schedule import NoiseSchedule
 
 
 @checked

@@ -183,7 +183,7 @@ def batch(
                     "without --detect, --no-noise leaves nothing but certificates"
                 )
 
-            from jaxinv import jobs
+            from jaxinv.scale import jobs
 
             rows = jobs.read_manifest(
                 manifest,
@@ -196,13 +196,13 @@ def batch(
             import jax
 
             import jaxinv as ji
-            from jaxinv import distributed as hosts
             from jaxinv.cli import runs, samplers
             from jaxinv.cli.batch_progress import JobProgress, logged
-            from jaxinv.decoder import METHODS
+            from jaxinv.decoder_inversion import METHODS
             from jaxinv.hub import find_model
             from jaxinv.inversion import STRATEGIES
             from jaxinv.mesh import make_mesh
+            from jaxinv.scale import hosts
 
             given = [each is not None for each in (coordinator, processes, process)]
             if any(given) and not distributed:

@@ -8,8 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from jaxinv.jobs.recorder import Counts
-from jaxinv.jobs.status import LOGGER, Rate, describe
+from jaxinv.scale.jobs.recorder import Counts
+from jaxinv.scale.jobs.status import LOGGER, Rate, describe
 
 
 class JobProgress:

@@ -77,8 +77,8 @@ def edit(
         from jaxinv.apps import editing, masks
         from jaxinv.cli import runs, samplers
         from jaxinv.cli.progress import Progress
-        from jaxinv.decoder import METHODS
-        from jaxinv.jobs.one_by_one import decoder_record
+        from jaxinv.decoder_inversion import METHODS
+        from jaxinv.scale.jobs.one_by_one import decoder_record
 
         sampler = check_choice("sampler", sampler, samplers.SAMPLER_NAMES)
         spacing = check_choice("spacing", spacing, samplers.SPACINGS)

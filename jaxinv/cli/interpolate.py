@@ -72,8 +72,8 @@ def interpolate(
         from jaxinv import plotting
         from jaxinv.cli import runs, samplers
         from jaxinv.cli.progress import Progress
-        from jaxinv.decoder import METHODS
-        from jaxinv.jobs.one_by_one import decoder_record
+        from jaxinv.decoder_inversion import METHODS
+        from jaxinv.scale.jobs.one_by_one import decoder_record
 
         sampler = check_choice("sampler", sampler, _SAMPLERS)
         spacing = check_choice("spacing", spacing, samplers.SPACINGS)

@@ -81,9 +81,9 @@ def invert(
         import jaxinv as ji
         from jaxinv.cli import runs, samplers
         from jaxinv.cli.progress import Observed, Progress
-        from jaxinv.decoder import METHODS
+        from jaxinv.decoder_inversion import METHODS
         from jaxinv.inversion import STRATEGIES
-        from jaxinv.jobs.one_by_one import decoder_record
+        from jaxinv.scale.jobs.one_by_one import decoder_record
 
         sampler = check_choice("sampler", sampler, samplers.SAMPLER_NAMES)
         spacing = check_choice("spacing", spacing, samplers.SPACINGS)

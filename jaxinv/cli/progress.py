@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from jaxinv.denoiser import Denoiser
+from jaxinv.diffusion.denoiser import Denoiser
 
 # The function that compiled programs call is part of what selects them. It is the same
 # for all, so that a second run does not compile again; who listens can change.

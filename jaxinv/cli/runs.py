@@ -10,10 +10,10 @@ import numpy as np
 import jaxinv as ji
 from jaxinv.cli.progress import Observed, Progress
 from jaxinv.cli.samplers import Sampler
+from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion import SOLVERS, auto_strategy
 from jaxinv.inversion.invert import check_explicit
 from jaxinv.inversion.strategies import make_plan
-from jaxinv.schedule import NoiseSchedule
 
 SOLVER_NAMES: tuple[str, ...] = tuple(SOLVERS)
 

@@ -93,7 +93,7 @@ def _start(
     import jax
     import jax.numpy as jnp
 
-    from jaxinv.state import state_of
+    from jaxinv.sampling.state import state_of
 
     if given is None:
         return jax.random.normal(jax.random.key(seed or 0), shape)

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 import jaxinv as ji
-from jaxinv.grid import INVERTIBLE_RATIO, make_grid, steps_that_keep_the_noise
-from jaxinv.levels_from_diffusers import Request
-from jaxinv.samplers.from_diffusers import table_from_options
-from jaxinv.sampling import Sampler as AnySampler
-from jaxinv.schedule import NoiseSchedule, Spacing, TimestepSpacing
-from jaxinv.scheduler_config import DEIS, DPM, UNIPC, scheduler_options
+from jaxinv.diffusion.diffusers_config import DEIS, DPM, UNIPC, scheduler_options
+from jaxinv.diffusion.diffusers_levels import Request
+from jaxinv.diffusion.grid import INVERTIBLE_RATIO, make_grid, steps_that_keep_the_noise
+from jaxinv.diffusion.schedule import NoiseSchedule, Spacing, TimestepSpacing
+from jaxinv.samplers.diffusers_sampler import table_from_options
+from jaxinv.sampling.sample import Sampler as AnySampler
 
 SPACINGS: tuple[str, ...] = get_args(Spacing)
 

@@ -238,7 +238,7 @@ def detect(
                 max_pixels,
             )  # fmt: skip
 
-        from jaxinv.jobs.detect import verdict
+        from jaxinv.scale.jobs.detect import verdict
 
         record |= verdict(found[0], found[0].score(noise), rate) | {"rate": rate}
         output.show(f"{escape(str(image))}: {_answer(record)}")
@@ -417,9 +417,9 @@ def _inverted(
     from jaxinv.apps import watermark
     from jaxinv.cli import runs, samplers
     from jaxinv.cli.progress import Observed, Progress
-    from jaxinv.decoder import METHODS
+    from jaxinv.decoder_inversion import METHODS
     from jaxinv.inversion import STRATEGIES
-    from jaxinv.jobs.one_by_one import decoder_record
+    from jaxinv.scale.jobs.one_by_one import decoder_record
 
     sampler = check_choice("sampler", sampler, samplers.ONE_ARRAY_NAMES)
     spacing = check_choice("spacing", spacing, samplers.SPACINGS)

@@ -4,7 +4,6 @@ from jaxinv.inversion.certificate import certify
 from jaxinv.inversion.explicit import Explicit
 from jaxinv.inversion.invert import invert
 from jaxinv.inversion.naive import Naive
-from jaxinv.inversion.newton import NewtonTrajectory
 from jaxinv.inversion.published import Algorithm1, Algorithm2
 from jaxinv.inversion.result import InversionResult
 from jaxinv.inversion.stepwise import Stepwise
@@ -15,6 +14,7 @@ from jaxinv.inversion.strategies import (
     auto_strategy,
 )
 from jaxinv.inversion.trajectory import Trajectory
+from jaxinv.inversion.trajectory_newton import NewtonTrajectory
 
 __all__ = [
     "SOLVERS",

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxinv.callables import check_denoiser, split_callable
 from jaxinv.checks import checked
-from jaxinv.compilation import check_denoiser, split_callable
-from jaxinv.denoiser import Denoiser
-from jaxinv.inversion.rows import per_level, residuals
+from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.inversion.row_residuals import per_level, residuals
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling import evaluate, in_dtype
+from jaxinv.sampling.sample import evaluate, in_dtype
 
 # Levels evaluated in one call: more gain little, and memory grows.
 _BATCH = 8

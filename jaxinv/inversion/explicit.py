@@ -1,7 +1,7 @@
 r"""Explicit inversion: read the rows of a bidirectional sampler backwards.
 
 A bidirectional row gives its oldest state as readily as its newest
-(:mod:`jaxinv.stepping`), so a *state* at the data end, k states for a table, is
+(:mod:`jaxinv.sampling.steps`), so a *state* at the data end, k states for a table, is
 followed up to the noise end without solving anything: one evaluation per step, exact
 but for rounding, and sampling from the state reached there retraces every step.
 
@@ -40,22 +40,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxinv.callables import check_denoiser, split_callable
 from jaxinv.checks import Tolerance, checked
-from jaxinv.compilation import check_denoiser, split_callable
-from jaxinv.denoiser import Denoiser
-from jaxinv.exact import Arithmetic, invert_exactly, sample_exactly
-from jaxinv.inversion.implicit import attach_gradient
+from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.inversion.implicit_gradient import attach_gradient
 from jaxinv.inversion.naive import naive_step
 from jaxinv.inversion.result import InversionResult, wrap_up
-from jaxinv.inversion.rows import default_row_rtol
+from jaxinv.inversion.row_residuals import default_row_rtol
 from jaxinv.inversion.stages import Solved
 from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.verification import judge, misfit, nudged, unverified
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling import Sampler, descend
+from jaxinv.sampling.lossless import Arithmetic, invert_exactly, sample_exactly
+from jaxinv.sampling.sample import Sampler, descend
+from jaxinv.sampling.state import SamplerState, state_of
+from jaxinv.sampling.steps import Rows, Stepper, in_dtype, stepper
 from jaxinv.solvers import Anderson, Solver
-from jaxinv.state import SamplerState, state_of
-from jaxinv.stepping import Rows, Stepper, in_dtype, stepper
 
 Start = Literal["implicit", "euler"]
 

@@ -42,12 +42,12 @@ import jax.numpy as jnp
 from jax._src.core import trace_state_clean  # no public name says it
 from jaxtyping import Array, Float
 
+from jaxinv.callables import check_denoiser, check_finite, split_callable
 from jaxinv.checks import checked
-from jaxinv.compilation import check_denoiser, check_finite, split_callable
-from jaxinv.denoiser import Denoiser
-from jaxinv.exact import Arithmetic, check_arithmetic, exact_table
+from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion.explicit import Explicit, unwind, unwind_exactly
-from jaxinv.inversion.implicit import attach_gradient
+from jaxinv.inversion.implicit_gradient import attach_gradient
 from jaxinv.inversion.naive import Naive
 from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.stages import Solved, Stage, run_stage
@@ -67,10 +67,10 @@ from jaxinv.inversion.verification import (
     worth_repeating,
 )
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling import Sampler, draw, in_dtype
-from jaxinv.schedule import NoiseSchedule
+from jaxinv.sampling.lossless import Arithmetic, check_arithmetic, exact_table
+from jaxinv.sampling.sample import Sampler, draw, in_dtype
+from jaxinv.sampling.state import SamplerState, check_state, labelled, unlabelled
 from jaxinv.solvers import Solver
-from jaxinv.state import SamplerState, check_state, labelled, unlabelled
 
 
 @checked

@@ -71,15 +71,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.checks import Positive, checked
-from jaxinv.denoiser import Denoiser
+from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion.naive import naive_step
-from jaxinv.inversion.rows import per_level
+from jaxinv.inversion.row_residuals import per_level
 from jaxinv.inversion.stages import Solved
 from jaxinv.inversion.substeps import count_of, fine_naive, index_of
 from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling import apply_row, evaluate
-from jaxinv.schedule import NoiseSchedule
+from jaxinv.sampling.sample import apply_row, evaluate
 from jaxinv.solvers import ForwardStep, Solution, Solver
 
 

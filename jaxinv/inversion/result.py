@@ -5,10 +5,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxinv.inversion.rows import per_level
+from jaxinv.inversion.row_residuals import per_level
 from jaxinv.inversion.verification import Verified
-from jaxinv.sampling import Sampler
-from jaxinv.state import SamplerState, state_of
+from jaxinv.sampling.sample import Sampler
+from jaxinv.sampling.state import SamplerState, state_of
 
 
 class InversionResult(NamedTuple):
@@ -28,9 +28,9 @@ class InversionResult(NamedTuple):
             the data.
         state: what ``sample`` needs for an exact round trip. For multistep samplers
             it is the noise, however long their memory: they start from one state. For
-            bidirectional ones it is their :class:`~jaxinv.state.SamplerState` at the
-            noise end. After an explicit inversion, their ``noise`` alone leads to
-            something near the data only: how near is its ``reconstruction``.
+            bidirectional ones it is their :class:`~jaxinv.sampling.state.SamplerState`
+            at the noise end. After an explicit inversion, their ``noise`` alone leads
+            to something near the data only: how near is its ``reconstruction``.
         trajectory: shape (N + 1, ...). The states x, data first; None unless asked for.
         residual: shape (). The largest of ``step_residuals``.
         step_residuals: shape (N,). ``|step_i(x[i], ...) - x[i-1]| / |x[i-1]|`` for

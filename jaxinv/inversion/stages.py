@@ -7,7 +7,7 @@ by :mod:`jaxinv.inversion.verification`, which samples from what each of them fo
 
 Most stages are loops, and those whose pieces are known (:class:`LoopStage`) can be left
 after any iteration and taken up again, which is what lets the lanes of a batch work on
-without waiting for one another (:mod:`jaxinv.lanes`).
+without waiting for one another (:mod:`jaxinv.scale.lanes`).
 """
 
 import abc
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxinv.denoiser import Denoiser
+from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.norms import natural_unit
 from jaxinv.samplers.table import LinearMultistep
 

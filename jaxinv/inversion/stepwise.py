@@ -23,13 +23,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.checks import checked
-from jaxinv.denoiser import Denoiser
+from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.stages import LoopStage, Solved
 from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling import apply_row, evaluate
-from jaxinv.solvers import Anderson, Solution, Solver, common
-from jaxinv.solvers.common import Residual
+from jaxinv.sampling.sample import apply_row, evaluate
+from jaxinv.solvers import Anderson, Solution, Solver
+from jaxinv.solvers import iteration as common
+from jaxinv.solvers.iteration import Residual
 
 
 class Climb(NamedTuple):

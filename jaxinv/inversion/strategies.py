@@ -2,16 +2,16 @@
 
 from typing import Any, Literal, get_args
 
+from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion.explicit import Explicit
 from jaxinv.inversion.naive import Naive
-from jaxinv.inversion.newton import NewtonTrajectory
 from jaxinv.inversion.published import Algorithm1, Algorithm2
 from jaxinv.inversion.stages import Stage
 from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.trajectory import Trajectory
+from jaxinv.inversion.trajectory_newton import NewtonTrajectory
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling import Sampler
-from jaxinv.schedule import NoiseSchedule
+from jaxinv.sampling.sample import Sampler
 from jaxinv.solvers import (
     Anderson,
     FixedPoint,

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxinv.denoiser import Denoiser
+from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.samplers.table import Coefficients, LinearMultistep
-from jaxinv.schedule import NoiseSchedule
 
 
 def fine_naive(

@@ -1,13 +1,13 @@
 r"""The whole trajectory at once: exact inversion at any order, parallel in time.
 
 The unknown is ``Y = (y[1], ..., y[N])``, all states but the data, and the equations are
-all rows of the sampler's table (:mod:`jaxinv.inversion.rows`). A *sweep* is
+all rows of the sampler's table (:mod:`jaxinv.inversion.row_residuals`). A *sweep* is
 
 1. evaluate the model at every state of the current guess, in one batched call;
 2. the residuals R of all rows, which are also the certificate;
 3. a quasi-Newton step for all rows together, with a model of each level's Jacobian
    built from what the last m sweeps measured at that level
-   (:mod:`jaxinv.inversion.secants`), its length bounded.
+   (:mod:`jaxinv.inversion.trajectory_secants`), its length bounded.
 
 Nothing of the past is approximated, so the order of the sampler does not matter.
 
@@ -18,7 +18,7 @@ that moves over time).
 
 Where the residual grows, or does not improve for long, the iteration restarts from the
 best trajectory so far, with an empty history and smaller steps. What it leaves is for
-Newton's method on the same equations (:mod:`jaxinv.inversion.newton`).
+Newton's method on the same equations (:mod:`jaxinv.inversion.trajectory_newton`).
 
 References:
     Shih et al. 2023, arXiv:2305.16317, and Tang et al. 2024, arXiv:2402.09970, solve
@@ -34,25 +34,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.checks import AtLeastOne, Positive, Tolerance, Whole, checked
-from jaxinv.denoiser import Denoiser
+from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.naive import Naive
-from jaxinv.inversion.rows import (
+from jaxinv.inversion.row_residuals import (
     default_row_rtol,
     level_norms,
     per_level,
     residuals,
 )
-from jaxinv.inversion.secants import (
+from jaxinv.inversion.stages import LoopStage, Solved
+from jaxinv.inversion.trajectory_secants import (
     Secants,
     forget,
     newton_step,
     no_secants,
     record,
 )
-from jaxinv.inversion.stages import LoopStage, Solved
 from jaxinv.norms import at_least_tiny, norm
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling import evaluate
+from jaxinv.sampling.sample import evaluate
 
 # Sweeps go on to this part of the tolerance, unless so many do not improve on the best.
 AIM, FLOOR_SWEEPS = 0.4, 3

@@ -34,13 +34,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxinv.denoiser import Denoiser
-from jaxinv.inversion.rows import per_level
+from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.inversion.row_residuals import per_level
 from jaxinv.inversion.stages import Solved, Stage, run_stage
 from jaxinv.norms import relative
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling import descend
-from jaxinv.state import SamplerState, state_of
+from jaxinv.sampling.sample import descend
+from jaxinv.sampling.state import SamplerState, state_of
 
 #: The part of the tolerance that the measured error may take.
 MARGIN = 0.25

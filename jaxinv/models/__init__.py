@@ -4,15 +4,19 @@ Modules are pytrees. They take one sample in channels-last layout and no batch a
 ``jax.vmap`` for many. Their attributes carry diffusers' and transformers' names.
 """
 
-from jaxinv.models.autoencoder_config import AutoencoderKLConfig
-from jaxinv.models.autoencoder_kl import AutoencoderKL, DiagonalGaussian
-from jaxinv.models.autoencoder_tiny import AutoencoderTiny
-from jaxinv.models.autoencoder_tiny_config import AutoencoderTinyConfig
-from jaxinv.models.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextOutput
+from jaxinv.models.autoencoders.kl import AutoencoderKL, DiagonalGaussian
+from jaxinv.models.autoencoders.kl_config import AutoencoderKLConfig
+from jaxinv.models.autoencoders.tiny import AutoencoderTiny
+from jaxinv.models.autoencoders.tiny_config import AutoencoderTinyConfig
 from jaxinv.models.options import with_options
 from jaxinv.models.registry import abstract_component, component_config
-from jaxinv.models.unet import UNet2DConditionModel
-from jaxinv.models.unet_config import UNet2DConditionConfig
+from jaxinv.models.text_encoders.clip import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextOutput,
+)
+from jaxinv.models.unet.config import UNet2DConditionConfig
+from jaxinv.models.unet.unet import UNet2DConditionModel
 
 __all__ = [
     "AutoencoderKL",

@@ -7,8 +7,8 @@ made from.
 
 Layouts: activations are channels last, (h, w, c), and a batch that ``jax.vmap`` adds
 comes first, so that convolutions are NHWC by HWIO as XLA sees them. That is the layout
-that CPUs compute in (:mod:`jaxinv.models.convolution`) and, but for the kernels, the
-one of cuDNN on tensor cores; XLA assigns the layouts inside of a program, and
+that CPUs compute in (:mod:`jaxinv.models.layers.convolution`) and, but for the kernels,
+the one of cuDNN on tensor cores; XLA assigns the layouts inside of a program, and
 transposes kernels there if it wants them otherwise.
 """
 
@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxinv.models.attention import Attention, Implementation
-from jaxinv.models.clip_text import CLIPAttention
-from jaxinv.models.flash import has_cudnn
+from jaxinv.models.layers.attention import Attention, Implementation
+from jaxinv.models.layers.flash import has_cudnn
+from jaxinv.models.layers.remat import REMATS, Remat
 from jaxinv.models.registry import Component
-from jaxinv.models.remat import REMATS, Remat
+from jaxinv.models.text_encoders.clip import CLIPAttention
 
 _Component = TypeVar("_Component", bound=Component)
 ATTENTIONS = (None, "xla", "cudnn")
@@ -68,15 +68,15 @@ def with_options(
     Args:
         module: The model; it may be abstract. It is not changed.
         attention: Who computes attention: ``"xla"``, ``"cudnn"`` (the fused kernel of
-            :mod:`jaxinv.models.flash`, which stores no weights; heads of sizes that it
-            does not take, as the autoencoder's, stay with XLA), or None for JAX's own
-            choice. Layers that a configuration wants in float32 (``upcast_attention``,
-            Stable Diffusion 2.1) are computed so by XLA; the fused kernel computes the
-            logits and the softmax in float32, all that the option is for, from queries
-            and keys of 16 bits.
+            :mod:`jaxinv.models.layers.flash`, which stores no weights; heads of sizes
+            that it does not take, as the autoencoder's, stay with XLA), or None for
+            JAX's own choice. Layers that a configuration wants in float32
+            (``upcast_attention``, Stable Diffusion 2.1) are computed so by XLA; the
+            fused kernel computes the logits and the softmax in float32, all that the
+            option is for, from queries and keys of 16 bits.
         remat: What reverse-mode derivatives keep of each block: ``"none"`` computes
             nothing twice, ``"dots"`` norms and attention, ``"blocks"`` everything; see
-            :mod:`jaxinv.models.remat`.
+            :mod:`jaxinv.models.layers.remat`.
 
     Returns:
         A new model of the same class. Layers without attention or blocks (all of

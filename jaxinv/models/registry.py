@@ -9,13 +9,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxinv.files.json_fields import shown
-from jaxinv.models.autoencoder_config import AutoencoderKLConfig
-from jaxinv.models.autoencoder_kl import AutoencoderKL
-from jaxinv.models.autoencoder_tiny import AutoencoderTiny
-from jaxinv.models.autoencoder_tiny_config import AutoencoderTinyConfig
-from jaxinv.models.clip_text import CLIPTextConfig, CLIPTextModel
-from jaxinv.models.unet import UNet2DConditionModel
-from jaxinv.models.unet_config import UNet2DConditionConfig
+from jaxinv.models.autoencoders.kl import AutoencoderKL
+from jaxinv.models.autoencoders.kl_config import AutoencoderKLConfig
+from jaxinv.models.autoencoders.tiny import AutoencoderTiny
+from jaxinv.models.autoencoders.tiny_config import AutoencoderTinyConfig
+from jaxinv.models.text_encoders.clip import CLIPTextConfig, CLIPTextModel
+from jaxinv.models.unet.config import UNet2DConditionConfig
+from jaxinv.models.unet.unet import UNet2DConditionModel
 
 Component = UNet2DConditionModel | AutoencoderKL | AutoencoderTiny | CLIPTextModel
 ComponentConfig = (

@@ -16,11 +16,11 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxinv.files.json_fields import check_field, shown, shown_text
-from jaxinv.models.autoencoder_config import AutoencoderKLConfig
-from jaxinv.models.autoencoder_tiny_config import AutoencoderTinyConfig
-from jaxinv.models.clip_text import CLIPTextConfig
+from jaxinv.models.autoencoders.kl_config import AutoencoderKLConfig
+from jaxinv.models.autoencoders.tiny_config import AutoencoderTinyConfig
 from jaxinv.models.registry import ComponentConfig
-from jaxinv.models.unet_config import UNet2DConditionConfig
+from jaxinv.models.text_encoders.clip import CLIPTextConfig
+from jaxinv.models.unet.config import UNet2DConditionConfig
 
 #: The parts of a pipeline, and the classes that are implemented.
 PARTS: dict[str, tuple[str, ...]] = {

@@ -8,7 +8,7 @@ steps whatever the grid is.
 import numpy as np
 
 from jaxinv.checks import checked
-from jaxinv.grid import TimeGrid
+from jaxinv.diffusion.grid import TimeGrid
 from jaxinv.samplers.exponential import (
     check_order,
     exponential_rows,

@@ -62,7 +62,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxinv.checks import checked
-from jaxinv.grid import TimeGrid
+from jaxinv.diffusion.grid import TimeGrid
 from jaxinv.samplers.table import LinearMultistep, from_rows
 
 # Weights of the states and of the outputs of a row, newest first.

@@ -51,7 +51,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxinv.checks import checked
-from jaxinv.grid import TimeGrid
+from jaxinv.diffusion.grid import TimeGrid
 from jaxinv.samplers.bidirectional import (
     MILNE,
     Row,

@@ -7,7 +7,7 @@ Both are Adams-Bashforth methods in half the log-SNR ``lambda`` (see
 """
 
 from jaxinv.checks import checked
-from jaxinv.grid import TimeGrid
+from jaxinv.diffusion.grid import TimeGrid
 from jaxinv.samplers.exponential import (
     exponential_rows,
     lowered_last,

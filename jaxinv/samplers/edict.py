@@ -40,11 +40,11 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxinv.checks import checked
-from jaxinv.denoiser import Denoiser
-from jaxinv.grid import TimeGrid
+from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.diffusion.grid import TimeGrid
 from jaxinv.norms import relative
 from jaxinv.samplers.table import Coefficients, LinearMultistep
-from jaxinv.stepping import in_dtype, stepper
+from jaxinv.sampling.steps import in_dtype, stepper
 
 
 @jax.tree_util.register_dataclass
@@ -151,7 +151,7 @@ Pair = tuple[Array, Array]
 
 
 class CoupledSteps:
-    """The steps of EDICT; see :class:`jaxinv.stepping.Stepper`.
+    """The steps of EDICT; see :class:`jaxinv.sampling.steps.Stepper`.
 
     A window is the pair (u, v).
     """

@@ -37,7 +37,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxinv.grid import TimeGrid
+from jaxinv.diffusion.grid import TimeGrid
 
 Prediction = Literal["data", "noise"]
 # How a second-order row weighs its difference: the exact integral, or one of two values

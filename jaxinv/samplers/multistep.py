@@ -8,9 +8,9 @@ from typing import get_args
 import numpy as np
 
 from jaxinv.checks import checked
-from jaxinv.grid import TimeGrid, check_num_steps, check_trailing, make_grid
+from jaxinv.diffusion.grid import TimeGrid, check_num_steps, check_trailing, make_grid
+from jaxinv.diffusion.schedule import NoiseSchedule, TimestepSpacing
 from jaxinv.samplers.table import LinearMultistep, from_rows
-from jaxinv.schedule import NoiseSchedule, TimestepSpacing
 
 
 @checked

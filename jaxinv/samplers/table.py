@@ -1,7 +1,7 @@
 r"""The one table behind every sampler: a linear multistep method on a variable grid.
 
-In the coordinates of :mod:`jaxinv.schedule`, where ``dy/dtau = f``, a sampler with a
-memory of k states is a table of coefficients,
+In the coordinates of :mod:`jaxinv.diffusion.schedule`, where ``dy/dtau = f``, a sampler
+with a memory of k states is a table of coefficients,
 
     y[i-1] = sum_{j=0}^{k-1}  a[i,j] y[i+j] + b[i,j] f[i+j],      i = N .. 1,
 
@@ -38,7 +38,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxinv.grid import TimeGrid
+from jaxinv.diffusion.grid import TimeGrid
 
 # NumPy float64 when made; tracers or jax arrays inside of compiled programs.
 Coefficients = Array | np.ndarray

@@ -8,7 +8,7 @@ That is not a linear multistep method of the states, so only the predictor is he
 from typing import Literal, get_args
 
 from jaxinv.checks import checked
-from jaxinv.grid import TimeGrid
+from jaxinv.diffusion.grid import TimeGrid
 from jaxinv.samplers.exponential import (
     Prediction,
     SecondOrder,

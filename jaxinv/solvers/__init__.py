@@ -1,9 +1,9 @@
 """Implicit solvers: hashable values that solve ``R(z) = 0`` for one sample."""
 
 from jaxinv.solvers.anderson import Anderson
-from jaxinv.solvers.common import Solution, Solver
 from jaxinv.solvers.fixed_point import FixedPoint, ForwardStep
 from jaxinv.solvers.gradient import Gradient
+from jaxinv.solvers.iteration import Solution, Solver
 from jaxinv.solvers.newton_krylov import NewtonKrylov
 
 __all__ = [

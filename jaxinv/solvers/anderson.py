@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxinv.checks import AtLeastOne, Tolerance, checked
 from jaxinv.norms import norm
-from jaxinv.solvers.common import (
+from jaxinv.solvers.iteration import (
     Evaluation,
     Residual,
     Rule,
@@ -61,7 +61,7 @@ class Anderson(RuledSolver):
         *,
         slope: Float[Array, ""],
     ) -> Rule:
-        """Its rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
+        """Its rule; see :class:`jaxinv.solvers.iteration.RuledSolver`."""
 
         def update(
             k: Array, z: Array, at: Evaluation, memory: Mixing

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxinv.checks import AtLeastOne, Positive, Tolerance, Whole, checked
-from jaxinv.solvers.common import (
+from jaxinv.solvers.iteration import (
     Evaluation,
     Residual,
     Rule,
@@ -57,7 +57,7 @@ class FixedPoint(RuledSolver):
         *,
         slope: Float[Array, ""],
     ) -> Rule:
-        """Its rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
+        """Its rule; see :class:`jaxinv.solvers.iteration.RuledSolver`."""
 
         def update(
             _k: Array, z: Array, at: Evaluation, memory: None
@@ -107,7 +107,7 @@ class ForwardStep(RuledSolver):
         *,
         slope: Float[Array, ""],
     ) -> Rule:
-        """Its rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
+        """Its rule; see :class:`jaxinv.solvers.iteration.RuledSolver`."""
         del slope
         return self._rule(residual, guess, self.rho)
 

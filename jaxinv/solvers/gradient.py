@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxinv.checks import AtLeastOne, Tolerance, checked
-from jaxinv.solvers.common import (
+from jaxinv.solvers.iteration import (
     Evaluation,
     Residual,
     Rule,
@@ -58,7 +58,7 @@ class Gradient(RuledSolver):
         *,
         slope: Float[Array, ""],
     ) -> Rule:
-        """Its rule; see :class:`jaxinv.solvers.common.RuledSolver`."""
+        """Its rule; see :class:`jaxinv.solvers.iteration.RuledSolver`."""
         del slope
         optimiser = optax.with_extra_args_support(
             self.transformation

@@ -37,7 +37,7 @@ from jaxtyping import Array, Float
 
 from jaxinv.checks import AtLeastOne, Positive, Tolerance, Whole, checked
 from jaxinv.norms import norm
-from jaxinv.solvers.common import Residual, Solution, default_rtol
+from jaxinv.solvers.iteration import Residual, Solution, default_rtol
 from jaxinv.solvers.krylov import gmres
 
 #: Part of the promised decrease that a step must achieve (Kelley 2003, Eq. 1.21).
@@ -76,7 +76,7 @@ class NewtonKrylov:
         slope: Float[Array, ""],
         reference: Float[Array, ""],
     ) -> Solution:
-        """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.common`."""
+        """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.iteration`."""
         dtype = guess.dtype
         reference = jnp.maximum(reference, jnp.finfo(dtype).tiny)
         rtol = default_rtol(dtype) if self.rtol is None else self.rtol

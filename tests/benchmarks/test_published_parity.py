@@ -8,14 +8,14 @@ import torch
 
 import benchmarks.torch_reference as ref
 import jaxinv as ji
-from jaxinv.grid import make_grid
+from jaxinv.diffusion.grid import make_grid
 from jaxinv.inversion.published import (
     Algorithm1,
     Algorithm2,
     algorithm_1,
     algorithm_2,
 )
-from jaxinv.sampling import in_dtype
+from jaxinv.sampling.sample import in_dtype
 
 SCHEDULE = ji.scaled_linear()
 RNG = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from benchmarks import (
 from benchmarks.scale_job_pace import Pace, moments_in_order, pace_of
 from benchmarks.scale_job_pictures import BAD
 from benchmarks.scale_job_process import Looker
-from jaxinv.jobs.array import create_array
+from jaxinv.scale.jobs.array import create_array
 
 
 @pytest.fixture(scope="module")

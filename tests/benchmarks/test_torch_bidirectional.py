@@ -11,8 +11,8 @@ import torch
 
 import benchmarks.torch_reference as ref
 import jaxinv as ji
-from jaxinv.grid import make_grid
-from jaxinv.state import state_of
+from jaxinv.diffusion.grid import make_grid
+from jaxinv.sampling.state import state_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FOLDER = Path(ji.__file__).parent / "zoo" / "emoji64"

@@ -10,7 +10,7 @@ import torch
 import benchmarks.torch_reference as ref
 import jaxinv as ji
 from benchmarks.torch_reference import decoder as published
-from jaxinv.decoder import Adam, ForwardStep, Gradient, learning_rates
+from jaxinv.decoder_inversion import Adam, ForwardStep, Gradient, learning_rates
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FOLDER = Path(ji.__file__).parent / "zoo" / "emoji64"

@@ -11,8 +11,8 @@ from PIL import Image, ImageCms
 
 from jaxinv.files import read_array
 from jaxinv.files.image_reading import ReadImage, read_image
-from jaxinv.jobs.manifest import read_manifest
-from jaxinv.jobs.reading import Reading, read_row
+from jaxinv.scale.jobs.manifest import read_manifest
+from jaxinv.scale.jobs.reading import Reading, read_row
 
 _SUFFIXES = ("png", "jpg", "webp", "avif", "tif", "gif", "bmp", "ppm")
 _MAX_PIXELS = 2**20  # a header that says more is refused without being decoded

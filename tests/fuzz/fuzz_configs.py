@@ -8,6 +8,7 @@ import numpy as np
 from fuzz_harness import Reader
 
 import jaxinv as ji
+from jaxinv.diffusion.diffusers_config import DEFAULTS
 from jaxinv.models import (
     AutoencoderKLConfig,
     AutoencoderTinyConfig,
@@ -16,7 +17,6 @@ from jaxinv.models import (
 )
 from jaxinv.models.registry import abstract_component, component_config
 from jaxinv.models.supported import check_index
-from jaxinv.scheduler_config import DEFAULTS
 from weights_convert.reader import read_config, read_json
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "published_schedulers.json"

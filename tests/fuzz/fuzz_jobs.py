@@ -6,9 +6,9 @@ from typing import Any
 from fuzz_harness import Reader
 
 from jaxinv.files import write_json
-from jaxinv.jobs.folder import FORMAT, Folder, check
-from jaxinv.jobs.merge import count_states, merge
-from jaxinv.jobs.records import read_ledger, write_part
+from jaxinv.scale.jobs.folder import FORMAT, Folder, check
+from jaxinv.scale.jobs.merge import count_states, merge
+from jaxinv.scale.jobs.records import read_ledger, write_part
 
 _ROWS = 4
 _JOB = {

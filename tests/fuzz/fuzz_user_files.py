@@ -15,7 +15,7 @@ from jaxinv.apps.watermark import (
     write_key,
 )
 from jaxinv.apps.watermark.key_files import _digest
-from jaxinv.jobs.manifest import Manifest, read_manifest
+from jaxinv.scale.jobs.manifest import Manifest, read_manifest
 
 _SHAPE = (8, 8, 4)
 

@@ -6,13 +6,18 @@ import json
 import pytest
 from fuzz_configs import CONFIGS, PUBLISHED
 
+from jaxinv.diffusion.diffusers_config import (
+    DEFAULTS,
+    READ_BY_ALL,
+    TYPES,
+    scheduler_options,
+)
 from jaxinv.files.json_fields import check_field, check_fields
 from jaxinv.models import (
     AutoencoderKLConfig,
     CLIPTextConfig,
     UNet2DConditionConfig,
 )
-from jaxinv.scheduler_config import DEFAULTS, READ_BY_ALL, TYPES, scheduler_options
 
 
 def test_every_option_of_a_scheduler_has_a_type_that_its_default_satisfies():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinv.models.convolution import _lax, _shifted, conv_general_dilated
+from jaxinv.models.layers.convolution import _lax, _shifted, conv_general_dilated
 
 # Kernel, strides, padding before and after.
 CASES = [(3, 1, (1, 1)), (1, 1, (0, 0)), (3, 2, (0, 1)), (3, 2, (1, 1)), (5, 3, (2, 0))]

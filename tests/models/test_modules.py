@@ -14,8 +14,8 @@ from jaxinv.models import (
     UNet2DConditionConfig,
     abstract_component,
 )
-from jaxinv.models.attention import dot_product_attention
-from jaxinv.models.layers import GroupNorm, nearest, sinusoidal_embedding
+from jaxinv.models.layers.attention import dot_product_attention
+from jaxinv.models.layers.basic import GroupNorm, nearest, sinusoidal_embedding
 from jaxinv.models.parameters import parameters, with_parameters
 
 

@@ -18,8 +18,8 @@ from jaxinv.models import (
     abstract_component,
     with_options,
 )
-from jaxinv.models.attention import Attention, dot_product_attention
-from jaxinv.models.flash import flash_attention, flash_takes
+from jaxinv.models.layers.attention import Attention, dot_product_attention
+from jaxinv.models.layers.flash import flash_attention, flash_takes
 from jaxinv.models.options import REMATS
 
 FUSED = "__cudnn$fmhaSoftmax"
@@ -190,7 +190,8 @@ def hopper(monkeypatch):
     )
     for name in ("has_cudnn", "_compute_capability"):
         monkeypatch.setattr(
-            f"jaxinv.models.flash.{name}", lambda name=name: name[0] == "h" or (9, 0)
+            f"jaxinv.models.layers.flash.{name}",
+            lambda name=name: name[0] == "h" or (9, 0),
         )
     monkeypatch.setattr("jaxinv.models.options.has_cudnn", lambda: True)
 
@@ -276,7 +277,9 @@ def test_the_kernel_takes_16_bits_and_heads_of_some_sizes(hopper, size, dtype, t
 
 
 def test_older_gpus_take_smaller_heads(monkeypatch):
-    monkeypatch.setattr("jaxinv.models.flash._compute_capability", lambda: (8, 6))
+    monkeypatch.setattr(
+        "jaxinv.models.layers.flash._compute_capability", lambda: (8, 6)
+    )
     assert flash_takes(128, jnp.bfloat16)
     assert not flash_takes(160, jnp.bfloat16)
 

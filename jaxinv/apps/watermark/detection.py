@@ -10,9 +10,14 @@ from jaxtyping import Array, Float
 from jaxinv.apps.watermark.gaussian_shading import GaussianShadingKey
 from jaxinv.apps.watermark.tree_ring import TreeRingKey
 from jaxinv.apps.watermark.verdict import Score
-from jaxinv.decoder import Method
-from jaxinv.pipeline import Image, ImageInversion, LatentDiffusion, TextVectors
-from jaxinv.sampling import Sampler
+from jaxinv.decoder_inversion import Method
+from jaxinv.pipeline.latent_diffusion import (
+    Image,
+    ImageInversion,
+    LatentDiffusion,
+    TextVectors,
+)
+from jaxinv.sampling.sample import Sampler
 
 Key = TreeRingKey | GaussianShadingKey
 

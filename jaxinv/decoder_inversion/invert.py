@@ -1,0 +1,215 @@
+r"""Decoder inversion: from an image to the latent that decodes to it.
+
+In a latent diffusion model the encoder is not the inverse of the decoder: the latent
+that made an image is another than the one that the encoder finds, and whatever comes
+before, exact as it may be, is inverted from the wrong place.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Shaped
+
+from jaxinv.callables import split_callable
+from jaxinv.checks import checked
+from jaxinv.decoder_inversion.derivative import attach_derivative, refuse_derivative
+from jaxinv.decoder_inversion.gradient_free import Encoder
+from jaxinv.decoder_inversion.loop import DecoderInversion, run
+from jaxinv.decoder_inversion.method import Method
+from jaxinv.decoder_inversion.methods import METHODS
+from jaxinv.decoder_inversion.problem import Limits, Problem
+
+
+@checked
+def invert_decoder(
+    encode: Callable[[Array], Array],
+    decode: Callable[[Array], Array],
+    image: Shaped[Array | np.ndarray, "*image"],
+    method: str | Method = "anderson",
+    *,
+    limits: Limits = (0.0, 1.0),
+    tolerance: float | None = None,
+) -> DecoderInversion:
+    """Find the latent that decodes to an image.
+
+    The result of ``"encoder"`` can be differentiated as any function can. So can the
+    latent of Gauss-Newton, with respect to the image and the decoder's parameters, by
+    the implicit function theorem and to any order: derivatives are NaN where it did not
+    reach the minimum of the misfit, and those of the certificate always. With other
+    methods they are an error (:mod:`jaxinv.decoder_inversion.derivative`).
+
+    Args:
+        encode: callable pytree, one image to one latent: the first guess, and the
+            methods without gradients need it throughout.
+        decode: callable pytree, one latent to one image; best without clipping
+            (:meth:`jaxinv.LatentDiffusion.decode_unclipped`).
+        image: one image, or one video with its frames first, without a batch axis (use
+            ``jax.vmap``): floats within the limits, or ``uint8`` for the range 0 to 1.
+        method: ``"encoder"``, ``"gradient"``, ``"forward_step"``, ``"inertial_km"``,
+            ``"adam"``, ``"anderson"``, ``"gauss_newton"``, or a value with settings
+            from :mod:`jaxinv.decoder_inversion`, such as ``Adam(iterations=50)``.
+        limits: the least and greatest value of a pixel, where decodings are clipped;
+            None for images that are not.
+        tolerance: the root mean square misfit up to which ``converged`` is said, in
+            units of the image; by default 1.2 times what 8 bits leave of the range
+            between the limits (without limits: of the image's largest magnitude).
+
+    Returns:
+        The best iterate by image misfit, never worse than the encoder's.
+
+    Raises:
+        ValueError: for an image that is not finite or outside of the limits, networks
+            that do not map its shape to a latent and back, an unknown method, less
+            than one iteration, or differentiating what has no derivative.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxinv as ji
+        >>> decode = lambda z: jnp.tanh(jnp.repeat(z, 2, axis=0)) / 2 + 0.5
+        >>> encode = lambda x: 2 * x[::2] - 1  # not quite the inverse
+        >>> latent = jnp.linspace(-1, 1, 12).reshape(4, 3)
+        >>> result = ji.invert_decoder(encode, decode, decode(latent))
+        >>> bool(result.converged), float(ji.nmse_db(result.latent, latent)) < -80
+        (True, True)
+
+    References:
+        Hong et al. 2024, "Gradient-free Decoder Inversion in Latent Diffusion Models",
+        arXiv:2409.18442; "On Exact Inversion of DPM-Solvers", arXiv:2311.18387.
+    """
+    chosen = as_method(method)
+    limits = None if limits is None else (float(limits[0]), float(limits[1]))
+    pixels = as_pixels(image, limits)
+    for name, network in (("encode", encode), ("decode", decode)):
+        if not callable(network):
+            raise ValueError(f"{name} must be callable, got {type(network).__name__}")
+    tolerance = as_tolerance(tolerance)
+    of_encode, of_decode = split_callable(encode), split_callable(decode)
+    arrays, rebuilds = zip(of_encode, of_decode, strict=True)
+    return _invert(pixels, arrays, rebuilds, chosen, limits, tolerance)
+
+
+def as_method(method: str | Method) -> Method:
+    """The method of a name, or the value itself; ValueError if it is neither."""
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ValueError(
+                f"unknown method {method!r}; expected one of {', '.join(METHODS)}, or "
+                "a value such as jaxinv.decoder.Anderson(iterations=10)"
+            )
+        return METHODS[method]
+    if not all(hasattr(method, name) for name in ("begin", "step", "count")):
+        raise ValueError(
+            f"expected a method's name or a value such as jaxinv.decoder.Anderson(), "
+            f"got {type(method).__name__}"
+        )
+    least = 0 if isinstance(method, Encoder) else 1
+    if method.iterations < least:
+        raise ValueError(f"iterations must be at least 1, got {method.iterations}")
+    if method.patience is not None and method.patience < 1:
+        raise ValueError(f"patience must be at least 1, or None, got {method.patience}")
+    return method
+
+
+def as_tolerance(tolerance: float | None) -> float | None:
+    """The tolerance as a float; ValueError if it is not positive."""
+    if tolerance is None:
+        return None
+    if not tolerance > 0:
+        raise ValueError(f"the tolerance must be positive, got {tolerance!r}")
+    return float(tolerance)
+
+
+def as_pixels(image: Any, limits: Limits) -> Array:
+    """The image as floats; ValueError if it cannot be one."""
+    if limits is not None and not limits[0] < limits[1]:
+        raise ValueError(f"limits must be (least, greatest), got {limits!r}")
+    pixels = jnp.asarray(image)
+    if pixels.dtype == jnp.uint8:
+        if limits is not None and tuple(limits) != (0.0, 1.0):
+            raise ValueError(
+                f"8-bit images become the range 0 to 1, but limits are {limits!r}; "
+                "give floats"
+            )
+        return pixels.astype(jnp.float32) / 255
+    if not jnp.issubdtype(pixels.dtype, jnp.floating):
+        raise ValueError(
+            f"expected an image of floats or uint8, got dtype {pixels.dtype}"
+        )
+    if pixels.dtype.itemsize < 4:
+        pixels = pixels.astype(jnp.float32)
+    if isinstance(pixels, jax.core.Tracer):
+        return pixels
+    values = np.asarray(pixels)
+    if not np.all(np.isfinite(values)):
+        raise ValueError("the image has values that are NaN or infinite")
+    if limits is not None and not (
+        limits[0] <= values.min() and values.max() <= limits[1]
+    ):
+        raise ValueError(
+            f"expected values within {limits}, got {values.min():.3g} to "
+            f"{values.max():.3g}; for a decoder without limits give limits=None"
+        )
+    return pixels
+
+
+def check_networks(encode: Any, decode: Any, image: Array) -> tuple[Any, Any]:
+    """Latent and decoding of an image, abstractly; ValueError if they do not fit."""
+    try:
+        latent = jax.eval_shape(encode, image)
+    except Exception as error:
+        raise ValueError(
+            f"the encoder does not accept one image of shape {image.shape} (no batch "
+            f"axis: use jax.vmap for more): {error}"
+        ) from error
+    state = jax.ShapeDtypeStruct(latent.shape, image.dtype)
+    try:
+        decoded = jax.eval_shape(decode, state)
+    except Exception as error:
+        raise ValueError(
+            f"the decoder does not accept the encoder's latent of shape "
+            f"{latent.shape}: {error}"
+        ) from error
+    if decoded.shape != image.shape:
+        raise ValueError(
+            f"decoding the latent of an image of shape {image.shape} gives "
+            f"{decoded.shape}: height and width must be multiples of the autoencoder's "
+            "factor"
+        )
+    return latent, decoded
+
+
+@jax.jit(static_argnames=("rebuilds", "method", "limits", "tolerance"))
+def _invert(
+    image: Array,
+    arrays: tuple[list[Any], ...],
+    rebuilds: tuple[Any, ...],
+    method: Method,
+    limits: Limits,
+    tolerance: float | None,
+) -> DecoderInversion:
+    encode, decode = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
+    latent, decoded = check_networks(encode, decode, image)
+    half = min(latent.dtype.itemsize, decoded.dtype.itemsize) < 4
+
+    def problem(inputs: Any) -> Problem:
+        image, arrays = inputs
+        encode, decode = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
+        first = encode(image).astype(image.dtype)
+        return Problem(encode, decode, image, first, limits, half)
+
+    inputs = (image, arrays)
+    if not method.iterations:  # nothing but the encoder: ordinary differentiation
+        return run(problem(inputs), method, tolerance)
+    found = run(problem(jax.lax.stop_gradient(inputs)), method, tolerance)
+    equation = getattr(method, "equation", None)
+    if equation is None:
+        why = (
+            f"the result of {type(method).__name__} solves no equation and has no "
+            "derivative: use jaxinv.decoder.GaussNewton, whose result is a minimum of "
+            "the misfit, or pass what the inversion is given through "
+            "jax.lax.stop_gradient"
+        )
+        return refuse_derivative(why, inputs, found)
+    return attach_derivative(lambda p, z: equation(problem(p), z), inputs, found)

@@ -1,0 +1,182 @@
+r"""The loop of decoder inversion: the same for every method.
+
+Whatever a method does, the best iterate by image misfit comes back. The first iterate
+is E(x), so that no method returns a worse one than the encoder; and the latent error,
+which nobody knows, may grow again while the misfit stays, so that a method is stopped
+when the misfit no longer falls.
+
+Misfits are measured without squares that could leave the range of float32
+(:mod:`jaxinv.norms`): what is reported of ``c x`` is c times what is reported of x.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxinv.decoder_inversion.method import Method
+from jaxinv.decoder_inversion.problem import Problem
+from jaxinv.norms import norm, relative
+
+
+class DecoderInversion(NamedTuple):
+    """A latent with its certificate.
+
+    Attributes:
+        latent: the best iterate.
+        residual: shape (). Root of the mean square misfit of its decoding, in units of
+            the image (the range 0 to 1 has the quantisation noise 0.0011 in 8 bits).
+        encoder_residual: shape (). The same of E(x).
+        latent_change: shape (). ``|z[k] - z[k-1]| / |z[k]|`` of the last iterate: how
+            much the method still moves.
+        iterations: shape (). Iterations run.
+        best_iteration: shape (). The one that the latent is of; 0 is the encoder's.
+        num_decodes: shape (). Evaluations of the decoder.
+        num_encodes: shape (). Evaluations of the encoder.
+        num_products: shape (). Products with the decoder's Jacobian or its transpose;
+            of Gauss-Newton, at most.
+        converged: shape (). Whether the residual is at most the tolerance. If not, the
+            image may be none that this decoder can make. It says nothing about the
+            latent: several can decode to nearly the same image.
+        history: shape (iterations + 1,). The residual of every iterate; NaN where the
+            method had stopped.
+    """
+
+    latent: Float[Array, "*latent"]
+    residual: Float[Array, ""]
+    encoder_residual: Float[Array, ""]
+    latent_change: Float[Array, ""]
+    iterations: Int[Array, ""]
+    best_iteration: Int[Array, ""]
+    num_decodes: Int[Array, ""]
+    num_encodes: Int[Array, ""]
+    num_products: Int[Array, ""]
+    converged: Bool[Array, ""]
+    history: Float[Array, "n+1"]
+
+
+class _Carry(NamedTuple):
+    k: Array
+    z: Array
+    memory: Any
+    best: Array
+    lowest: Array
+    best_k: Array
+    mark: Array
+    idle: Array
+    change: Array
+    history: Array
+    stop: Array
+
+
+# A misfit that falls by less than this share has not fallen.
+_PROGRESS = 1e-3
+
+
+def begin(problem: Problem, method: Method) -> _Carry:
+    """At E(x), which has not been decoded yet."""
+    dtype = problem.latent.dtype
+    infinite, zero = jnp.array(jnp.inf, dtype), jnp.zeros((), jnp.int32)
+    return _Carry(
+        zero,
+        problem.latent,
+        method.begin(problem, problem.latent),
+        problem.latent,
+        infinite,
+        zero,
+        infinite,
+        zero,
+        jnp.zeros((), dtype),
+        jnp.full((method.iterations + 1,), jnp.nan, dtype),
+        jnp.zeros((), bool),
+    )
+
+
+def running(method: Method, carry: _Carry) -> Bool[Array, ""]:
+    """Whether there is another iterate to be made; the last one is then only seen."""
+    return (carry.k < method.iterations) & ~carry.stop
+
+
+def judged(
+    problem: Problem, method: Method, carry: _Carry, decoded: Float[Array, "*image"]
+) -> _Carry:
+    """The carry after its iterate was seen."""
+    dtype = problem.latent.dtype
+    misfit = problem.misfit(decoded)
+    residual = (norm(misfit) / misfit.size**0.5).astype(dtype)
+    better = residual < carry.lowest
+    falls = residual < (1 - _PROGRESS) * carry.mark
+    idle = jnp.where(falls, 0, carry.idle + 1)
+    patience = 2**31 - 1 if method.patience is None else method.patience
+    return carry._replace(
+        best=jnp.where(better, carry.z, carry.best),
+        lowest=jnp.where(better, residual, carry.lowest),
+        best_k=jnp.where(better, carry.k, carry.best_k),
+        mark=jnp.where(falls, residual, carry.mark),
+        idle=idle,
+        history=carry.history.at[carry.k].set(residual),
+        stop=idle >= patience,
+    )
+
+
+def advance(
+    problem: Problem, method: Method, carry: _Carry
+) -> tuple[_Carry, Float[Array, "*image"]]:
+    """See an iterate and make the next.
+
+    Returns:
+        The carry, and the decoding of the iterate that was seen.
+    """
+    decoded, after, memory = method.step(problem, carry.k, carry.z, carry.memory)
+    carry = judged(problem, method, carry, decoded)
+    change = relative(after - carry.z, after)
+    # A method may step back from where the decoding overflows, if it can.
+    stop = carry.stop | ~jnp.all(jnp.isfinite(after))
+    moved = carry._replace(
+        k=carry.k + 1, z=after, memory=memory, change=change, stop=stop
+    )
+    return moved, decoded
+
+
+def finish(
+    problem: Problem, method: Method, last: _Carry, tolerance: float | None
+) -> DecoderInversion:
+    """The result, once the last iterate was seen."""
+    decodes, encodes, products = method.count.times(last.k)
+    return DecoderInversion(
+        latent=last.best,
+        residual=last.lowest,
+        encoder_residual=last.history[0],
+        latent_change=last.change,
+        iterations=last.k,
+        best_iteration=last.best_k,
+        num_decodes=decodes + 1,
+        num_encodes=encodes + 1,
+        num_products=products,
+        converged=last.lowest <= problem.tolerance(tolerance),
+        history=last.history,
+    )
+
+
+def run(problem: Problem, method: Method, tolerance: float | None) -> DecoderInversion:
+    """Iterate from E(x).
+
+    Args:
+        problem: what to solve.
+        method: how.
+        tolerance: the residual at which an image counts as reached; None for the
+            default of :meth:`jaxinv.decoder_inversion.problem.Problem.tolerance`.
+
+    Returns:
+        The best iterate.
+    """
+    last = begin(problem, method)
+    if method.iterations:
+        last = jax.lax.while_loop(
+            lambda carry: running(method, carry),
+            lambda carry: advance(problem, method, carry)[0],
+            last,
+        )
+    last = judged(problem, method, last, problem.decoded(last.z))
+    return finish(problem, method, last, tolerance)

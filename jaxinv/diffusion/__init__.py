@@ -1,0 +1,1 @@
+"""The process: noise schedules, time grids, denoisers; no method."""

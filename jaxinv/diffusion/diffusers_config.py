@@ -1,0 +1,316 @@
+r"""What a diffusers ``scheduler_config.json`` means: the options that its class uses.
+
+A configuration is not a list of options. It holds some of those that its class has,
+and often others that are left over from another class; what it leaves out has the
+default *of its class*; and a live ``scheduler.config`` lists in
+``_use_default_values`` the keys whose values are only its own class's defaults.
+diffusers' ``from_config`` therefore
+
+1. drops every key that ``_use_default_values`` names;
+2. takes the keys that are arguments of the class it is called on (``_class_name`` here)
+   and ignores the others;
+3. fills in the defaults of that class.
+
+Two of the ignored keys still count: schedulers read ``sigma_min`` and ``sigma_max``
+through ``self.config``, which keeps them (:data:`READ_BY_ALL`).
+
+:data:`DEFAULTS` has the classes that this library knows. A class with another
+parametrization (EDM, consistency models, zero-SNR video schedules, ...) is not one of
+them: its schedule is none of :mod:`jaxinv.diffusion.schedule`, and reading it as one
+would be wrong without a word.
+
+References:
+    diffusers 0.42, ``configuration_utils.ConfigMixin.extract_init_dict`` and the
+    signatures in ``src/diffusers/schedulers`` (compared with this table by a test).
+"""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from jaxinv.checks import Range
+from jaxinv.files.json_fields import (
+    Length,
+    check_field,
+    naming,
+    read_json,
+    shown,
+)
+
+DDIM = "DDIMScheduler"
+DPM, DEIS, UNIPC = (
+    f"{name}MultistepScheduler" for name in ("DPMSolver", "DEIS", "UniPC")
+)
+FLOW_MATCH_EULER = "FlowMatchEulerDiscreteScheduler"
+
+_BETAS: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "linspace",
+    "steps_offset": 0,
+}
+_LATENT_BETAS = _BETAS | {"beta_start": 0.00085, "beta_end": 0.012}
+_ZERO_SNR = {"rescale_betas_zero_snr": False}
+_DDIM = _BETAS | {"timestep_spacing": "leading", "set_alpha_to_one": True}
+_CONSISTENCY = _LATENT_BETAS | _ZERO_SNR
+_CONSISTENCY |= {
+    "beta_schedule": "scaled_linear",
+    "timestep_spacing": "leading",
+    "set_alpha_to_one": True,
+}
+_FLOW_SIGMAS = {"use_flow_sigmas": False, "flow_shift": 1.0}
+_DYNAMIC = {"use_dynamic_shifting": False, "time_shift_type": "exponential"}
+_FLOW = {"num_train_timesteps": 1000, "shift": 1.0}
+_THRESHOLDING = {
+    "thresholding": False,
+    "dynamic_thresholding_ratio": 0.995,
+    "sample_max_value": 1.0,
+}
+_SPACED = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+}
+_MULTISTEP = _BETAS | _FLOW_SIGMAS | _DYNAMIC | _THRESHOLDING | _SPACED
+_MULTISTEP |= {"solver_order": 2, "lower_order_final": True}
+_IMAGE_SIZES = {
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+}
+
+#: All options of a class that takes steps here; of the other classes those that make
+#: their schedule.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    DDIM: _DDIM
+    | _ZERO_SNR
+    | _THRESHOLDING
+    | {"clip_sample": True, "clip_sample_range": 1.0},
+    DPM: _MULTISTEP
+    | _ZERO_SNR
+    | {
+        "algorithm_type": "dpmsolver++",
+        "solver_type": "midpoint",
+        "euler_at_final": False,
+        "use_lu_lambdas": False,
+        "final_sigmas_type": "zero",
+        "lambda_min_clipped": -float("inf"),
+        "variance_type": None,
+    },
+    DEIS: _MULTISTEP | {"algorithm_type": "deis", "solver_type": "logrho"},
+    UNIPC: _MULTISTEP
+    | _ZERO_SNR
+    | {
+        "predict_x0": True,
+        "solver_type": "bh2",
+        "disable_corrector": [],
+        "solver_p": None,
+        "final_sigmas_type": "zero",
+        "sigma_min": None,
+        "sigma_max": None,
+        "shift_terminal": None,
+    },
+    FLOW_MATCH_EULER: _FLOW
+    | _DYNAMIC
+    | _SPACED
+    | _IMAGE_SIZES
+    | {"invert_sigmas": False, "shift_terminal": None, "stochastic_sampling": False},
+    "DDIMInverseScheduler": _DDIM | _ZERO_SNR,
+    "DDIMParallelScheduler": _DDIM | _ZERO_SNR,
+    "DDPMParallelScheduler": _BETAS | _ZERO_SNR | {"timestep_spacing": "leading"},
+    "DDPMScheduler": _BETAS | _ZERO_SNR | {"timestep_spacing": "leading"},
+    "DPMSolverMultistepInverseScheduler": _BETAS | _FLOW_SIGMAS,
+    "DPMSolverSDEScheduler": _LATENT_BETAS,
+    "DPMSolverSinglestepScheduler": {
+        key: value
+        for key, value in (_BETAS | _FLOW_SIGMAS | _DYNAMIC).items()
+        if key not in ("timestep_spacing", "steps_offset")
+    },
+    "EulerAncestralDiscreteScheduler": _BETAS | _ZERO_SNR,
+    "EulerDiscreteScheduler": _BETAS | _ZERO_SNR | {"timestep_type": "discrete"},
+    "FlowMatchHeunDiscreteScheduler": _FLOW,
+    "FlowMatchLCMScheduler": _FLOW | _DYNAMIC,
+    "HeunDiscreteScheduler": _LATENT_BETAS,
+    "KDPM2AncestralDiscreteScheduler": _LATENT_BETAS,
+    "KDPM2DiscreteScheduler": _LATENT_BETAS,
+    "LCMScheduler": _CONSISTENCY,
+    "LMSDiscreteScheduler": _BETAS,
+    "PNDMScheduler": _DDIM | {"set_alpha_to_one": False},
+    "SASolverScheduler": _BETAS | _FLOW_SIGMAS,
+    "TCDScheduler": _CONSISTENCY,
+}
+
+#: What each of these options may be, None where diffusers' own signature has it. Names
+#: of methods and spacings are compared with what is implemented where they are used.
+TYPES: dict[str, Any] = {
+    "num_train_timesteps": Annotated[int, Range(1, 100_000)],
+    "beta_start": Annotated[float, Range(0, 1)],
+    "beta_end": Annotated[float, Range(0, 1)],
+    "beta_schedule": str,
+    "trained_betas": Annotated[
+        tuple[Annotated[float, Range(0, 1)], ...], Length(1, 100_000)
+    ]
+    | None,
+    "prediction_type": str,
+    "timestep_spacing": str,
+    "timestep_type": str,
+    "steps_offset": Annotated[int, Range(0, 100_000)],
+    "set_alpha_to_one": bool,
+    "rescale_betas_zero_snr": bool,
+    "clip_sample": bool,
+    "clip_sample_range": float,
+    "thresholding": bool,
+    "dynamic_thresholding_ratio": float,
+    "sample_max_value": float,
+    "algorithm_type": str,
+    "solver_type": str,
+    "solver_order": Annotated[int, Range(1, 100)],
+    "solver_p": Any,
+    "lower_order_final": bool,
+    "euler_at_final": bool,
+    "use_lu_lambdas": bool | None,
+    "use_karras_sigmas": bool | None,
+    "use_exponential_sigmas": bool | None,
+    "use_beta_sigmas": bool | None,
+    "use_flow_sigmas": bool | None,
+    "use_dynamic_shifting": bool,
+    "final_sigmas_type": str,
+    "lambda_min_clipped": Annotated[float, Range(-float("inf"), 1e3)]
+    | Literal["-inf", "-Infinity"],
+    "variance_type": str | None,
+    "predict_x0": bool,
+    "disable_corrector": Annotated[
+        tuple[Annotated[int, Range(0, 100_000)], ...], Length(0, 100_000)
+    ],
+    "sigma_min": Annotated[float, Range(1e-6, 1e6)] | None,
+    "sigma_max": Annotated[float, Range(1e-6, 1e6)] | None,
+    "shift": Annotated[float, Range(1e-3, 1e3)],
+    "flow_shift": Annotated[float, Range(1e-3, 1e3)],
+    "shift_terminal": Annotated[float, Range(0, 0.999)] | None,
+    "time_shift_type": str,
+    "base_shift": float | None,
+    "max_shift": float | None,
+    "base_image_seq_len": Annotated[int, Range(1, 10**6)] | None,
+    "max_image_seq_len": Annotated[int, Range(1, 10**6)] | None,
+    "invert_sigmas": bool,
+    "stochastic_sampling": bool,
+}
+_Keys = Annotated[tuple[str, ...], Length(0, 1000)]
+
+#: Read by every class, whether it has them or not.
+READ_BY_ALL = ("sigma_min", "sigma_max")
+# The timestep grids of a schedule are DDIM's: a class that does not have one of their
+# options leaves it as DDIMScheduler reads it.
+_GRID_OPTIONS = ("timestep_spacing", "steps_offset", "set_alpha_to_one")
+
+
+def read_scheduler_config(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
+    """Read a diffusers ``scheduler_config.json`` as it is written.
+
+    Args:
+        config: the parsed JSON, the file, or the folder that holds it.
+
+    Returns:
+        The configuration, a new dictionary.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it holds no JSON object, or is larger than a configuration.
+    """
+    path = _file(config)
+    if path is not None:
+        return read_json(path)
+    if not isinstance(config, Mapping):
+        raise ValueError(
+            f"expected a scheduler's configuration, or its file, got {shown(config)}"
+        )
+    return dict(config)
+
+
+def _file(config: Mapping[str, Any] | str | Path) -> Path | None:
+    """The file of a configuration, or None for one that is read already."""
+    if not isinstance(config, str | Path):
+        return None
+    path = Path(config)
+    return path / "scheduler_config.json" if path.is_dir() else path
+
+
+def scheduler_options(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
+    """Return the options that the class of a configuration uses.
+
+    Args:
+        config: the parsed JSON, a scheduler's ``config``, the file, or the folder that
+            holds it. Without ``_class_name`` it is read with DDIMScheduler's defaults,
+            and ``num_train_timesteps`` is the number of ``trained_betas`` if it has
+            only those.
+
+    Returns:
+        Every option of the class with its value, and ``_class_name`` (None if the
+        configuration names none).
+
+    Raises:
+        ValueError: for a class that is not in :data:`DEFAULTS`, naming those that are,
+            and for an option that its type in :data:`TYPES` does not allow.
+        FileNotFoundError: if the file does not exist.
+
+    Example:
+        >>> options = scheduler_options({
+        ...     "_class_name": "DPMSolverMultistepScheduler", "solver_order": 3,
+        ...     "_use_default_values": ["solver_order"], "skip_prk_steps": True})
+        >>> options["solver_order"], "skip_prk_steps" in options
+        (2, False)
+    """
+    with naming_scheduler(config):
+        return _options(read_scheduler_config(config))
+
+
+def naming_scheduler(
+    config: Mapping[str, Any] | str | Path,
+) -> contextlib.AbstractContextManager[None]:
+    """Return a context that puts a configuration's file before its ValueErrors.
+
+    Args:
+        config: as of :func:`scheduler_options`. What is read already has no file.
+    """
+    path = _file(config)
+    return contextlib.nullcontext() if path is None else naming(path)
+
+
+def scheduler_class(config: Mapping[str, Any]) -> Any:
+    """Return the class that a configuration names, None if it names none.
+
+    Raises:
+        ValueError: if the name is not text.
+    """
+    name = config.get("_class_name")
+    check_field("_class_name", name, str | None)
+    return name
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    name = scheduler_class(given)
+    if name is not None and name not in DEFAULTS:
+        raise ValueError(
+            f"the scheduler {shown(name)} is not known: its noise schedule may have "
+            f"another parametrization. Known are {', '.join(sorted(DEFAULTS))}"
+        )
+    unused = given.get("_use_default_values", ())
+    unused = tuple(unused) if isinstance(unused, set | frozenset) else unused
+    check_field("_use_default_values", unused, _Keys)
+    given = {key: value for key, value in given.items() if key not in set(unused)}
+    defaults = {key: DEFAULTS[DDIM][key] for key in _GRID_OPTIONS}
+    defaults |= dict.fromkeys(READ_BY_ALL)
+    defaults |= DEFAULTS[name or DDIM]
+    options = {key: given.get(key, default) for key, default in defaults.items()}
+    for key, value in options.items():
+        check_field(key, value, TYPES[key])
+    if name is None and options["trained_betas"] is not None:
+        steps = given.get("num_train_timesteps", len(options["trained_betas"]))
+        options["num_train_timesteps"] = steps
+    return options | {"_class_name": name}

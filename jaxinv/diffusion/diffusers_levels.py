@@ -1,0 +1,262 @@
+r"""Noise levels and timesteps as diffusers computes them, rounding for rounding.
+
+Each function is one branch of ``set_timesteps``, noise first as diffusers has it. The
+roundings are kept because a timestep that is truncated hangs on the last bit of its
+level: arithmetic is in float32 where diffusers' is, and in its order.
+
+References:
+    diffusers 0.42, ``DPMSolverMultistepScheduler``, ``DEISMultistepScheduler``,
+    ``UniPCMultistepScheduler`` and ``FlowMatchEulerDiscreteScheduler``.
+    Karras et al. 2022, arXiv:2206.00364, Eq. 5.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxinv.diffusion.diffusers_config import DEIS, DPM, FLOW_MATCH_EULER, UNIPC
+from jaxinv.diffusion.grid import KARRAS_RHO, trailing_timesteps
+from jaxinv.diffusion.schedule import NoiseSchedule, shifted
+
+# Levels and the times told to the network.
+Levels = tuple[np.ndarray, np.ndarray]
+
+
+class Request(NamedTuple):
+    """What a pipeline asks of ``set_timesteps``.
+
+    Attributes:
+        num_steps: N.
+        sigmas: levels of its own, noise first.
+        timesteps: timesteps of its own, noise first.
+        mu: the shift of the image's size.
+    """
+
+    num_steps: int
+    sigmas: Sequence[float] | np.ndarray | None = None
+    timesteps: Sequence[float] | np.ndarray | None = None
+    mu: float | None = None
+
+
+def training_sigmas(schedule: NoiseSchedule) -> np.ndarray:
+    """Return ``sigma / alpha`` of the training timesteps, computed in float32."""
+    return np.sqrt(_squared_sigmas(schedule))
+
+
+def _squared_sigmas(schedule: NoiseSchedule) -> np.ndarray:
+    alpha_squared = (schedule.scale(schedule.taus) ** 2).astype(np.float32)
+    with np.errstate(divide="ignore", over="ignore"):
+        squared = (np.float32(1) - alpha_squared) / alpha_squared
+    if not np.all(np.isfinite(squared)):
+        raise ValueError("the largest noise level overflows: terminal SNR is zero")
+    return squared
+
+
+def _other_root(schedule: NoiseSchedule) -> np.ndarray:
+    """:func:`training_sigmas` as a machine may have it whose roots are not rounded.
+
+    PyTorch's square root (MKL's) is off by up to 0.75 units in the last place on some
+    processors. It can be the second nearest number where that is no further away.
+    """
+    squared = _squared_sigmas(schedule)
+    nearest = np.sqrt(squared)
+    exact = np.sqrt(squared.astype(np.float64))
+    offset = (exact - nearest) / np.spacing(nearest)
+    toward = np.where(offset > 0, np.float32(np.inf), np.float32(0))
+    return np.where(np.abs(offset) > 0.25, np.nextafter(nearest, toward), nearest)
+
+
+def training_timesteps(
+    options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
+) -> np.ndarray:
+    """Return decreasing integer timesteps, without the one nearest the data."""
+    times: np.ndarray
+    n, total = request.num_steps, schedule.num_train_timesteps
+    if request.timesteps is not None:
+        return np.trunc(np.asarray(request.timesteps, np.float64))
+    last = total
+    if options["_class_name"] == DPM:
+        alpha_squared = (schedule.scale(schedule.taus) ** 2).astype(np.float32)
+        half_log_snr = np.log(np.sqrt(alpha_squared))
+        half_log_snr -= np.log(np.sqrt(np.float32(1) - alpha_squared))
+        clip = float(options["lambda_min_clipped"])
+        last -= int(np.searchsorted(half_log_snr[::-1], clip))
+    if schedule.timestep_spacing == "linspace":
+        times = np.linspace(0, last - 1, n + 1).round()[:0:-1]
+    elif schedule.timestep_spacing == "leading":
+        times = np.arange(n, 0, -1) * (last // (n + 1)) + schedule.steps_offset
+    else:
+        times = trailing_timesteps(total, n, last)[::-1]
+    if len(times) == 0 or times[0] >= total:
+        raise ValueError(
+            f"steps_offset {schedule.steps_offset} moves the last of {n} timesteps "
+            f"past the last training timestep {total - 1}, or lambda_min_clipped "
+            "leaves none"
+        )
+    return times
+
+
+# Noise levels by a rule of their own, over a range, noise first: use_<rule> in the
+# configuration. diffusers asks in this order, which matters where two are set.
+def _karras(low: float, high: float, count: int) -> np.ndarray:
+    ends = high ** (1 / KARRAS_RHO), low ** (1 / KARRAS_RHO)
+    return (ends[0] + np.linspace(0, 1, count) * (ends[1] - ends[0])) ** KARRAS_RHO
+
+
+def _exponential(low: float, high: float, count: int) -> np.ndarray:
+    return np.exp(np.linspace(math.log(high), math.log(low), count))
+
+
+_LEVELS: dict[str, Callable[[float, float, int], np.ndarray]] = {
+    "karras_sigmas": _karras,
+    "lu_lambdas": _exponential,
+    "exponential_sigmas": _exponential,
+}
+
+
+def level_rule(options: Mapping[str, Any]) -> str | None:
+    """Return the rule by which levels are spaced; None for timesteps."""
+    return next((rule for rule in _LEVELS if options.get(f"use_{rule}")), None)
+
+
+def _level_range(options: Mapping[str, Any], levels: np.ndarray) -> tuple[float, float]:
+    """The range of spaced levels: the options', or that of levels, noise first."""
+    low, high = options["sigma_min"], options["sigma_max"]
+    low = float(levels[-1] if low is None else low)
+    high = float(levels[0] if high is None else high)
+    if not 0 < low <= high:
+        raise ValueError(
+            f"spaced levels need 0 < sigma_min <= sigma_max, got {low} and {high}"
+        )
+    return low, high
+
+
+def spaced_levels(
+    options: Mapping[str, Any], schedule: NoiseSchedule, num_steps: int, rule: str
+) -> Levels:
+    """Return noise levels over the training range and the integer times told."""
+    training = training_sigmas(schedule)
+    levels, times = _levels_and_times(options, training, num_steps, rule)
+    cosine = options["beta_schedule"] == "squaredcos_cap_v2"
+    if rule != "exponential_sigmas" and (options["_class_name"] != DPM or not cosine):
+        return levels, times.round()
+    others = _levels_and_times(options, _other_root(schedule), num_steps, rule)[1]
+    times, others = np.trunc(times), np.trunc(others)
+    if np.any(hangs := times != others):
+        raise ValueError(
+            f"diffusers tells the network timestep {int(times[hangs][0])} or "
+            f"{int(others[hangs][0])} for the level {levels[hangs][0]:.6g}, depending "
+            "on how the machine rounds a square root in float32: with these betas and "
+            f"use_{rule}, which truncates timesteps, what it did is not known"
+        )
+    return levels, times
+
+
+def _levels_and_times(
+    options: Mapping[str, Any], training: np.ndarray, num_steps: int, rule: str
+) -> Levels:
+    """Spaced levels, and the times between training times next to them."""
+    logs = np.log(training)
+    if rule == "lu_lambdas":
+        # Spaced between logarithms in float32.
+        ends = float(logs[-1]), float(logs[0])
+        levels = np.exp(ends[0] + np.linspace(0, 1, num_steps) * (ends[1] - ends[0]))
+    else:
+        low, high = _level_range(options, training[::-1])
+        levels = _LEVELS[rule](low, high, num_steps)
+    return levels, _interpolated_times(levels, logs)
+
+
+def _interpolated_times(levels: np.ndarray, logs: np.ndarray) -> np.ndarray:
+    """Times between training times by log-SNR, float32 where diffusers is."""
+    log_levels = np.log(np.maximum(levels, 1e-10))
+    below = np.searchsorted(logs, log_levels, side="right") - 1
+    below = np.clip(below, 0, len(logs) - 2)
+    low, high = logs[below], logs[below + 1]
+    weight = np.clip((low - log_levels) / (low - high), 0, 1)
+    return (1 - weight) * below + weight * (below + 1)
+
+
+def flow_levels(
+    options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
+) -> Levels:
+    """Return flow times: from pure noise in UniPC, else from 1 - 1/T."""
+    n, total = request.num_steps, schedule.num_train_timesteps
+    t = np.linspace(1, 1 / total, n + 1)
+    if options["_class_name"] != UNIPC:
+        levels = shifted(1.0 - t, schedule.shift)[:0:-1]
+        return levels, np.trunc(levels * total)
+    t = t[:-1] if request.sigmas is None else np.asarray(request.sigmas, np.float64)
+    levels = _to_terminal(options, _shift(options, schedule, t)).copy()
+    # diffusers avoids the infinite log-SNR of pure noise by this much.
+    if abs(levels[0] - 1) < 1e-6:
+        levels[0] -= 1e-6
+    return levels, np.trunc(levels * total)
+
+
+def flow_match_levels(
+    options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
+) -> Levels:
+    """Return the flow times of FlowMatchEuler: its own, or the pipeline's, shifted."""
+    total = schedule.num_train_timesteps
+    given = request.timesteps
+    t: np.ndarray
+    if request.sigmas is not None:
+        t = np.asarray(request.sigmas, np.float32)
+    elif given is not None:
+        t = np.asarray(given, np.float32) / total
+    else:
+        # diffusers shifts the already shifted end points once more.
+        ends = np.array([total, 1], np.float32) / np.float32(total)
+        if not options["use_dynamic_shifting"]:
+            ends = _shift(options, schedule, ends)
+        t = np.linspace(
+            float(ends[0]) * total, float(ends[1]) * total, request.num_steps
+        )
+        t = t / total
+    levels = _to_terminal(options, _shift(options, schedule, t))
+    if rule := level_rule(options):
+        low, high = _level_range(options, levels)
+        levels = _LEVELS[rule](low, high, request.num_steps)
+    levels = levels.astype(np.float32)
+    if given is not None:
+        return levels, np.asarray(given, np.float32)
+    return levels, levels * np.float32(total)
+
+
+def _shift(
+    options: Mapping[str, Any], schedule: NoiseSchedule, t: np.ndarray
+) -> np.ndarray:
+    """The resolution shift, in the form that diffusers computes."""
+    if options["use_dynamic_shifting"]:
+        return schedule.shift / (schedule.shift + (1 / t - 1))
+    return shifted(t, schedule.shift)
+
+
+def _to_terminal(options: Mapping[str, Any], t: np.ndarray) -> np.ndarray:
+    """Flow times stretched such that the last is ``shift_terminal``, if it is set."""
+    terminal = options["shift_terminal"]
+    if not terminal:
+        return t
+    if t[-1] == 1:
+        raise ValueError(
+            "diffusers returns NaN with these options: shift_terminal cannot stretch "
+            "levels that end at 1 (a single step)"
+        )
+    return 1 - (1 - t) / ((1 - t[-1]) / (1 - terminal))
+
+
+def last_level(
+    options: Mapping[str, Any], schedule: NoiseSchedule, levels: np.ndarray
+) -> float:
+    """Return the level at which the last step ends."""
+    name = options["_class_name"]
+    spaced = schedule.family == "flow" or level_rule(options) is not None
+    if name == FLOW_MATCH_EULER or (
+        name != DEIS and options["final_sigmas_type"] == "zero"
+    ):
+        return 0.0
+    # DEIS and UniPC end such grids with a step that goes nowhere.
+    return float(levels[0] if spaced and name != DPM else training_sigmas(schedule)[0])

@@ -1,0 +1,158 @@
+r"""The noise schedule of a diffusers scheduler, from its configuration.
+
+diffusers (and what was trained with it) computes a schedule in float32: betas, the
+factors ``1 - beta``, and their running product, accumulated in float64 and rounded.
+The last bits matter twice. Near the data ``1 - alpha^2`` cancels, so that the smallest
+noise level of DDPM's betas is off by 1e-4; and the timestep told to the network on
+Karras or exponential levels is truncated, so that it hangs on them (999, or 998). The
+same roundings are therefore made here.
+
+References:
+    diffusers 0.42, ``src/diffusers/schedulers``; PyTorch's ``linspace``, whose two
+    halves count from its two ends, with fused multiply-adds.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxinv.checks import checked
+from jaxinv.diffusion.diffusers_config import naming_scheduler, scheduler_options
+from jaxinv.diffusion.schedule import (
+    NoiseSchedule,
+    TimestepSpacing,
+    check_betas,
+    cosine_betas,
+    flow_matching,
+    vp_schedule,
+)
+
+
+@checked
+def schedule_from_diffusers(
+    config: Mapping[str, Any] | str | Path, *, mu: float | None = None
+) -> NoiseSchedule:
+    """Read a schedule from a diffusers ``scheduler_config.json``.
+
+    Args:
+        config: the parsed JSON, a scheduler's ``config``, the file, or the folder that
+            holds it; read as ``from_config`` of the class that it names reads it
+            (:func:`jaxinv.diffusion.diffusers_config.scheduler_options`), and as
+            DDIMScheduler's if it names none.
+        mu: the shift of this image size, for flows with ``use_dynamic_shifting``;
+            ignored without it, as in diffusers.
+
+    Returns:
+        The schedule, with the configuration's prediction type, spacing, offset and
+        end. Which sampler the file names does not matter: any sampler can be used.
+
+    Raises:
+        ValueError: for a class, a beta schedule, a prediction type or a spacing that is
+            not known, for a schedule with zero terminal SNR, or for dynamic shifting
+            without ``mu``.
+        FileNotFoundError: if the file does not exist.
+    """
+    with naming_scheduler(config):
+        return schedule_of_options(scheduler_options(config), mu)
+
+
+def schedule_of_options(
+    options: Mapping[str, Any], mu: float | None = None
+) -> NoiseSchedule:
+    """:func:`schedule_from_diffusers` of options that are resolved already."""
+    steps = int(options["num_train_timesteps"])
+    flow = bool(options.get("use_flow_sigmas"))
+    if "shift" in options or flow:
+        if (options.get("prediction_type") == "flow_prediction") != flow:
+            raise ValueError(_TOGETHER)
+        return flow_matching(steps, shift=_shift(options, mu))
+    if options["prediction_type"] == "flow_prediction":
+        raise ValueError(_TOGETHER)
+    if options.get("rescale_betas_zero_snr"):
+        raise ValueError(
+            "rescale_betas_zero_snr gives a terminal SNR of zero (alpha = 0), where "
+            "tau = sigma / alpha is infinite: this schedule is not supported"
+        )
+    if options.get("timestep_type", "discrete") != "discrete":
+        raise ValueError(
+            f"timestep_type {options['timestep_type']!r} is not supported: the network "
+            "is told another time than a training timestep"
+        )
+    if options["timestep_spacing"] not in get_args(TimestepSpacing):
+        raise ValueError(
+            f"unknown timestep_spacing {options['timestep_spacing']!r}; expected one "
+            f"of {', '.join(get_args(TimestepSpacing))}"
+        )
+    factors = np.float32(1) - _betas(options, steps)
+    return vp_schedule(
+        np.cumprod(factors, dtype=np.float64).astype(np.float32),
+        prediction_type=options["prediction_type"],
+        timestep_spacing=options["timestep_spacing"],
+        steps_offset=int(options["steps_offset"]),
+        set_alpha_to_one=bool(options["set_alpha_to_one"]),
+    )
+
+
+_TOGETHER = (
+    'prediction_type "flow_prediction" and use_flow_sigmas are supported together only'
+)
+
+
+def _shift(options: Mapping[str, Any], mu: float | None) -> float:
+    """The resolution shift: fixed, or that of mu."""
+    if not options.get("use_dynamic_shifting"):
+        return float(options["shift" if "shift" in options else "flow_shift"])
+    if mu is None:
+        raise ValueError(
+            "use_dynamic_shifting makes the shift depend on the image size: it needs "
+            "mu, as the pipeline passes it to set_timesteps; or build the schedule of "
+            "one size with flow_matching(shift=...)"
+        )
+    kind = options["time_shift_type"]
+    if kind not in ("exponential", "linear"):
+        raise ValueError(
+            f"time_shift_type must be 'exponential' or 'linear', got {kind!r}"
+        )
+    return math.exp(mu) if kind == "exponential" else float(mu)
+
+
+def _betas(options: Mapping[str, Any], steps: int) -> Float[np.ndarray, "t"]:
+    """The betas in float32, rounded as PyTorch rounds them."""
+    trained = options["trained_betas"]
+    if trained is not None:
+        if len(trained) != steps:
+            raise ValueError(
+                f"trained_betas has {len(trained)} values, num_train_timesteps is "
+                f"{steps}: they must agree"
+            )
+        return np.asarray(trained, np.float32)
+    kind = options["beta_schedule"]
+    if kind not in ("linear", "scaled_linear", "squaredcos_cap_v2"):
+        raise ValueError(
+            f"unknown beta_schedule {kind!r}; expected linear, scaled_linear or "
+            "squaredcos_cap_v2"
+        )
+    start, end = float(options["beta_start"]), float(options["beta_end"])
+    if kind == "squaredcos_cap_v2":
+        check_betas(0.5, 0.5, steps)
+        return cosine_betas(steps).astype(np.float32)
+    check_betas(start, end, steps)
+    if kind == "linear":
+        return _linspace32(start, end, steps)
+    return _linspace32(start**0.5, end**0.5, steps) ** 2
+
+
+def _linspace32(start: float, end: float, count: int) -> Float[np.ndarray, "t"]:
+    """PyTorch's linspace in float32, bit for bit."""
+    low, high = np.float32(start), np.float32(end)
+    step = np.float64((high - low) / np.float32(max(count - 1, 1)))
+    i = np.arange(count)
+    upward = np.float64(low) + step * i
+    downward = np.float64(high) - step * (count - 1 - i)
+    return np.where((i < count // 2) | (count == 1), upward, downward).astype(
+        np.float32
+    )

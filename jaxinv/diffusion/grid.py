@@ -1,0 +1,340 @@
+r"""Time grids: which noise levels a sampler visits.
+
+Index convention, everywhere in the library: grid index ``i = 0`` is the data end,
+``i = N`` the noise end. Sampling goes from N to 0, inversion from 0 to N.
+
+Which grid matters. A step from ``tau[i]`` to ``tau[i-1]`` can lose the noise when the
+ratio ``tau[i-1] / tau[i]`` is small: the network may then throw the noise away, so that
+several noises lead to one image. Grids linear in the timestep end with a ratio of 0.2
+to 0.4 (or 0); the default grid here, uniform in log-SNR, has one ratio for all steps.
+:func:`time_grid` warns of grids whose smallest ratio is below
+:data:`INVERTIBLE_RATIO`, in the category :class:`LossyGridWarning`.
+
+The grids of diffusers' multistep schedulers, which differ in where they end and in how
+they round, are in :mod:`jaxinv.samplers.diffusers_grid`.
+
+References:
+    Song et al. 2021, "Denoising Diffusion Implicit Models", arXiv:2010.02502, Eq. 14.
+    Lin et al. 2024, arXiv:2305.08891, Table 2 (leading, trailing, linspace).
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import ClassVar, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxinv.checks import checked
+from jaxinv.diffusion.prediction import check_digits
+from jaxinv.diffusion.schedule import Family, NoiseSchedule, Spacing, shifted
+
+# A step that keeps less of the noise level than this may lose the noise. Measured with
+# benchmarks/exactness.py, DPM-Solver++(2M) at guidance 5: a ratio of 0.73 (20 steps)
+# keeps the noise to -96 dB in the median, 0.54 (10 steps) to -7 dB only.
+INVERTIBLE_RATIO = 0.7
+
+# Exponent of Karras' grid: Karras et al. 2022, Section 3.
+KARRAS_RHO = 7.0
+
+
+class LossyGridWarning(UserWarning):
+    """A grid has a step on which inversion may find another noise."""
+
+
+@checked
+@dataclasses.dataclass(frozen=True, eq=False)
+class TimeGrid:
+    """``N + 1`` noise levels, from data (index 0) to noise (index N), in float64.
+
+    Attributes:
+        tau: shape (N + 1,), increasing. ``tau[0]`` may be 0, and may equal ``tau[1]``:
+            diffusers' linspace grid with ``set_alpha_to_one=False`` ends in such a
+            step that goes nowhere.
+        scale: shape (N + 1,). ``x[i] = scale[i] * y[i]``.
+        model_time: shape (N + 1,). What the network is given at each level.
+        init_noise_scale: standard deviation of ``x[N]``; unit noise is multiplied by
+            it (1 for VP and flow matching, ``tau[N]`` for VE).
+        family: the schedule's family; decides the signal-to-noise ratio.
+    """
+
+    made_by: ClassVar[str] = "jaxinv.time_grid"
+
+    tau: Float[np.ndarray, "n+1"]
+    scale: Float[np.ndarray, "n+1"]
+    model_time: Float[np.ndarray, "n+1"]
+    init_noise_scale: float = 1.0
+    family: Family = "vp"
+
+    def __post_init__(self) -> None:
+        steps = np.diff(self.tau)
+        # Written so that NaN fails, too.
+        increasing = len(steps) >= 1 and steps[0] >= 0 and np.all(steps[1:] > 0)
+        if not (increasing and self.tau[0] >= 0 and np.isfinite(self.tau[-1])):
+            raise ValueError(
+                "noise levels of a grid must be non-negative and strictly increase "
+                f"from data (index 0) to noise; got tau = {np.array2string(self.tau)}"
+            )
+
+    @property
+    def num_steps(self) -> int:
+        """Number of sampler steps, N."""
+        return len(self.tau) - 1
+
+    @property
+    def ratio(self) -> Float[np.ndarray, "n"]:
+        """Noise-level ratio ``tau[i-1] / tau[i]`` of the steps i = 1 .. N.
+
+        A step is safely invertible while this stays above about 0.7.
+        """
+        return self.tau[:-1] / self.tau[1:]
+
+    @property
+    def signal(self) -> Float[np.ndarray, "n+1"]:
+        """Weight s of the data in ``y = s x0 + tau e``: 1, or ``1 - t`` for flow."""
+        return 1 - self.tau if self.family == "flow" else np.ones_like(self.tau)
+
+    @property
+    def log_snr(self) -> Float[np.ndarray, "n+1"]:
+        """``lambda = log(signal / tau)``, half the log-SNR; infinite at pure data."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.signal) - np.log(self.tau)
+
+
+@checked
+def time_grid(
+    schedule: NoiseSchedule,
+    num_steps: int,
+    spacing: Spacing = "log_snr",
+) -> TimeGrid:
+    """Choose the noise levels of a sampler with ``num_steps`` steps.
+
+    Args:
+        schedule: the model's schedule.
+        num_steps: N, between 1 and the number of training timesteps.
+        spacing: ``"log_snr"`` (default), or ``"exponential"`` as others call it:
+            uniform in log-SNR over the training range, with fractional model times, so
+            that every step has the same noise-level ratio. ``"karras"``: over the same
+            range, uniform in ``(sigma / alpha)^(1/7)``. ``"leading"``, ``"trailing"``,
+            ``"linspace"``: integer timesteps as diffusers' DDIMScheduler spaces them
+            (for flow matching only ``"linspace"`` exists there), ended as the
+            schedule's ``set_alpha_to_one`` says.
+
+    Returns:
+        The grid, ``N + 1`` levels.
+
+    Raises:
+        ValueError: for a number of steps or a spacing that does not exist; and, unless
+            JAX computes in float64, for a step that float32 does not carry with a
+            network that predicts v or data (:mod:`jaxinv.diffusion.prediction`).
+
+    Warns:
+        LossyGridWarning: if a step keeps less than :data:`INVERTIBLE_RATIO` of the
+            noise level, with the number of steps that would do.
+
+    Example:
+        >>> from jaxinv import scaled_linear
+        >>> grid = time_grid(scaled_linear(), 20)
+        >>> float(grid.ratio.min().round(3)), float(grid.ratio.max().round(3))
+        (0.733, 0.733)
+        >>> time_grid(scaled_linear(), 20, "karras").ratio[[0, -1]].round(2)
+        array([0.62, 0.81])
+
+    References:
+        Lin et al. 2024, arXiv:2305.08891, Table 2 (leading, trailing, linspace); Lu et
+        al. 2022, arXiv:2206.00927, Section 3.3 (uniform log-SNR); Karras et al. 2022,
+        arXiv:2206.00364, Eq. 5.
+    """
+    grid = make_grid(schedule, num_steps, spacing)
+    # Of the caller of a checked function.
+    warn_if_lossy(schedule, grid, stacklevel=4)
+    return grid
+
+
+def make_grid(
+    schedule: NoiseSchedule, num_steps: int, spacing: Spacing = "log_snr"
+) -> TimeGrid:
+    """:func:`time_grid` without its warning."""
+    check_num_steps(schedule, num_steps)
+    if spacing not in get_args(Spacing):
+        raise ValueError(
+            f"unknown spacing {spacing!r}; expected one of "
+            f"{', '.join(get_args(Spacing))}"
+        )
+    if spacing in ("log_snr", "exponential"):
+        tau = over_training_range(schedule, np.geomspace, num_steps)
+    elif spacing == "karras":
+        tau = over_training_range(schedule, karras_levels, num_steps)
+    elif schedule.family == "flow":
+        tau = _flow_grid(schedule, num_steps, spacing)
+    else:
+        timesteps = _diffusers_timesteps(schedule, num_steps, spacing)
+        end = 0.0 if schedule.set_alpha_to_one else schedule.taus[0]
+        tau = np.append(end, schedule.taus[timesteps])
+    check_digits(schedule, tau)
+    return TimeGrid(
+        tau,
+        schedule.scale(tau),
+        schedule.model_time(tau),
+        schedule.init_noise_scale,
+        schedule.family,
+    )
+
+
+def steps_that_keep_the_noise(
+    schedule: NoiseSchedule, ratio: float = INVERTIBLE_RATIO
+) -> int | None:
+    """Smallest N whose log-SNR grid keeps this ratio at every step.
+
+    Args:
+        schedule: the model's schedule.
+        ratio: smallest allowed ``tau[i-1] / tau[i]``.
+
+    Returns:
+        N, or None if no number of steps that the schedule has will do.
+    """
+    for n in range(1, schedule.num_train_timesteps + 1):
+        tau = over_training_range(schedule, np.geomspace, n)
+        if np.min(tau[:-1] / tau[1:]) >= ratio:
+            return n
+    return None
+
+
+def warn_if_lossy(schedule: NoiseSchedule, grid: TimeGrid, *, stacklevel: int) -> None:
+    """Warn, once, if a step of the grid keeps too little of the noise level."""
+    ratio = grid.ratio
+    worst = int(np.argmin(ratio))
+    if ratio[worst] >= INVERTIBLE_RATIO:
+        return
+    what = (
+        f"the step from tau = {grid.tau[worst + 1]:.3g} to {grid.tau[worst]:.3g} keeps "
+        f"only {ratio[worst]:.2g} of the noise level"
+    )
+    if ratio[worst] == 0:
+        what = (
+            f"the last step, from tau = {grid.tau[1]:.3g} to 0, keeps nothing of the "
+            "noise"
+        )
+        if grid.num_steps > 1:
+            what += f" (the smallest ratio of the others is {ratio[1:].min():.2g})"
+    steps = steps_that_keep_the_noise(schedule)
+    advice = ""
+    if steps is not None:
+        advice = (
+            f"; time_grid(schedule, {steps}), uniform in log-SNR, does, or more steps"
+        )
+    warnings.warn(
+        f"{what}. Several noises may then lead to one image, and inverting it may find "
+        f"another one than it was made from. Every step should keep {INVERTIBLE_RATIO}"
+        f"{advice}",
+        LossyGridWarning,
+        stacklevel=stacklevel,
+    )
+
+
+def over_training_range(
+    schedule: NoiseSchedule,
+    levels: Callable[[float, float, int], np.ndarray],
+    num_steps: int,
+) -> np.ndarray:
+    """``N + 1`` values of tau, spaced in ``sigma / alpha`` by a function."""
+    low, high = schedule.taus[0], schedule.taus[-1]
+    if schedule.family != "flow":
+        return levels(low, high, num_steps + 1)
+    # sigma / alpha = t / (1 - t) is infinite at t = 1: space up to the level before,
+    # then start from pure noise as the model was trained to.
+    high = schedule.taus[-2] if len(schedule.taus) > 1 else 0.5
+    ratio = levels(low / (1 - low), high / (1 - high), num_steps + 1)
+    return np.append(ratio[:-1] / (1 + ratio[:-1]), schedule.taus[-1])
+
+
+def karras_levels(low: float, high: float, count: int) -> np.ndarray:
+    """``count`` increasing levels, uniform in their seventh root, ends included."""
+    roots = np.linspace(low ** (1 / KARRAS_RHO), high ** (1 / KARRAS_RHO), count)
+    levels = roots**KARRAS_RHO
+    # The ends are training levels, not only up to rounding.
+    levels[[0, -1]] = low, high
+    return levels
+
+
+def check_num_steps(schedule: NoiseSchedule, num_steps: int) -> None:
+    """Raise ValueError unless the schedule has this number of steps."""
+    if not 1 <= num_steps <= schedule.num_train_timesteps:
+        raise ValueError(
+            f"num_steps must be between 1 and the {schedule.num_train_timesteps} "
+            f"training timesteps, got {num_steps}"
+        )
+
+
+def trailing_timesteps(
+    total: int, num_steps: int, last: int | None = None
+) -> np.ndarray:
+    """Increasing timesteps of the "trailing" spacing, as many as diffusers takes.
+
+    For 62 of the N up to 1000 (61 is the first) rounding makes diffusers' range one too
+    long: N + 1 timesteps, the one nearest to the data being -1.
+
+    Args:
+        total: number of training timesteps, T.
+        num_steps: N.
+        last: where the timesteps end; by default T.
+    """
+    last = total if last is None else last
+    return np.arange(last, 0, -total / num_steps).round()[::-1] - 1
+
+
+def check_trailing(
+    schedule: NoiseSchedule, num_steps: int, spacing: str | None = None
+) -> None:
+    """Raise ValueError where DDIMScheduler goes on from its own data as if from noise.
+
+    Args:
+        schedule: the model's schedule.
+        num_steps: N.
+        spacing: by default the schedule's own.
+    """
+    total = schedule.num_train_timesteps
+    trailing = (spacing or schedule.timestep_spacing) == "trailing"
+    if trailing and len(trailing_timesteps(total, num_steps)) > num_steps:
+        raise ValueError(
+            f"DDIMScheduler takes {num_steps + 1} steps when it is asked for "
+            f"{num_steps} in the spacing 'trailing': the last, at timestep -1, reads "
+            "the finished data as the noisiest state, and what it returns is no "
+            "sample; use another number of steps"
+        )
+
+
+def _flow_grid(schedule: NoiseSchedule, num_steps: int, spacing: str) -> np.ndarray:
+    if spacing != "linspace":
+        raise ValueError(
+            f"spacing {spacing!r} is not defined for flow matching; use 'linspace' "
+            "(as diffusers' FlowMatchEulerDiscreteScheduler) or 'log_snr'"
+        )
+    levels = np.linspace(schedule.taus[0], schedule.taus[-1], num_steps)
+    levels = levels if num_steps > 1 else schedule.taus[-1:]
+    # diffusers shifts the already shifted end points once more; so do we, so that
+    # images made there are inverted on the grid on which they were made.
+    return np.append(0.0, shifted(levels, schedule.shift))
+
+
+def _diffusers_timesteps(
+    schedule: NoiseSchedule, num_steps: int, spacing: str
+) -> np.ndarray:
+    """Increasing integer timesteps as diffusers' DDIMScheduler spaces them."""
+    total = schedule.num_train_timesteps
+    timesteps: np.ndarray
+    if spacing == "leading":
+        timesteps = np.arange(num_steps) * (total // num_steps) + schedule.steps_offset
+    elif spacing == "trailing":
+        # For some N rounding makes the range one too long (N = 61): cut it.
+        timesteps = trailing_timesteps(total, num_steps)[-num_steps:]
+    else:
+        timesteps = np.linspace(0, total - 1, num_steps).round()
+    if timesteps[-1] >= total:
+        raise ValueError(
+            f"steps_offset {schedule.steps_offset} moves the last of {num_steps} "
+            f"timesteps to {int(timesteps[-1])}, past the last training timestep "
+            f"{total - 1}; use fewer steps or a smaller offset"
+        )
+    return timesteps.astype(int)

@@ -1,0 +1,327 @@
+r"""Noise schedules: the coordinates in which every sampler is linear.
+
+A diffusion model describes a path from data to noise, ``x_t = alpha_t x0 + sigma_t e``.
+Divide the state by a known ``scale`` and measure time by a noise level ``tau``, and its
+probability-flow ODE becomes trivial,
+
+    y = x / scale(t),    dy / dtau = f(x, t),
+
+with the same three functions for every family of models:
+
+======  ==========================  ==================  ===============
+family  scale                       tau                 f
+======  ==========================  ==================  ===============
+vp      alpha_t                     sigma_t / alpha_t   noise prediction
+flow    1                           t                   velocity
+ve      1                           sigma_t             noise prediction
+======  ==========================  ==================  ===============
+
+In all three the data prediction is ``y - tau f``. A :class:`NoiseSchedule` is the map
+between the model's own time (what the network is given) and ``tau``; which noise levels
+a sampler visits is the business of :mod:`jaxinv.diffusion.grid`. Both live on the host
+in float64; nothing here is traced.
+
+References:
+    Song et al. 2021, "Denoising Diffusion Implicit Models", arXiv:2010.02502, Eq. 14.
+    Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative
+    Models", arXiv:2206.00364, Eq. 4.
+"""
+
+import dataclasses
+import math
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxinv.checks import Range, checked
+
+Family = Literal["vp", "flow", "ve"]
+TimestepSpacing = Literal["leading", "trailing", "linspace"]
+Spacing = Literal["log_snr", "exponential", "karras", "leading", "trailing", "linspace"]
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow", "rectified_flow"]
+
+
+# Levels of a schedule: an array of each is made.
+Timesteps = Annotated[int, Range(1, 10**6)]
+
+
+@checked
+@dataclasses.dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """The map between a model's time and the noise level ``tau``.
+
+    Attributes:
+        family: ``"vp"``, ``"flow"`` or ``"ve"``; decides ``scale`` and what f is.
+        model_times: shape (T,), float64, increasing. The times seen in training.
+        taus: shape (T,), float64, increasing, positive. Their noise levels.
+        prediction_type: what a network trained with this schedule returns.
+        timestep_spacing: the spacing that the model's own configuration names.
+        steps_offset: added to the timesteps of the ``"leading"`` spacing.
+        set_alpha_to_one: end at ``tau = 0`` rather than at the smallest training
+            noise level, for the timestep spacings.
+        shift: resolution shift of a flow-matching schedule (1 for none).
+    """
+
+    made_by: ClassVar[str] = "jaxinv.scaled_linear and the other schedules"
+
+    family: Family
+    model_times: Float[np.ndarray, "t"]
+    taus: Float[np.ndarray, "t"]
+    prediction_type: PredictionType = "epsilon"
+    timestep_spacing: TimestepSpacing = "leading"
+    steps_offset: int = 0
+    set_alpha_to_one: bool = True
+    shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.prediction_type not in get_args(PredictionType):
+            raise ValueError(
+                f"unknown prediction type {self.prediction_type!r}; expected one of "
+                f"{', '.join(get_args(PredictionType))}"
+            )
+        taus = self.taus
+        if not (np.all(np.isfinite(taus)) and np.all(taus > 0)):
+            raise ValueError(
+                "every training noise level tau = sigma / alpha must be finite and "
+                "positive; a schedule whose terminal SNR is zero (alpha = 0) has no "
+                "finite tau and is not supported"
+            )
+        if np.any(np.diff(taus) <= 0) or np.any(np.diff(self.model_times) <= 0):
+            raise ValueError("noise levels and model times must strictly increase")
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """Number of noise levels seen in training, T."""
+        return len(self.taus)
+
+    def scale(self, tau: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """The factor between the state x and the coordinate ``y = x / scale``."""
+        tau = np.asarray(tau, np.float64)
+        return 1 / np.sqrt(1 + tau**2) if self.family == "vp" else np.ones_like(tau)
+
+    def model_time(self, tau: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """Model time of a noise level, between training times by log-SNR.
+
+        Args:
+            tau: noise levels; outside of the training range they are clamped to it.
+
+        Returns:
+            Times in the unit that the network was trained with, fractional.
+        """
+        tau = np.clip(np.asarray(tau, np.float64), self.taus[0], self.taus[-1])
+        if self.family == "vp":
+            return np.interp(np.log(tau), np.log(self.taus), self.model_times)
+        return tau * (self.model_times[-1] / self.taus[-1])
+
+    @property
+    def init_noise_scale(self) -> float:
+        """Standard deviation of the state from which sampling starts."""
+        return float(self.taus[-1]) if self.family == "ve" else 1.0
+
+
+def _vp(betas: Float[np.ndarray, "t"], **options: Any) -> NoiseSchedule:
+    """Variance-preserving schedule: alpha^2 is the running product of 1 - beta."""
+    return vp_schedule(np.cumprod(1 - betas), **options)
+
+
+def vp_schedule(
+    alphas_cumprod: Float[np.ndarray, "t"], **options: Any
+) -> NoiseSchedule:
+    """Return the variance-preserving schedule of ``alpha^2`` at the times 0 .. T - 1.
+
+    Args:
+        alphas_cumprod: shape (T,). ``alpha_t^2``, decreasing.
+        **options: further fields of :class:`NoiseSchedule`.
+
+    Raises:
+        ValueError: if the noise levels do not increase from above 0.
+    """
+    alpha_squared = np.asarray(alphas_cumprod, np.float64)
+    with np.errstate(divide="ignore"):
+        taus = np.sqrt((1 - alpha_squared) / alpha_squared)
+    times = np.arange(len(taus), dtype=np.float64)
+    return NoiseSchedule("vp", times, taus, **options)
+
+
+@checked
+def linear(
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    num_train_timesteps: Timesteps = 1000,
+    **options: Any,
+) -> NoiseSchedule:
+    """DDPM's schedule: beta linear in the timestep.
+
+    Args:
+        beta_start: beta of the first timestep.
+        beta_end: beta of the last timestep.
+        num_train_timesteps: T.
+        **options: further fields of :class:`NoiseSchedule`.
+
+    Returns:
+        A variance-preserving schedule with model times 0 .. T - 1.
+
+    Raises:
+        ValueError: for betas outside of (0, 1) or an unknown prediction type.
+
+    References:
+        Ho et al. 2020, arXiv:2006.11239, Section 4.
+    """
+    check_betas(beta_start, beta_end, num_train_timesteps)
+    return _vp(np.linspace(beta_start, beta_end, num_train_timesteps), **options)
+
+
+@checked
+def scaled_linear(
+    beta_start: float = 0.00085,
+    beta_end: float = 0.012,
+    num_train_timesteps: Timesteps = 1000,
+    **options: Any,
+) -> NoiseSchedule:
+    """Stable Diffusion's schedule: the square root of beta linear in the timestep.
+
+    Args:
+        beta_start: beta of the first timestep.
+        beta_end: beta of the last timestep.
+        num_train_timesteps: T.
+        **options: further fields of :class:`NoiseSchedule`.
+
+    Returns:
+        A variance-preserving schedule with model times 0 .. T - 1.
+
+    Raises:
+        ValueError: for betas outside of (0, 1) or an unknown prediction type.
+
+    References:
+        Rombach et al. 2022, arXiv:2112.10752; values of Stable Diffusion 1 and 2.
+    """
+    check_betas(beta_start, beta_end, num_train_timesteps)
+    roots = np.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps)
+    return _vp(roots**2, **options)
+
+
+@checked
+def cosine(
+    num_train_timesteps: Timesteps = 1000, *, max_beta: float = 0.999, **options: Any
+) -> NoiseSchedule:
+    """Improved DDPM's schedule: alpha^2 a squared cosine of time.
+
+    Args:
+        num_train_timesteps: T.
+        max_beta: cap on beta near the noise end.
+        **options: further fields of :class:`NoiseSchedule`.
+
+    Returns:
+        A variance-preserving schedule with model times 0 .. T - 1.
+
+    Raises:
+        ValueError: for T below 1 or an unknown prediction type.
+
+    References:
+        Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. 17.
+    """
+    check_betas(0.5, 0.5, num_train_timesteps)
+    return _vp(cosine_betas(num_train_timesteps, max_beta), **options)
+
+
+def cosine_betas(num_train_timesteps: int, max_beta: float = 0.999) -> np.ndarray:
+    """Return the betas of :func:`cosine`."""
+    t = np.arange(num_train_timesteps + 1) / num_train_timesteps
+    alpha_bar = np.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta)
+
+
+@checked
+def flow_matching(
+    num_train_timesteps: Timesteps = 1000,
+    *,
+    shift: float = 1.0,
+    prediction_type: PredictionType = "flow",
+) -> NoiseSchedule:
+    """Flow matching on straight lines: ``x_t = (1 - t) x_0 + t e``.
+
+    Args:
+        num_train_timesteps: T; the network is given ``T t``.
+        shift: resolution shift s, ``t -> s t / (1 + (s - 1) t)`` (3 for SD3).
+        prediction_type: what the network gives: ``"flow"`` for ``e - x_0`` (SD3, FLUX),
+            ``"rectified_flow"`` for ``x_0 - e`` (InstaFlow), ``"sample"`` for ``x_0``.
+
+    Returns:
+        A flow schedule with tau = t in (0, 1].
+
+    Raises:
+        ValueError: for T below 1, a shift that is not positive, or a prediction type
+            that flows do not have.
+
+    References:
+        Liu et al. 2023, arXiv:2209.03003, Eq. 1; Liu et al. 2024, arXiv:2309.06380
+        (InstaFlow: one Euler step from t = 1 to 0); Esser et al. 2024,
+        arXiv:2403.03206, Eq. 23 (shift).
+    """
+    if num_train_timesteps < 1 or not shift > 0:
+        raise ValueError(
+            "flow matching needs num_train_timesteps >= 1 and shift > 0; got "
+            f"{num_train_timesteps} and {shift}"
+        )
+    if prediction_type not in ("flow", "rectified_flow", "sample"):
+        raise ValueError(
+            "a flow's prediction type is 'flow', 'rectified_flow' or 'sample', got "
+            f"{prediction_type!r}"
+        )
+    t = np.arange(1, num_train_timesteps + 1) / num_train_timesteps
+    taus = shifted(t, shift)
+    return NoiseSchedule(
+        "flow",
+        taus * num_train_timesteps,
+        taus,
+        prediction_type=prediction_type,
+        timestep_spacing="linspace",
+        shift=shift,
+    )
+
+
+@checked
+def variance_exploding(
+    sigma_min: float = 0.02,
+    sigma_max: float = 100.0,
+    num_train_timesteps: Timesteps = 1000,
+    **options: Any,
+) -> NoiseSchedule:
+    """Variance-exploding schedule: ``x = x_0 + sigma e``, sigma geometric.
+
+    Args:
+        sigma_min: smallest noise level.
+        sigma_max: largest noise level.
+        num_train_timesteps: T.
+        **options: further fields of :class:`NoiseSchedule`.
+
+    Returns:
+        A VE schedule; the network is given sigma itself as its time.
+
+    Raises:
+        ValueError: unless 0 < sigma_min < sigma_max.
+
+    References:
+        Song et al. 2021, arXiv:2011.13456, Eq. 31.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(
+            f"expected 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}"
+        )
+    sigmas = np.geomspace(sigma_min, sigma_max, num_train_timesteps)
+    return NoiseSchedule("ve", sigmas, sigmas, **options)
+
+
+def shifted(t: np.ndarray, shift: float) -> np.ndarray:
+    """The resolution shift of flow times, ``s t / (1 + (s - 1) t)``."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def check_betas(start: float, end: float, num_train_timesteps: int) -> None:
+    """Raise ValueError unless a range of betas is one."""
+    if not (0 < start <= end < 1 and num_train_timesteps >= 1):
+        raise ValueError(
+            "expected 0 < beta_start <= beta_end < 1 and num_train_timesteps >= 1; got "
+            f"{start}, {end} and {num_train_timesteps}"
+        )

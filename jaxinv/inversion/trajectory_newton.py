@@ -1,0 +1,101 @@
+r"""Newton's method on the whole trajectory, for what no fixed-point map reaches.
+
+Same unknown and equations as :mod:`jaxinv.inversion.trajectory`: all rows of the table.
+Every row is weighted by the norm of the state that it has to reproduce. The unknown is
+changed to ``u`` with ``Y = Y_0 + B u``, where B removes the residuals of a simple model
+(:func:`jaxinv.inversion.row_residuals.approximate_inverse`); the Jacobian with respect
+to u is close to minus the identity, and GMRES needs few products. A product is one
+forward-mode pass over all levels at once: the memory of inference, no reverse mode.
+
+Where steps fold (several preimages, singular Jacobians between them), Newton's line
+search still lowers the residual of all rows together, while a stepwise solve commits
+to a state per step that may have no predecessor at all.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxinv.checks import AtLeastOne, Tolerance, checked
+from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.inversion.row_residuals import (
+    approximate_inverse,
+    default_row_rtol,
+    level_norms,
+    per_level,
+    residuals,
+)
+from jaxinv.inversion.stages import Solved
+from jaxinv.inversion.trajectory import evaluate_levels, first_guess
+from jaxinv.norms import at_least_tiny
+from jaxinv.samplers.table import LinearMultistep
+from jaxinv.solvers import NewtonKrylov
+
+
+@checked
+@dataclasses.dataclass(frozen=True)
+class NewtonTrajectory:
+    """Newton-Krylov on all rows, from what an earlier stage found.
+
+    Attributes:
+        max_iterations: at most so many Newton steps.
+        krylov: Krylov vectors per step, each of the size of a trajectory.
+        rtol: relative residual of every row at which to stop; None for 5e-6 in float32
+            and 2.5e-13 in float64.
+    """
+
+    max_iterations: AtLeastOne = 6
+    krylov: AtLeastOne = 40
+    rtol: Tolerance | None = None
+
+    def solve(
+        self,
+        table: LinearMultistep,
+        denoise: Denoiser,
+        start: Array,
+        known: Solved | None,
+        active: Array,
+    ) -> Solved:
+        """Solve all rows together; see :class:`jaxinv.inversion.stages.Stage`."""
+        n = table.num_steps
+        rtol = default_row_rtol(start.dtype) if self.rtol is None else self.rtol
+        guess = first_guess(table, start) if known is None else known.states
+        weights = per_level(1 / _norms_after(start, guess), guess)
+        slopes = jnp.zeros((n,), start.dtype)
+        zero = jnp.zeros((), jnp.int32)
+
+        def states(u: Array) -> Array:
+            return guess + approximate_inverse(table, slopes, u / weights)
+
+        def rows(u: Array) -> tuple[Array, Array]:
+            y = states(u)
+            f = evaluate_levels(table, denoise, y, jnp.zeros_like(y), zero, None)[0]
+            return residuals(table, start, y, f)
+
+        # The norm over all rows, not the largest: small enough for every row.
+        solution = NewtonKrylov(
+            max_iterations=self.max_iterations, krylov=self.krylov, rtol=rtol
+        )(
+            # Relative to the current states, as the certificate is.
+            lambda u: rows(u)[0] / per_level(_norms_after(start, states(u)), u),
+            jnp.zeros_like(guess),
+            slope=jnp.full((), -1, start.dtype),
+            # An infinite reference makes a sample that needs nothing stop at once.
+            reference=jnp.where(active, 1, jnp.inf).astype(start.dtype),
+        )
+        errors = rows(solution.value)[1]
+        evals = jnp.where(active, solution.num_evals + 1, 0)
+        return Solved(
+            states(solution.value),
+            errors,
+            jnp.full((n,), 1, jnp.int32) * jnp.where(active, solution.iterations, 0),
+            evals * n,
+            evals,
+            jnp.max(errors) <= rtol,
+        )
+
+
+def _norms_after(start: Array, states: Array) -> Array:
+    """Norms of the states that the rows have to reproduce."""
+    return at_least_tiny(level_norms(jnp.concatenate([start[None], states[:-1]])))

@@ -1,0 +1,184 @@
+r"""What earlier sweeps tell about the Jacobians of the model, level by level.
+
+The rows of a table couple the levels linearly, with known coefficients; all that is
+nonlinear is the model, and its output at a level depends on the state of that level
+alone. So the Jacobian of all rows is known but for one block ``J_i = df_i/dy_i`` per
+level, and each of the last m sweeps has measured every block along one direction:
+``df_i = J_i dy_i``. With D_i the directions (columns of length one) and F_i the changes
+of the output along them, the multisecant model of a block is
+
+    J_i = s_i I + (F_i - s_i D_i) T_i D_i^T,    T_i = (D_i^T D_i + damping I)^-1,
+
+which reproduces what was measured and is one number, the slope s_i, on everything else.
+Newton's equations with these blocks, all levels together, are a banded system with a
+correction of rank N m. By the Woodbury identity they cost one linear system of N
+unknowns (for all numbers of the states), then one of N m unknowns, and no model. (The
+two solves follow one another on purpose. XLA's CPU runtime can deadlock when two
+batched LAPACK calls, as ``jax.vmap`` makes them, run side by side on few threads.)
+
+One sweep thus adds N measurements, not one: mixing whole trajectories (Anderson
+acceleration) would use the same history through m numbers, this uses it through N m.
+
+References:
+    Fang & Saad 2009, Numer. Linear Algebra Appl. 16, 197-221 (multisecant methods).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxinv.inversion.row_residuals import (
+    balance,
+    output_matrix,
+    per_level,
+    rows_matrix,
+)
+from jaxinv.norms import norm
+from jaxinv.samplers.table import LinearMultistep
+
+#: The dense system of the correction has at most so many unknowns.
+MAX_UNKNOWNS = 2000
+
+
+class Secants(NamedTuple):
+    """Ring buffers over sweeps, and the slope that holds where nothing was measured.
+
+    Attributes:
+        slopes: shape (N,). s_i.
+        d_states: shape (N, m, ...). Changes of the states in earlier sweeps.
+        d_outputs: shape (N, m, ...). The changes of the model's outputs.
+        recorded: shape (). Number of sweeps.
+    """
+
+    slopes: Float[Array, "n"]
+    d_states: Float[Array, "n m *shape"]
+    d_outputs: Float[Array, "n m *shape"]
+    recorded: Int[Array, ""]
+
+
+def no_secants(
+    table: LinearMultistep, start: Float[Array, "*shape"], history: int
+) -> Secants:
+    """Nothing measured yet: the slopes of normally distributed data.
+
+    Args:
+        table: the table, in the dtype of the states.
+        start: ``y[0]``; its mean square is the variance of the data.
+        history: m, at least 1; fewer are kept where there are many levels.
+
+    Returns:
+        Empty secants.
+    """
+    n = table.num_steps
+    m = max(1, min(history, MAX_UNKNOWNS // n))
+    size = norm(start) / float(start.size) ** 0.5
+    tau = jnp.asarray(table.tau[1:], start.dtype)
+    length = jnp.hypot(size, tau)
+    empty = jnp.zeros((n, m, *start.shape), start.dtype)
+    slopes = tau / length / length
+    return Secants(slopes, empty, empty, jnp.zeros((), jnp.int32))
+
+
+def record(
+    table: LinearMultistep,
+    secants: Secants,
+    d_states: Float[Array, "n *shape"],
+    d_outputs: Float[Array, "n *shape"],
+) -> Secants:
+    """Add what one sweep measured, in place of the oldest.
+
+    The slope becomes the mean of itself and of the one along the change. For a data
+    prediction D with Jacobian D', ``df/dy = (1 - D') / tau``: slopes are kept where D'
+    is from 0 to 3/2, which keeps every pivot of the banded system away from zero.
+
+    Args:
+        table: the table.
+        secants: what was known.
+        d_states: change of the states; zero where a level was not evaluated again.
+        d_outputs: change of the outputs.
+
+    Returns:
+        The secants with this sweep.
+    """
+    axes = tuple(range(1, d_states.ndim))
+    square = jnp.sum(d_states * d_states, axes)
+    measured = jnp.sum(d_states * d_outputs, axes) / jnp.where(square > 0, square, 1)
+    inverse = 1 / table.tau[1:]
+    usable = (square > 0) & jnp.isfinite(measured)
+    measured = jnp.clip(measured, -0.5 * inverse, inverse)
+    slopes = jnp.where(usable, (secants.slopes + measured) / 2, secants.slopes)
+    place = secants.recorded % secants.d_states.shape[1]
+    keep = per_level(usable, d_states)
+    return Secants(
+        slopes,
+        secants.d_states.at[:, place].set(jnp.where(keep, d_states, 0)),
+        secants.d_outputs.at[:, place].set(jnp.where(keep, d_outputs, 0)),
+        secants.recorded + 1,
+    )
+
+
+def forget(secants: Secants, when: Bool[Array, ""]) -> Secants:
+    """Drop all measured directions, keep the slopes."""
+    return secants._replace(
+        d_states=jnp.where(when, 0, secants.d_states),
+        d_outputs=jnp.where(when, 0, secants.d_outputs),
+        recorded=jnp.where(when, 0, secants.recorded),
+    )
+
+
+def newton_step(
+    table: LinearMultistep,
+    secants: Secants,
+    residual: Float[Array, "n *shape"],
+    open_rows: Bool[Array, "n"],
+) -> Float[Array, "n *shape"]:
+    """The change of the trajectory that removes the residuals of the multisecant model.
+
+    Args:
+        table: the table, in the dtype of the residuals.
+        secants: what is known of the model.
+        residual: R, one entry per row.
+        open_rows: the rows to be solved; the levels of the others do not move.
+
+    Returns:
+        d for the levels 1 .. N.
+    """
+    n, m = secants.d_states.shape[:2]
+    dtype = residual.dtype
+    sizes = balance(table)
+    with jax.default_matmul_precision("highest"):
+        # Balanced: unknowns of similar size at all levels.
+        scale = sizes[:-1, None] / sizes[1:]
+        matrix = rows_matrix(table, secants.slopes) * scale
+        coupling = output_matrix(table) * scale
+        matrix = jnp.where(open_rows[:, None], matrix, jnp.eye(n, dtype=dtype))
+        coupling = jnp.where(open_rows[:, None], coupling, 0)
+        flat = residual.reshape(n, -1) * sizes[:-1, None]
+        flat = jnp.where(open_rows[:, None], flat, 0)
+        solved = jnp.linalg.solve(matrix, jnp.concatenate([-flat, coupling], axis=1))
+        step, coupling = solved[:, : flat.shape[1]], solved[:, flat.shape[1] :]
+
+        # Columns of length one, without copies of the buffers.
+        directions = secants.d_states.reshape(n, m, -1)
+        changes = secants.d_outputs.reshape(n, m, -1)
+        lengths = jnp.sqrt(jnp.sum(directions * directions, axis=-1))
+        lengths = jnp.where(lengths > 0, lengths, 1)
+        # With z_i = T_i D_i^T d_i, the equations for z of all levels together.
+        gram = jnp.einsum("imd,lkd->imlk", directions, directions)
+        inner = jnp.einsum("imd,lkd->imlk", directions, changes)
+        inner = inner - secants.slopes[:, None] * gram
+        same = jnp.eye(n, dtype=dtype)[:, None, :, None]
+        equations = same * gram + coupling[:, None, :, None] * inner
+        equations = equations / (lengths[:, :, None, None] * lengths)
+        damping = jnp.finfo(dtype).eps ** 0.75 * jnp.eye(n * m, dtype=dtype)
+        target = jnp.einsum("imd,id->im", directions, step) / lengths
+        weights = jnp.linalg.solve(
+            equations.reshape(n * m, n * m) + damping, target.reshape(-1)
+        )
+        weights = weights.reshape(n, m) / lengths
+        moved = jnp.einsum("lm,lmd->ld", weights, changes)
+        moved -= secants.slopes[:, None] * jnp.einsum("lm,lmd->ld", weights, directions)
+        step = (step - coupling @ moved) / sizes[1:, None]
+    return step.reshape(residual.shape)

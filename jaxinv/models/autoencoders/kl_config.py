@@ -1,0 +1,149 @@
+"""Configuration of the variational autoencoder, in diffusers' vocabulary."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from jaxinv.files.json_fields import Length
+from jaxinv.models.config import (
+    Blocks,
+    Channels,
+    Factor,
+    Groups,
+    Layers,
+    Shift,
+    Size,
+    check_num_layers,
+    check_types,
+    config_from_dict,
+    config_to_dict,
+    per_block,
+)
+from jaxinv.models.layers.basic import activation
+
+_PerChannel = Annotated[tuple[float, ...], Length(1, 2**16)]
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderKLConfig:
+    """Shape of an :class:`~jaxinv.models.AutoencoderKL`, as in its ``config.json``.
+
+    Attributes:
+        in_channels: Channels of the images that are encoded.
+        out_channels: Channels of the images that are decoded.
+        down_block_types: ``DownEncoderBlock2D``, per block.
+        up_block_types: ``UpDecoderBlock2D``, per block.
+        block_out_channels: Channels, per block; all but the last halve the size.
+        layers_per_block: Residual blocks per encoder block (decoder blocks: one more).
+        act_fn: Activation of the residual blocks.
+        latent_channels: Channels of the latent.
+        norm_num_groups: Groups of all normalisations.
+        sample_size: Height and width of the images the model was trained on.
+        scaling_factor: A diffusion model's latents are this times the raw ones,
+        shift_factor: after this (0 if None) is subtracted.
+        latents_mean: Kept for the record.
+        latents_std: Kept for the record.
+        force_upcast: Whether float16 overflows in this model.
+        use_quant_conv: Whether a 1x1 convolution follows the encoder.
+        use_post_quant_conv: Whether a 1x1 convolution precedes the decoder.
+        mid_block_add_attention: Whether the middle blocks have attention.
+    """
+
+    in_channels: Channels = 3
+    out_channels: Channels = 3
+    down_block_types: Annotated[tuple[str, ...], Blocks] = ("DownEncoderBlock2D",)
+    up_block_types: Annotated[tuple[str, ...], Blocks] = ("UpDecoderBlock2D",)
+    block_out_channels: Annotated[tuple[Channels, ...], Blocks] = (64,)
+    layers_per_block: Layers = 1
+    act_fn: str = "silu"
+    latent_channels: Channels = 4
+    norm_num_groups: Groups = 32
+    sample_size: Size = 32
+    scaling_factor: Factor = 0.18215
+    shift_factor: Shift | None = None
+    latents_mean: _PerChannel | None = None
+    latents_std: _PerChannel | None = None
+    force_upcast: bool | float = True
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+    mid_block_add_attention: bool = True
+
+    def __post_init__(self):
+        """Checks that the options describe a model that can be built."""
+        check_types(self)
+        try:
+            activation(self.act_fn)
+        except ValueError as error:
+            raise ValueError(f"act_fn: {error}") from error
+        for name, known in (
+            ("down_block_types", "DownEncoderBlock2D"),
+            ("up_block_types", "UpDecoderBlock2D"),
+        ):
+            types = getattr(self, name)
+            per_block(name, types, len(self.block_out_channels))
+            for value in types:
+                if value != known:
+                    raise ValueError(
+                        f"{name}: {value!r} is not implemented (implemented: {known})"
+                    )
+        check_num_layers(len(self.block_out_channels) * (2 * self.layers_per_block + 1))
+        for channels in self.block_out_channels:
+            if channels % self.norm_num_groups:
+                raise ValueError(
+                    f"a block of {channels} channels (block_out_channels) cannot have "
+                    f"{self.norm_num_groups} groups (norm_num_groups)"
+                )
+
+    @property
+    def downsampling_factor(self) -> int:
+        """Image height over latent height."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Reads a diffusers ``config.json``.
+
+        Raises:
+            ValueError: If an option is unknown, not implemented, or inconsistent.
+        """
+        return config_from_dict(cls, data, {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the ``config.json`` that diffusers reads."""
+        return {"_class_name": "AutoencoderKL", **config_to_dict(self)}
+
+    @classmethod
+    def sd15(cls) -> Self:
+        """Stable Diffusion 1 (512 pixels)."""
+        return cls(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            sample_size=512,
+        )
+
+    @classmethod
+    def sd21(cls) -> Self:
+        """Stable Diffusion 2 (768 pixels)."""
+        return dataclasses.replace(cls.sd15(), sample_size=768)
+
+    @classmethod
+    def sd3(cls) -> Self:
+        """Stable Diffusion 3 (16 latent channels)."""
+        return dataclasses.replace(
+            cls.sd15(),
+            latent_channels=16,
+            sample_size=1024,
+            scaling_factor=1.5305,
+            shift_factor=0.0609,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+
+    @classmethod
+    def flux(cls) -> Self:
+        """FLUX.1 (16 latent channels)."""
+        return dataclasses.replace(
+            cls.sd3(), scaling_factor=0.3611, shift_factor=0.1159
+        )

@@ -1,0 +1,127 @@
+"""Configuration of the tiny autoencoder, in diffusers' vocabulary."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from jaxinv.checks import Range
+from jaxinv.models.config import (
+    Blocks,
+    Channels,
+    Factor,
+    Shift,
+    check_num_layers,
+    check_types,
+    config_from_dict,
+    config_to_dict,
+)
+from jaxinv.models.layers.basic import activation
+
+_Widths = Annotated[tuple[Channels, ...], Blocks]
+_Numbers = Annotated[tuple[Annotated[int, Range(0, 64)], ...], Blocks]
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderTinyConfig:
+    """Shape of an :class:`~jaxinv.models.AutoencoderTiny`, as in its ``config.json``.
+
+    Attributes:
+        in_channels: Channels of the images that are encoded.
+        out_channels: Channels of the images that are decoded.
+        encoder_block_out_channels: Channels of the encoder, per stage; all but the
+            first stage halve the size.
+        decoder_block_out_channels: Channels of the decoder, per stage.
+        act_fn: Activation within the blocks.
+        upsample_fn: ``nearest``.
+        latent_channels: Channels of the latent.
+        upsampling_scaling_factor: 2.
+        num_encoder_blocks: Residual blocks of the encoder, per stage.
+        num_decoder_blocks: Residual blocks of the decoder, per stage.
+        latent_magnitude: Kept for the record: how latents were stored as bytes.
+        latent_shift: Kept for the record.
+        force_upcast: Kept for the record.
+        scaling_factor: A diffusion model's latents are this times the raw ones,
+        shift_factor: after this (0 if None) is subtracted.
+        block_out_channels: Kept for the record; the decoder's.
+        pooled_blocks: Whether the blocks of the lowest resolution add a branch that
+            sees statistics of the whole image (the tiny autoencoder of FLUX.2 does;
+            diffusers has none of that).
+    """
+
+    in_channels: Channels = 3
+    out_channels: Channels = 3
+    encoder_block_out_channels: _Widths = (64, 64, 64, 64)
+    decoder_block_out_channels: _Widths = (64, 64, 64, 64)
+    act_fn: str = "relu"
+    upsample_fn: str = "nearest"
+    latent_channels: Channels = 4
+    upsampling_scaling_factor: int = 2
+    num_encoder_blocks: _Numbers = (1, 3, 3, 3)
+    num_decoder_blocks: _Numbers = (3, 3, 3, 1)
+    latent_magnitude: float = 3
+    latent_shift: float = 0.5
+    force_upcast: bool = False
+    scaling_factor: Factor = 1.0
+    shift_factor: Shift | None = 0.0
+    block_out_channels: _Widths | None = None
+    pooled_blocks: bool = False
+
+    def __post_init__(self):
+        """Checks that the options describe a model that can be built."""
+        check_types(self)
+        try:
+            activation(self.act_fn)
+        except ValueError as error:
+            raise ValueError(f"act_fn: {error}") from error
+        for name, known in (
+            ("upsample_fn", "nearest"),
+            ("upsampling_scaling_factor", 2),
+        ):
+            value = getattr(self, name)
+            if value != known:
+                raise ValueError(
+                    f"{name}: {value!r} is not implemented (implemented: {known!r})"
+                )
+        for side in ("encoder", "decoder"):
+            channels = getattr(self, f"{side}_block_out_channels")
+            blocks = getattr(self, f"num_{side}_blocks")
+            if len(channels) != len(blocks):
+                raise ValueError(
+                    f"num_{side}_blocks has {len(blocks)} values, but "
+                    f"{side}_block_out_channels describes {len(channels)} stages"
+                )
+            if len(set(channels)) > 1:
+                raise ValueError(
+                    f"{side}_block_out_channels: stages of different widths are not "
+                    f"implemented, got {channels}"
+                )
+        check_num_layers(sum(self.num_encoder_blocks + self.num_decoder_blocks))
+        stages = (
+            len(self.encoder_block_out_channels),
+            len(self.decoder_block_out_channels),
+        )
+        if stages[0] != stages[1]:
+            raise ValueError(
+                f"the encoder has {stages[0]} stages and the decoder {stages[1]}"
+            )
+
+    @property
+    def downsampling_factor(self) -> int:
+        """Image height over latent height."""
+        return 2 ** (len(self.encoder_block_out_channels) - 1)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Reads a diffusers ``config.json``.
+
+        Raises:
+            ValueError: If an option is unknown, not implemented, or inconsistent.
+        """
+        return config_from_dict(cls, data, {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the ``config.json`` that diffusers reads."""
+        options = config_to_dict(self)
+        if not self.pooled_blocks:
+            del options["pooled_blocks"]
+        return {"_class_name": "AutoencoderTiny", **options}

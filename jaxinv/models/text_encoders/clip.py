@@ -1,0 +1,283 @@
+"""CLIP's text encoder, for one prompt.
+
+A causal transformer over token embeddings. Stable Diffusion 1 reads the last layer's
+output after the final normalisation. Stable Diffusion 2 was trained on the last layer
+but one, which its published encoder expresses by having one layer less. SDXL reads the
+last layer but one without the normalisation (``penultimate_hidden_state``).
+
+References:
+    Radford et al., "Learning Transferable Visual Models From Natural Language
+    Supervision", 2021. https://arxiv.org/abs/2103.00020
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple, Self
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from jaxinv.checks import Range
+from jaxinv.files.json_fields import check_record, shown
+from jaxinv.models.config import (
+    Channels,
+    Epsilon,
+    Heads,
+    check_types,
+    config_to_dict,
+)
+from jaxinv.models.layers.attention import Implementation, dot_product_attention
+from jaxinv.models.layers.basic import LayerFactory, activation
+from jaxinv.models.layers.remat import Remat, rematerialised
+
+# The end-of-text token id that configurations carried by mistake for a long time.
+_LEGACY_EOS = 2
+
+_Token = Annotated[int, Range(0, 2**24)]
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPTextConfig:
+    """Shape of a :class:`CLIPTextModel`; fields as in transformers' ``config.json``.
+
+    Attributes:
+        vocab_size: Number of tokens.
+        hidden_size: Size of the text vectors.
+        intermediate_size: Width of the feed-forward layers.
+        num_hidden_layers: Number of transformer layers.
+        num_attention_heads: Number of attention heads.
+        max_position_embeddings: Longest sequence.
+        hidden_act: ``quick_gelu`` (OpenAI's CLIP) or ``gelu`` (OpenCLIP).
+        layer_norm_eps: Added to the variances.
+        projection_dim: Kept for the record; there is no projection here.
+        bos_token_id: Token that starts a text.
+        eos_token_id: Token that ends a text.
+        pad_token_id: Token that fills a text up.
+    """
+
+    vocab_size: Annotated[int, Range(1, 2**24)] = 49408
+    hidden_size: Channels = 512
+    intermediate_size: Channels = 2048
+    num_hidden_layers: Annotated[int, Range(1, 64)] = 12
+    num_attention_heads: Heads = 8
+    max_position_embeddings: Annotated[int, Range(1, 2**20)] = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: Epsilon = 1e-5
+    projection_dim: Channels = 512
+    bos_token_id: _Token | None = 49406
+    eos_token_id: _Token = 49407
+    pad_token_id: Annotated[int, Range(-1, 2**24)] | None = 1
+
+    def __post_init__(self):
+        """Checks that the options describe a model that can be built."""
+        check_types(self)
+        try:
+            activation(self.hidden_act)
+        except ValueError as error:
+            raise ValueError(f"hidden_act: {error}") from None
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} cannot be split into "
+                f"{self.num_attention_heads} heads"
+            )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Reads a transformers ``config.json``.
+
+        transformers writes dozens of options that have nothing to do with the model;
+        those that are not fields here are ignored.
+
+        Raises:
+            ValueError: If this is another kind of model, or not implemented.
+        """
+        kind = data.get("model_type", "clip_text_model")
+        if kind != "clip_text_model":
+            raise ValueError(f"model_type={shown(kind)} is not implemented")
+        if data.get("use_attention_mask"):
+            raise ValueError("use_attention_mask=True is not implemented")
+        return check_record(cls, data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the ``config.json`` that transformers reads."""
+        return {
+            "architectures": ["CLIPTextModel"],
+            "model_type": "clip_text_model",
+            **config_to_dict(self),
+        }
+
+    @classmethod
+    def sd15(cls) -> Self:
+        """Stable Diffusion 1: OpenAI's CLIP ViT-L/14."""
+        return cls(
+            hidden_size=768,
+            intermediate_size=3072,
+            num_attention_heads=12,
+            projection_dim=768,
+            bos_token_id=0,
+            eos_token_id=_LEGACY_EOS,
+        )
+
+    @classmethod
+    def sd21(cls) -> Self:
+        """Stable Diffusion 2: OpenCLIP ViT-H/14 without its last layer."""
+        return cls(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=23,
+            num_attention_heads=16,
+            hidden_act="gelu",
+            bos_token_id=0,
+            eos_token_id=_LEGACY_EOS,
+        )
+
+
+class CLIPTextOutput(NamedTuple):
+    """What the text encoder returns.
+
+    Attributes:
+        last_hidden_state: Last layer after the final normalisation; (l, d).
+        penultimate_hidden_state: Last layer but one, not normalised; (l, d).
+        pooled: ``last_hidden_state`` at the end-of-text token; (d,).
+    """
+
+    last_hidden_state: Float[Array, "l d"]
+    penultimate_hidden_state: Float[Array, "l d"]
+    pooled: Float[Array, " d"]
+
+
+class CLIPAttention(nnx.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, config: CLIPTextConfig, make: LayerFactory):
+        d = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.implementation: Implementation = None
+        self.q_proj = make.linear(d, d)
+        self.k_proj = make.linear(d, d)
+        self.v_proj = make.linear(d, d)
+        self.out_proj = make.linear(d, d)
+
+    def __call__(self, x: Float[Array, "l d"]) -> Float[Array, "l d"]:
+        """Lets every token attend to itself and the tokens before it."""
+        query, key, value = (
+            projection(x).reshape(x.shape[0], self.heads, -1)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        y = dot_product_attention(
+            query, key, value, is_causal=True, implementation=self.implementation
+        )
+        return self.out_proj(y.reshape(x.shape))
+
+
+class CLIPMLP(nnx.Module):
+    """The position-wise network."""
+
+    def __init__(self, config: CLIPTextConfig, make: LayerFactory):
+        self.activation = activation(config.hidden_act)
+        self.fc1 = make.linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = make.linear(config.intermediate_size, config.hidden_size)
+
+    def __call__(self, x: Float[Array, "l d"]) -> Float[Array, "l d"]:
+        """Applies the network to every token."""
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class CLIPEncoderLayer(nnx.Module):
+    """Attention and network, each residual on a normalised input."""
+
+    def __init__(self, config: CLIPTextConfig, make: LayerFactory):
+        d, epsilon = config.hidden_size, config.layer_norm_eps
+        self.remat: Remat = "none"
+        self.layer_norm1 = make.layer_norm(d, epsilon=epsilon)
+        self.self_attn = CLIPAttention(config, make)
+        self.layer_norm2 = make.layer_norm(d, epsilon=epsilon)
+        self.mlp = CLIPMLP(config, make)
+
+    @rematerialised
+    def __call__(self, x: Float[Array, "l d"]) -> Float[Array, "l d"]:
+        """Applies the layer."""
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class CLIPEncoder(nnx.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: CLIPTextConfig, make: LayerFactory):
+        self.layers = nnx.List(
+            [CLIPEncoderLayer(config, make) for _ in range(config.num_hidden_layers)]
+        )
+
+
+class CLIPTextEmbeddings(nnx.Module):
+    """Token embeddings plus learned position embeddings."""
+
+    def __init__(self, config: CLIPTextConfig, make: LayerFactory):
+        d = config.hidden_size
+        self.token_embedding = make.embedding(config.vocab_size, d)
+        self.position_embedding = make.embedding(config.max_position_embeddings, d)
+
+    def __call__(self, input_ids: Int[Array, " l"]) -> Float[Array, "l d"]:
+        """Embeds a sequence of tokens."""
+        positions = jnp.arange(input_ids.shape[0])
+        return self.token_embedding(input_ids) + self.position_embedding(positions)
+
+
+class CLIPTextModel(nnx.Module):
+    """CLIP's text encoder, without projection.
+
+    Args:
+        config: Shape of the model.
+        dtype: Data type of the computation.
+        param_dtype: Data type of the parameters.
+        rngs: Random streams for the initial parameters.
+    """
+
+    def __init__(
+        self,
+        config: CLIPTextConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        make = LayerFactory(jnp.dtype(dtype), jnp.dtype(param_dtype), rngs)
+        self.config = config
+        self.dtype = make.dtype
+        self.embeddings = CLIPTextEmbeddings(config, make)
+        self.encoder = CLIPEncoder(config, make)
+        self.final_layer_norm = make.layer_norm(
+            config.hidden_size, epsilon=config.layer_norm_eps
+        )
+
+    def __call__(self, input_ids: Int[Array, " l"]) -> CLIPTextOutput:
+        """Encodes one prompt.
+
+        Args:
+            input_ids: Token ids, padded to the tokenizer's length.
+
+        Returns:
+            Hidden states and the pooled vector, in the compute dtype.
+
+        Raises:
+            ValueError: If the sequence is longer than the model allows.
+        """
+        longest = self.config.max_position_embeddings
+        if input_ids.shape[0] > longest:
+            raise ValueError(
+                f"{input_ids.shape[0]} tokens given, but the text encoder takes "
+                f"at most {longest}"
+            )
+        x = self.embeddings(input_ids)
+        penultimate = x
+        for layer in self.encoder.layers:
+            penultimate = x
+            x = layer(x)
+        last = self.final_layer_norm(x)
+        # The id 2 stands for "unknown": the end token is then the largest id.
+        eos = self.config.eos_token_id
+        ends = input_ids if eos == _LEGACY_EOS else input_ids == eos
+        return CLIPTextOutput(last, penultimate, last[jnp.argmax(ends)])

@@ -1,0 +1,248 @@
+"""The down, mid and up blocks of the conditional UNet.
+
+One class serves a block with and without attention: ``attentions`` is empty where
+diffusers' ``DownBlock2D``, ``UNetMidBlock2D`` and ``UpBlock2D`` have none.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxinv.models.config import per_block
+from jaxinv.models.layers.attention import Transformer2DModel
+from jaxinv.models.layers.basic import Downsample2D, LayerFactory, Upsample2D
+from jaxinv.models.layers.resnet import ResnetBlock2D
+
+
+class BlockFactory(NamedTuple):
+    """Makes the residual blocks and spatial transformers of one UNet.
+
+    Attributes:
+        make: Layer factory.
+        time_features: Size of the time embedding.
+        groups: Groups of the normalisations.
+        epsilon: Added to the variances of the residual blocks.
+        activation: Non-linearity of the residual blocks.
+        time_scale_shift: How the time embedding enters.
+        use_linear_projection: Kind of the transformers' projections.
+        upcast_attention: Whether attention is computed in float32.
+    """
+
+    make: LayerFactory
+    time_features: int
+    groups: int
+    epsilon: float
+    activation: Callable[[Array], Array]
+    time_scale_shift: str
+    use_linear_projection: bool
+    upcast_attention: bool
+
+    def resnet(
+        self, in_channels: int, out_channels: int, output_scale: float = 1.0
+    ) -> ResnetBlock2D:
+        """A residual block that is conditioned on time."""
+        return ResnetBlock2D(
+            in_channels,
+            out_channels,
+            time_features=self.time_features,
+            groups=self.groups,
+            epsilon=self.epsilon,
+            activation=self.activation,
+            time_scale_shift=self.time_scale_shift,
+            output_scale=output_scale,
+            make=self.make,
+        )
+
+    def transformers(
+        self, channels: int, spec: "TransformerSpec | None", number: int
+    ) -> nnx.List[Transformer2DModel]:
+        """The spatial transformers that follow ``number`` residual blocks, if any."""
+        if spec is None:
+            return nnx.List([])
+        depths = per_block("transformer_layers_per_block", spec.num_layers, number)
+        return nnx.List(
+            [
+                Transformer2DModel(
+                    channels,
+                    heads=spec.heads,
+                    num_layers=depth,
+                    context_features=spec.context_features,
+                    groups=self.groups,
+                    use_linear_projection=self.use_linear_projection,
+                    only_cross_attention=spec.only_cross_attention,
+                    upcast_attention=self.upcast_attention,
+                    make=self.make,
+                )
+                for depth in depths
+            ]
+        )
+
+
+class TransformerSpec(NamedTuple):
+    """What differs between the spatial transformers of different blocks.
+
+    Attributes:
+        heads: Number of attention heads.
+        num_layers: Number of transformer blocks, for all layers or for each.
+        context_features: Size of the text vectors.
+        only_cross_attention: Whether self-attention looks at the text.
+    """
+
+    heads: int
+    num_layers: int | tuple[int, ...]
+    context_features: int
+    only_cross_attention: bool = False
+
+
+class DownBlock(nnx.Module):
+    """Residual blocks, each followed by attention if there is any, then halving.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        num_layers: Number of residual blocks.
+        transformer: What the transformers look like, or None for no attention.
+        downsample_padding: Padding of the halving convolution; None for no halving.
+        blocks: Block factory.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        num_layers: int,
+        transformer: TransformerSpec | None,
+        downsample_padding: int | None,
+        blocks: BlockFactory,
+    ):
+        self.resnets = nnx.List(
+            [
+                blocks.resnet(in_channels if i == 0 else out_channels, out_channels)
+                for i in range(num_layers)
+            ]
+        )
+        self.attentions = blocks.transformers(out_channels, transformer, num_layers)
+        self.downsamplers = nnx.List(
+            []
+            if downsample_padding is None
+            else [
+                Downsample2D(out_channels, padding=downsample_padding, make=blocks.make)
+            ]
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "h w c"],
+        time: Float[Array, " d"],
+        context: Float[Array, "l e"],
+    ) -> tuple[Float[Array, "h2 w2 c2"], list[Float[Array, "..."]]]:
+        """Returns the output, and all states that the up path takes as skips."""
+        skips = []
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(x, time)
+            if self.attentions:
+                x = self.attentions[i](x, context)
+            skips.append(x)
+        for downsampler in self.downsamplers:
+            x = downsampler(x)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock(nnx.Module):
+    """A residual block, then attention and a second one if there is attention.
+
+    Args:
+        channels: Channels in and out.
+        transformer: What the transformer looks like, or None for no attention.
+        output_scale: Divides the outputs of the residual blocks.
+        blocks: Block factory.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        transformer: TransformerSpec | None,
+        output_scale: float,
+        blocks: BlockFactory,
+    ):
+        self.attentions = blocks.transformers(channels, transformer, 1)
+        self.resnets = nnx.List(
+            [
+                blocks.resnet(channels, channels, output_scale)
+                for _ in range(1 + len(self.attentions))
+            ]
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "h w c"],
+        time: Float[Array, " d"],
+        context: Float[Array, "l e"],
+    ) -> Float[Array, "h w c"]:
+        """Applies the block."""
+        x = self.resnets[0](x, time)
+        for i, attention in enumerate(self.attentions):
+            x = self.resnets[i + 1](attention(x, context), time)
+        return x
+
+
+class UpBlock(nnx.Module):
+    """Residual blocks that each take one skip, with attention, then doubling.
+
+    Args:
+        in_channels: Channels of the state from below.
+        out_channels: Channels of the output.
+        skip_channels: Channels of the last skip (those of the next finer block).
+        num_layers: Number of residual blocks.
+        transformer: What the transformers look like, or None for no attention.
+        upsample: Whether the block ends with doubling.
+        blocks: Block factory.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        skip_channels: int,
+        num_layers: int,
+        transformer: TransformerSpec | None,
+        upsample: bool,
+        blocks: BlockFactory,
+    ):
+        widths = [in_channels] + [out_channels] * (num_layers - 1)
+        skips = [out_channels] * (num_layers - 1) + [skip_channels]
+        self.resnets = nnx.List(
+            [
+                blocks.resnet(width + skip, out_channels)
+                for width, skip in zip(widths, skips, strict=True)
+            ]
+        )
+        self.attentions = blocks.transformers(out_channels, transformer, num_layers)
+        self.upsamplers = nnx.List(
+            [Upsample2D(out_channels, make=blocks.make)] if upsample else []
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "h w c"],
+        time: Float[Array, " d"],
+        context: Float[Array, "l e"],
+        skips: list[Float[Array, "h w s"]],
+        size: tuple[int, int] | None,
+    ) -> Float[Array, "h2 w2 c2"]:
+        """Consumes ``skips`` from the last to the first; doubles to ``size``."""
+        for i, resnet in enumerate(self.resnets):
+            x = jnp.concatenate([x, skips[-1 - i]], axis=-1)
+            x = resnet(x, time)
+            if self.attentions:
+                x = self.attentions[i](x, context)
+        for upsampler in self.upsamplers:
+            x = upsampler(x, size)
+        return x

@@ -1,0 +1,288 @@
+"""Configuration of the conditional UNet, in diffusers' vocabulary."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from jaxinv.checks import Range
+from jaxinv.models.config import (
+    Blocks,
+    Channels,
+    Epsilon,
+    Factor,
+    Groups,
+    Heads,
+    Layers,
+    Size,
+    check_num_layers,
+    check_types,
+    config_from_dict,
+    config_to_dict,
+    per_block,
+)
+from jaxinv.models.layers.basic import activation
+
+DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
+UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
+MID_BLOCKS = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
+TIME_SHIFTS = ("default", "scale_shift")
+
+_Kernel = Annotated[int, Range(1, 15)]
+# Transformer blocks: for a block of the network, or for each of its layers.
+_Depths = Annotated[tuple[Layers | tuple[Layers, ...], ...], Blocks]
+
+_PER_BLOCK = (
+    "down_block_types",
+    "up_block_types",
+    "only_cross_attention",
+    "layers_per_block",
+    "cross_attention_dim",
+    "transformer_layers_per_block",
+    "attention_head_dim",
+)
+
+# Options of diffusers that select parts which do not exist here, with the values that
+# leave them off. Those of SDXL, Kandinsky, DeepFloyd, GLIGEN and LCM are among them.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "addition_embed_type": (None,),
+    "addition_embed_type_num_heads": (64, None),
+    "addition_time_embed_dim": (None,),
+    "attention_type": ("default",),
+    "class_embed_type": (None,),
+    "class_embeddings_concat": (False, None),
+    "cross_attention_norm": (None,),
+    "dual_cross_attention": (False,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "mid_block_only_cross_attention": (None, False),
+    "num_class_embeds": (None,),
+    "projection_class_embeddings_input_dim": (None,),
+    "resnet_out_scale_factor": (1.0, None),
+    "resnet_skip_time_act": (False, None),
+    "time_cond_proj_dim": (None,),
+    "time_embedding_act_fn": (None,),
+    "time_embedding_type": ("positional",),
+    "timestep_post_act": (None,),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class UNet2DConditionConfig:
+    """Shape of a :class:`~jaxinv.models.UNet2DConditionModel`.
+
+    The fields are those of diffusers' ``config.json``, with the same defaults. Options
+    "per block" take one value, or one for each down block (up blocks use the reverse).
+
+    Attributes:
+        sample_size: Height and width of the latents the model was trained on.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        center_input_sample: Whether inputs in [0, 1] are mapped to [-1, 1] first.
+        flip_sin_to_cos: Whether cosines come first in the timestep embedding.
+        freq_shift: Shift of the timestep embedding's frequencies.
+        down_block_types: ``DownBlock2D`` or ``CrossAttnDownBlock2D``, per block.
+        mid_block_type: ``UNetMidBlock2DCrossAttn``, ``UNetMidBlock2D`` or None.
+        up_block_types: ``UpBlock2D`` or ``CrossAttnUpBlock2D``, from the bottom up.
+        only_cross_attention: Per block; whether self-attention also looks at the text.
+        block_out_channels: Channels, per block.
+        layers_per_block: Residual blocks per down block (up blocks have one more).
+        downsample_padding: 1, or 0 for padding below and to the right only.
+        mid_block_scale_factor: Divides the outputs of the mid block's residual blocks.
+        dropout: Kept for the record; inference has no dropout.
+        act_fn: Activation function.
+        norm_num_groups: Groups of all group normalisations.
+        norm_eps: Added to the variances of the residual blocks' normalisations.
+        cross_attention_dim: Size of the text vectors, per block.
+        transformer_layers_per_block: Transformer blocks per spatial transformer; per
+            block, or per block and layer.
+        reverse_transformer_layers_per_block: The same for the up blocks, in their own
+            order; the reverse of the above if None.
+        attention_head_dim: Number of attention heads, per block. The name is a mistake
+            that published configurations have made permanent.
+        num_attention_heads: Number of attention heads, per block; wins if given.
+        use_linear_projection: Dense (SD 2) or convolutional (SD 1) projections.
+        upcast_attention: Whether attention is computed in float32 whatever the dtype.
+        resnet_time_scale_shift: ``default`` or ``scale_shift``.
+        time_embedding_dim: Size of the time embedding; four times the first block's
+            channels if None.
+        conv_in_kernel: Kernel size of the first convolution.
+        conv_out_kernel: Kernel size of the last convolution.
+    """
+
+    sample_size: Size | None = None
+    in_channels: Channels = 4
+    out_channels: Channels = 4
+    center_input_sample: bool = False
+    flip_sin_to_cos: bool = True
+    freq_shift: Annotated[float, Range(-1e3, 1e3)] = 0
+    down_block_types: Annotated[tuple[str, ...], Blocks] = (
+        "CrossAttnDownBlock2D",
+    ) * 3 + ("DownBlock2D",)
+    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
+    up_block_types: Annotated[tuple[str, ...], Blocks] = ("UpBlock2D",) + (
+        "CrossAttnUpBlock2D",
+    ) * 3
+    only_cross_attention: bool | Annotated[tuple[bool, ...], Blocks] = False
+    block_out_channels: Annotated[tuple[Channels, ...], Blocks] = (
+        320, 640, 1280, 1280,
+    )  # fmt: skip
+    layers_per_block: Layers | Annotated[tuple[Layers, ...], Blocks] = 2
+    downsample_padding: int = 1
+    mid_block_scale_factor: Factor = 1.0
+    dropout: Annotated[float, Range(0, 1)] = 0.0
+    act_fn: str = "silu"
+    norm_num_groups: Groups = 32
+    norm_eps: Epsilon = 1e-5
+    cross_attention_dim: Channels | Annotated[tuple[Channels, ...], Blocks] = 1280
+    transformer_layers_per_block: Layers | _Depths = 1
+    reverse_transformer_layers_per_block: _Depths | None = None
+    attention_head_dim: Heads | Annotated[tuple[Heads, ...], Blocks] = 8
+    num_attention_heads: Heads | Annotated[tuple[Heads, ...], Blocks] | None = None
+    use_linear_projection: bool = False
+    upcast_attention: bool = False
+    resnet_time_scale_shift: str = "default"
+    time_embedding_dim: Channels | None = None
+    conv_in_kernel: _Kernel = 3
+    conv_out_kernel: _Kernel = 3
+
+    def __post_init__(self):
+        """Checks that the options describe a model that can be built."""
+        check_types(self)
+        blocks = len(self.block_out_channels)
+        for name in _PER_BLOCK:
+            per_block(name, getattr(self, name), blocks)
+        for name, values, known in (
+            ("down_block_types", self.down_block_types, DOWN_BLOCKS),
+            ("up_block_types", self.up_block_types, UP_BLOCKS),
+            ("mid_block_type", (self.mid_block_type,), MID_BLOCKS),
+            ("resnet_time_scale_shift", (self.resnet_time_scale_shift,), TIME_SHIFTS),
+        ):
+            for value in values:
+                if value not in known:
+                    raise ValueError(
+                        f"{name}={value!r} is not implemented "
+                        f"(implemented: {', '.join(map(str, known))})"
+                    )
+        try:
+            activation(self.act_fn)
+        except ValueError as error:
+            raise ValueError(f"act_fn: {error}") from error
+        for name in ("conv_in_kernel", "conv_out_kernel"):
+            if getattr(self, name) % 2 == 0:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is not implemented: kernels of even "
+                    "size change the size of the latent"
+                )
+        if self.downsample_padding not in (0, 1):
+            raise ValueError(
+                f"downsample_padding={self.downsample_padding!r} is not implemented "
+                "(implemented: 0, 1)"
+            )
+        for channels, heads in zip(self.block_out_channels, self.heads, strict=True):
+            if channels % heads or channels % self.norm_num_groups:
+                raise ValueError(
+                    f"a block of {channels} channels cannot have {heads} attention "
+                    f"heads (attention_head_dim) and {self.norm_num_groups} groups"
+                )
+        depth = self.transformer_layers_per_block
+        nested = isinstance(depth, tuple) and any(isinstance(d, tuple) for d in depth)
+        if nested and self.reverse_transformer_layers_per_block is None:
+            raise ValueError(
+                "transformer_layers_per_block with a value per layer also needs "
+                "reverse_transformer_layers_per_block"
+            )
+        self._check_depths()
+        half = self.block_out_channels[0] // 2
+        if self.freq_shift >= max(half, 1):
+            raise ValueError(
+                f"freq_shift={self.freq_shift!r} must be less than the {half} "
+                "frequencies of the timestep embedding (half of block_out_channels[0])"
+            )
+
+    def _check_depths(self) -> None:
+        """Checks the numbers of layers: of transformers, and of all together."""
+        blocks = len(self.block_out_channels)
+        layers = per_block("layers_per_block", self.layers_per_block, blocks)
+        down_name = "transformer_layers_per_block"
+        down = per_block(down_name, self.transformer_layers_per_block, blocks)
+        up_name = f"reverse_{down_name}"
+        up = self.reverse_transformer_layers_per_block
+        if up is None:
+            up, up_name = down[::-1], down_name
+        count = 0
+        for name, depths, numbers in (
+            (down_name, down, layers),
+            (up_name, per_block(up_name, up, blocks), [n + 1 for n in layers[::-1]]),
+        ):
+            for depth, number in zip(depths, numbers, strict=True):
+                each = depth if isinstance(depth, tuple) else (depth,) * number
+                if len(each) != number:
+                    raise ValueError(
+                        f"{name} has {len(each)} values for a block of {number} layers"
+                    )
+                count += number + sum(each)
+        check_num_layers(count)
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Number of attention heads of each down block."""
+        heads = self.num_attention_heads
+        heads = self.attention_head_dim if heads is None else heads
+        return per_block("attention_head_dim", heads, len(self.block_out_channels))
+
+    @property
+    def context_widths(self) -> set[int]:
+        """Sizes of the text vectors that the blocks with attention look at."""
+        sizes = per_block(
+            "cross_attention_dim",
+            self.cross_attention_dim,
+            len(self.block_out_channels),
+        )
+        found = {
+            size
+            for types in (self.down_block_types, self.up_block_types[::-1])
+            for size, kind in zip(sizes, types, strict=True)
+            if kind.startswith("CrossAttn")
+        }
+        mid = self.mid_block_type == "UNetMidBlock2DCrossAttn"
+        return found | ({sizes[-1]} if mid else set())
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Reads a diffusers ``config.json``.
+
+        Args:
+            data: The parsed JSON.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: If an option is unknown, not implemented, or inconsistent.
+        """
+        return config_from_dict(cls, data, _UNSUPPORTED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the ``config.json`` that diffusers reads."""
+        values = {"_class_name": "UNet2DConditionModel", **config_to_dict(self)}
+        if values["num_attention_heads"] is not None:
+            # diffusers refuses this option, and reads the other one as the same thing.
+            values["attention_head_dim"] = values["num_attention_heads"]
+            values["num_attention_heads"] = None
+        return values
+
+    @classmethod
+    def sd15(cls) -> Self:
+        """Stable Diffusion 1.1 to 1.5."""
+        return cls(sample_size=64, cross_attention_dim=768)
+
+    @classmethod
+    def sd21(cls) -> Self:
+        """Stable Diffusion 2.1 at 768 pixels (v-prediction)."""
+        return cls(
+            sample_size=96,
+            cross_attention_dim=1024,
+            attention_head_dim=(5, 10, 20, 20),
+            use_linear_projection=True,
+            upcast_attention=True,
+        )

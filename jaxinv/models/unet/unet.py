@@ -1,0 +1,227 @@
+"""The text-conditional UNet of Stable Diffusion 1 and 2, for one sample.
+
+    time  = MLP(sinusoidal(timestep))
+    x     = conv_in(sample)
+    down:   residual (+ attention) blocks, halving; every state is kept as a skip
+    mid:    residual, attention, residual
+    up:     residual (+ attention) blocks that each concatenate one skip, doubling
+    out   = conv_out(act(norm(x)))
+
+Attribute names are diffusers', so that weights map by rule (see ``weights_convert``).
+
+References:
+    Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models",
+    2022. https://arxiv.org/abs/2112.10752
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxinv.models.config import per_block
+from jaxinv.models.layers.basic import (
+    LayerFactory,
+    TimestepEmbedding,
+    activation,
+    sinusoidal_embedding,
+)
+from jaxinv.models.unet.blocks import (
+    BlockFactory,
+    DownBlock,
+    MidBlock,
+    TransformerSpec,
+    UpBlock,
+)
+from jaxinv.models.unet.config import UNet2DConditionConfig
+
+
+class UNet2DConditionModel(nnx.Module):
+    """A UNet that is conditioned on a timestep and on a sequence of text vectors.
+
+    The module is a pytree: pass it as an argument to jitted or vmapped functions.
+
+    Args:
+        config: Shape of the model.
+        dtype: Data type of the computation.
+        param_dtype: Data type of the parameters.
+        rngs: Random streams for the initial parameters.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import nnx
+        >>> config = UNet2DConditionConfig(
+        ...     down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        ...     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        ...     block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        ...     cross_attention_dim=8, attention_head_dim=2)
+        >>> make = lambda: UNet2DConditionModel(config, rngs=nnx.Rngs(0))
+        >>> x, text = jnp.ones((8, 8, 4)), jnp.ones((5, 8))
+        >>> jax.eval_shape(lambda: make()(x, 500.0, text)).shape  # nothing is computed
+        (8, 8, 4)
+    """
+
+    def __init__(
+        self,
+        config: UNet2DConditionConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        make = LayerFactory(jnp.dtype(dtype), jnp.dtype(param_dtype), rngs)
+        channels = config.block_out_channels
+        n = len(channels)
+        act = activation(config.act_fn)
+        self.config = config
+        self.dtype = make.dtype
+        self.activation = act
+
+        time_features = config.time_embedding_dim or 4 * channels[0]
+        self.conv_in = make.conv(
+            config.in_channels, channels[0], kernel=config.conv_in_kernel
+        )
+        self.time_embedding = TimestepEmbedding(
+            channels[0], time_features, activation=act, make=make
+        )
+
+        blocks = BlockFactory(
+            make=make,
+            time_features=time_features,
+            groups=config.norm_num_groups,
+            epsilon=config.norm_eps,
+            activation=act,
+            time_scale_shift=config.resnet_time_scale_shift,
+            use_linear_projection=config.use_linear_projection,
+            upcast_attention=config.upcast_attention,
+        )
+        layers = per_block("layers_per_block", config.layers_per_block, n)
+        down_specs, mid_spec, up_specs = _transformer_specs(config)
+
+        self.down_blocks = nnx.List(
+            [
+                DownBlock(
+                    channels[max(i - 1, 0)],
+                    channels[i],
+                    num_layers=layers[i],
+                    transformer=down_specs[i],
+                    downsample_padding=config.downsample_padding if i < n - 1 else None,
+                    blocks=blocks,
+                )
+                for i in range(n)
+            ]
+        )
+        self.mid_block = (
+            None
+            if config.mid_block_type is None
+            else MidBlock(
+                channels[-1],
+                transformer=mid_spec,
+                output_scale=config.mid_block_scale_factor,
+                blocks=blocks,
+            )
+        )
+        self.up_blocks = nnx.List(
+            [
+                UpBlock(
+                    channels[min(i + 1, n - 1)],
+                    channels[i],
+                    skip_channels=channels[max(i - 1, 0)],
+                    num_layers=layers[i] + 1,
+                    transformer=up_specs[n - 1 - i],
+                    upsample=i > 0,
+                    blocks=blocks,
+                )
+                for i in reversed(range(n))
+            ]
+        )
+        self.conv_norm_out = make.group_norm(
+            config.norm_num_groups, channels[0], epsilon=config.norm_eps
+        )
+        self.conv_out = make.conv(
+            channels[0], config.out_channels, kernel=config.conv_out_kernel
+        )
+
+    def __call__(
+        self,
+        sample: Float[Array, "h w c"],
+        timestep: Float[Array, ""] | float,
+        encoder_hidden_states: Float[Array, "l d"],
+    ) -> Float[Array, "h w k"]:
+        """Predicts noise, velocity or data, whichever the model was trained for.
+
+        Args:
+            sample: One noisy latent. Any size works; multiples of ``2 ** (blocks - 1)``
+                are what models are trained on.
+            timestep: Model time, 0 to 999 for Stable Diffusion; may be fractional.
+            encoder_hidden_states: Text vectors.
+
+        Returns:
+            The prediction, in the dtype of ``sample``.
+        """
+        config = self.config
+        embedding = sinusoidal_embedding(
+            timestep,
+            config.block_out_channels[0],
+            flip_sin_to_cos=config.flip_sin_to_cos,
+            freq_shift=config.freq_shift,
+        )
+        time = self.time_embedding(embedding.astype(self.dtype))
+        context = encoder_hidden_states.astype(self.dtype)
+        x = sample.astype(self.dtype)
+        if config.center_input_sample:
+            x = 2 * x - 1
+
+        x = self.conv_in(x)
+        skips = [x]
+        for down in self.down_blocks:
+            x, states = down(x, time, context)
+            skips += states
+        if self.mid_block is not None:
+            x = self.mid_block(x, time, context)
+        for up in self.up_blocks:
+            taken = len(up.resnets)
+            skips, own = skips[:-taken], skips[-taken:]
+            # An odd size was rounded up on the way down: return to the skip's size.
+            size = (skips[-1].shape[0], skips[-1].shape[1]) if skips else None
+            x = up(x, time, context, own, size)
+        x = self.conv_out(self.activation(self.conv_norm_out(x)))
+        return x.astype(sample.dtype)
+
+
+def _transformer_specs(
+    config: UNet2DConditionConfig,
+) -> tuple[
+    list[TransformerSpec | None], TransformerSpec | None, list[TransformerSpec | None]
+]:
+    """Returns what attention looks like in the down, mid and up blocks."""
+    n = len(config.block_out_channels)
+    heads = config.heads
+    context = per_block("cross_attention_dim", config.cross_attention_dim, n)
+    only_cross = per_block("only_cross_attention", config.only_cross_attention, n)
+    down_depth = per_block(
+        "transformer_layers_per_block", config.transformer_layers_per_block, n
+    )
+    up_depth = config.reverse_transformer_layers_per_block
+    up_depth = down_depth[::-1] if up_depth is None else up_depth
+    up_depth = per_block("reverse_transformer_layers_per_block", up_depth, n)
+
+    down = [
+        TransformerSpec(heads[i], down_depth[i], context[i], only_cross[i])
+        if config.down_block_types[i] == "CrossAttnDownBlock2D"
+        else None
+        for i in range(n)
+    ]
+    up = [
+        TransformerSpec(heads[-1 - i], up_depth[i], context[-1 - i], only_cross[-1 - i])
+        if config.up_block_types[i] == "CrossAttnUpBlock2D"
+        else None
+        for i in range(n)
+    ]
+    mid = None
+    if config.mid_block_type == "UNetMidBlock2DCrossAttn":
+        # The mid block has one layer: the first of the last block's values.
+        depth = down_depth[-1]
+        depth = depth[0] if isinstance(depth, tuple) else depth
+        mid = TransformerSpec(heads[-1], depth, context[-1])
+    return down, mid, up

@@ -1,0 +1,93 @@
+"""The model of a pipeline with its prompt as an argument, for batches of prompts.
+
+A denoiser has its prompt filled in. In a batch every sample has a prompt, a negative
+prompt and a guidance scale of its own, which are arrays with an axis of the batch, and
+what all samples share is a model ``(z, t, condition) -> f``.
+
+Guidance scales mean here what they mean to diffusers' pipelines: a scale of at most 1
+is no guidance, and the prompt counts. Models that were distilled with their guidance
+(SD-Turbo, LCM) are run with 0 there. The formula itself, :func:`jaxinv.guided`, gives
+the unconditional model at 0.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxinv.diffusion.denoiser import as_denoiser, conditioned, guided
+from jaxinv.diffusion.schedule import NoiseSchedule
+from jaxinv.models import UNet2DConditionModel
+
+
+class Condition(NamedTuple):
+    """What differs from sample to sample; with a leading axis, of a batch.
+
+    Attributes:
+        prompt: shape (l, d). What ``encode_prompt`` makes of the text.
+        negative_prompt: shape (l, d). Likewise.
+        guidance_scale: shape (). Weight of classifier-free guidance; at most 1 is none.
+    """
+
+    prompt: Float[Array, "l d"]
+    negative_prompt: Float[Array, "l d"]
+    guidance_scale: Float[Array, ""]
+
+
+def as_pipelines_do(condition: Condition) -> Condition:
+    """Return the condition for which the formula is what diffusers' pipelines compute.
+
+    Where the scale is at most 1, the result has the scale 1 and the prompt in place of
+    the negative prompt: both branches are then the conditional model, to the last bit.
+
+    Args:
+        condition: of one sample, or with leading axes.
+
+    Returns:
+        A condition for :func:`jaxinv.guided`. A scale that is NaN stays NaN.
+
+    Raises:
+        ValueError: if the vectors of the two prompts differ in shape.
+    """
+    prompt, negative_prompt, scale = condition
+    if jnp.shape(prompt) != jnp.shape(negative_prompt):
+        raise ValueError(
+            "the prompt and the negative prompt must have vectors of one shape, got "
+            f"{jnp.shape(prompt)} and {jnp.shape(negative_prompt)}"
+        )
+    scale = jnp.asarray(scale)
+    return Condition(
+        prompt,
+        jnp.where((scale > 1)[..., None, None], negative_prompt, prompt),
+        jnp.maximum(scale, 1),
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class PromptedModel:
+    """A UNet as ``(z, t, condition) -> f``.
+
+    Attributes:
+        unet: the network.
+        schedule: noise levels and prediction type (static).
+        guided: whether both branches of guidance are evaluated. If not, the negative
+            prompt and the scale have no effect (static). If so, a scale of at most 1 is
+            no guidance.
+    """
+
+    unet: UNet2DConditionModel
+    schedule: NoiseSchedule = dataclasses.field(metadata={"static": True})
+    guided: bool = dataclasses.field(metadata={"static": True})
+
+    def __call__(
+        self, z: Float[Array, "h w c"], t: Float[Array, ""], condition: Condition
+    ) -> Float[Array, "h w c"]:
+        """Evaluate the model for one sample."""
+        if self.guided:
+            model = guided(self.unet, *as_pipelines_do(condition))
+            return as_denoiser(model, self.schedule)(z, t)
+        alone = conditioned(self.unet, condition.prompt)
+        return as_denoiser(alone, self.schedule)(z, t)

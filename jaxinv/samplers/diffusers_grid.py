@@ -1,0 +1,202 @@
+r"""The noise levels that diffusers' schedulers visit, from their configurations.
+
+DDIMScheduler visits the grids of :func:`jaxinv.time_grid`. The multistep schedulers
+(DPM-Solver, DEIS, UniPC) differ:
+
+* they space N + 1 timesteps and drop the one nearest to the data;
+* the step to the data ends at ``tau = 0`` or at the smallest training level
+  (``final_sigmas_type``; DEIS has its own rule);
+* with Karras, exponential or Lu's levels, the network is given a *rounded* timestep
+  (or a truncated one), while the step uses the exact level;
+* with flow levels, t runs over another range than in FlowMatchEulerDiscreteScheduler;
+* with "trailing" and some N they take N + 1 steps, the last one at timestep -1.
+
+All of it is reproduced here, since an image can only be inverted on the levels on which
+it was made. Where diffusers computes in float32, so does this module, because a
+truncated timestep hangs on the last bit (:mod:`jaxinv.diffusion.diffusers_schedule`).
+Where that bit depends on the machine on which diffusers runs, nothing is returned.
+
+References:
+    diffusers 0.42, ``DPMSolverMultistepScheduler``, ``DEISMultistepScheduler``,
+    ``UniPCMultistepScheduler`` and ``FlowMatchEulerDiscreteScheduler``,
+    ``set_timesteps``.
+    Karras et al. 2022, arXiv:2206.00364, Eq. 5.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxinv.checks import checked
+from jaxinv.diffusion.diffusers_config import (
+    DDIM,
+    DEIS,
+    DPM,
+    FLOW_MATCH_EULER,
+    UNIPC,
+    naming_scheduler,
+    scheduler_options,
+)
+from jaxinv.diffusion.diffusers_levels import (
+    Request,
+    flow_levels,
+    flow_match_levels,
+    last_level,
+    level_rule,
+    spaced_levels,
+    training_sigmas,
+    training_timesteps,
+)
+from jaxinv.diffusion.diffusers_schedule import schedule_of_options
+from jaxinv.diffusion.grid import (
+    TimeGrid,
+    check_num_steps,
+    check_trailing,
+    make_grid,
+    warn_if_lossy,
+)
+from jaxinv.diffusion.prediction import check_digits
+from jaxinv.diffusion.schedule import NoiseSchedule
+
+SUPPORTED = (DDIM, DPM, DEIS, UNIPC, FLOW_MATCH_EULER)
+
+
+@checked
+def grid_from_diffusers(
+    config: Mapping[str, Any] | str | Path,
+    num_steps: int,
+    *,
+    sigmas: Sequence[float] | np.ndarray | None = None,
+    timesteps: Sequence[float] | np.ndarray | None = None,
+    mu: float | None = None,
+) -> TimeGrid:
+    """The grid on which a diffusers scheduler takes ``num_steps`` steps.
+
+    Args:
+        config: the parsed ``scheduler_config.json``, a scheduler's ``config``, the
+            file, or the folder that holds it. ``_class_name`` decides the rules.
+        num_steps: N, as ``set_timesteps`` is asked for it.
+        sigmas: as for :func:`jaxinv.sampler_from_diffusers`.
+        timesteps: as for :func:`jaxinv.sampler_from_diffusers`.
+        mu: as for :func:`jaxinv.sampler_from_diffusers`.
+
+    Returns:
+        The grid, ``N + 1`` levels (or as many as diffusers visits); ``model_time`` is
+        what diffusers gives the network.
+
+    Raises:
+        ValueError: for a scheduler or an option that is not supported, a number of
+            steps that the schedule does not have, or levels that coincide.
+        FileNotFoundError: if the file does not exist.
+
+    Warns:
+        LossyGridWarning: as :func:`jaxinv.time_grid`.
+
+    Example:
+        >>> import warnings
+        >>> config = {"_class_name": "DPMSolverMultistepScheduler",
+        ...           "use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}
+        >>> with warnings.catch_warnings(action="ignore"):
+        ...     grid_from_diffusers(config, 4).model_time
+        array([  0.,   0., 301., 775., 999.])
+    """
+    with naming_scheduler(config):
+        options = scheduler_options(config)
+        schedule = schedule_of_options(options, mu)
+        request = Request(num_steps, sigmas, timesteps, mu)
+        grid = make_diffusers_grid(options, schedule, request)
+    # Of the caller of a checked function.
+    warn_if_lossy(schedule, grid, stacklevel=4)
+    return grid
+
+
+def make_diffusers_grid(
+    options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
+) -> TimeGrid:
+    """:func:`grid_from_diffusers` of resolved options, without its warning."""
+    name = options["_class_name"]
+    if name not in SUPPORTED:
+        raise ValueError(
+            f"the time grid of the scheduler {name!r} is not supported; supported are "
+            f"{', '.join(SUPPORTED)}"
+        )
+    check_num_steps(schedule, request.num_steps)
+    _check_request(options, schedule, request)
+    if name == DDIM:
+        check_trailing(schedule, request.num_steps)
+        return make_grid(schedule, request.num_steps, schedule.timestep_spacing)
+    if name == FLOW_MATCH_EULER:
+        levels, times = flow_match_levels(options, schedule, request)
+    elif schedule.family == "flow":
+        levels, times = flow_levels(options, schedule, request)
+    elif rule := level_rule(options):
+        levels, times = spaced_levels(options, schedule, request.num_steps, rule)
+    else:
+        times = training_timesteps(options, schedule, request)
+        levels = training_sigmas(schedule)[np.maximum(times, 0).astype(int)]
+    # The levels of a scheduler are kept in float32.
+    levels = levels.astype(np.float32).astype(np.float64)
+    if np.any(np.diff(levels) >= 0):
+        raise ValueError(
+            f"with {request.num_steps} steps two of the scheduler's noise levels "
+            "coincide (or are out of order); use fewer steps"
+        )
+    levels, times = levels[::-1], times[::-1].astype(np.float64)
+    end = last_level(options, schedule, levels)
+    tau = np.append(end, levels)
+    check_digits(schedule, tau)
+    return TimeGrid(
+        tau,
+        schedule.scale(tau),
+        np.append(schedule.model_time(np.asarray(end)), times),
+        schedule.init_noise_scale,
+        schedule.family,
+    )
+
+
+def _check_request(
+    options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
+) -> None:
+    """Raise ValueError for what this class's ``set_timesteps`` does not take."""
+    name, flow = options["_class_name"], schedule.family == "flow"
+    dynamic = bool(options.get("use_dynamic_shifting"))
+    plain = name == DPM and not flow and not level_rule(options)
+    taken = {
+        "sigmas": name == FLOW_MATCH_EULER or (name == UNIPC and flow),
+        "timesteps": name == FLOW_MATCH_EULER or plain,
+        "mu": name in (FLOW_MATCH_EULER, UNIPC),
+    }
+    if name in (DPM, DEIS) and dynamic:
+        raise ValueError(
+            f"use_dynamic_shifting is not supported for {name}: it does not take mu"
+        )
+    if name == UNIPC and dynamic and not flow:
+        raise ValueError(
+            f"use_dynamic_shifting of {name} does not take effect without flow levels: "
+            "it is supported with use_flow_sigmas only"
+        )
+    for key, is_taken in taken.items():
+        value = getattr(request, key)
+        if value is None:
+            continue
+        if not is_taken:
+            raise ValueError(
+                f"{name} with these options does not take {key}; it takes "
+                f"{', '.join(k for k, yes in taken.items() if yes) or 'num_steps only'}"
+            )
+        if key == "mu":
+            continue
+        values = np.asarray(value, np.float64)
+        last = schedule.num_train_timesteps - (0 if flow else 1)
+        high = 1 if key == "sigmas" else last
+        inside = np.all((values >= 0) & (values <= high) & ((values > 0) | (not flow)))
+        if values.shape != (request.num_steps,) or not (
+            inside and np.all(np.diff(values) < 0)
+        ):
+            raise ValueError(
+                f"expected {key} to be {request.num_steps} decreasing values, from at "
+                f"most {high} to {'above' if flow else 'at least'} 0, got "
+                f"{np.array2string(values, threshold=6)}"
+            )

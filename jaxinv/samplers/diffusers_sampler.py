@@ -1,0 +1,353 @@
+r"""A diffusers scheduler as a table, from its configuration.
+
+An image that a diffusers pipeline made is inverted on the table of the scheduler that
+made it: same levels, same timesteps for the network, same coefficients, with every
+peculiarity (lowered orders, second-order "3M", steps that end at ``tau = 0``).
+
+One of them concerns networks that do not predict noise. With Karras or exponential
+levels the network is given an integer timestep next to the level, and diffusers turns
+its prediction into noise at the *level*, while a denoiser of this library
+(:func:`jaxinv.as_denoiser`), which sees the timestep only, does so at the timestep's
+own level ``tau'``. Both are linear in the same prediction, so the noise that diffusers
+uses is ``u f + w y`` with known u and w, and the table takes that in.
+
+References:
+    diffusers 0.42, ``src/diffusers/schedulers``.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxinv.checks import checked
+from jaxinv.diffusion.diffusers_config import (
+    DDIM,
+    DEIS,
+    DPM,
+    FLOW_MATCH_EULER,
+    UNIPC,
+    naming_scheduler,
+    read_scheduler_config,
+    scheduler_class,
+    scheduler_options,
+)
+from jaxinv.diffusion.diffusers_levels import Request
+from jaxinv.diffusion.diffusers_schedule import schedule_of_options
+from jaxinv.diffusion.grid import TimeGrid, warn_if_lossy
+from jaxinv.diffusion.prediction import levels_seen, prediction_weights
+from jaxinv.diffusion.schedule import NoiseSchedule
+from jaxinv.files.json_fields import shown
+from jaxinv.samplers.adams import deis
+from jaxinv.samplers.diffusers_grid import SUPPORTED, make_diffusers_grid
+from jaxinv.samplers.dpm_solver import PUBLISHED_CURVATURE
+from jaxinv.samplers.exponential import (
+    SecondOrder,
+    exponential_rows,
+    lowered_last,
+    multistep_orders,
+)
+from jaxinv.samplers.multistep import ddim_diffusers, euler
+from jaxinv.samplers.table import LinearMultistep, from_rows
+from jaxinv.samplers.unipc import unip
+
+# Options that change the method into something that is no table, or another grid.
+_REFUSED = {
+    "thresholding": "a sample's own quantiles decide the step",
+    "use_beta_sigmas": "this spacing is not supported",
+    "invert_sigmas": "this grid is not supported",
+    "stochastic_sampling": "the sampler is not deterministic",
+    "solver_p": "another solver takes the steps",
+}
+
+
+@checked
+def sampler_from_diffusers(
+    config: Mapping[str, Any] | str | Path,
+    num_steps: int,
+    *,
+    sigmas: Sequence[float] | np.ndarray | None = None,
+    timesteps: Sequence[float] | np.ndarray | None = None,
+    mu: float | None = None,
+) -> LinearMultistep:
+    """The sampler that a diffusers ``scheduler_config.json`` describes.
+
+    Supported: DDIMScheduler; DPMSolverMultistepScheduler (dpmsolver++ and dpmsolver,
+    orders 1 to 3, midpoint and heun); DEISMultistepScheduler (orders 1 to 3);
+    UniPCMultistepScheduler without its corrector (orders 1 to 3, bh1 and bh2);
+    FlowMatchEulerDiscreteScheduler. All timestep spacings, Karras, exponential, Lu's
+    and flow levels, dynamic shifts.
+
+    The keyword arguments are those of the class's ``set_timesteps``, and an image needs
+    those that *its pipeline* passed. Pipelines of Stable Diffusion pass none: the
+    configuration alone decides. Pipelines of flow models pass levels of their own, so
+    that the configuration alone describes another sampler: FLUX's pass
+    ``sigmas=np.linspace(1, 1 / N, N)`` (FLUX.1-schnell in 4 steps visits 1, 0.75, 0.5,
+    0.25, 0, where the scheduler alone visits 1, 0.667, 0.334, 0.001, 0), and, for the
+    checkpoints with ``use_dynamic_shifting``, ``mu`` of the image's size. Look at the
+    pipeline's call of ``retrieve_timesteps``.
+
+    Args:
+        config: the parsed JSON, a scheduler's ``config``, the file, or the folder that
+            holds it; read as ``from_config`` of the class in ``_class_name`` reads it.
+            To invert what another scheduler class made with these options, change
+            ``_class_name``.
+        num_steps: N, as ``set_timesteps`` is asked for it. The table has as many steps
+            as diffusers takes, which for some N in the spacing "trailing" are N + 1.
+        sigmas: N decreasing noise levels in (0, 1], before any shift
+            (FlowMatchEulerDiscreteScheduler; UniPC with flow levels).
+        timesteps: N decreasing timesteps (DPMSolverMultistepScheduler without spaced
+            levels; FlowMatchEulerDiscreteScheduler, also with ``sigmas``).
+        mu: the shift of this image's size, for ``use_dynamic_shifting``
+            (FlowMatchEulerDiscreteScheduler; UniPC with flow levels); ignored without
+            it, as in diffusers.
+
+    Returns:
+        The table, on :func:`jaxinv.grid_from_diffusers` of the same arguments. Use it
+        with denoisers of the schedule :func:`jaxinv.schedule_from_diffusers` reads.
+
+    Raises:
+        ValueError: for anything that is not supported, naming what is; for arguments
+            that the class does not take; and, unless JAX computes in float64
+            (``jax_enable_x64``), for a table that would lose digits in float32: a step
+            from almost pure noise, far down, with a network that predicts v or data
+            (cosine betas on "linspace" or "trailing" timesteps).
+        FileNotFoundError: if the file does not exist.
+
+    Warns:
+        LossyGridWarning: as :func:`jaxinv.time_grid`.
+
+    Example:
+        >>> import warnings
+        >>> config = {"_class_name": "DPMSolverMultistepScheduler",
+        ...           "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        ...           "beta_end": 0.012, "use_karras_sigmas": True}
+        >>> with warnings.catch_warnings(action="ignore"):
+        ...     sampler_from_diffusers(config, 20).name
+        'dpmsolver++2M'
+    """
+    with naming_scheduler(config):
+        config = read_scheduler_config(config)
+        name = scheduler_class(config)
+        if name not in SUPPORTED:
+            raise ValueError(
+                f"the scheduler {shown(name)} is not supported; supported are "
+                f"{', '.join(SUPPORTED)}. For any schedule, schedule_from_diffusers "
+                "and a sampler of this library (dpmpp_2m, ipndm, ...) can be used, but "
+                "not to invert what that scheduler made"
+            )
+        options = scheduler_options(config)
+        schedule = schedule_of_options(options, mu)
+        request = Request(num_steps, sigmas, timesteps, mu)
+        table, grid = table_from_options(options, schedule, request)
+    # Of the caller of a checked function.
+    warn_if_lossy(schedule, grid, stacklevel=4)
+    return table
+
+
+def table_from_options(
+    options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
+) -> tuple[LinearMultistep, TimeGrid]:
+    """:func:`sampler_from_diffusers` of resolved options, without its warning.
+
+    Args:
+        options: from :func:`jaxinv.diffusion.diffusers_config.scheduler_options`.
+        schedule: the schedule; it need not be that of the options.
+        request: what a pipeline passes.
+
+    Returns:
+        The table and its grid.
+    """
+    _refuse_options(options, schedule)
+    name = options["_class_name"]
+    grid = make_diffusers_grid(options, schedule, request)
+    if name == FLOW_MATCH_EULER:
+        return euler(grid), grid
+    if name == DDIM:
+        table = ddim_diffusers(schedule, request.num_steps)
+    else:
+        table = {DPM: _dpm_solver, DEIS: _deis, UNIPC: _unip}[name](options, grid)
+        table = _converting_at_the_level(table, schedule, grid)
+    return table, grid
+
+
+def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+    algorithm = _choice(
+        config,
+        "algorithm_type",
+        {"dpmsolver++": "dpmsolver++", "dpmsolver": "dpmsolver", "deis": "dpmsolver++"},
+    )
+    if config["algorithm_type"] != "dpmsolver++" and grid.tau[0] == 0:
+        raise ValueError(
+            f"algorithm_type {config['algorithm_type']!r} cannot end at zero, in "
+            'diffusers neither: set final_sigmas_type to "sigma_min"'
+        )
+    second_order: SecondOrder = _choice(
+        config,
+        "solver_type",
+        {
+            "midpoint": "midpoint",
+            "heun": "exact",
+            "logrho": "midpoint",
+            "bh1": "midpoint",
+            "bh2": "midpoint",
+        },
+    )
+    order = _order(config)
+    last = lowered_last(
+        grid,
+        few=config["lower_order_final"],
+        always=config["euler_at_final"],
+    )
+    last_order = 1 if last else min(order, grid.num_steps)
+    heun = second_order == "exact" and last_order == 2
+    _refuse_nan(grid, at_zero=False, standing=heun or last_order == 3)
+    a, b = exponential_rows(
+        grid,
+        multistep_orders(grid, order, last=last),
+        prediction="data" if algorithm == "dpmsolver++" else "noise",
+        second_order=second_order,
+        curvature=PUBLISHED_CURVATURE,
+    )
+    return from_rows(grid, a, b, name=f"{algorithm}{order}M", order=min(order, 2))
+
+
+def _deis(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+    _choice(config, "algorithm_type", dict.fromkeys(("deis", *_DPM_TYPES), "deis"))
+    _choice(config, "solver_type", dict.fromkeys(("logrho", *_SOLVER_TYPES), "logrho"))
+    return deis(grid, _order(config), lower_order_final=config["lower_order_final"])
+
+
+def _unip(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+    # The corrector of step index s works at the start of step s + 1: none is needed
+    # after the last step.
+    disabled = set(config["disable_corrector"])
+    if missing := [s for s in range(grid.num_steps - 1) if s not in disabled]:
+        raise ValueError(
+            "UniPC's corrector changes the state after the network has seen it, which "
+            "is no linear multistep method: only the predictor is supported. Set "
+            f"disable_corrector to list(range({grid.num_steps - 1})), in diffusers as "
+            f"well; it is enabled for step {missing[0]}"
+        )
+    variant = _choice(
+        config,
+        "solver_type",
+        {"bh2": "bh2", "bh1": "bh1"} | dict.fromkeys(_SOLVER_TYPES[:3], "bh2"),
+    )
+    order, data = _order(config), bool(config["predict_x0"])
+    last_order = 1 if config["lower_order_final"] else min(order, grid.num_steps)
+    at_zero = last_order > 1 or variant == "bh1" or not data
+    _refuse_nan(grid, at_zero=at_zero, standing=last_order == 3)
+    return unip(
+        grid,
+        order,
+        variant=variant,
+        prediction="data" if data else "noise",
+        lower_order_final=config["lower_order_final"],
+    )
+
+
+def _refuse_nan(grid: TimeGrid, *, at_zero: bool, standing: bool) -> None:
+    """Raise ValueError where diffusers' last step divides zero by zero.
+
+    Args:
+        grid: the grid.
+        at_zero: whether it does so if the step ends at ``tau = 0``.
+        standing: whether it does so if the step goes nowhere.
+    """
+    where = "ends at zero" if grid.tau[0] == 0 else "goes nowhere"
+    if (grid.tau[0] == 0 and at_zero) or (grid.tau[0] == grid.tau[1] and standing):
+        raise ValueError(
+            f"diffusers returns NaN with these options: its last step {where}, which "
+            "its formula of this order does not allow"
+        )
+
+
+# Names of other schedulers' options that a diffusers class takes for its own.
+_DPM_TYPES = ("dpmsolver", "dpmsolver++")
+_SOLVER_TYPES = ("midpoint", "heun", "logrho", "bh1", "bh2")
+
+
+def _choice(config: Mapping[str, Any], key: str, known: Mapping[str, Any]) -> Any:
+    """The meaning of an option."""
+    value = config[key]
+    if value not in known:
+        raise ValueError(
+            f"{key} {shown(value)} is not supported; supported are {', '.join(known)}"
+        )
+    return known[value]
+
+
+def _order(config: Mapping[str, Any]) -> int:
+    order = config["solver_order"]
+    if order not in (1, 2, 3):
+        raise ValueError(f"solver_order must be 1, 2 or 3, got {order!r}")
+    return order
+
+
+def _refuse_options(options: Mapping[str, Any], schedule: NoiseSchedule) -> None:
+    """Raise ValueError for options under which the scheduler is not such a table."""
+    name, flow = options["_class_name"], schedule.family == "flow"
+    if options.get("clip_sample"):
+        raise ValueError(
+            "clip_sample (True by default in DDIMScheduler) clips every data "
+            "prediction, which is no linear multistep method: only clip_sample=False "
+            "is supported"
+        )
+    for key, reason in _REFUSED.items():
+        if options.get(key):
+            raise ValueError(f"{key}={shown(options[key])} is not supported: {reason}")
+    variance = str(options.get("variance_type"))
+    if variance.startswith("learned"):
+        raise ValueError(
+            f"variance_type={variance!r} is not supported: the network predicts a "
+            "variance as well"
+        )
+    spacings = [key for key in _SPACINGS if options.get(key)]
+    if len(set(spacings) - {"use_lu_lambdas"}) > 1:
+        raise ValueError(f"only one of {', '.join(spacings)} can be used")
+    if spacings and flow and name != FLOW_MATCH_EULER:
+        raise ValueError(f"{spacings[0]} is not supported for flow matching")
+    if "final_sigmas_type" in options:
+        _choice(options, "final_sigmas_type", {"zero": 0, "sigma_min": 0})
+        if flow and name == DPM and options["final_sigmas_type"] == "sigma_min":
+            raise ValueError(
+                'final_sigmas_type "sigma_min" ends a flow at a level of the VP '
+                "schedule in DPMSolverMultistepScheduler: not supported"
+            )
+    noise = options.get("algorithm_type") == "dpmsolver" and name == DPM
+    if flow and (noise or not options.get("predict_x0", True)):
+        raise ValueError(
+            "a flow is sampled by its data prediction only (algorithm_type "
+            '"dpmsolver++", predict_x0=True), in diffusers neither'
+        )
+
+
+_SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas")
+
+
+def _converting_at_the_level(
+    table: LinearMultistep, schedule: NoiseSchedule, grid: TimeGrid
+) -> LinearMultistep:
+    """The table for f as converted at the level of the (rounded) model time.
+
+    The prediction eliminated from f at the level and f at the model time's own level,
+    both ``p prediction + q y``, gives the noise at the level, ``u f + w y``.
+    """
+    if schedule.prediction_type not in ("v_prediction", "sample"):
+        return table
+    seen = levels_seen(schedule, grid.model_time)
+    p, q = prediction_weights(schedule, grid.tau, grid.scale)
+    p_seen, q_seen = prediction_weights(schedule, seen, grid.scale)
+    u = p / p_seen
+    with np.errstate(invalid="ignore"):
+        w = q - u * q_seen
+    n, k = table.a.shape
+    a, b = np.array(table.a), np.array(table.b)
+    for i in range(1, n + 1):
+        window = slice(i, min(i + k, n + 1))
+        used = window.stop - i
+        a[i - 1, :used] += b[i - 1, :used] * w[window]
+        b[i - 1, :used] *= u[window]
+    return from_rows(grid, a, b, name=table.name, order=table.order)

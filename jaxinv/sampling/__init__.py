@@ -1,0 +1,1 @@
+"""Sampling with a table, in floating point and without loss."""

@@ -1,0 +1,293 @@
+r"""Sampling and inverting bidirectional tables in numbers that lose nothing.
+
+What stands between :func:`jaxinv.sample` and :func:`jaxinv.invert` with an
+``arithmetic`` and the loop that both run (:mod:`jaxinv.sampling.lossless_rows`): one
+compiled function, with the direction as an argument, and its gradient in the direction
+of sampling, which reconstructs the states instead of storing them.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxinv.callables import check_denoiser
+from jaxinv.derivatives import first_order_only
+from jaxinv.samplers.edict import Edict, rows_of_edict
+from jaxinv.samplers.table import LinearMultistep
+from jaxinv.sampling.lossless_numbers import COMPENSATED, Words
+from jaxinv.sampling.lossless_numbers import Arithmetic as Numbers
+from jaxinv.sampling.lossless_rows import (
+    UnitRows,
+    concrete,
+    integers,
+    pull_back,
+    unit_rows,
+    walk,
+)
+from jaxinv.sampling.state import SamplerState
+from jaxinv.sampling.steps import Rows
+
+Arithmetic = Literal["float", "compensated", "bits"]
+ARITHMETICS: tuple[str, ...] = get_args(Arithmetic)
+
+
+def check_arithmetic(arithmetic: str) -> None:
+    """Raise ValueError unless there is such an arithmetic."""
+    if arithmetic not in ARITHMETICS:
+        raise ValueError(
+            f"unknown arithmetic {arithmetic!r}; expected one of "
+            f"{', '.join(ARITHMETICS)}"
+        )
+
+
+def exact_table(sampler: LinearMultistep | Edict, arithmetic: str) -> LinearMultistep:
+    """The table that is run in numbers that lose nothing.
+
+    Args:
+        sampler: a bidirectional sampler.
+        arithmetic: ``"compensated"`` or ``"bits"``.
+
+    Returns:
+        The sampler itself; of EDICT, its rows.
+
+    Raises:
+        ValueError: for a sampler that is not bidirectional, or EDICT with coefficients
+            that are not known yet.
+    """
+    if isinstance(sampler, Edict):
+        return rows_of_edict(jax.tree.map(concrete, sampler))
+    if not sampler.bidirectional:
+        raise ValueError(
+            f"arithmetic={arithmetic!r} is for bidirectional samplers such as o_belm, "
+            f"bdia and edict; {sampler.name!r} has arithmetic='float' only"
+        )
+    return sampler
+
+
+def numbers(arithmetic: str, sampler: LinearMultistep) -> Numbers:
+    """How the states of a table are held."""
+    return COMPENSATED if arithmetic == "compensated" else integers(sampler)
+
+
+def sample_exactly(
+    sampler: LinearMultistep,
+    arrays: list[Any],
+    rebuild: Any,
+    start: Array | SamplerState,
+    arithmetic: Arithmetic,
+) -> SamplerState:
+    """Sample from noise, or from a state at the noise end.
+
+    Args:
+        sampler: a bidirectional table.
+        arrays: those of the denoiser.
+        rebuild: makes the denoiser from them; see
+            :func:`jaxinv.callables.split_callable`.
+        start: the noise, or the state.
+        arithmetic: ``"compensated"`` or ``"bits"``.
+
+    Returns:
+        The state at the data end; all NaN if a value did not fit.
+    """
+    if not isinstance(start, SamplerState):
+        values = _start_up(sampler, arrays, rebuild, start)
+        start = SamplerState(values, sampler.name, sampler.num_steps, "noise")
+    return _run(sampler, arrays, rebuild, start, arithmetic)[0]
+
+
+def invert_exactly(
+    sampler: LinearMultistep,
+    arrays: list[Any],
+    rebuild: Any,
+    state: SamplerState,
+    arithmetic: Arithmetic,
+) -> tuple[SamplerState, Bool[Array, ""]]:
+    """Undo :func:`sample_exactly`, from a state at the data end.
+
+    Returns:
+        The state at the noise end, and whether all values fitted.
+    """
+    return _run(sampler, arrays, rebuild, state, arithmetic)
+
+
+def _run(
+    sampler: LinearMultistep,
+    arrays: list[Any],
+    rebuild: Any,
+    state: SamplerState,
+    arithmetic: Arithmetic,
+) -> tuple[SamplerState, Bool[Array, ""]]:
+    """From one end of the table to the other."""
+    held = numbers(arithmetic, sampler)
+    down = state.end == "noise"
+    dtype = state.values.dtype
+    k = sampler.history
+    rows = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), unit_rows(sampler))
+    near = slice(-k, None) if down else slice(0, k)
+    values = state.values / _column(rows.to_x[near], state.values)
+    words = _encode(jax.lax.stop_gradient(values), held)
+    if state.words is not None and state.arithmetic == arithmetic:
+        # The values are what a state is: where they are no longer those of the words
+        # (a state can be changed, or mixed with another), the words are made anew.
+        known = _decode(state.words, held, dtype)
+        same = known * _column(rows.to_x[near], known) == state.values
+        words = (
+            jnp.where(same, state.words[0], words[0]),
+            jnp.where(same, state.words[1], words[1]),
+        )
+    # A denoiser may be a function that closes over what is differentiated.
+    x, t = state.values[0], rows.model_time[0]
+    converted, hidden = jax.closure_convert(
+        lambda x, t, *arrays: rebuild(list(arrays))(x, t).astype(x.dtype),
+        x,
+        t,
+        *arrays,
+    )
+    # Without such, the program is selected by what does not change from call to call.
+    call = _Converted(converted) if hidden else _Rebuilt(rebuild)
+    run = _sample if down else _undo
+    values, words, ok = run(call, held, [*arrays, *hidden], rows, words, values)
+    far = slice(0, k) if down else slice(-k, None)
+    values = values * _column(rows.to_x[far], values)
+    values = jnp.where(ok, values, jnp.nan)
+    end: Literal["data", "noise"] = "data" if down else "noise"
+    return SamplerState(
+        values,
+        sampler.name,
+        sampler.num_steps,
+        end,
+        words=words,
+        arithmetic=arithmetic,
+    ), ok
+
+
+class _Rebuilt:
+    """The model of a denoiser in parts; equal for equal parts."""
+
+    def __init__(self, rebuild: Any) -> None:
+        self.rebuild = rebuild
+
+    def __call__(self, arrays: list[Any], x: Array, t: Array) -> Array:
+        return self.rebuild(arrays)(x, t).astype(x.dtype)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Rebuilt) and self.rebuild == other.rebuild
+
+    def __hash__(self) -> int:
+        return hash(self.rebuild)
+
+
+class _Converted:
+    """The model of a denoiser that closes over traced values, made arguments."""
+
+    def __init__(self, function: Callable[..., Array]) -> None:
+        self.function = function
+
+    def __call__(self, arrays: list[Any], x: Array, t: Array) -> Array:
+        return self.function(x, t, *arrays)
+
+
+@jax.jit(static_argnames=("call", "held"))
+def _walk(
+    call: Any,
+    held: Numbers,
+    arrays: list[Any],
+    rows: UnitRows,
+    words: Words,
+    down: Array,
+) -> tuple[Words, Bool[Array, ""]]:
+    """The one program for both directions."""
+    like = jnp.zeros(words[0].shape[1:], jnp.asarray(rows.to_x).dtype)
+    check_denoiser(lambda x, t: call(arrays, x, t), like)
+    return walk(rows, lambda i, u: _model(call, rows, arrays, i, u), words, down, held)
+
+
+def _model(call: Any, rows: UnitRows, arrays: list[Any], i: Array, u: Array) -> Array:
+    return call(arrays, jnp.asarray(rows.to_x)[i] * u, jnp.asarray(rows.model_time)[i])
+
+
+def _undo(
+    call: Any,
+    held: Numbers,
+    arrays: list[Any],
+    rows: UnitRows,
+    words: Words,
+    values: Array,
+) -> tuple[Array, Words, Bool[Array, ""]]:
+    words, ok = _walk(call, held, arrays, rows, words, jnp.asarray(False))
+    return _decode(words, held, values.dtype), words, ok
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _sample(
+    call: Any,
+    held: Numbers,
+    arrays: list[Any],
+    rows: UnitRows,
+    words: Words,
+    values: Float[Array, "k *shape"],
+) -> tuple[Float[Array, "k *shape"], Words, Bool[Array, ""]]:
+    words, ok = _walk(call, held, arrays, rows, words, jnp.asarray(True))
+    return _decode(words, held, values.dtype), words, ok
+
+
+def _sample_forward(
+    call: Any, held: Numbers, arrays: Any, rows: Any, words: Any, values: Any
+) -> tuple[Any, Any]:
+    outcome: Any = _sample(call, held, arrays, rows, words, values)
+    return outcome, (arrays, rows, outcome[1], outcome[2])
+
+
+def _sample_backward(
+    call: Any, held: Numbers, saved: Any, cotangents: Any
+) -> tuple[Any, None, None, Array]:
+    (arrays, rows, words, ok), cotangents = first_order_only(
+        (saved, cotangents), "jaxinv.sample with an arithmetic"
+    )
+    is_float = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in arrays]
+    floats = [jnp.asarray(x) for x, f in zip(arrays, is_float, strict=True) if f]
+    others = [x for x, f in zip(arrays, is_float, strict=True) if not f]
+
+    def model(floats: list[Array], i: Array, u: Array) -> Array:
+        sources = {True: iter(floats), False: iter(others)}
+        return _model(call, rows, [next(sources[f]) for f in is_float], i, u)
+
+    of_floats, of_values = pull_back(rows, model, floats, words, cotangents[0], held)
+    found = iter(jax.tree.map(lambda g: jnp.where(ok, g, jnp.nan), of_floats))
+    of_arrays = [next(found) if f else None for f in is_float]
+    return of_arrays, None, None, jnp.where(ok, of_values, jnp.nan)
+
+
+_sample.defvjp(_sample_forward, _sample_backward)
+
+
+@jax.jit(static_argnames="held")
+def _encode(values: Array, held: Numbers) -> Words:
+    return held.encode(values)
+
+
+@jax.jit(static_argnames=("held", "dtype"))
+def _decode(words: Words, held: Numbers, dtype: Any) -> Array:
+    return held.decode(words, dtype)
+
+
+@jax.jit(static_argnames="rebuild")
+def _start_up(
+    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, noise: Array
+) -> Float[Array, "k *shape"]:
+    """The states x at the noise end that a start from one array leads to."""
+    denoise = rebuild(arrays)
+    check_denoiser(denoise, noise)
+    steps = Rows(sampler, denoise, noise.dtype)
+    window = steps.begin(noise)
+    for i in range(steps.num_steps, steps.top, -1):
+        window = steps.down(jnp.asarray(i), window)
+    return steps.values(window, steps.top)
+
+
+def _column(numbers: Array, like: Array) -> Array:
+    return numbers.reshape((-1,) + (1,) * (like.ndim - 1))

@@ -1,0 +1,1 @@
+"""Many samples: batches, lanes, streams, devices, hosts and jobs."""

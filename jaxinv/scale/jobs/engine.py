@@ -1,0 +1,129 @@
+"""The engine of a job: continuous batching from pixels to noise.
+
+Images go through stations (:mod:`jaxinv.scale.stations`): decoder inversion, then the
+stages of the sampler's inverse. Each has lanes of its own on all devices of this
+process, and an image moves on as soon as it is done, whatever the others need.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxinv.checks import checked
+from jaxinv.inversion.strategies import make_plan
+from jaxinv.mesh import make_mesh, place_model
+from jaxinv.pipeline.conditions import Condition
+from jaxinv.pipeline.latent_diffusion import ImageInversion, LatentDiffusion
+from jaxinv.pipeline.latents import decode, encode
+from jaxinv.samplers.table import LinearMultistep
+from jaxinv.sampling.sample import Sampler
+from jaxinv.scale.decoder_lanes import decoder_machine
+from jaxinv.scale.jobs.interface import Answer, Engine, Request
+from jaxinv.scale.jobs.one_by_one import answer
+from jaxinv.scale.lanes import Lanes
+from jaxinv.scale.stations import Onward, Station, flow
+from jaxinv.scale.stream import Sample, inversion_stations
+
+#: Text vectors that are kept, of the prompts seen last: a megabyte or less each.
+KEPT_PROMPTS = 256
+
+
+@checked
+def continuous(
+    pipe: LatentDiffusion,
+    sampler: Sampler,
+    *,
+    strategy: str = "auto",
+    decoder: str = "anderson",
+    guided: bool = True,
+    lanes: int = 8,
+    iterations: int = 4,
+    mesh: Mesh | None = None,
+) -> Engine:
+    """Makes an engine that inverts many images at a time.
+
+    Args:
+        pipe: The model; its parameters stay where they are if they are on the mesh.
+        sampler: The sampler.
+        strategy: As of :func:`jaxinv.invert`.
+        decoder: Name of a decoder inversion.
+        guided: Whether any image has a guidance scale above 1; at most 1 is none.
+        lanes: Images at a time at each station, on the whole mesh.
+        iterations: After how many iterations to look for lanes that are free.
+        mesh: Devices of this process; one of all its devices if None.
+
+    Returns:
+        The engine.
+
+    Raises:
+        ValueError: For what cannot be combined, before anything is compiled.
+    """
+    mesh = make_mesh(devices=jax.local_devices()) if mesh is None else mesh
+    machine, networks = decoder_machine(
+        jax.tree_util.Partial(encode, pipe.vae),
+        jax.tree_util.Partial(decode, pipe.vae),
+        decoder,
+    )
+    networks = place_model(networks[0], mesh), place_model(networks[1], mesh)
+    stations = inversion_stations(
+        sampler,
+        pipe.conditional_denoiser(guided=guided),
+        first=1,
+        lanes=lanes,
+        iterations=iterations,
+        mesh=mesh,
+        strategy=strategy,  # type: ignore[arg-type]
+        schedule=pipe.schedule,
+    )
+    stages = _stage_names(sampler, strategy, pipe)
+
+    def decoder_lanes() -> Lanes:
+        return Lanes(machine, networks, lanes=lanes, iterations=iterations, mesh=mesh)
+
+    decoder_lanes()  # raises for what cannot be
+
+    @functools.lru_cache(KEPT_PROMPTS)
+    def text(prompt: str) -> Any:
+        return np.asarray(pipe.encode_prompt(prompt))
+
+    def entering(
+        requests: Iterable[Request], conditions: dict[int, Condition]
+    ) -> Iterator[tuple[int, Onward]]:
+        for request in requests:
+            conditions[request.index] = Condition(
+                text(request.prompt),
+                text(request.negative_prompt),
+                np.float32(request.guidance),  # type: ignore[arg-type]
+            )
+            yield request.index, Onward(0, request.pixels)
+
+    def engine(requests: Iterable[Request]) -> Iterator[Answer]:
+        conditions: dict[int, Condition] = {}
+        decoded: dict[int, Any] = {}
+
+        def to_sampler(key: Any, item: Any, found: Any) -> Onward:
+            decoded[key] = found
+            return Onward(1, Sample(found.latent, conditions.pop(key)))
+
+        first = Station(decoder_lanes, to_sampler)
+        for key, (result, ran) in flow(
+            [first, *stations], entering(requests, conditions)
+        ):
+            found = ImageInversion(decoded.pop(key), result)
+            yield answer(key, found, stages[:ran], decoder)
+
+    return engine
+
+
+def _stage_names(
+    sampler: Sampler, strategy: str, pipe: LatentDiffusion
+) -> tuple[str, ...]:
+    """What the stages of a strategy are called in certificates."""
+    if not isinstance(sampler, LinearMultistep):
+        return ("explicit",)
+    plan = make_plan(sampler, strategy, None, pipe.schedule)
+    return tuple(type(stage).__name__.lower() for stage in plan)

@@ -1,0 +1,233 @@
+"""A job: every image of a manifest gets exactly one result, whatever happens.
+
+An image has a result when a record of it is on the disk, and a start does those that
+have none. Nothing else is remembered, so it does not matter how an earlier start ended.
+A picture that has changed since then is a new image
+(:mod:`jaxinv.scale.jobs.pictures`). Several processes take ranges of rows that share no
+file.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+
+from jaxinv.checks import checked
+from jaxinv.files.image_reading import MAX_PIXELS
+from jaxinv.scale.jobs import array, records
+from jaxinv.scale.jobs.detect import Detector
+from jaxinv.scale.jobs.folder import (
+    Folder,
+    check,
+    claim,
+    prepare,
+    remove_temporaries,
+    wait_until_prepared,
+)
+from jaxinv.scale.jobs.interface import Engine
+from jaxinv.scale.jobs.manifest import Manifest
+from jaxinv.scale.jobs.merge import count_states, merge, merged
+from jaxinv.scale.jobs.pictures import find_changes
+from jaxinv.scale.jobs.reading import read_rows
+from jaxinv.scale.jobs.recorder import Counts, Recorder
+from jaxinv.scale.jobs.settings import describe_job
+from jaxinv.scale.jobs.status import Status
+from jaxinv.scale.jobs.work import work
+
+
+@checked
+def run_job(
+    manifest: Manifest,
+    out: Path,
+    engine: Engine,
+    *,
+    settings: Mapping[str, Any],
+    image_size: tuple[int, int],
+    row_shape: tuple[int, ...],
+    model: str = "the model",
+    resize: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    keep_noise: bool = True,
+    detector: Detector | None = None,
+    chunk_rows: int = 64,
+    commit_every: int = 64,
+    commit_seconds: float = 30.0,
+    max_failures: int | None = None,
+    retry_failures: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+    wait_seconds: float = 600.0,
+    on_progress: Callable[[Counts], None] = lambda counts: None,
+    on_note: Callable[[str], None] = warnings.warn,
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Inverts all images of a manifest that have no result yet.
+
+    An image has a result for the picture as it was. Where the content of its file is
+    another now, it is inverted again; where there is no file any more, the result is
+    kept. This is found out by reading the files of all images that are done.
+
+    It can be stopped at any moment and in any way, and started again. An exception, a
+    KeyboardInterrupt too, leaves everything that was answered on the disk.
+
+    Args:
+        manifest: The images; see :func:`jaxinv.scale.jobs.read_manifest`.
+        out: Folder of the results: new, empty, or of the same job.
+        engine: Inverts; see :mod:`jaxinv.scale.jobs.interface`.
+        settings: Everything that changes results and is not in the manifest: model,
+            sampler, steps, ... What JSON can hold. A folder with the results of other
+            settings is refused.
+        image_size: (height, width) of the engine's images.
+        row_shape: Of the states that the engine answers: (h, w, c), or (k, h, w, c).
+        model: What the model is called in messages.
+        resize: Whether images of another size are cropped and resampled; otherwise
+            they fail.
+        max_pixels: Larger pictures fail.
+        keep_noise: Whether the states are written.
+        detector: Keys to look for in the noises.
+        chunk_rows: Rows in one file of the array.
+        commit_every: Images after which results are written,
+        commit_seconds: or seconds, whichever is first.
+        max_failures: Failures of this start, in this process, after which it is given
+            up; None for no limit.
+        retry_failures: Whether images whose failure is on record are tried again.
+        process_index: Which of the job's processes this is, from 0.
+        process_count: How many there are. A later start may have another number.
+        wait_seconds: How long the other processes wait for the first to prepare the
+            folder. It is all that they wait for.
+        on_progress: Told the counts of this process after every result.
+        on_note: Told which pictures have changed since an earlier start, in words.
+        about: What else to note in ``job.json``.
+
+    Returns:
+        The summary: that of ``summary.json`` if every image has a result now. If other
+        processes are still at work only ``complete`` (False), ``images``, ``done``,
+        ``converged``, ``unconverged``, ``failed`` and ``seconds``.
+
+    Raises:
+        ValueError: For a folder that holds something else, or that another job is
+            running on; for numbers that make no sense. Nothing was written then.
+        OSError: If results cannot be written, as on a full disk. What was written
+            before stays.
+        TooManyFailuresError: If there were more failures than allowed.
+        EngineError: If the engine breaks down, or does not answer each request once.
+    """
+    _check_numbers(chunk_rows, commit_every, max_failures, process_index, process_count)
+    count = len(manifest.rows)
+    chunked = chunk_rows if keep_noise else None
+    told = dict(settings) | {
+        "resize": resize,
+        "detection": None if detector is None else detector.settings(),
+    }
+    job = describe_job(manifest, told, row_shape, chunked, about or {})
+    own = process_rows(count, chunk_rows, process_index, process_count)
+    with claim(out, process_index, process_count) as folder:
+        if process_index == 0:
+            prepare(folder, job, manifest, row_shape, chunked)
+        else:
+            wait_until_prepared(folder, keep_noise, wait_seconds)
+        check(folder, job)
+        records.remove_temporaries(folder.parts, process_index, process_count)
+        if keep_noise:
+            array.remove_temporaries(folder.noise, own, chunk_rows)
+        ledger = records.read_ledger(folder.parts, count)
+        changes = find_changes(manifest, ledger, own)
+        for note in changes.notes():
+            on_note(note)
+        if changes.outdated:
+            number = ledger.next_number
+            records.write_part(
+                folder.parts, process_index, number, changes.outdated, 0.0
+            )
+            ledger = records.read_ledger(folder.parts, count)
+        todo = _to_do(ledger, own, retry_failures)
+        remove_temporaries(folder.status(process_index))
+        status = Status(folder.status(process_index), process_index, process_count)
+
+        def progress(counts: Counts) -> None:
+            status.update(counts)
+            on_progress(counts)
+
+        recorder = Recorder(
+            folder.parts,
+            array.NoiseArray(folder.noise) if keep_noise and len(todo) else None,
+            row_shape,
+            process=process_index,
+            number=ledger.next_number,
+            counts=_counts(ledger, own, todo),
+            commit_every=commit_every,
+            commit_seconds=commit_seconds,
+            on_progress=progress,
+        )
+        progress(recorder.counts)
+        with status.running(), warnings.catch_warnings():
+            # What is wrong with a picture is said in its record.
+            warnings.filterwarnings("ignore", module="PIL")
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            readings = read_rows(manifest, todo, image_size, model, resize, max_pixels)
+            with contextlib.closing(readings):
+                work(manifest, engine, readings, recorder, detector, max_failures)
+        return _finish(folder, count, detector)
+
+
+def process_rows(rows: int, chunk_rows: int, index: int, count: int) -> range:
+    """The rows of one process: whole chunks, one after the other.
+
+    >>> [process_rows(300, 64, index, 2) for index in range(2)]
+    [range(0, 128), range(128, 300)]
+    """
+    chunks = -(-rows // chunk_rows)
+    start, stop = (chunks * each // count for each in (index, index + 1))
+    return range(min(start * chunk_rows, rows), min(stop * chunk_rows, rows))
+
+
+def _finish(folder: Folder, rows: int, detector: Detector | None) -> dict[str, Any]:
+    ledger = records.read_ledger(folder.parts, rows)
+    return merged(folder, ledger) or merge(folder, rows, detector)
+
+
+def _to_do(
+    ledger: records.Ledger, own: range, retry_failures: bool
+) -> Int[np.ndarray, " n"]:
+    states = ledger.states[own.start : own.stop]
+    wanted = states == records.MISSING
+    if retry_failures:
+        wanted |= states == records.FAILED
+    return own.start + np.flatnonzero(wanted)
+
+
+def _counts(ledger: records.Ledger, own: range, todo: Int[np.ndarray, " n"]) -> Counts:
+    """What is done, not counting what is done again."""
+    states = ledger.states.copy()
+    states[todo] = records.MISSING
+    found = count_states(ledger._replace(states=states[own.start : own.stop]))
+    return Counts(
+        len(own),
+        found["done"],
+        found["converged"],
+        found["unconverged"],
+        found["failed"],
+    )
+
+
+def _check_numbers(
+    chunk_rows: int,
+    commit_every: int,
+    max_failures: int | None,
+    process_index: int,
+    process_count: int,
+) -> None:
+    for name, value in (("chunk_rows", chunk_rows), ("commit_every", commit_every)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if max_failures is not None and max_failures < 0:
+        raise ValueError(f"max_failures must be at least 0, got {max_failures}")
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index must lie in 0 to {process_count - 1}, got {process_index}"
+        )

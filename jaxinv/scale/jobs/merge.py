@@ -1,0 +1,104 @@
+"""The end of a job: all certificates in one file by row, and their summary."""
+
+import re
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from jaxinv.files import open_atomically, write_json
+from jaxinv.files.json_fields import read_json
+from jaxinv.scale.jobs.detect import Detector, Tally
+from jaxinv.scale.jobs.folder import Folder, remove_temporaries
+from jaxinv.scale.jobs.records import (
+    CONVERGED,
+    FAILED,
+    MISSING,
+    Ledger,
+    parse_record,
+    read_ledger,
+)
+
+_KINDS = 50  # of failures that a summary tells apart
+_MAX_SUMMARY = 16 * 2**20  # bytes: it has a line for each key that is looked for
+
+
+def count_states(ledger: Ledger) -> dict[str, Any]:
+    """How many images are in which state, and whether none is missing."""
+    states = ledger.states
+    done = int(np.sum(states != MISSING))
+    converged, failed = int(np.sum(states == CONVERGED)), int(np.sum(states == FAILED))
+    return {
+        "complete": done == len(states),
+        "images": len(states),
+        "done": done,
+        "converged": converged,
+        "unconverged": done - converged - failed,
+        "failed": failed,
+    }
+
+
+def merged(folder: Folder, ledger: Ledger) -> dict[str, Any] | None:
+    """The summary of a job, if it was made of all that is known now."""
+    if not (folder.summary.exists() and folder.certificates.exists()):
+        return None
+    summary = read_json(folder.summary, max_bytes=_MAX_SUMMARY)
+    return summary if summary.get("parts") == len(ledger.parts) else None
+
+
+def merge(folder: Folder, rows: int, detector: Detector | None) -> dict[str, Any]:
+    """Writes ``certificates.jsonl`` and ``summary.json`` of a job that is complete.
+
+    Any process may do it, and more than one: the last to begin has seen everything.
+
+    Args:
+        folder: Of the job.
+        rows: Of the manifest.
+        detector: The keys that were looked for.
+
+    Returns:
+        The summary. Of a job that is not complete nothing is written.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    from filelock import FileLock
+
+    with FileLock(folder.root / ".lock-merge"):
+        ledger = read_ledger(folder.parts, rows)
+        summary = count_states(ledger) | {"seconds": round(ledger.seconds, 3)}
+        if not summary["complete"]:
+            return summary
+        if current := merged(folder, ledger):
+            return current
+        remove_temporaries(folder.certificates, folder.summary)
+        tally = None if detector is None else Tally(detector)
+        failures: Counter[str] = Counter()
+        evaluations = changed = decoder_unconverged = 0
+        with open_atomically(folder.certificates) as file:
+            for line in ledger.records():
+                file.write(line + b"\n")
+                record = parse_record(line, "record")
+                if record.get("failure") is not None:
+                    failures[_kind(record["failure"])] += 1
+                evaluations += record.get("num_evals") or 0
+                changed += bool(record.get("changes"))
+                decoder = record.get("decoder") or {}
+                decoder_unconverged += decoder.get("converged") is False
+                if tally is not None:
+                    tally.add(record)
+        summary |= {
+            "decoder_unconverged": decoder_unconverged,
+            "changed_images": changed,
+            "num_evals": evaluations,
+            "failures": dict(failures.most_common(_KINDS)),
+            "watermarks": tally and tally.summary(),
+            "parts": len(ledger.parts),
+        }
+        write_json(folder.summary, summary)
+        return summary
+
+
+def _kind(failure: str) -> str:
+    """What failures of one kind have in common: no numbers, no details."""
+    return re.sub(r"\d+", "N", re.split("[:;(]", failure, maxsplit=1)[0]).strip()

@@ -1,0 +1,110 @@
+"""Which pictures are still those that were inverted: compared by content.
+
+The record of an image holds the SHA-256 of the file that was read. A later start reads
+the files of all images that have a result, and does those again whose content is
+another now, whatever their dates are. Until they are done they have no result: a
+record says so before anything of them is written.
+"""
+
+import hashlib
+import itertools
+import os
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxinv.files.json_fields import check_field
+from jaxinv.scale.jobs.manifest import Manifest
+from jaxinv.scale.jobs.records import FAILED, MISSING, Ledger, parse_record, state_of
+
+_THREADS = 8
+_AT_A_TIME = 4096  # records whose pictures are read before more are looked at
+
+
+class Changes(NamedTuple):
+    """What became of the pictures of images that are done.
+
+    Attributes:
+        outdated: records that take the place of those whose picture has changed: the
+            images have no result then.
+        failed: images on record as failures whose picture is another now. They stay
+            failures until failures are tried again.
+        gone: images with a result whose picture cannot be read any more. Their results
+            are kept.
+    """
+
+    outdated: list[dict[str, Any]]
+    failed: int
+    gone: int
+
+    def notes(self) -> Iterator[str]:
+        """What to tell the user, a sentence for each kind."""
+        if self.outdated:
+            yield (
+                f"{_pictures(len(self.outdated))} changed since the inversion and will "
+                "be inverted again"
+            )
+        if self.failed:
+            yield (
+                f"{_pictures(self.failed)} changed since the failure on record; retry "
+                "failures to invert what is there now"
+            )
+        if self.gone:
+            yield (
+                f"{_pictures(self.gone)} become unreadable since the inversion; the "
+                "results are kept"
+            )
+
+
+def picture_digest(path: Path) -> str | None:
+    """Return the SHA-256 of a picture's file, or None if it cannot be read."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None  # reading a pipe could wait for ever
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
+
+
+def find_changes(manifest: Manifest, ledger: Ledger, rows: range) -> Changes:
+    """Compare the pictures of all images that are done with what was inverted.
+
+    It costs one reading of these files, several at a time, and their SHA-256: 0.1 ms
+    of a core for a picture of 100 kB was measured.
+
+    Args:
+        manifest: All images.
+        ledger: What is known of them.
+        rows: Which of them to look at.
+
+    Returns:
+        The changes.
+    """
+    states = ledger.states.copy()
+    states[: rows.start] = states[rows.stop :] = MISSING
+    lines = ledger._replace(states=states).records()
+    records = (parse_record(line, "record") for line in lines)
+    outdated, failed, gone = [], 0, 0
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while some := list(itertools.islice(records, _AT_A_TIME)):
+            for record in some:
+                check_field("path of a record", record.get("path"), str)
+            paths = [Path(manifest.root, record["path"]) for record in some]
+            for record, now in zip(some, pool.map(picture_digest, paths), strict=True):
+                if now == record.get("picture_sha256"):
+                    continue
+                if state_of(record) == FAILED:
+                    failed += now is not None
+                elif now is None:
+                    gone += 1
+                else:
+                    kept = {key: record[key] for key in ("index", "path")}
+                    outdated.append(kept | {"outdated": True})
+    return Changes(outdated, failed, gone)
+
+
+def _pictures(count: int) -> str:
+    return "1 picture has" if count == 1 else f"{count} pictures have"

@@ -1,0 +1,154 @@
+"""Results on their way to the disk: collected, and written some at a time.
+
+A commit writes the rows of the array first and the records after them. So an image that
+has a record has its noise; where a job is killed in between, the image is done again
+and its row is written again.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxinv.scale.jobs.array import NoiseArray
+from jaxinv.scale.jobs.records import (
+    CONVERGED,
+    FAILED,
+    UNCONVERGED,
+    state_of,
+    write_part,
+)
+
+
+class WriteError(OSError):
+    """Results could not be written, as on a full disk."""
+
+
+class Counts(NamedTuple):
+    """How far a process has come with its images.
+
+    Attributes:
+        total: images of this process.
+        done: those with a result, from earlier starts too.
+        converged: of those that are done.
+        unconverged: likewise.
+        failed: likewise.
+        new: done by this start.
+        new_failed: failed in this start.
+    """
+
+    total: int
+    done: int
+    converged: int
+    unconverged: int
+    failed: int
+    new: int = 0
+    new_failed: int = 0
+
+    def plus(self, state: int) -> "Counts":
+        """With one result more."""
+        return self._replace(
+            done=self.done + 1,
+            converged=self.converged + (state == CONVERGED),
+            unconverged=self.unconverged + (state == UNCONVERGED),
+            failed=self.failed + (state == FAILED),
+            new=self.new + 1,
+            new_failed=self.new_failed + (state == FAILED),
+        )
+
+
+class Recorder:
+    """Takes results from any thread and commits them.
+
+    Args:
+        parts: Folder of the records.
+        array: Where noises go; None if none are kept.
+        row_shape: Of a noise.
+        process: This process.
+        number: Of the first part that it writes.
+        counts: Of what is done already.
+        commit_every: Images after which they are written,
+        commit_seconds: or seconds, whichever is first.
+        on_progress: Told the counts after every result.
+    """
+
+    def __init__(
+        self,
+        parts: Path,
+        array: NoiseArray | None,
+        row_shape: tuple[int, ...],
+        *,
+        process: int,
+        number: int,
+        counts: Counts,
+        commit_every: int,
+        commit_seconds: float,
+        on_progress: Callable[[Counts], None],
+    ):
+        self.counts = counts
+        self._parts, self._array, self._row_shape = parts, array, row_shape
+        self._process, self._number = process, number
+        self._every, self._seconds = commit_every, commit_seconds
+        self._on_progress = on_progress
+        self._lock = threading.RLock()
+        self._waiting: list[tuple[dict[str, Any], np.ndarray | None]] = []
+        self._since = time.monotonic()
+
+    def add(
+        self, record: dict[str, Any], row: Float[np.ndarray, "*shape"] | None
+    ) -> None:
+        """Takes the result of an image, and commits if it is time to.
+
+        Args:
+            record: With its ``index``, and ``failure`` or ``converged``.
+            row: Of the array; None for NaN.
+
+        Raises:
+            WriteError: If a commit cannot be written.
+        """
+        with self._lock:
+            self._waiting.append((record, row))
+            self.counts = self.counts.plus(state_of(record))
+            self._on_progress(self.counts)
+            waited = time.monotonic() - self._since
+            if len(self._waiting) >= self._every or waited >= self._seconds:
+                self.commit()
+
+    def commit(self) -> None:
+        """Writes everything that was taken.
+
+        If it is interrupted, another commit writes it again: the records are the same.
+
+        Raises:
+            WriteError: If it cannot be written. Nothing of it counts as done then.
+        """
+        with self._lock:
+            if not self._waiting:
+                return
+            now = time.monotonic()
+            try:
+                self._write(now - self._since)
+            except OSError as error:
+                # Whichever file it is, what to do is the same.
+                reason = os.strerror(error.errno) if error.errno else str(error)
+                raise WriteError(
+                    error.errno,
+                    f"cannot write results: {reason}; what was written before is kept, "
+                    "and the same job goes on from there",
+                ) from error
+            self._number += 1
+            self._since = now
+            self._waiting.clear()
+
+    def _write(self, seconds: float) -> None:
+        records = [record for record, _ in self._waiting]
+        if self._array is not None:
+            missing = np.full(self._row_shape, np.nan, np.float32)
+            rows = [missing if row is None else row for _, row in self._waiting]
+            self._array.write([record["index"] for record in records], np.stack(rows))
+        write_part(self._parts, self._process, self._number, records, seconds)

@@ -1,0 +1,262 @@
+r"""Continuous batching: lanes that are refilled as soon as they are free.
+
+Under ``jax.vmap`` a batch waits for its slowest sample, and samples differ: one needs
+three times the iterations of another. Here a batch is a number of *lanes*. A compiled
+call, a *turn*, advances every lane by a fixed number of iterations; the lanes that have
+finished are handed out, and the next samples take their places, as servers of language
+models do with sequences. The program is the same whatever is in the lanes, so there is
+one compilation, and a sample's result does not depend on its neighbours.
+
+What runs in a lane is a :class:`Machine`: a loop on one sample in four pure functions.
+:class:`Lanes` holds them on the host, and :mod:`jaxinv.scale.stations` passes samples
+through several.
+
+References:
+    Yu et al. 2022, "Orca", OSDI (iteration-level scheduling).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Int, PyTree
+
+from jaxinv.mesh import DATA, check_mesh, over_data
+
+
+class Machine(Protocol):
+    """A loop on one sample, in pieces. A hashable value: it selects the program."""
+
+    def begin(self, model: PyTree, item: PyTree) -> PyTree:
+        """The state before the first iteration.
+
+        Args:
+            model: what all samples share.
+            item: what this sample is, a pytree of arrays.
+        """
+        ...
+
+    def running(self, model: PyTree, item: PyTree, state: PyTree) -> Bool[Array, ""]:
+        """Whether there is more to do."""
+        ...
+
+    def advance(self, model: PyTree, item: PyTree, state: PyTree) -> PyTree:
+        """One iteration."""
+        ...
+
+    def finish(self, model: PyTree, item: PyTree, state: PyTree) -> PyTree:
+        """The result of a state."""
+        ...
+
+
+class Lane(NamedTuple):
+    """What is in a lane; with a leading axis, in all of them.
+
+    Attributes:
+        busy: whether there is a sample in it.
+        item: the sample.
+        state: of its machine.
+    """
+
+    busy: Bool[Array, ""]
+    item: PyTree
+    state: PyTree
+
+
+@jax.jit(static_argnames=("machine", "iterations", "mesh"), donate_argnames="lanes")
+def _turn(
+    machine: Machine,
+    model: PyTree,
+    lanes: Lane,
+    fresh: PyTree,
+    refill: Bool[Array, "l"],
+    *,
+    iterations: int,
+    mesh: Mesh,
+) -> tuple[Lane, Bool[Array, "l"], Int[Array, "d"]]:
+    """Refill some lanes, then advance all.
+
+    Returns:
+        The lanes, whether each is still running, and the iterations of each device.
+    """
+
+    def part(
+        model: PyTree, lanes: Lane, fresh: PyTree, refill: Array
+    ) -> tuple[Lane, Array, Array]:
+        def replaced(lanes: Lane) -> Lane:
+            def one(lane: Lane, item: PyTree, refill: Array) -> Lane:
+                new = Lane(jnp.array(True), item, machine.begin(model, item))
+                return jax.tree.map(lambda a, b: jnp.where(refill, a, b), new, lane)
+
+            return jax.vmap(one)(lanes, fresh, refill)
+
+        # Beginning may cost an evaluation: outside of vmap it is really conditional.
+        lanes = jax.lax.cond(jnp.any(refill), replaced, lambda lanes: lanes, lanes)
+
+        def running(lane: Lane) -> Array:
+            return lane.busy & machine.running(model, lane.item, lane.state)
+
+        def advanced(lane: Lane) -> tuple[Array, PyTree]:
+            # Only the state goes through the loop: the item does not change.
+            return jax.lax.while_loop(
+                lambda c: (c[0] < iterations) & running(lane._replace(state=c[1])),
+                lambda c: (c[0] + 1, machine.advance(model, lane.item, c[1])),
+                (jnp.zeros((), jnp.int32), lane.state),
+            )
+
+        count, state = jax.vmap(advanced)(lanes)
+        lanes = lanes._replace(state=state)
+        return lanes, jax.vmap(running)(lanes), jnp.max(count)[None]
+
+    return over_data(part, mesh, shared=1)(model, lanes, fresh, refill)
+
+
+@jax.jit(static_argnames=("machine", "mesh"))
+def _results(machine: Machine, model: PyTree, lanes: Lane, *, mesh: Mesh) -> PyTree:
+    """The results of all lanes, finished or not."""
+
+    def part(model: PyTree, lanes: Lane) -> PyTree:
+        return jax.vmap(lambda lane: machine.finish(model, lane.item, lane.state))(
+            lanes
+        )
+
+    return over_data(part, mesh, shared=1)(model, lanes)
+
+
+class Lanes:
+    """The lanes of one machine: where samples are put in, and come out when done.
+
+    Args:
+        machine: what runs in each lane.
+        model: what all samples share, on the mesh.
+        lanes: how many, on the whole mesh.
+        iterations: of each turn: a lane that finishes waits for the end of it.
+        mesh: the devices of this process, with an axis ``data`` that divides the lanes.
+
+    Attributes:
+        evaluated: iterations that the devices have computed, lanes that were free or
+            waiting included.
+
+    Raises:
+        ValueError: if the mesh does not divide the lanes, or there are none.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        model: PyTree,
+        *,
+        lanes: int,
+        iterations: int = 4,
+        mesh: Mesh,
+    ) -> None:
+        parts = check_mesh(mesh)
+        if isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1:
+            raise ValueError(f"lanes must be a positive number, got {lanes!r}")
+        if lanes % parts:
+            raise ValueError(
+                f"{lanes} lanes cannot be divided over the {parts} parts of the mesh; "
+                f"use a multiple of {parts}"
+            )
+        if iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {iterations}")
+        self.machine, self.model = machine, model
+        self.iterations, self.mesh = iterations, mesh
+        self.count = lanes
+        self.evaluated = 0
+        self._inside: list[tuple[Any, PyTree] | None] = [None] * lanes
+        self._lanes: Lane | None = None
+        self._fresh: PyTree = None
+
+    @property
+    def free(self) -> int:
+        """How many lanes are empty."""
+        return sum(slot is None for slot in self._inside)
+
+    def turn(
+        self, arriving: Sequence[tuple[Any, PyTree]] = ()
+    ) -> list[tuple[Any, PyTree, PyTree]]:
+        """Puts samples into free lanes and advances all lanes.
+
+        Args:
+            arriving: pairs of a key and an item, at most as many as there are free
+                lanes; all items of the same structure, shapes and dtypes.
+
+        Returns:
+            Key, item and result (NumPy arrays) of each sample that finished.
+
+        Raises:
+            ValueError: for more samples than there are free lanes.
+        """
+        if len(arriving) > self.free:
+            raise ValueError(f"{len(arriving)} samples for {self.free} free lanes")
+        if not arriving and self.free == self.count:
+            return []
+        refill = np.zeros(self.count, bool)
+        waiting = iter(arriving)
+        for k, slot in enumerate(self._inside):
+            if slot is None and (new := next(waiting, None)) is not None:
+                self._inside[k], refill[k] = new, True
+        if arriving:
+            self._fresh = self._items(refill)
+        fresh = self._fresh
+        if self._lanes is None:
+            self._lanes = self._empty(fresh)
+        self._lanes, running, spent = _turn(
+            self.machine,
+            self.model,
+            self._lanes,
+            fresh,
+            self._put(refill),
+            iterations=self.iterations,
+            mesh=self.mesh,
+        )
+        per_part = self.count // len(spent)
+        self.evaluated += per_part * int(np.sum(np.asarray(spent)))
+        done = [
+            k
+            for k, goes_on in enumerate(np.asarray(running))
+            if not goes_on and self._inside[k] is not None
+        ]
+        if not done:
+            return []
+        results = jax.device_get(
+            _results(self.machine, self.model, self._lanes, mesh=self.mesh)
+        )
+        finished = []
+        for k in done:
+            slot = self._inside[k]
+            assert slot is not None
+            own = jax.tree.map(lambda leaf, k=k: np.array(leaf[k]), results)
+            finished.append((*slot, own))
+            self._inside[k] = None
+        return finished
+
+    def _items(self, refill: np.ndarray) -> PyTree:
+        """The items of the lanes to be refilled; zeros in the others."""
+        places = np.flatnonzero(refill)
+        items = [slot[1] for k in places if (slot := self._inside[k]) is not None]
+
+        def stacked(*leaves: Any) -> Array:
+            whole = np.zeros((self.count, *np.shape(leaves[0])), leaves[0].dtype)
+            whole[places] = leaves
+            return self._put(whole)
+
+        return jax.tree.map(stacked, *items)
+
+    def _empty(self, fresh: PyTree) -> Lane:
+        """Lanes with nothing in them."""
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), fresh)
+        state = jax.eval_shape(self.machine.begin, self.model, one)
+        busy: Any = jax.ShapeDtypeStruct((), bool)
+        empty = Lane(busy, one, state)
+        return jax.tree.map(
+            lambda x: self._put(np.zeros((self.count, *x.shape), x.dtype)), empty
+        )
+
+    def _put(self, values: np.ndarray) -> Array:
+        return jax.device_put(values, NamedSharding(self.mesh, P(DATA)))

@@ -1,0 +1,178 @@
+"""Peak memory of batched inversion, as the compiler reports it.
+
+The program is compiled from shapes alone and not run: parameters may be
+``jax.ShapeDtypeStruct``, and nothing is allocated on the device. XLA's report
+(``memory_analysis``) holds for the backend that it compiled for. Compiling takes as
+long as it would for running the program, which JAX's compilation cache then finds.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxinv.callables import split_callable
+from jaxinv.checks import AtLeastOne, Range, checked
+from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.inversion import invert
+from jaxinv.sampling.sample import Sampler
+
+
+class Memory(NamedTuple):
+    """Bytes that a compiled program needs on one device.
+
+    Attributes:
+        parameters: of the model, as far as the program uses them.
+        arguments: all other arguments.
+        results: what the program returns.
+        temporaries: intermediate values.
+    """
+
+    parameters: int
+    arguments: int
+    results: int
+    temporaries: int
+
+    @property
+    def total(self) -> int:
+        """The sum: the peak."""
+        return sum(self)
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{k} {_in_units(v)}" for k, v in self._asdict().items())
+        return f"{_in_units(self.total)} ({parts})"
+
+
+class Fit(NamedTuple):
+    """The largest batch that fits.
+
+    Attributes:
+        number: of samples.
+        memory: what that batch needs.
+    """
+
+    number: int
+    memory: Memory
+
+
+@checked
+def predict_memory(
+    sampler: Sampler,
+    denoise: Denoiser,
+    shape: Sequence[AtLeastOne],
+    *,
+    batch: AtLeastOne = 1,
+    dtype: DTypeLike = jnp.float32,
+    **options: Any,
+) -> Memory:
+    """Return the peak memory of inverting a batch on one device.
+
+    The program is ``jax.jit(jax.vmap(...))`` of :func:`jaxinv.invert`. If its plan has
+    several stages, as ``"auto"`` has, the largest stage counts.
+
+    Args:
+        sampler: the sampler.
+        denoise: callable pytree ``(x, t) -> f`` on one sample, of arrays or of
+            ``jax.ShapeDtypeStruct``.
+        shape: of one sample, without a batch axis.
+        batch: number of samples at a time on the device.
+        dtype: of the samples, float32 or float64.
+        **options: of :func:`jaxinv.invert`.
+
+    Returns:
+        XLA's report.
+
+    Raises:
+        ValueError: as :func:`jaxinv.invert`, or if XLA reports nothing on this backend.
+
+    Example:
+        >>> import jaxinv as ji
+        >>> sampler = ji.ddim(ji.time_grid(ji.scaled_linear(), 20))
+        >>> denoise = lambda x, t: 0.9 * x
+        >>> one = ji.predict_memory(sampler, denoise, (64, 64, 4), strategy="naive")
+        >>> one.arguments == 64 * 64 * 4 * 4
+        True
+    """
+    parameters, rebuild = split_callable(denoise)
+    samples = jax.ShapeDtypeStruct((batch, *shape), dtype)
+
+    def inverse(parameters: list[Any], xs: jax.Array) -> Any:
+        model = rebuild(parameters)
+        return jax.vmap(lambda x: invert(sampler, model, x, **options))(xs)
+
+    compiled = jax.jit(inverse).lower(parameters, samples).compile()
+    report: Any = compiled.memory_analysis()
+    if report is None:
+        raise ValueError(f"XLA reports no memory on backend {jax.default_backend()!r}")
+    given = samples.size * samples.dtype.itemsize
+    return Memory(
+        max(int(report.argument_size_in_bytes) - given, 0),
+        given,
+        int(report.output_size_in_bytes),
+        int(report.temp_size_in_bytes),
+    )
+
+
+@checked
+def largest_batch(
+    limit_bytes: Annotated[int, Range(1)],
+    sampler: Sampler,
+    denoise: Denoiser,
+    shape: Sequence[AtLeastOne],
+    *,
+    at_most: AtLeastOne = 1024,
+    **options: Any,
+) -> Fit:
+    """Return the largest batch that fits in ``limit_bytes``.
+
+    Every batch that is tried is compiled: about five, if memory grows evenly.
+
+    Args:
+        limit_bytes: memory of one device, in bytes. Leave a margin for what the report
+            does not see: the runtime, and scratch memory of libraries.
+        sampler: the sampler.
+        denoise: the denoiser, as of :func:`predict_memory`.
+        shape: of one sample.
+        at_most: the largest batch that is wanted.
+        **options: of :func:`predict_memory`.
+
+    Returns:
+        The batch, with its memory.
+
+    Raises:
+        ValueError: as :func:`predict_memory`, or if a single sample does not fit.
+    """
+
+    def tried(number: int) -> Fit:
+        found = predict_memory(sampler, denoise, shape, batch=number, **options)
+        return Fit(number, found)
+
+    fit, too_many = tried(1), at_most + 1
+    if fit.memory.total > limit_bytes:
+        raise ValueError(
+            f"not even one sample at a time fits into {_in_units(limit_bytes)}: it "
+            f"needs {fit.memory}"
+        )
+    # Bisection, each time where the straight line through two batches meets the limit.
+    slope: float = fit.memory.total - fit.memory.parameters
+    while too_many - fit.number > 1:
+        guess = fit.number + int((limit_bytes - fit.memory.total) / max(slope, 1))
+        found = tried(min(max(guess, fit.number + 1), too_many - 1))
+        growth = found.memory.total - fit.memory.total
+        slope = growth / (found.number - fit.number)
+        if found.memory.total <= limit_bytes:
+            fit = found
+        else:
+            too_many = found.number
+    return fit
+
+
+def _in_units(size: float) -> str:
+    """Return bytes as text, in B, KiB, MiB or GiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(size) < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"

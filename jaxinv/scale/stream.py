@@ -1,0 +1,431 @@
+r"""Inverting a stream of samples: continuous batching of :func:`jaxinv.invert`.
+
+The stages of a plan (:mod:`jaxinv.inversion.stages`) become machines with lanes of
+their own (:mod:`jaxinv.scale.lanes`), and so does the way back that verifies what they
+found: a sample that the first stage leaves unconverged waits for a lane of the second,
+and nobody waits for it.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jaxinv.callables import check_finite, split_callable
+from jaxinv.checks import checked
+from jaxinv.diffusion.denoiser import ConditionalModel, Denoiser, with_condition
+from jaxinv.diffusion.schedule import NoiseSchedule
+from jaxinv.inversion import InversionResult, Strategy
+from jaxinv.inversion.explicit import unwind
+from jaxinv.inversion.invert import check_explicit, check_rtol
+from jaxinv.inversion.result import wrap_up
+from jaxinv.inversion.stages import (
+    InOnePiece,
+    LoopStage,
+    Problem,
+    Solved,
+    Stage,
+    in_units,
+    pose,
+)
+from jaxinv.inversion.strategies import make_plan
+from jaxinv.inversion.verification import (
+    Verified,
+    better_of,
+    for_next,
+    needs_states,
+    refines,
+    verify_in_place,
+    with_both,
+    worth_repeating,
+)
+from jaxinv.mesh import make_mesh, place_model
+from jaxinv.samplers.table import LinearMultistep
+from jaxinv.sampling.sample import Sampler, in_dtype
+from jaxinv.sampling.state import labelled, unlabelled
+from jaxinv.scale.lanes import Lanes
+from jaxinv.scale.stations import Onward, Station, flow
+from jaxinv.solvers import Solver
+
+
+class Sample(NamedTuple):
+    """A sample as it enters a stage.
+
+    Attributes:
+        x0: the data.
+        condition: of the model; None if it has none.
+        known: what earlier stages found; None before the first.
+    """
+
+    x0: Float[Array, "*shape"]
+    condition: PyTree = None
+    known: Verified | None = None
+
+
+class Tried(NamedTuple):
+    """A sample on its way back, as a stage has left it.
+
+    Attributes:
+        sample: the sample as it entered the stage; of the first one with ``found`` as
+            what was known, at no cost.
+        stage: shape (). The number of the stage in the plan.
+        found: what it found.
+    """
+
+    sample: Sample
+    stage: Int[np.ndarray, ""]
+    found: Solved
+
+
+class Found(NamedTuple):
+    """What is known of a sample after a way back.
+
+    Attributes:
+        result: with the certificate and the cost of all stages so far.
+        verified: the same for the next stage; None if there is none.
+        again: shape (). Whether the stage should go on from its own way back.
+        needed: shape (stages,). Which stages of the plan have something to do.
+    """
+
+    result: InversionResult
+    verified: Verified | None = None
+    again: Bool[Array, ""] | bool = False
+    needed: Bool[Array, "stages"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StageMachine:
+    """One stage of an inversion; see :class:`jaxinv.scale.lanes.Machine`.
+
+    The model is the pair of the table and the denoiser's arrays, the item a
+    :class:`Sample`.
+
+    Attributes:
+        rebuild: makes the denoiser from its arrays.
+        stage: the stage.
+    """
+
+    rebuild: Any
+    stage: LoopStage
+
+    def begin(self, model: Any, item: Sample) -> Any:
+        """Return the state before the first iteration."""
+        table, denoise, start, unit = self._problem(model, item)
+        known = None if item.known is None else for_next(item.known)
+        known = in_units(known, unit)
+        return self.stage.begin(table, denoise, start, known, jnp.array(True))
+
+    def running(self, model: Any, item: Sample, state: Any) -> Bool[Array, ""]:
+        """Return whether the stage goes on."""
+        table, _, start, _ = self._problem(model, item)
+        return self.stage.running(table, start, state)
+
+    def advance(self, model: Any, item: Sample, state: Any) -> Any:
+        """Run one iteration of the stage."""
+        table, denoise, start, _ = self._problem(model, item)
+        return self.stage.advance(table, denoise, start, state)
+
+    def finish(self, model: Any, item: Sample, state: Any) -> Solved:
+        """Return what the stage found."""
+        table, _, start, unit = self._problem(model, item)
+        found = with_both(self.stage.finish(table, start, state))
+        return found._replace(states=found.states * unit)
+
+    def _problem(self, model: Any, item: Sample) -> Problem:
+        table = in_dtype(model[0], item.x0.dtype)
+        return pose(table, _denoiser(self.rebuild, model, item), item.x0)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnePiece(abc.ABC):
+    """A function of a sample as a machine of one iteration."""
+
+    rebuild: Any
+
+    def begin(self, model: Any, item: Any) -> Any:
+        """Return nothing yet."""
+        shapes = jax.eval_shape(self.run, model, item)
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jnp.array(True), nothing
+
+    def running(self, model: Any, item: Any, state: Any) -> Bool[Array, ""]:
+        """Return whether it has not run yet."""
+        return state[0]
+
+    def advance(self, model: Any, item: Any, state: Any) -> Any:
+        """Run all of it."""
+        return jnp.array(False), self.run(model, item)
+
+    def finish(self, model: Any, item: Any, state: Any) -> Found:
+        """Return what it found."""
+        return state[1]
+
+    @abc.abstractmethod
+    def run(self, model: Any, item: Any) -> Found:
+        """Return the result."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WayBackMachine(OnePiece):
+    """Sample from what a stage found; the item is a :class:`Tried`.
+
+    Attributes:
+        verify: whether to sample at all.
+        rtol: largest relative error of the reconstruction; None for the default.
+        refining: of each stage of the plan, whether it can start from a way back.
+    """
+
+    verify: bool
+    rtol: float | None
+    refining: tuple[bool, ...]
+
+    @property
+    def keep(self) -> bool:
+        """Whether another stage may follow."""
+        return len(self.refining) > 1 or any(self.refining)
+
+    def run(self, model: Any, item: Tried) -> Found:
+        """Return the better one of what this stage and those before it found."""
+        sample, x0 = item.sample, item.sample.x0
+        table = in_dtype(model[0], x0.dtype)
+        denoise = _denoiser(self.rebuild, model, sample)
+        rtol = check_rtol(self.verify, self.rtol, x0.dtype)
+        new = verify_in_place(
+            table, denoise, x0, item.found, rtol, keep=any(self.refining)
+        )
+        assert sample.known is not None
+        best = better_of(sample.known, new)
+        best = best._replace(stages=jnp.asarray(item.stage) + 1)
+        result = wrap_up(table, x0, best.solved.states, best, keep=False)
+        if not self.keep:
+            return Found(result)
+        # What was known before the first stage is what it found, at no cost.
+        first = jnp.isnan(sample.known.reconstruction)
+        missed = jnp.where(
+            first, worth_repeating(None, new), worth_repeating(sample.known, new)
+        )
+        again = missed & jnp.asarray(self.refining)[item.stage]
+        idle = best.solved.solved & ~jnp.asarray(self.refining)
+        return Found(result, best, again, ~best.noise_is_found & ~idle)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnwindingMachine(OnePiece):
+    """The explicit inverse of a sampler that is no table, EDICT.
+
+    Attributes:
+        verify: whether to sample from what is found.
+        rtol: largest relative error of the reconstruction; None for the default.
+    """
+
+    verify: bool
+    rtol: float | None
+
+    def run(self, model: Any, item: Sample) -> Found:
+        """Return the result."""
+        denoise = _denoiser(self.rebuild, model, item)
+        rtol = check_rtol(self.verify, self.rtol, item.x0.dtype)
+        return Found(unwind(model[0], denoise, item.x0, False, rtol))
+
+
+def _denoiser(rebuild: Any, model: Any, item: Sample) -> Denoiser:
+    return with_condition(rebuild(model[1]), item.condition)
+
+
+def inversion_stations(
+    sampler: Sampler,
+    denoise: Denoiser | ConditionalModel,
+    *,
+    first: int,
+    lanes: int,
+    iterations: int,
+    mesh: Mesh,
+    strategy: Strategy | Stage | tuple[Stage, ...] = "auto",
+    solver: str | Solver | None = None,
+    schedule: NoiseSchedule | None = None,
+    verify: bool = True,
+    reconstruction_rtol: float | None = None,
+) -> list[Station]:
+    """Return the stations of an inversion: the stages of its plan, and the way back.
+
+    A sample leaves with its result and the number of stages that it went through.
+
+    Args:
+        sampler: the sampler.
+        denoise: as of :func:`jaxinv.invert_stream`.
+        first: number of the first of them in the flow.
+        lanes: of each station.
+        iterations: of a turn.
+        mesh: the devices.
+        strategy: as of :func:`jaxinv.invert`.
+        solver: as of :func:`jaxinv.invert`.
+        schedule: as of :func:`jaxinv.invert`.
+        verify: as of :func:`jaxinv.invert`.
+        reconstruction_rtol: as of :func:`jaxinv.invert`.
+
+    Returns:
+        Stations whose items are a :class:`Sample`, and which are left with a pair of
+        the :class:`~jaxinv.InversionResult` and the number of stages that ran.
+
+    Raises:
+        ValueError: for what cannot be combined, before anything is compiled.
+    """
+    check_rtol(verify, reconstruction_rtol, np.float32)
+    arrays, rebuild = split_callable(denoise)
+    model = unlabelled(sampler), place_model(arrays, mesh)
+
+    def station(machine: Any, route: Any) -> Station:
+        def make() -> Lanes:
+            return Lanes(machine, model, lanes=lanes, iterations=iterations, mesh=mesh)
+
+        return Station(make, route)
+
+    if not isinstance(sampler, LinearMultistep):
+        check_explicit(sampler, strategy, solver)
+
+        def leave(key: Any, item: Sample, found: Found) -> Any:
+            return labelled(found.result, sampler), 1
+
+        return [station(UnwindingMachine(rebuild, verify, reconstruction_rtol), leave)]
+    plan = make_plan(sampler, strategy, solver, schedule)
+    last = len(plan) - 1
+
+    def tried(k: int) -> Any:
+        def route(key: Any, item: Sample, found: Solved) -> Onward:
+            if item.known is None:
+                item = item._replace(
+                    known=_nothing_known(found, verify and needs_states(plan))
+                )
+            return Onward(first + last + 1, Tried(item, np.asarray(k, np.int32), found))
+
+        return route
+
+    def verified(key: Any, item: Tried, found: Found) -> Any:
+        k = int(item.stage)
+        needed = () if found.needed is None else np.flatnonzero(found.needed).tolist()
+        left = [k] if found.again else [j for j in needed if j > k]
+        if not left:
+            return labelled(found.result, sampler), k + 1
+        return Onward(first + left[0], item.sample._replace(known=found.verified))
+
+    stages = [
+        stage if isinstance(stage, LoopStage) else InOnePiece(stage) for stage in plan
+    ]
+    refining = tuple(refines(stage) for stage in plan)
+    way_back = WayBackMachine(rebuild, verify, reconstruction_rtol, refining)
+    return [
+        *(station(StageMachine(rebuild, s), tried(k)) for k, s in enumerate(stages)),
+        station(way_back, verified),
+    ]
+
+
+def _nothing_known(found: Solved, keep: bool) -> Verified:
+    """What the first stage found, as if it had been known before at no cost."""
+    zero: Any = np.zeros_like
+    nan: Any = np.full_like(found.errors[0], np.nan)
+    none, no = zero(found.num_evals), zero(found.solved)
+    solved = found._replace(
+        iterations=zero(found.iterations), num_evals=none, depth=none
+    )
+    states = found.states if keep else None
+    return Verified(solved, nan, nan, no, no, states, np.int32(1))
+
+
+@checked
+def invert_stream(
+    sampler: Sampler,
+    denoise: Denoiser | ConditionalModel,
+    samples: Iterable[Any],
+    *,
+    conditional: bool = False,
+    lanes: int = 8,
+    iterations: int = 4,
+    mesh: Mesh | None = None,
+    strategy: Strategy | Stage | tuple[Stage, ...] = "auto",
+    solver: str | Solver | None = None,
+    schedule: NoiseSchedule | None = None,
+    verify: bool = True,
+    reconstruction_rtol: float | None = None,
+) -> Iterator[tuple[int, InversionResult]]:
+    """Find the noises of any number of samples, by continuous batching.
+
+    Each result is that of :func:`jaxinv.invert` on its own sample. A lane is refilled
+    as soon as its sample is done, so that the devices do not wait for the slowest
+    sample of a batch.
+
+    Args:
+        sampler: the sampler.
+        denoise: callable pytree ``(x, t) -> f`` on one sample; with ``conditional``
+            ``(x, t, condition) -> f``. Its arrays stay where they are if they are on
+            the mesh, and are copied to all devices if not.
+        samples: the data, one array each, of one shape and dtype; with ``conditional``
+            pairs of the data and its condition. They are pulled as lanes get free.
+        conditional: whether samples have conditions.
+        lanes: samples at a time, on the whole mesh.
+        iterations: after how many iterations of the solver to look for free lanes:
+            fewer let lanes wait less, more let the host talk to the device less often.
+        mesh: devices of this process; one of all its devices if None.
+        strategy: as of :func:`jaxinv.invert`. Stages that are no loops (``"naive"``,
+            ``"explicit"``, Algorithm 2, Newton's method) run in one piece.
+        solver: as of :func:`jaxinv.invert`.
+        schedule: as of :func:`jaxinv.invert`.
+        verify: as of :func:`jaxinv.invert`.
+        reconstruction_rtol: as of :func:`jaxinv.invert`.
+
+    Yields:
+        The number of each sample, from 0, and its result as NumPy arrays, in the order
+        in which they finish.
+
+    Raises:
+        ValueError: as :func:`jaxinv.invert`; for samples of different shapes, with the
+            number of the sample; for lanes that the mesh does not divide.
+
+    Example:
+        >>> import jax, jaxinv as ji
+        >>> sampler = ji.ddim(ji.time_grid(ji.scaled_linear(), 20))
+        >>> denoise = lambda x, t: 0.9 * x
+        >>> data = jax.random.normal(jax.random.key(0), (5, 4, 3))
+        >>> found = dict(ji.invert_stream(sampler, denoise, data, lanes=2))
+        >>> sorted(found), all(bool(r.converged) for r in found.values())
+        ([0, 1, 2, 3, 4], True)
+    """
+    mesh = make_mesh(devices=jax.local_devices()) if mesh is None else mesh
+    stations = inversion_stations(
+        sampler,
+        denoise,
+        first=0,
+        lanes=lanes,
+        iterations=iterations,
+        mesh=mesh,
+        strategy=strategy,
+        solver=solver,
+        schedule=schedule,
+        verify=verify,
+        reconstruction_rtol=reconstruction_rtol,
+    )
+    stations[0].lanes()  # raises for what cannot be, before samples are pulled
+    for key, (result, _) in flow(stations, numbered(samples, conditional)):
+        yield key, result
+
+
+def numbered(samples: Iterable[Any], conditional: bool) -> Iterator[tuple[int, Onward]]:
+    """The samples as they enter; ValueError for those that do not fit."""
+    like: Any = None
+    for k, given in enumerate(samples):
+        x0, condition = given if conditional else (given, None)
+        sample = jax.tree.map(np.asarray, Sample(x0, condition))
+        check_finite(jnp.asarray(sample.x0), f"data of sample {k}")
+        kind = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), sample)
+        if like is not None and kind != like:
+            raise ValueError(
+                f"all samples must have the shapes and dtypes of the first, {like}; "
+                f"sample {k} has {kind}"
+            )
+        like = kind
+        yield k, Onward(0, sample)
