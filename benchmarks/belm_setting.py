@@ -22,9 +22,9 @@ import numpy as np
 import jaxinv as ji
 from benchmarks.samples import Samples, each, groups
 from jaxinv.diffusion.grid import make_grid, over_training_range
-from training.backgrounds import composite, random_background
-from training.captions import caption
-from training.emoji import EmojiSet, load_emoji
+from training.first.backgrounds import composite, random_background
+from training.first.captions import caption
+from training.first.emoji import EmojiSet, load_emoji
 
 SAMPLERS: dict[str, Callable[[ji.TimeGrid], Any]] = {
     "DDIM": ji.ddim,

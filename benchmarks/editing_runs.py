@@ -13,9 +13,9 @@ from skimage.metrics import structural_similarity
 import jaxinv as ji
 from benchmarks.samples import append_line, read_lines
 from jaxinv.apps import editing, masks
-from training.backgrounds import COLOURS, composite
-from training.captions import background_phrase, caption
-from training.emoji import EmojiSet, load_emoji
+from training.first.backgrounds import COLOURS, composite
+from training.first.captions import background_phrase, caption
+from training.first.emoji import EmojiSet, load_emoji
 
 GUIDANCE = 3.0
 #: Samplers with the way that they are inverted.

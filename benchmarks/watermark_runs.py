@@ -17,8 +17,8 @@ from benchmarks.watermark_paper import paper_p_values
 from jaxinv.apps import watermark
 from jaxinv.apps.attacks import ATTACKS
 from jaxinv.files.image_reading import to_uint8
-from training.backgrounds import composite, random_background
-from training.emoji import load_emoji
+from training.first.backgrounds import composite, random_background
+from training.first.emoji import load_emoji
 
 GUIDANCE = 3.0
 KEYS = 3

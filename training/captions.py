@@ -1,115 +1,68 @@
-"""Captions: what is drawn, in which skin tone, on which background.
+"""Captions: what is drawn, and now and then the rest.
 
-One subject phrase (the Unicode name or a short name), sometimes an article or the
-category, the skin tone, and in four captions of five the background. All lower case,
-letters and digits only, so that the small tokenizer keeps most words whole.
+Every caption names the kind. Background, style, size and place are each named in some
+captions only: what a caption fixes, guidance amplifies, and what every caption fixes
+cannot be left to the noise. All lower case, letters and spaces only.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from training.emoji import Emoji, clean_words
+from training.drawings import phrases
+from training.placements import Placement
 
-#: Unicode names that mislead ("heavy black heart" is red), by first short name.
-SUBJECTS: dict[str, tuple[str, ...]] = {
-    "heart": ("red heart", "heart", "red heart"),
-    "sunny": ("sun", "sun with rays"),
-    "star": ("star", "yellow star"),
-    "star2": ("glowing star",),
-    "car": ("car", "red car"),
-    "thumbsup": ("thumbs up",),
-    "1": ("thumbs up", "thumbs up sign"),
-    "joy": ("face with tears of joy", "laughing face"),
-    "smiley": ("smiling face with open mouth", "smiley face", "smiley"),
-    "smile": ("smiling face with smiling eyes", "smile"),
-    "grinning": ("grinning face", "smiling face"),
-    "sunglasses": ("smiling face with sunglasses", "face with sunglasses"),
-    "heart eyes": ("smiling face with heart eyes", "face with heart eyes"),
-    "hankey": ("pile of poo", "poop"),
-    "100": ("hundred points", "100"),
-    "pizza": ("pizza", "slice of pizza"),
-    "apple": ("red apple", "apple"),
-    "house": ("house", "house building"),
-    "fire": ("fire", "flame"),
-    "soccer": ("soccer ball", "soccer"),
-    "dog": ("dog face", "dog"),
-    "cat": ("cat face", "cat"),
-    "deciduous tree": ("tree", "deciduous tree"),
-    "snowman": ("snowman",),
-    "zap": ("lightning bolt", "high voltage"),
-    "snowflake": ("snowflake",),
-    "umbrella": ("umbrella",),
-    "cloud": ("cloud",),
-    "airplane": ("airplane",),
-    "beer": ("beer mug", "beer"),
-    "coffee": ("hot beverage", "coffee"),
-    "cake": ("shortcake", "cake"),
-    "sob": ("crying face", "loudly crying face"),
-    "rage": ("angry face", "pouting face"),
-    "gem": ("gem stone", "diamond"),
-    "bulb": ("light bulb", "bulb"),
-    "red circle": ("red circle",),
-    "large blue circle": ("blue circle",),
-}
+#: Probability that a caption names each of them.
+BACKGROUND_SHARE, STYLE_SHARE, SIZE_SHARE, PLACE_SHARE = 0.5, 0.25, 0.25, 0.25
+
+#: A drawing below the first is "small", above the second "large".
+SMALL, LARGE = 0.62, 0.86
+#: Distance of the center from the middle that counts as a place.
+OFF_CENTER = 0.06
 
 
-def subject_phrases(emoji: Emoji) -> tuple[str, ...]:
-    """The phrases that may name an emoji, without skin tone.
-
-    Args:
-        emoji: The emoji.
-
-    Returns:
-        At least one phrase; a repeated phrase is drawn more often.
-    """
-    first = emoji.short_names[0]
-    if first in SUBJECTS:
-        return SUBJECTS[first]
-    if emoji.category == "flags" and first.startswith("flag "):
-        country = emoji.name.removesuffix(" flag").removeprefix("flag ")
-        return (f"flag of {country}", f"{country} flag")
-    phrases = [emoji.name]
-    if len(first) > 2 and first != emoji.name:
-        phrases.append(first)
-    return tuple(phrases)
+def article(words: str) -> str:
+    """Return "an" before a vowel and "a" before anything else."""
+    return "an" if words[0] in "aeiou" else "a"
 
 
-def background_phrase(colours: tuple[str, ...]) -> str:
-    """Words for a background: one colour name, or two for a gradient."""
-    if len(colours) == 1:
-        article = "an" if colours[0][0] in "aeiou" else "a"
-        return f"on {article} {colours[0]} background"
-    article = "an" if colours[0][0] in "aeiou" else "a"
-    return f"on {article} {colours[0]} to {colours[1]} gradient background"
+def size_word(size: float) -> str:
+    """Return "small", "large" or nothing."""
+    return "small" if size < SMALL else "large" if size > LARGE else ""
 
 
-def tone_phrase(tones: tuple[str, ...]) -> str:
-    """Words for skin tones, empty for none."""
-    return f"with {' and '.join(tones)}" if tones else ""
+def place_phrase(x: float, y: float) -> str:
+    """Return words such as "at the top left", or nothing near the middle."""
+    row = "top" if y < 0.5 - OFF_CENTER else "bottom" if y > 0.5 + OFF_CENTER else ""
+    column = "left" if x < 0.5 - OFF_CENTER else "right" if x > 0.5 + OFF_CENTER else ""
+    words = f"{row} {column}".strip()
+    return f"at the {words}" if words else ""
 
 
 def caption(
-    emoji: Emoji,
-    colours: tuple[str, ...],
+    kind: str,
+    style: str,
+    placement: Placement,
+    background: str,
     rng: np.random.Generator,
-    background_share: float = 0.8,
+    background_share: float = BACKGROUND_SHARE,
 ) -> str:
-    """A random caption of a picture.
+    """Draw a caption of a picture.
 
     Args:
-        emoji: What is drawn.
-        colours: Colour names of the background.
+        kind: Icon name of what is drawn.
+        style: Name of the drawing style.
+        placement: Where it lies.
+        background: The background's words.
         rng: Source of randomness.
-        background_share: Probability that the background is mentioned.
-
-    Returns:
-        Lower-case words.
+        background_share: Probability that the background is named.
     """
-    phrases = subject_phrases(emoji)
-    subject = phrases[rng.integers(len(phrases))]
-    prefix = "a" if rng.random() < 0.1 else ""
-    category = emoji.category if rng.random() < 0.08 else ""
-    background = background_phrase(colours) if rng.random() < background_share else ""
-    parts = (prefix, subject, category, tone_phrase(emoji.tones), background)
-    return clean_words(" ".join(parts))
+    names = phrases(kind)
+    parts = [
+        (SIZE_SHARE, size_word(placement.size)),
+        (1.0, names[rng.integers(len(names))]),
+        (STYLE_SHARE, f"in {style} style"),
+        (PLACE_SHARE, place_phrase(placement.x, placement.y)),
+        (background_share, f"on {article(background)} {background} background"),
+    ]
+    return " ".join(w for share, w in parts if w and rng.random() < share)

@@ -1,6 +1,6 @@
 """Measure an exported ``emoji64``: reconstruction, noise floor, text, samples.
 
-    python -m training.evaluate --data package --model jaxinv/zoo/emoji64 \
+    python -m training.evaluate --data data --model jaxinv/zoo/emoji64 \
         --sheet docs/emoji64-contact-sheet.png
 
 Everything is read from the exported half-precision files, computed in float32, and
@@ -18,12 +18,10 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from training.backgrounds import composite, random_background
-from training.batches import held_out_images, to_tensor
-from training.captions import caption
-from training.emoji import EmojiSet, load_emoji
+from training.drawings import KINDS, Drawings, read_drawings
+from training.scenes import random_scene, scene_caption, to_tensor
 from training.sheet import PROMPTS, contact_sheet, text_states
-from training.train_autoencoder import reconstruction_psnr
+from training.train_autoencoder import held_out_images, reconstruction_psnr
 
 
 def latent_statistics(vae: AutoencoderKL, images: torch.Tensor) -> dict[str, float]:
@@ -38,28 +36,25 @@ def latent_statistics(vae: AutoencoderKL, images: torch.Tensor) -> dict[str, flo
 
 
 def captioned_latents(
-    vae: AutoencoderKL, data: EmojiSet, indices: np.ndarray, seed: int
+    vae: AutoencoderKL, drawings: Drawings, count: int, seed: int
 ) -> tuple[torch.Tensor, list[str]]:
-    """Sampled latents of fresh composites, and captions that name the background.
+    """Return sampled latents of fresh placements, and captions of the training's kind.
 
     Args:
         vae: The autoencoder.
-        data: The emoji.
-        indices: Which ones, repeats allowed.
+        drawings: What may be drawn.
+        count: Number of scenes.
         seed: Seed of everything random here.
 
     Returns:
-        Scaled latents (n, 4, 16, 16) and n captions.
+        Scaled latents (count, 4, 16, 16) and count captions.
     """
     rng = np.random.default_rng(seed)
-    images, texts = [], []
-    for index in indices:
-        background = random_background(rng)
-        images.append(composite(data.rgba[index], background.pixels, rng))
-        texts.append(caption(data.entries[index], background.colours, rng, 1.0))
+    scenes = [random_scene(rng, drawings) for _ in range(count)]
+    texts = [scene_caption(scene, rng) for scene in scenes]
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        posterior = vae.encode(to_tensor(np.stack(images))).latent_dist
+        posterior = vae.encode(to_tensor([scene.image for scene in scenes])).latent_dist
         latents = posterior.sample(generator)
     return latents * vae.config.scaling_factor, texts
 
@@ -98,9 +93,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--sheet", type=Path)
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--scenes", type=int, default=384)
     args = parser.parse_args()
-    data = load_emoji(args.data)
     vae, unet, text = (
         cls.from_pretrained(args.model / name, torch_dtype=torch.float32).eval()
         for cls, name in (
@@ -112,23 +107,18 @@ def main() -> None:
     tokenizer = CLIPTokenizer.from_pretrained(args.model / "tokenizer")
     scheduler = DDIMScheduler.from_pretrained(args.model / "scheduler")
 
-    images = held_out_images(data)
+    images = held_out_images(args.data)
     psnr = reconstruction_psnr(vae, images)
     report: dict = {
-        "held_out_emoji": len(psnr),
+        "held_out_pictures": len(psnr),
         "psnr_mean": float(psnr.mean()),
         "psnr_median": float(np.median(psnr)),
         "psnr_worst": float(psnr.min()),
         **latent_statistics(vae, images),
     }
-    rng = np.random.default_rng(11)
-    held_in = rng.choice(data.train_indices, 384, p=data.train_probabilities)
-    held_out = np.repeat(data.test_indices, 4)
-    for name, indices in (("held_in", held_in), ("held_out", held_out)):
-        latents, texts = captioned_latents(vae, data, indices, seed=3)
-        report[f"eps_{name}"] = caption_losses(
-            unet, text, tokenizer, scheduler, latents, texts
-        )
+    drawings = read_drawings(args.data, tuple(KINDS))
+    latents, texts = captioned_latents(vae, drawings, args.scenes, seed=3)
+    report["eps"] = caption_losses(unet, text, tokenizer, scheduler, latents, texts)
     print(json.dumps(report, indent=2))
     if args.sheet:
         image = contact_sheet(

@@ -1,6 +1,7 @@
 """Export checkpoints as a diffusers folder in half precision.
 
-    python -m training.export --out work --dest jaxinv/zoo/emoji64
+    python -m training.export --out work --average work/average-02000.pt \
+        --tokenizer jaxinv/zoo/emoji64/tokenizer --dest jaxinv/zoo/emoji64
 
 The averaged weights are written with diffusers' and transformers' own
 ``save_pretrained``, so what ships is what any diffusers user would have published. The
@@ -41,7 +42,6 @@ LIMIT_BYTES = 16 * 2**20
 def averaged_text_to_noise(state: dict, tokenizer: CLIPTokenizer) -> TextToNoise:
     """The averaged UNet and text encoder of a training checkpoint."""
     model = TextToNoise(text_config(tokenizer))
-    model.load_state_dict(state["model"])
     ema = Ema(model, 0.0)
     ema.load_state_dict(state["ema"])
     ema.copy_to(model)
@@ -89,10 +89,12 @@ def main() -> None:
     """Export the current checkpoints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="working folder")
+    parser.add_argument("--average", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--dest", type=Path, required=True)
     args = parser.parse_args()
-    state = torch.load(args.out / "unet.pt")
-    tokenizer = CLIPTokenizer.from_pretrained(args.out / "tokenizer")
+    state = torch.load(args.average)
+    tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
     model = averaged_text_to_noise(state, tokenizer)
     vae = load_autoencoder(args.out / "autoencoder.pt")
     args.dest.mkdir(parents=True, exist_ok=True)
@@ -100,7 +102,7 @@ def main() -> None:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     scale = 1.0 / state["latent_std"]
-    write_folder(new, model, vae, args.out / "tokenizer", scale)
+    write_folder(new, model, vae, args.tokenizer, scale)
     size = sum(f.stat().st_size for f in new.rglob("*") if f.is_file())
     if size > LIMIT_BYTES:
         raise SystemExit(f"{size} bytes are over the limit of {LIMIT_BYTES}")

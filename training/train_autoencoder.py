@@ -1,6 +1,6 @@
 """Train the autoencoder of ``emoji64``.
 
-    python -m training.train_autoencoder --data package --out work --minutes 45
+    python -m training.train_autoencoder --data data --out work --minutes 45
 
 The loss is the root-mean-square error of each picture, averaged over the batch (it is
 monotone in PSNR, the quantity that counts, and no single busy picture dominates a
@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from training.batches import autoencoder_probabilities, held_out_images, random_images
 from training.checkpoints import save_checkpoint
 from training.control import Ema, RatioController, learning_rate
-from training.emoji import load_emoji
+from training.drawings import HELD_OUT, KINDS, read_drawings
 from training.optimizer import make_optimizer
+from training.scenes import random_images
 
 #: The architecture: factor 4, four latent channels.
 VAE_CONFIG = {
@@ -70,13 +70,19 @@ def losses(
 
 @torch.no_grad()
 def reconstruction_psnr(vae: AutoencoderKL, images: torch.Tensor) -> np.ndarray:
-    """PSNR of encoder mean, decoded, per picture, on the [0, 1] scale, in dB."""
+    """Return the PSNR of each picture's decoded posterior mean, in dB, for [0, 1]."""
     result = []
     for chunk in images.split(32):
         output = vae.decode(vae.encode(chunk).latent_dist.mean).sample.clamp(-1, 1)
         mse = ((output - chunk) / 2).square().flatten(1).mean(1)
         result.append(-10 * torch.log10(mse))
     return torch.cat(result).numpy()
+
+
+def held_out_images(data: Path, count: int = 96, seed: int = 1234) -> torch.Tensor:
+    """Return scenes of kinds that nothing is trained on, (count, 3, 64, 64)."""
+    drawings = read_drawings(data, tuple(HELD_OUT))
+    return random_images(np.random.default_rng(seed), drawings, count)
 
 
 def parse_args() -> argparse.Namespace:
@@ -87,9 +93,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument(
+        "--start", type=Path, help="folder of a trained autoencoder to continue from"
+    )
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
-    parser.add_argument("--ratio", type=float, default=0.09)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--ratio", type=float, default=0.1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -99,14 +108,18 @@ def main() -> None:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint_file = args.out / "autoencoder.pt"
-    data = load_emoji(args.data)
-    probabilities = autoencoder_probabilities(data)
-    test_images = held_out_images(data)
+    drawings = read_drawings(args.data, tuple(KINDS))
+    test_images = held_out_images(args.data)
 
+    torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    vae = AutoencoderKL(**VAE_CONFIG).to(memory_format=torch.channels_last)
-    # Start with the wanted posterior width instead of one that drowns the mean.
-    vae.quant_conv.bias.data[4:].fill_(2 * np.log(args.ratio))
+    if args.start:
+        vae = AutoencoderKL.from_pretrained(args.start, torch_dtype=torch.float32)
+    else:
+        vae = AutoencoderKL(**VAE_CONFIG)
+        # Start with the wanted posterior width instead of one that drowns the mean.
+        vae.quant_conv.bias.data[4:].fill_(2 * np.log(args.ratio))
+    vae = vae.train().to(memory_format=torch.channels_last)
     optimizer = make_optimizer(vae, args.optimizer)
     ema = Ema(vae, 0.995)
     control = RatioController(target=args.ratio)
@@ -120,25 +133,18 @@ def main() -> None:
         step, elapsed = state["step"], state["elapsed"]
     rng = np.random.default_rng((args.seed, step))
     generator = torch.Generator().manual_seed(args.seed * 100_003 + step)
-    loss_fn = torch.compile(losses) if args.compile else losses
     count = sum(p.numel() for p in vae.parameters())
     print(f"{count / 1e6:.2f} M parameters, from step {step}", flush=True)
-
-    # Compilation is not training time: the clock starts after the first step.
-    warm = random_images(data, rng, args.batch, probabilities)
-    noise = torch.randn(args.batch, 4, 16, 16, generator=generator)
-    loss_fn(vae, warm, noise, torch.tensor(control.weight))[0].backward()
-    optimizer.zero_grad()
 
     budget = args.minutes * 60
     last = saved = time.monotonic()
     sums, since = np.zeros(4), 0
     while elapsed < budget:
         optimizer.set_lr(learning_rate(elapsed, budget, args.lr, 0.03 * budget))
-        images = random_images(data, rng, args.batch, probabilities)
+        images = random_images(rng, drawings, args.batch)
         noise = torch.randn(args.batch, 4, 16, 16, generator=generator)
         weight = torch.tensor(control.weight)
-        loss, mse, kl, std, spread = loss_fn(vae, images, noise, weight)
+        loss, mse, kl, std, spread = losses(vae, images, noise, weight)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         if torch.isfinite(norm):

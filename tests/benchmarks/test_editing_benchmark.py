@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.editing import main
 from benchmarks.editing_runs import Setting
-from training.emoji import Emoji, EmojiSet
+from training.first.emoji import Emoji, EmojiSet
 
 
 def drawings() -> EmojiSet:

@@ -1,117 +1,175 @@
-"""The pure pieces of training: captions, compositor, controllers, optimizer."""
+"""The pure pieces of training: drawings, scenes, captions, controllers, optimizer."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from training import backgrounds, captions, control, emoji, optimizer
+from training import (
+    backgrounds,
+    captions,
+    control,
+    drawings,
+    optimizer,
+    placements,
+    scenes,
+)
+
+CENTERED = placements.Placement(0.75, 0.5, 0.5, 0.0, mirrored=False)
+NO_LIGHT = np.zeros((1, 1, 1), np.float32)
 
 
-def make_emoji(**changes):
-    """A plain emoji, with changes."""
-    fields = {
-        "base": "1F355",
-        "image": "1f355.png",
-        "name": "slice of pizza",
-        "short_names": ("pizza",),
-        "category": "food and drink",
-        "tones": (),
-        "iconic": True,
-        "weight": 3.0,
+def square(side=128):
+    """A red left half and a blue right half, opaque."""
+    rgba = np.zeros((side, side, 4), np.uint8)
+    rgba[:, : side // 2] = (255, 0, 0, 255)
+    rgba[:, side // 2 :] = (0, 0, 255, 255)
+    return rgba
+
+
+def test_every_kind_has_phrases_and_none_is_held_out():
+    assert all(drawings.phrases(kind) for kind in drawings.KINDS)
+    assert drawings.phrases("red-heart")[0] == "red heart"
+    assert not set(drawings.KINDS) & set(drawings.HELD_OUT)
+    assert set(drawings.NOT_MIRRORED) <= set(drawings.KINDS)
+
+
+def test_crop_is_the_square_around_what_is_drawn():
+    rgba = np.zeros((40, 40, 4), np.uint8)
+    rgba[10:20, 4:34, 3] = 255
+    assert drawings.crop_to_square(rgba) == (4, 0, 34, 30)
+
+
+def test_icons_and_their_aliases_are_read_from_the_packages(tmp_path):
+    pytest.importorskip("resvg_py")
+    body = '<rect x="4" y="4" width="8" height="8" fill="#ff0000"/>'
+    pack = {
+        "icons": {"box": {"body": body}},
+        "aliases": {"crate": {"parent": "box"}},
+        "width": 16,
+        "height": 16,
     }
-    return emoji.Emoji(**{**fields, **changes})
+    for style in drawings.STYLES:
+        folder = tmp_path / style / "package"
+        folder.mkdir(parents=True)
+        (folder / "icons.json").write_text(json.dumps(pack))
+    read = drawings.read_drawings(tmp_path, ("crate",))
+    side = drawings.RESOLUTION
+    assert read.rgba.shape == (1, len(drawings.STYLES), side, side, 4)
+    np.testing.assert_array_equal(read.rgba[0, 0, 64, 64], [255, 0, 0, 255])
 
 
-def test_opaque_pixels_keep_their_colour_and_clear_ones_show_grain():
+def test_missing_package_names_the_command_that_fetches_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="npm pack @iconify-json/noto"):
+        drawings.read_drawings(tmp_path, ("pizza",))
+
+
+def test_placed_drawing_has_the_size_and_the_center_asked_for():
+    where = placements.Placement(0.5, 0.3, 0.6, 0.0, mirrored=False)
+    placed = placements.place(square(), where)
+    alpha = placed[..., 3]
+    assert alpha.sum() / 64**2 == pytest.approx(0.25, rel=0.02)
+    rows, columns = np.indices(alpha.shape) + 0.5
+    assert (columns * alpha).sum() / alpha.sum() / 64 == pytest.approx(0.3, abs=0.01)
+    assert (rows * alpha).sum() / alpha.sum() / 64 == pytest.approx(0.6, abs=0.01)
+
+
+def test_mirrored_drawing_is_the_mirror_image():
+    plain = placements.place(square(), CENTERED)
+    mirrored = placements.place(square(), CENTERED._replace(mirrored=True))
+    np.testing.assert_allclose(mirrored, plain[:, ::-1], atol=1 / 255)
+
+
+def test_turn_is_counterclockwise():
+    rgba = np.zeros((128, 128, 4), np.uint8)
+    rgba[60:68, 64:] = 255  # a hand that points to the right
+    placed = placements.place(rgba, CENTERED._replace(turn=90.0))
+    rows, columns = np.nonzero(placed[..., 3] > 0.5)
+    assert rows.max() <= 32
+    assert abs(columns.mean() - 31.5) < 1
+
+
+def test_random_placements_stay_inside_of_the_picture():
     rng = np.random.default_rng(0)
-    rgba = np.zeros((64, 64, 4), np.uint8)
-    rgba[:32] = (255, 0, 0, 255)
-    image = backgrounds.composite(rgba, np.full((64, 64, 3), 0.5, np.float32), rng)
-    np.testing.assert_array_equal(image[:32], np.broadcast_to([1, 0, 0], (32, 64, 3)))
-    clear = image[32:]
-    # 6,144 samples: the std is known to about 1 %.
-    assert clear.std() == pytest.approx(backgrounds.GRAIN_STD, rel=0.05)
-    assert clear.mean() == pytest.approx(0.5, abs=1e-3)
+    drawn = [placements.random_placement(rng, may_mirror=False) for _ in range(500)]
+    for p in drawn:
+        assert p.size / 2 <= min(p.x, p.y, 1 - p.x, 1 - p.y)
+        assert not p.mirrored
+    sizes = [p.size for p in drawn]
+    assert min(sizes) < 0.55
+    assert max(sizes) > 0.9
 
 
-def test_gradient_runs_from_the_first_named_colour_to_the_second():
+def test_opaque_pixels_hide_the_background_and_grain_falls_on_both():
+    rng = np.random.default_rng(0)
+    rgba = np.zeros((64, 64, 4), np.float32)
+    rgba[:32] = (0.5, 0.5, 0.5, 1.0)
+    background = np.full((64, 64, 3), 0.3, np.float32)
+    image = backgrounds.composite(rgba, background, NO_LIGHT, rng)
+    for half, mean in ((image[:32], 0.5), (image[32:], 0.3)):
+        # 6,144 samples: the std is known to about 1 %.
+        assert half.std() == pytest.approx(backgrounds.GRAIN_STD, rel=0.05)
+        assert half.mean() == pytest.approx(mean, abs=1e-3)
+
+
+def test_gradient_runs_from_the_first_named_color_to_the_second():
     rng = np.random.default_rng(1)
-    drawn = backgrounds.random_background(rng, gradient_share=1.0)
-    first, second = (np.array(backgrounds.COLOURS[n]) for n in drawn.colours)
-    np.testing.assert_allclose(drawn.pixels[0, 0], first, atol=0.1)
-    np.testing.assert_allclose(drawn.pixels[-1, -1], second, atol=0.1)
+    drawn = [backgrounds.random_background(rng, 16, 1.0, 0.0) for _ in range(400)]
+    for corner, which in (((0, 0), 0), ((-1, -1), 1)):
+        named = [d.words.removesuffix(" gradient").split(" to ")[which] for d in drawn]
+        off = [
+            d.pixels[corner] - backgrounds.COLORS[n]
+            for d, n in zip(drawn, named, strict=True)
+        ]
+        # A color is a region: 400 corners have its mean; clipping pulls a little.
+        np.testing.assert_allclose(np.mean(off, 0), 0.0, atol=0.02)
 
 
-def test_caption_names_subject_tone_and_background():
+def test_caption_names_kind_and_background_in_this_order():
     rng = np.random.default_rng(2)
-    waving = make_emoji(
-        name="waving hand sign", short_names=("wave",), tones=("dark skin tone",)
-    )
-    text = captions.caption(waving, ("orange",), rng, background_share=1.0)
-    assert text.endswith("with dark skin tone on an orange background")
-    assert "wav" in text
-
-
-def test_caption_without_background_does_not_name_one():
-    rng = np.random.default_rng(3)
     texts = {
-        captions.caption(make_emoji(), ("red", "blue"), rng, background_share=0.0)
+        captions.caption("pizza", "noto", CENTERED, "orange", rng, background_share=1)
         for _ in range(50)
     }
-    assert all("background" not in text and "pizza" in text for text in texts)
+    assert all("pizza" in text for text in texts)
+    assert all(text.endswith("on an orange background") for text in texts)
+    assert any("in noto style" in text for text in texts)
 
 
-@pytest.mark.parametrize("name", ["Café №5", "A  B\tc", "man-woman_boy"])
-def test_clean_words_are_lower_case_ascii_words(name):
-    text = emoji.clean_words(name)
-    assert all(word.isalnum() and word.isascii() for word in text.split(" "))
-    assert text == text.lower()
-
-
-def test_split_keeps_variants_together_and_iconic_emoji_in_training():
-    entries = [
-        make_emoji(base=f"B{i}", iconic=i < 20, tones=("dark skin tone",) * v)
-        for i in range(200)
-        for v in range(2)
+def test_half_of_the_captions_leave_the_background_open():
+    rng = np.random.default_rng(3)
+    texts = [
+        captions.caption("sun", "fluent", CENTERED, "red", rng) for _ in range(2000)
     ]
-    held = emoji.split(entries)
-    sides = {}
-    for entry, out in zip(entries, held, strict=True):
-        sides.setdefault(entry.base, set()).add(bool(out))
-    assert all(len(side) == 1 for side in sides.values())
-    assert sum(True in side for side in sides.values()) == 10
-    assert not any(held[i] for i, e in enumerate(entries) if e.iconic)
+    share = np.mean(["background" in text for text in texts])
+    # Three standard deviations of a binomial share.
+    assert share == pytest.approx(captions.BACKGROUND_SHARE, abs=3 * 0.5 / 2000**0.5)
 
 
-def test_package_folder_is_read_with_its_skin_tone_variants(tmp_path):
-    pictures = tmp_path / "img" / "google" / "64"
-    pictures.mkdir(parents=True)
-    for name in ("1f44b.png", "1f44b-1f3ff.png"):
-        Image.new("RGBA", (64, 64), (1, 2, 3, 255)).save(pictures / name)
-    variant = {"image": "1f44b-1f3ff.png", "has_img_google": True}
-    entry = {
-        "unified": "1F44B",
-        "name": "WAVING HAND SIGN",
-        "short_name": "wave",
-        "short_names": ["wave"],
-        "category": "People & Body",
-        "image": "1f44b.png",
-        "has_img_google": True,
-        "skin_variations": {"1F3FF": variant},
-    }
-    (tmp_path / "emoji.json").write_text(json.dumps([entry]))
-    data = emoji.load_emoji(tmp_path)
-    assert data.rgba.shape == (2, 64, 64, 4)
-    assert [e.tones for e in data.entries] == [(), ("dark skin tone",)]
-    assert sum(e.weight for e in data.entries) == pytest.approx(1.25)
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        (0.3, 0.3, "at the top left"),
+        (0.5, 0.7, "at the bottom"),
+        (0.7, 0.5, "at the right"),
+        (0.5, 0.5, ""),
+    ],
+)
+def test_place_is_named_away_from_the_middle_only(x, y, words):
+    assert captions.place_phrase(x, y) == words
 
 
-def test_wrong_data_folder_says_how_to_get_the_right_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match="npm pack"):
-        emoji.load_emoji(tmp_path)
+def test_scene_is_reproducible_from_its_generator():
+    rgba = np.stack([square()] * len(drawings.STYLES))[None]
+    known = drawings.Drawings(("pizza",), rgba)
+    first, second = (
+        scenes.random_scene(np.random.default_rng(4), known) for _ in range(2)
+    )
+    np.testing.assert_array_equal(first.image, second.image)
+    assert first.placement == second.placement
+    assert first.image.shape == (64, 64, 3)
+    assert 0 <= first.image.min() <= first.image.max() <= 1
 
 
 def test_learning_rate_peaks_after_warmup_and_ends_at_zero():

@@ -1,0 +1,1 @@
+"""The data of the first ``emoji64``: the published tables were made with it."""
