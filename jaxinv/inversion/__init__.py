@@ -1,10 +1,11 @@
 """Inversion: from data back to the noise that the sampler turns into it."""
 
+from jaxinv.inversion.algorithm_1 import Algorithm1
+from jaxinv.inversion.algorithm_2 import Algorithm2
 from jaxinv.inversion.certificate import certify
 from jaxinv.inversion.explicit import Explicit
 from jaxinv.inversion.invert import invert
 from jaxinv.inversion.naive import Naive
-from jaxinv.inversion.published import Algorithm1, Algorithm2
 from jaxinv.inversion.result import InversionResult
 from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.strategies import (

@@ -19,7 +19,7 @@ means finding all earlier states from the last one. Each strategy is a plan of s
 ``stepwise``
     step by step from the data end. Exact for samplers with a memory of one state. For
     others it is the published Algorithm 2, which freezes an estimate of the high-order
-    term: the baseline to compare with (:mod:`jaxinv.inversion.published`).
+    term: the baseline to compare with (:mod:`jaxinv.inversion.algorithm_2`).
 ``naive``
     DDIM inversion: no solve at all.
 

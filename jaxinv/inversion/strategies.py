@@ -3,9 +3,10 @@
 from typing import Any, Literal, get_args
 
 from jaxinv.diffusion.schedule import NoiseSchedule
+from jaxinv.inversion.algorithm_1 import Algorithm1
+from jaxinv.inversion.algorithm_2 import Algorithm2
 from jaxinv.inversion.explicit import Explicit
 from jaxinv.inversion.naive import Naive
-from jaxinv.inversion.published import Algorithm1, Algorithm2
 from jaxinv.inversion.stages import Stage
 from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.trajectory import Trajectory

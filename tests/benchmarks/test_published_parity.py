@@ -9,12 +9,8 @@ import torch
 import benchmarks.torch_reference as ref
 import jaxinv as ji
 from jaxinv.diffusion.grid import make_grid
-from jaxinv.inversion.published import (
-    Algorithm1,
-    Algorithm2,
-    algorithm_1,
-    algorithm_2,
-)
+from jaxinv.inversion.algorithm_1 import Algorithm1, algorithm_1
+from jaxinv.inversion.algorithm_2 import Algorithm2, algorithm_2
 from jaxinv.sampling.sample import in_dtype
 
 SCHEDULE = ji.scaled_linear()

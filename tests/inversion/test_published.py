@@ -8,7 +8,7 @@ from core_cases import MULTISTEP, SCHEDULES, each, relative_error
 from gaussian_mixture import SHAPE, gaussian_mixture
 
 import jaxinv as ji
-from jaxinv.inversion.published import Algorithm2, algorithm_2
+from jaxinv.inversion.algorithm_2 import Algorithm2, algorithm_2
 from jaxinv.sampling.sample import in_dtype
 
 STEPS = 10
