@@ -21,7 +21,7 @@ from benchmarks.samples import (
     true_states,
 )
 from benchmarks.timing import CallTimes, seconds
-from jaxinv.hub import find_model
+from jaxinv.loading.find import find_model
 
 #: The published algorithm for each sampler.
 PAPER = {"2M": "Algorithm 2", "DDIM": "Algorithm 1"}

@@ -14,7 +14,7 @@ from benchmarks.report import table
 from benchmarks.timing import seconds
 from benchmarks.torch_reference import decoder as published
 from jaxinv.decoder_inversion import METHODS
-from jaxinv.hub import find_model
+from jaxinv.loading.find import find_model
 
 TITLE = "Time per iteration"
 ITERATIONS = 20

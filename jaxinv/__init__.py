@@ -60,7 +60,7 @@ from jaxinv.scale.stream import invert_stream
 from jaxinv.solvers import Anderson, FixedPoint, ForwardStep, Gradient, NewtonKrylov
 
 if TYPE_CHECKING:
-    from jaxinv.hub import load
+    from jaxinv.loading.load import load
     from jaxinv.pipeline import LatentDiffusion
 
 __all__ = [
@@ -135,7 +135,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import what needs Flax on first use."""
     if name == "load":
-        from jaxinv.hub import load
+        from jaxinv.loading.load import load
 
         return load
     if name == "LatentDiffusion":

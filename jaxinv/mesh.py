@@ -81,7 +81,7 @@ def parameter_rule(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding
 
     Returns:
         A function of a parameter's path and shape, for :func:`jaxinv.load` and
-        :func:`jaxinv.checkpoint.load_component`.
+        :func:`jaxinv.loading.checkpoint.load_component`.
     """
     parts = dict(mesh.shape).get(MODEL, 1)
 

@@ -67,7 +67,7 @@ def small(monkeypatch, tiny):
 
     denoiser = jax.tree_util.Partial(noise)
     monkeypatch.setattr(type(tiny), "denoiser", lambda *_: denoiser)
-    monkeypatch.setattr("jaxinv.hub.load", lambda *_, **__: tiny)
+    monkeypatch.setattr("jaxinv.loading.load.load", lambda *_, **__: tiny)
 
 
 # --- demo ----------------------------------------------------------------------------
@@ -467,7 +467,7 @@ def test_an_unwritable_output_is_explained_before_the_model_is_looked_for(
     def never(*args, **kwargs):
         raise AssertionError("the model was loaded before the output was checked")
 
-    monkeypatch.setattr("jaxinv.hub.load", never)
+    monkeypatch.setattr("jaxinv.loading.load.load", never)
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "x.png"
     arguments = {

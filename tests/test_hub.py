@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxinv as ji
-from jaxinv import hub
+from jaxinv.loading.find import embedded_models
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_the_embedded_model_is_found_by_name(emoji64):
     assert emoji64.name == "emoji64"
     assert emoji64.image_size == (64, 64)
     assert emoji64.latent_shape == (16, 16, 4)
-    assert "emoji64" in hub.embedded_models()
+    assert "emoji64" in embedded_models()
 
 
 def test_a_folder_is_loaded_with_its_size_and_schedule(tiny):
@@ -40,9 +40,9 @@ def test_a_folder_is_loaded_with_its_size_and_schedule(tiny):
 def test_a_converted_checkpoint_gives_the_same_parameters(
     diffusers_folder, tiny, tmp_path
 ):
-    import weights_convert
+    from jaxinv.loading.convert import convert
 
-    weights_convert.convert(diffusers_folder, tmp_path / "orbax")
+    convert(diffusers_folder, tmp_path / "orbax")
     converted = ji.load(tmp_path / "orbax")
     ours, theirs = jax.tree.leaves(converted), jax.tree.leaves(tiny)
     assert len(ours) == len(theirs) > 0
@@ -63,7 +63,7 @@ def test_an_autoencoder_that_overflows_in_float16_stays_in_float32(
     diffusers_folder, monkeypatch
 ):
     # A CPU would be refused: it cannot compute the others in float16.
-    monkeypatch.setattr("jaxinv.loading._platform", lambda sharding: "gpu")
+    monkeypatch.setattr("jaxinv.loading.load._platform", lambda sharding: "gpu")
     pipe = ji.load(diffusers_folder, dtype=jnp.float16)
     assert pipe.unet.dtype == jnp.float16
     assert pipe.vae.dtype == jnp.float32

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 import jaxinv as ji
 import weights_convert
 from jaxinv.cli import app
+from jaxinv.loading.convert import convert
+from jaxinv.loading.find import find_model, wanted_files
 
 NAME, COMMIT = "somebody/model", "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = "unet/diffusion_pytorch_model"
@@ -101,8 +103,8 @@ def test_a_model_that_is_not_cached_is_one_clear_line(error, network, cache, tmp
     message = str(caught.value)
     assert "\n" not in message
     assert "()" not in message  # there is a reason, if only the error's name
-    with pytest.raises(weights_convert.WeightsError, match="cannot be downloaded"):
-        weights_convert.convert(NAME, tmp_path / "converted")
+    with pytest.raises(FileNotFoundError, match="hub and its local cache"):
+        convert(NAME, tmp_path / "converted")
     result = CliRunner().invoke(app, ["sample", "--model", NAME, "--prompt", "cat"])
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
@@ -170,7 +172,7 @@ def test_a_variant_is_read_where_there_is_one(diffusers_folder, tmp_path, tiny):
         ValueError, match=r"no part of .* has weights of variant='fp16'"
     ):
         ji.load(folder, variant="fp16")
-    weights_convert.convert(diffusers_folder, tmp_path / "orbax")
+    convert(diffusers_folder, tmp_path / "orbax")
     with pytest.raises(ValueError, match="has no variants"):
         ji.load(tmp_path / "orbax", variant="half")
 
@@ -196,12 +198,10 @@ def test_what_is_said_of_the_hub_reaches_it(monkeypatch, cache, diffusers_folder
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     options = {"token": "secret", "cache_dir": cache, "revision": "v1"}
-    ji.hub.find_model(NAME, **options, variant="fp16", subfolder=diffusers_folder.name)
+    find_model(NAME, **options, variant="fp16", subfolder=diffusers_folder.name)
     assert listed == {"token": "secret", "name": NAME, "revision": "v1"}
     patterns = given.pop("allow_patterns")
     assert given == {"name": NAME, **options}
-    wanted = weights_convert.download.wanted_files(
-        files, variant="fp16", subfolder="sub"
-    )
+    wanted = wanted_files(files, variant="fp16", subfolder="sub")
     assert set(wanted) == {files[1], files[3], files[4]}
     assert patterns == [f"{diffusers_folder.name}/model_index.json"]

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import jaxinv as ji
 import weights_convert
 from jaxinv.cli import app
+from jaxinv.loading.convert import convert
 from jaxinv.models.supported import check_index
 
 # diffusers' pipelines that run Stable Diffusion's parts, whatever they do with them.
@@ -45,7 +46,7 @@ def nothing_is_read(monkeypatch):
         pytest.fail("weights were read")
 
     monkeypatch.setattr(weights_convert, "load_component", read)
-    monkeypatch.setattr("weights_convert.pipeline.load_component", read)
+    monkeypatch.setattr("jaxinv.loading.convert.load_component", read)
 
 
 def edit(path, **changes):
@@ -60,7 +61,7 @@ def refused(folder, match, tmp_path):
         ji.load(folder)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=match):
-        weights_convert.convert(folder, tmp_path / "converted")
+        convert(folder, tmp_path / "converted")
     assert not (tmp_path / "converted").exists()
     return str(caught.value)
 

@@ -7,13 +7,11 @@ every parameter is filled, every shape is checked.
 
 from weights_convert.component import load_component, save_component
 from weights_convert.errors import WeightsError
-from weights_convert.pipeline import convert
 from weights_convert.rules import tensor_shapes
 from weights_convert.taesd import load_taesd
 
 __all__ = [
     "WeightsError",
-    "convert",
     "load_component",
     "load_taesd",
     "save_component",

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from safetensors.numpy import save_file
 
-from jaxinv.checkpoint import atomic_folder, write_json
+from jaxinv.files.atomic import atomic_folder, write_json
 from jaxinv.files.json_fields import shown
 from jaxinv.mesh import ShardingRule, sharding_function
 from jaxinv.models import CLIPTextConfig
@@ -52,7 +52,7 @@ def load_component(
         dtype: Data type of the computation.
         param_dtype: Data type of the parameters, whatever they are stored in.
         sharding: Where the parameters go, as of
-            :func:`jaxinv.checkpoint.load_component`.
+            :func:`jaxinv.load`.
         variant: Which of several sets of weights to read: ``"fp16"`` for
             ``*.fp16.safetensors``. The plain one if the folder has none of it.
 
@@ -160,6 +160,6 @@ def save_component(
         tensors[tensor_name(path, config)] = np.ascontiguousarray(array, dtype)
     stem = "model" if isinstance(config, CLIPTextConfig) else "diffusion_pytorch_model"
     with atomic_folder(folder) as partial:
-        write_json(partial / "config.json", config.to_dict())
+        write_json(partial / "config.json", config.to_dict(), indent=2)
         # transformers refuses files that do not say which framework's layout they have.
         save_file(tensors, partial / f"{stem}.safetensors", metadata={"format": "pt"})

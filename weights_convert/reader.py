@@ -16,7 +16,7 @@ from jaxinv.files import json_fields
 from jaxinv.files.folders import check_regular, model_root
 from jaxinv.files.json_fields import Length, check_field, naming, parse_json, shown
 from jaxinv.models.registry import ComponentConfig, component_config
-from weights_convert.errors import WeightsError
+from weights_convert.errors import WeightsError, as_weights_errors
 
 _STEMS = ("diffusion_pytorch_model", "model")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -52,30 +52,27 @@ class StoredTensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object of a model's folder; links may not leave the folder.
+@as_weights_errors()
+def read_json(path: Path, max_bytes: int = json_fields.MAX_BYTES) -> dict[str, Any]:
+    """Read a JSON object of a model's folder; links may not leave the folder.
 
     Raises:
         WeightsError: If the file is missing or is not a JSON object.
     """
-    try:
-        return json_fields.read_json(path, root=model_root(path.parent))
-    except (ValueError, FileNotFoundError) as error:
-        raise WeightsError(str(error)) from None
+    root = model_root(path.parent)
+    return json_fields.read_json(path, root=root, max_bytes=max_bytes)
 
 
+@as_weights_errors()
 def read_config(folder: Path) -> ComponentConfig:
-    """Reads a component's configuration.
+    """Read a component's configuration.
 
     Raises:
         WeightsError: If there is none, or it is not implemented.
     """
     path = folder / "config.json"
-    try:
-        with naming(path):
-            return component_config(read_json(path))
-    except ValueError as error:
-        raise WeightsError(str(error)) from None
+    with naming(path):
+        return component_config(read_json(path))
 
 
 def open_tensors(folder: Path, variant: str | None = None) -> list[StoredTensor]:
@@ -215,6 +212,7 @@ def has_variant(folder: Path, variant: str) -> bool:
     return _standard_files(folder, f".{variant}") is not None
 
 
+@as_weights_errors()
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     """Returns the files that a component's weights are read from.
 
@@ -274,10 +272,8 @@ def _indexed_files(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{index} has no weight_map")
-    try:
+    with naming(index):
         check_field("weight_map", weight_map, _Index)
-    except ValueError as error:
-        raise WeightsError(f"{index}: {error}") from None
     names = sorted(set(weight_map.values()))
     if any(Path(name).name != name or name == ".." for name in names):
         raise WeightsError(f"{index} points outside its folder")

@@ -199,8 +199,8 @@ def batch(
             from jaxinv.cli import runs, samplers
             from jaxinv.cli.batch_progress import JobProgress, logged
             from jaxinv.decoder_inversion import METHODS
-            from jaxinv.hub import find_model
             from jaxinv.inversion import STRATEGIES
+            from jaxinv.loading.find import find_model
             from jaxinv.mesh import make_mesh
             from jaxinv.scale import hosts
 

@@ -41,11 +41,10 @@ def convert(
         if dtype is not None:
             check_choice("data type", dtype, _DTYPES)
 
-        import weights_convert
-        from jaxinv.hub import find_model
+        from jaxinv.loading.convert import convert as to_checkpoint
 
-        folder = weights_convert.convert(
-            find_model(source, revision=revision), target, dtype=dtype, force=force
+        folder = to_checkpoint(
+            source, target, dtype=dtype, force=force, revision=revision
         )
     seconds = time.perf_counter() - start
     output.done(f"converted {source}", seconds)

@@ -8,7 +8,9 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -92,25 +94,28 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype[
     return shape, dtype
 
 
-def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
-    """Writes a JSON object atomically; see :func:`to_json`.
+def write_json(
+    path: str | os.PathLike[str], value: Mapping[str, Any], indent: int | None = None
+) -> None:
+    """Write a JSON object atomically; see :func:`to_json`.
 
     Raises:
         OSError: If the file cannot be written.
     """
     with open_atomically(path) as file:
-        file.write(to_json(value).encode() + b"\n")
+        file.write(to_json(value, indent).encode() + b"\n")
 
 
-def to_json(value: Mapping[str, Any]) -> str:
-    """Formats a JSON object from Python and array scalars.
+def to_json(value: Mapping[str, Any], indent: int | None = None) -> str:
+    """Format a JSON object from Python and array scalars.
 
     JSON has no NaN and no infinity: they become ``null``, which every parser reads.
+    With ``indent`` there is a line for each value.
 
     >>> to_json({"a": np.float32(0.5), "b": float("nan")})
     '{"a": 0.5, "b": null}'
     """
-    return json.dumps(_plain(value), allow_nan=False)
+    return json.dumps(_plain(value), allow_nan=False, indent=indent)
 
 
 def _plain(value: Any) -> Any:
@@ -151,6 +156,48 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+@contextlib.contextmanager
+def atomic_folder(
+    folder: str | os.PathLike, *, overwrite: bool = False
+) -> Iterator[Path]:
+    """Make a folder appear only when it is complete.
+
+    Yields a fresh folder beside the wanted one. It is renamed at the end, or removed if
+    anything was raised.
+
+    Args:
+        folder: The folder to make.
+        overwrite: Whether a folder with content may be replaced.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        FileExistsError: If the folder has content and ``overwrite`` is false.
+        OSError: If it cannot be written.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} exists and is no folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise FileExistsError(f"{folder} exists and is not empty")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tag = uuid.uuid4().hex[:8]
+    partial = folder.with_name(f".{folder.name}.partial-{tag}")
+    partial.mkdir()
+    try:
+        yield partial
+        if folder.is_dir() and any(folder.iterdir()):
+            old = folder.with_name(f".{folder.name}.old-{tag}")
+            folder.rename(old)
+            partial.rename(folder)
+            shutil.rmtree(old)
+        else:
+            partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -5,7 +5,7 @@ another weight. What this library writes has the digests of its files beside it.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -57,9 +57,24 @@ def check_digests(folder: Path, path: Path, root: Path) -> None:
 
 def _digests(folder: Path, root: Path) -> Iterator[tuple[str, str]]:
     files = list(files_below(folder, root))
+    for file, digest in zip(files, file_digests(files), strict=True):
+        yield file.relative_to(folder).as_posix(), digest
+
+
+def file_digests(files: Iterable[Path]) -> Iterator[str]:
+    """Return the SHA-256 of files, hexadecimal, several being read at a time.
+
+    Args:
+        files: The files.
+
+    Yields:
+        A digest for each.
+
+    Raises:
+        OSError: If a file cannot be read.
+    """
     with ThreadPoolExecutor(_THREADS) as pool:
-        for file, digest in zip(files, pool.map(_digest, files), strict=True):
-            yield file.relative_to(folder).as_posix(), digest
+        yield from pool.map(_digest, files)
 
 
 def _digest(file: Path) -> str:

@@ -8,7 +8,7 @@ before its weights are read.
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "scheduler": (),  # jaxinv.schedule_from_diffusers knows which
 }
+NETWORKS = ("unet", "vae", "text_encoder")  # the parts that have weights
 #: Parts that generation and inversion do without.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "inverse_scheduler")
 _FLAGS = ("requires_safety_checker",)
@@ -101,13 +102,29 @@ def _others(named: Mapping[str, Any]) -> str:
     return f" and has {', '.join(others[:_SHOWN])}{more}" if others else ""
 
 
+class Parts(NamedTuple):
+    """The configurations of a pipeline's networks, which fit one another.
+
+    Attributes:
+        unet: Of the UNet.
+        vae: Of the autoencoder.
+        text_encoder: Of the text encoder.
+        image_size: (height, width), pixels, that the UNet was trained on.
+    """
+
+    unet: UNet2DConditionConfig
+    vae: AutoencoderKLConfig | AutoencoderTinyConfig
+    text_encoder: CLIPTextConfig
+    image_size: tuple[int, int]
+
+
 def check_components(
     where: str | os.PathLike[str],
     unet: ComponentConfig,
     vae: ComponentConfig,
     text_encoder: ComponentConfig,
-) -> None:
-    """Raise ValueError unless the parts of a pipeline fit one another.
+) -> Parts:
+    """Return the parts of a pipeline, or raise ValueError if they do not fit.
 
     Args:
         where: The pipeline's folder, for the message.
@@ -155,10 +172,10 @@ def check_components(
             f"{', '.join(map(str, sorted(widths)))} (cross_attention_dim), but the "
             f"text encoder's have {text_encoder.hidden_size} (hidden_size)"
         )
-    image_size(where, unet, vae)
+    return Parts(unet, vae, text_encoder, _image_size(where, unet, vae))
 
 
-def image_size(
+def _image_size(
     where: str | os.PathLike[str],
     unet: UNet2DConditionConfig,
     vae: AutoencoderKLConfig | AutoencoderTinyConfig,

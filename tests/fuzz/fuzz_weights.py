@@ -17,12 +17,12 @@ from fuzz_harness import Reader
 from safetensors.numpy import save_file
 
 import weights_convert
-from jaxinv import checkpoint
 from jaxinv.files.folders import model_root
-from jaxinv.loading import _load_tokenizer, loaded_files
+from jaxinv.loading import checkpoint
+from jaxinv.loading.convert import copy_files
+from jaxinv.loading.load import _load_tokenizer, loaded_files
 from jaxinv.models.parameters import parameters
 from jaxinv.models.registry import abstract_component
-from weights_convert.pipeline import _copy_files
 from weights_convert.reader import open_tensors, read_tensor, require_floats
 from weights_convert.rules import from_torch, tensor_name
 
@@ -31,7 +31,7 @@ _built = functools.lru_cache(64)(abstract_component)
 _BUILDERS = (
     "weights_convert.component.abstract_component",
     "weights_convert.taesd.abstract_component",
-    "jaxinv.checkpoint.abstract_component",
+    "jaxinv.loading.checkpoint.abstract_component",
 )
 CONFIG = CONFIGS["tiny autoencoder"]
 STEM = "diffusion_pytorch_model"
@@ -213,7 +213,7 @@ def _copy(folder: Path) -> dict[str, bytes]:
     target = folder.parent / "copied"
     shutil.rmtree(target, ignore_errors=True)
     for part in ("tokenizer", "scheduler"):
-        _copy_files(folder / part, target / part, model_root(folder))
+        copy_files(folder / part, target / part, model_root(folder))
     return {
         path.relative_to(target).as_posix(): path.read_bytes()
         for path in target.rglob("*")

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 import jaxinv as ji
 import weights_convert
-from jaxinv import checkpoint
+from jaxinv.loading import checkpoint
+from jaxinv.loading.convert import convert
 from jaxinv.models import AutoencoderTinyConfig
 from weights_convert.reader import open_tensors, read_tensor
 
@@ -183,7 +184,7 @@ def test_a_link_out_of_a_pipeline_is_neither_read_nor_copied(
     link.unlink(missing_ok=True)
     link.symlink_to(rng.choice(["/etc/passwd", tmp_path / "secret"]))
     with pytest.raises(ValueError, match="leads out of the model's folder"):
-        weights_convert.convert(copy, tmp_path / "converted")
+        convert(copy, tmp_path / "converted")
     assert not (tmp_path / "converted").exists()
     if link != extra or link.parent.name == "tokenizer":
         with pytest.raises(ValueError, match="leads out of the model's folder"):
@@ -257,7 +258,7 @@ def test_a_checkpoint_of_numbers_that_are_none_is_refused(saved, tmp_path):
 
 
 def test_a_marker_of_another_format_is_refused(diffusers_folder, tmp_path):
-    weights_convert.convert(diffusers_folder, tmp_path / "converted")
+    convert(diffusers_folder, tmp_path / "converted")
     marker = tmp_path / "converted" / checkpoint.MARKER
     marker.write_text(json.dumps(checkpoint.FORMAT | {"version": 2}))
     with pytest.raises(ValueError, match="names another format"):

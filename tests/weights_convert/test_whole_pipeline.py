@@ -13,23 +13,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import weights_convert
-from jaxinv import checkpoint
+from jaxinv.cli import app
+from jaxinv.loading import checkpoint
+from jaxinv.loading.convert import convert
+from jaxinv.loading.find import wanted_files
 from jaxinv.models.parameters import parameters
-from weights_convert import WeightsError
-from weights_convert.__main__ import main
-from weights_convert.download import wanted_files
 
 PARTS = ("unet", "vae", "text_encoder")
+BAD_INPUT = 2
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["convert", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
 def converted(diffusers_folder, tmp_path_factory):
     """The random pipeline as a checkpoint."""
-    return weights_convert.convert(
-        diffusers_folder, tmp_path_factory.mktemp("converted") / "tiny"
-    )
+    return convert(diffusers_folder, tmp_path_factory.mktemp("converted") / "tiny")
 
 
 @pytest.fixture
@@ -79,18 +83,16 @@ def test_restored_parameters_take_the_dtype_that_is_asked_for(converted):
     assert_equal(vae, jax.tree.map(lambda x: x.astype(jnp.bfloat16), wide))
 
 
-def test_the_command_line_converts_and_does_not_overwrite(
-    diffusers_folder, tmp_path, capsys
-):
+def test_the_command_line_converts_and_does_not_overwrite(diffusers_folder, tmp_path):
     dst = tmp_path / "new" / "dst"
-    command = [str(diffusers_folder), str(dst), "--dtype", "bfloat16"]
-    assert main(command) == 0
-    assert str(dst) in capsys.readouterr().out
+    command = (diffusers_folder, dst, "--dtype", "bfloat16")
+    assert run(*command).exit_code == 0
     (dst / "mine").write_text("precious")
-    assert main(command) == 1
-    assert "--force" in capsys.readouterr().err
+    refused = run(*command)
+    assert refused.exit_code == BAD_INPUT
+    assert "not empty" in refused.stderr
     assert (dst / "mine").exists()
-    assert main([*command, "--force"]) == 0
+    assert run(*command, "--force").exit_code == 0
     assert not (dst / "mine").exists()
     assert os.listdir(tmp_path / "new") == ["dst"]
     vae = checkpoint.load_component(dst / "vae")
@@ -99,11 +101,11 @@ def test_the_command_line_converts_and_does_not_overwrite(
     assert_equal(vae, rounded)
 
 
-def test_a_conversion_that_fails_leaves_nothing_behind(source, tmp_path, capsys):
+def test_a_conversion_that_fails_leaves_nothing_behind(source, tmp_path):
     weights = source / "vae/diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert main([str(source), str(tmp_path / "dst")]) == 1
-    assert f"{weights} is truncated or corrupt" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=f"{weights} is truncated or corrupt"):
+        convert(source, tmp_path / "dst")
     assert os.listdir(tmp_path) == ["source"]
 
 
@@ -115,27 +117,26 @@ def test_an_incomplete_or_foreign_pipeline_is_named(source, tmp_path):
 
     dst = tmp_path / "dst"
     write_index(transformer=["diffusers", "FluxTransformer2DModel"])
-    with pytest.raises(WeightsError, match=r"'transformer' \(FluxTransformer2DModel"):
-        weights_convert.convert(source, dst)
+    with pytest.raises(ValueError, match=r"'transformer' \(FluxTransformer2DModel"):
+        convert(source, dst)
     write_index(text_encoder_2=[None, None], safety_checker=["x", "Checker"])
     shutil.rmtree(source / "tokenizer")
-    with pytest.raises(WeightsError, match="folder 'tokenizer' is missing"):
-        weights_convert.convert(source, dst)
+    with pytest.raises(ValueError, match="the folder tokenizer is missing"):
+        convert(source, dst)
     (source / "model_index.json").unlink()
-    with pytest.raises(WeightsError, match=r"model_index\.json is missing"):
-        weights_convert.convert(source, dst)
-    with pytest.raises(WeightsError, match="neither a folder nor a name on the hub"):
-        weights_convert.convert(tmp_path / "nowhere", dst)
+    with pytest.raises(ValueError, match=r"it has no model_index\.json"):
+        convert(source, dst)
+    with pytest.raises(FileNotFoundError, match=r"no model .*nowhere.*not a hub name"):
+        convert(tmp_path / "nowhere", dst)
 
 
-def test_an_output_that_cannot_be_written_is_an_error(
-    diffusers_folder, tmp_path, capsys
-):
+def test_an_output_that_cannot_be_written_is_an_error(diffusers_folder, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    assert main([str(diffusers_folder), str(tmp_path / "file")]) == 1
-    assert "is no folder" in capsys.readouterr().err
-    assert main([str(diffusers_folder), str(tmp_path / "file/dst")]) == 1
-    assert "error:" in capsys.readouterr().err
+    for target, match in (("file", "is no folder"), ("file/dst", "file")):
+        refused = run(diffusers_folder, tmp_path / target)
+        assert refused.exit_code == BAD_INPUT
+        assert "error:" in refused.stderr
+        assert match in refused.stderr
 
 
 def test_a_hub_name_downloads_only_what_is_needed(
@@ -151,7 +152,7 @@ def test_a_hub_name_downloads_only_what_is_needed(
     info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=f) for f in files])
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, name: info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    weights_convert.convert("someone/some-model", tmp_path / "dst")
+    convert("someone/some-model", tmp_path / "dst")
     assert asked == {"someone/some-model": files[:2]}
 
 
@@ -160,8 +161,8 @@ def test_a_download_that_fails_is_an_error(tmp_path, monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
-    with pytest.raises(WeightsError, match="someone/model cannot be downloaded: no ro"):
-        weights_convert.convert("someone/model", tmp_path / "dst")
+    with pytest.raises(FileNotFoundError, match=r"'someone/model'.*\(no route\)"):
+        convert("someone/model", tmp_path / "dst")
     assert not os.listdir(tmp_path)
 
 
@@ -231,7 +232,7 @@ def test_a_checkpoint_is_restored_straight_into_shards(converted):
         from jax.sharding import (
             AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
         )
-        from jaxinv import checkpoint
+        from jaxinv.loading import checkpoint
         from jaxinv.models.parameters import parameters
 
         mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))

@@ -6,15 +6,14 @@ where the first was stopped; any difference means another job.
 
 import hashlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from jaxinv.files.digests import file_digests
+from jaxinv.loading.load import loaded_files
 from jaxinv.scale.jobs.folder import FORMAT
 from jaxinv.scale.jobs.manifest import Manifest
-
-_THREADS = 4  # that read and hash files; hashing leaves the interpreter to others
 
 
 def describe_job(
@@ -83,16 +82,8 @@ def model_fingerprint(folder: Path, variant: str | None = None) -> str:
         ValueError: If a part of the model has no weights.
         OSError: If a file cannot be read.
     """
-    from jaxinv.loading import loaded_files
-
     files = loaded_files(folder, variant)
     digest = hashlib.sha256()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for name, content in zip(files, pool.map(_digest, files.values()), strict=True):
-            digest.update(f"{name}\0{content}\n".encode())
+    for name, content in zip(files, file_digests(files.values()), strict=True):
+        digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

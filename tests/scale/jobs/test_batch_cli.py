@@ -53,7 +53,7 @@ def small(monkeypatch, tiny):
     monkeypatch.setattr(type(tiny), "denoiser", denoiser)
     # The engine of many images at a time is tested elsewhere, and compiles for long.
     monkeypatch.setattr(jobs, "continuous", one_by_one)
-    monkeypatch.setattr("jaxinv.hub.load", lambda *_, **__: tiny)
+    monkeypatch.setattr("jaxinv.loading.load.load", lambda *_, **__: tiny)
 
 
 @pytest.fixture(scope="module")

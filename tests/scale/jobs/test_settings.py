@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxinv as ji
-import weights_convert
-from jaxinv.loading import loaded_files
+from jaxinv.loading.convert import convert
+from jaxinv.loading.load import loaded_files
 from jaxinv.scale.jobs import model_fingerprint
 
 
@@ -104,7 +104,7 @@ def stored(request, diffusers_folder, tmp_path_factory):
     weights = "unet/diffusion_pytorch_model"
     unread = set(UNREAD)
     if request.param == "converted":
-        weights_convert.convert(diffusers_folder, target)
+        convert(diffusers_folder, target)
     else:
         shutil.copytree(diffusers_folder, target)
     whole = target / f"{weights}.safetensors"

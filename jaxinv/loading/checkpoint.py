@@ -6,7 +6,7 @@ A component (UNet, autoencoder, text encoder) is a folder::
     unet/params/        Orbax checkpoint: one array for each parameter path
     unet/digests.json   SHA-256 of the files in params/; older ones have none
 
-and a pipeline, as ``python -m weights_convert SRC DST`` writes it, is::
+and a pipeline, as ``jaxinv convert SRC DST`` writes it, is::
 
     DST/jaxinv.json        {"format": "jaxinv-checkpoint", "version": 1}
     DST/model_index.json   as in the diffusers folder it came from
@@ -21,10 +21,7 @@ ever holds more than its part.
 """
 
 import contextlib
-import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,9 +29,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.typing import DTypeLike
 
+from jaxinv.files.atomic import atomic_folder, write_json
 from jaxinv.files.digests import check_digests, write_digests
 from jaxinv.files.folders import files_below, model_root
 from jaxinv.files.json_fields import naming, read_json, shown
@@ -82,8 +79,8 @@ def save_component(module: Component, folder: str | os.PathLike) -> None:
         OSError: If it cannot be written.
     """
     with atomic_folder(folder) as partial:
-        write_json(partial / "config.json", module.config.to_dict())
-        with ocp.StandardCheckpointer() as checkpointer:
+        write_json(partial / "config.json", module.config.to_dict(), indent=2)
+        with _checkpointer() as checkpointer:
             checkpointer.save(partial.absolute() / "params", parameters(module))
         write_digests(partial / "params", partial / DIGESTS)
 
@@ -138,7 +135,7 @@ def load_component(
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(name, x.shape))
         for name, x in wanted.items()
     }
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         with _reading(folder):
             metadata = checkpointer.metadata(folder / "params")
             stored = _stored_shapes(metadata)
@@ -147,6 +144,12 @@ def load_component(
             values = checkpointer.restore(folder / "params", target)
     _check_values(folder, target, values)
     return with_parameters(module, values)
+
+
+def _checkpointer() -> Any:
+    import orbax.checkpoint  # takes a second, and diffusers' folders do not need it
+
+    return orbax.checkpoint.StandardCheckpointer()
 
 
 @contextlib.contextmanager
@@ -210,50 +213,3 @@ def _check_shapes(
                 f"{folder}: parameter {path!r}: the configuration asks for shape "
                 f"{expected}, the checkpoint holds {stored.get(path)}"
             )
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Writes JSON as diffusers does: sorted and indented."""
-    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
-
-
-@contextlib.contextmanager
-def atomic_folder(
-    folder: str | os.PathLike, *, overwrite: bool = False
-) -> Iterator[Path]:
-    """Makes a folder appear only when it is complete.
-
-    Yields a fresh folder beside the wanted one. It is renamed at the end, or removed if
-    anything was raised.
-
-    Args:
-        folder: The folder to make.
-        overwrite: Whether a folder with content may be replaced.
-
-    Yields:
-        The folder to write into.
-
-    Raises:
-        FileExistsError: If the folder has content and ``overwrite`` is false.
-        OSError: If it cannot be written.
-    """
-    folder = Path(folder).absolute()
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} exists and is no folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise FileExistsError(f"{folder} exists and is not empty")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tag = uuid.uuid4().hex[:8]
-    partial = folder.with_name(f".{folder.name}.partial-{tag}")
-    partial.mkdir()
-    try:
-        yield partial
-        if folder.is_dir() and any(folder.iterdir()):
-            old = folder.with_name(f".{folder.name}.old-{tag}")
-            folder.rename(old)
-            partial.rename(folder)
-            shutil.rmtree(old)
-        else:
-            partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

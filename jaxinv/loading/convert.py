@@ -1,0 +1,71 @@
+"""A diffusers folder to an Orbax checkpoint, which JAX reads directly."""
+
+import os
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxinv.files.atomic import atomic_folder, write_json
+from jaxinv.files.folders import files_below, model_root
+from jaxinv.loading import checkpoint
+from jaxinv.loading.find import find_model
+from jaxinv.loading.load import read_parts
+from jaxinv.models.supported import NETWORKS, PARTS
+from weights_convert import load_component
+from weights_convert.reader import read_json, stored_dtype
+
+
+def convert(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    dtype: DTypeLike | None = None,
+    force: bool = False,
+    revision: str | None = None,
+) -> Path:
+    """Convert a diffusers pipeline to a checkpoint that JAX reads directly.
+
+    Args:
+        src: A pipeline folder (with ``model_index.json``), or a name as for
+            :func:`jaxinv.load`.
+        dst: The checkpoint's folder; see :mod:`jaxinv.loading.checkpoint` for its
+            layout. It appears only when it is complete.
+        dtype: Data type to store; the one in ``src`` if None.
+        force: Whether a ``dst`` that exists may be replaced.
+        revision: Branch, tag or commit on the hub.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        ValueError: If the pipeline is not supported, incomplete or broken.
+        FileNotFoundError: If there is no such model.
+        FileExistsError: If ``dst`` has content and ``force`` is false.
+        OSError: If ``dst`` cannot be written.
+    """
+    with atomic_folder(dst, overwrite=force) as partial:
+        source = find_model(src, revision=revision)
+        read_parts(source)
+        copied = [part for part in PARTS if part not in NETWORKS]
+        for part in copied:  # refuses what must not be copied, before converting
+            list(files_below(source / part, model_root(source)))
+        for part in NETWORKS:
+            stored = stored_dtype(source / part) if dtype is None else dtype
+            module = load_component(source / part, param_dtype=jnp.dtype(stored))
+            checkpoint.save_component(module, partial / part)
+        for part in copied:
+            copy_files(source / part, partial / part, model_root(source))
+        index = read_json(source / "model_index.json")
+        write_json(partial / "model_index.json", index, indent=2)
+        write_json(partial / checkpoint.MARKER, checkpoint.FORMAT, indent=2)
+    return Path(dst)
+
+
+def copy_files(source: Path, target: Path, root: Path) -> None:
+    """Copy a folder's files, and those that links within the model lead to."""
+    for path in files_below(source, root):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)

@@ -1,0 +1,312 @@
+"""Loading a model: its configurations are checked first, then its weights are read.
+
+A model is a folder in diffusers' layout: ``model_index.json`` names the parts, and each
+part has a folder of its own (``unet``, ``vae``, ``text_encoder``, ``tokenizer``,
+``scheduler``). The weights in it are either diffusers' own safetensors, converted while
+reading, or an Orbax checkpoint that ``jaxinv convert`` wrote. No PyTorch is needed.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh, Sharding
+from jax.typing import DTypeLike
+
+import weights_convert
+from jaxinv.checks import Range, checked
+from jaxinv.diffusion.diffusers_schedule import schedule_from_diffusers
+from jaxinv.diffusion.schedule import NoiseSchedule
+from jaxinv.files.folders import (
+    check_inside,
+    check_regular,
+    files_below,
+    model_root,
+)
+from jaxinv.files.json_fields import check_field, naming
+from jaxinv.loading import checkpoint
+from jaxinv.loading.find import find_model
+from jaxinv.mesh import ShardingRule
+from jaxinv.models.layers.attention import Implementation
+from jaxinv.models.layers.remat import Remat
+from jaxinv.models.options import check_options, with_options
+from jaxinv.models.supported import (
+    NETWORKS,
+    PARTS,
+    Parts,
+    check_components,
+    check_dtypes,
+    check_index,
+)
+from jaxinv.pipeline import LatentDiffusion
+from weights_convert.reader import (
+    has_variant,
+    read_config,
+    read_json,
+    weight_files,
+)
+
+_VOCABULARY = ("vocab.json", "merges.txt")
+_TOKENIZER_BYTES = 16 * 2**20  # of one of its files
+# transformers writes 1e30 where there is no limit.
+_MaxLength = (
+    Annotated[int, Range(1, 10**31)] | Annotated[float, Range(1e20, 1e31)] | None
+)
+_TOKENIZER_FILES = (
+    *_VOCABULARY, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja",
+)  # fmt: skip
+
+
+@checked
+def load(
+    name_or_path: str | os.PathLike[str],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    variant: str | None = None,
+    subfolder: str | None = None,
+    schedule: NoiseSchedule | None = None,
+    attention: Implementation = None,
+    remat: Remat = "none",
+    sharding: ShardingRule | None = None,
+) -> LatentDiffusion:
+    """Loads a text-to-image latent diffusion model.
+
+    Args:
+        name_or_path: ``"emoji64"``, the model inside this package; a folder in
+            diffusers' layout; a folder that ``jaxinv convert`` wrote; or a name on the
+            Hugging Face hub such as ``"stabilityai/stable-diffusion-2-1"``, which is
+            downloaded once and then read from the cache. Embedded names win over
+            folders, folders over the hub.
+        dtype: Data type that the networks compute in. States between them, and so the
+            solvers, stay in float32. float16 overflows in most autoencoders: those
+            that say so (``force_upcast``) compute in float32 then. CPUs do not compute
+            in float16.
+        param_dtype: Data type of the parameters in memory; ``dtype`` if None.
+        revision: Branch, tag or commit on the hub.
+        token: Of the hub, for models that are private or gated; None or True for the
+            one that ``hf auth login`` keeps, False for none.
+        cache_dir: Folder that the hub's models are kept in; the hub's own if None.
+        local_files_only: Whether the hub is not asked, and only its cache looked at.
+            Where the hub does not answer, that is done anyway, with a warning.
+        variant: Which weights to read where a part is stored in several: ``"fp16"`` for
+            ``*.fp16.safetensors``. Parts without it are read from the plain files.
+        subfolder: Folder inside the repository or folder that holds the model.
+        schedule: The schedule that the model was trained with, for folders whose
+            scheduler does not say it: InstaFlow's names a diffusion sampler, and is
+            ``flow_matching(prediction_type="rectified_flow")``.
+        attention: Who computes attention: ``"xla"``, ``"cudnn"`` (NVIDIA GPUs, 16
+            bits) or None for JAX's own choice; see
+            :func:`jaxinv.models.with_options`.
+        remat: What reverse-mode derivatives keep of each block: ``"none"`` computes
+            nothing twice, ``"dots"`` norms and attention, ``"blocks"`` everything.
+        sharding: Where the parameters go, usually a mesh from
+            :func:`jaxinv.mesh.make_mesh`: each array's largest divisible dimension
+            over its axis ``model``. The first local device if None. Checkpoints of
+            ``jaxinv convert`` are read straight into the parts; of diffusers' folders,
+            one tensor at a time is whole on the host.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the folder holds no model, or one that is not implemented, or
+            parts that do not fit one another, or damaged weights; or if an option is
+            unknown or cannot be had here. All but the weights is checked before
+            anything is read of them, and nothing is compiled.
+        FileNotFoundError: If there is no such model anywhere; says what was tried.
+
+    Example:
+        >>> import jaxinv as ji
+        >>> pipe = ji.load("emoji64")
+        >>> pipe.image_size, pipe.latent_shape
+        ((64, 64), (16, 16, 4))
+    """
+    check_options(attention, remat, dtype)
+    folder = find_model(
+        name_or_path,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        variant=variant,
+        subfolder=subfolder,
+    )
+    given = os.fspath(name_or_path)
+    kinds = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype or dtype)}
+    check_dtypes(**kinds, platform=_platform(sharding))
+    parts = read_parts(folder)
+    if schedule is None:
+        path = folder / "scheduler" / "scheduler_config.json"
+        with naming(path):
+            schedule = schedule_from_diffusers(read_json(path))
+    load_component = functools.partial(_loader(folder, variant), sharding=sharding)
+    tokenizer = _load_tokenizer(folder / "tokenizer", model_root(folder))
+    _check_vocabulary(folder, tokenizer, parts.text_encoder.vocab_size)
+    networks = {}
+    for part in NETWORKS:
+        of_part, implementation = kinds, attention
+        if part == "vae" and parts.vae.force_upcast and dtype == jnp.float16:
+            of_part = dict.fromkeys(kinds, jnp.dtype(jnp.float32))
+        if part == "vae" and attention == "cudnn":
+            implementation = None  # cuDNN's heads are smaller than its one
+        module = load_component(folder / part, **of_part)
+        networks[part] = with_options(module, attention=implementation, remat=remat)
+    return LatentDiffusion(
+        **networks,
+        tokenizer=tokenizer,
+        schedule=schedule,
+        image_size=parts.image_size,
+        name=folder.resolve().name if Path(given).expanduser().is_dir() else given,
+    )
+
+
+def read_parts(folder: Path) -> Parts:
+    """Read and check the configurations of a model's networks.
+
+    Args:
+        folder: In diffusers' layout, or written by ``jaxinv convert``.
+
+    Returns:
+        The configurations, which fit one another.
+
+    Raises:
+        ValueError: If a part is missing, not implemented, or does not fit.
+    """
+    index, root = folder / "model_index.json", model_root(folder)
+    if not index.exists():
+        raise ValueError(f"{folder} is not a model: it has no model_index.json")
+    check_index(index, read_json(index))
+    for part in PARTS:
+        check_inside(folder / part, root)
+        if not (folder / part).is_dir():
+            raise ValueError(f"{folder} is incomplete: the folder {part} is missing")
+    return check_components(folder, *(read_config(folder / name) for name in NETWORKS))
+
+
+def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
+    """Return all files that :func:`load` reads, by their names in the folder.
+
+    Links are followed, to files (the hub's cache) and to folders, as far as they stay
+    in the model's folder (:mod:`jaxinv.files.folders`).
+
+    Args:
+        folder: In diffusers' layout, or written by ``jaxinv convert``.
+        variant: Which weights are read.
+
+    Returns:
+        The files, in the order of their names.
+
+    Raises:
+        ValueError: If a part has no weights, or a link leads out of the folder.
+    """
+    root = model_root(folder)
+    found = [folder / "model_index.json", folder / "scheduler/scheduler_config.json"]
+    found += [folder / "tokenizer" / name for name in _TOKENIZER_FILES]
+    found += (folder / "tokenizer").glob("tokenizer.*.json")  # for later versions
+    if checkpoint.is_checkpoint(folder):
+        found.append(folder / checkpoint.MARKER)
+    for part in NETWORKS:
+        check_inside(folder / part, root)
+        if not (folder / part).is_dir():
+            continue
+        found.append(folder / part / "config.json")
+        if not checkpoint.is_checkpoint(folder):
+            found += weight_files(folder / part, variant)
+            continue
+        found.append(folder / part / checkpoint.DIGESTS)
+        found += files_below(folder / part / "params", root)
+    found = [path for path in sorted(found) if os.path.lexists(path)]
+    for path in found:
+        check_regular(path, root)
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
+def _platform(sharding: ShardingRule | None) -> str:
+    """Return the kind of the devices that a model will run on."""
+    device: Any
+    if isinstance(sharding, Mesh):
+        device = sharding.devices.flat[0]
+        return device.platform
+    if isinstance(sharding, Sharding):
+        device = next(iter(sharding.device_set))
+        return device.platform
+    return next(iter(jnp.zeros(()).devices())).platform
+
+
+def _check_vocabulary(folder: Path, tokenizer: Any, vocabulary: int) -> None:
+    """Raise ValueError unless the text encoder knows all of a tokenizer's tokens."""
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    many = len(tokenizer) > vocabulary
+    if many or largest >= vocabulary:
+        what = f"{len(tokenizer)} tokens" if many else f"the token id {largest}"
+        raise ValueError(
+            f"{folder}: the tokenizer has {what}, but the text encoder only "
+            f"{vocabulary} tokens (vocab_size)"
+        )
+
+
+def _load_tokenizer(folder: Path, root: Path) -> Any:
+    missing = [name for name in _VOCABULARY if not (folder / name).is_file()]
+    if missing and not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{folder} is incomplete: {', '.join(missing)} missing")
+    for path in files_below(folder, root):
+        if path.suffix == ".json":
+            options = read_json(path, max_bytes=_TOKENIZER_BYTES)
+            if path.name == "tokenizer_config.json":
+                with naming(path):
+                    key = "model_max_length"
+                    check_field(key, options.get(key), _MaxLength)
+    try:
+        tokenizer = _tokenizer_class().from_pretrained(folder, local_files_only=True)
+        tokenizer("a")
+        return tokenizer
+    except Exception as error:  # transformers' and its Rust parser's have no base class
+        raise ValueError(
+            f"{folder} holds no readable tokenizer ({type(error).__name__}: "
+            f"{' '.join(str(error).split())})"
+        ) from None
+
+
+def _tokenizer_class() -> Any:
+    # transformers advises on import that PyTorch was not found: here, it is not needed.
+    variable = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(variable)
+    os.environ[variable] = "1"
+    try:
+        from transformers import CLIPTokenizer
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
+    return CLIPTokenizer
+
+
+def _loader(folder: Path, variant: str | None) -> Callable[..., Any]:
+    """Return what reads a component, in the format that the folder has."""
+    if checkpoint.is_checkpoint(folder):
+        checkpoint.check_marker(folder)
+        if variant is not None:
+            raise ValueError(
+                f"{folder} was written by jaxinv convert and has no variants; got "
+                f"variant={variant!r}"
+            )
+        return checkpoint.load_component
+
+    if variant is not None and not any(
+        has_variant(folder / part, variant) for part in NETWORKS
+    ):
+        raise ValueError(
+            f"no part of {folder} has weights of variant={variant!r} "
+            f"(*.{variant}.safetensors)"
+        )
+    return functools.partial(weights_convert.load_component, variant=variant)
