@@ -1,0 +1,1 @@
+"""How exactly the embedded model inverts, and what it has memorised."""
