@@ -1,25 +1,31 @@
-"""Arguments are what their annotations say, or one line says what was expected.
+"""Values are what their annotations say, or one line says what was expected.
 
-A public function, or a frozen dataclass of settings, is decorated with
-:func:`checked`: before anything else happens, each argument is compared with its own
-annotation. Ranges stand there, too: ``Annotated[int, Range(1, 100)]``.
+An annotation says the type and the range of a value: ``Annotated[int, Range(1, 100)]``.
+:func:`conform` compares a value with it, :func:`describe` puts it into words. Two kinds
+of values are compared so:
 
-What is compared: numbers, booleans, strings, ``Literal`` names, classes, callables,
-tuples and sequences of these, and whether something is an array of real numbers at all.
-Shapes and values of arrays are the function's own affair, as are pytrees.
+* arguments of public functions and of frozen dataclasses of settings. :func:`checked`
+  compares each argument before anything else happens;
+* fields of JSON that somebody else wrote (:mod:`jaxinv.files.json_fields`).
+
+Compared are numbers, booleans, strings, ``Literal`` names, classes, callables, tuples,
+sequences and mappings of these, and whether something is an array of real numbers at
+all. Shapes and values of arrays are the function's own affair, as are pytrees.
 """
 
 import collections.abc
+import contextlib
 import dataclasses
 import functools
 import inspect
 import math
 import numbers
 import pathlib
+import sys
 import types
 import typing
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar, Union
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +33,6 @@ import numpy as np
 from jaxtyping import AbstractArray
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
-_Refused = object()  # what no value conforms to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,25 @@ class Range:
         if self.most is not None:
             words.append(f"{'below' if self.below else 'at most'} {self.most:g}")
         return " and ".join(words)
+
+
+class Length(NamedTuple):
+    """Allowed lengths of a text, a list or an object, in an annotation.
+
+    Attributes:
+        least: The smallest.
+        most: The largest.
+    """
+
+    least: int
+    most: int
+
+    def holds(self, value: Any) -> bool:
+        """Return whether a length is allowed."""
+        return self.least <= len(value) <= self.most
+
+    def __str__(self) -> str:
+        return f"{self.least}" + (f" to {self.most}" if self.most > self.least else "")
 
 
 AtLeastOne = Annotated[int, Range(1, 10**9)]
@@ -111,13 +135,13 @@ def _checked_call(target: Callable[..., Any], name: str) -> Callable[..., Any]:
             kind = signature.parameters[key].kind
             if key not in hints() or kind in _VARIADIC:
                 continue
-            conforming = conform(value, hints()[key])
-            if conforming is _Refused:
+            found = conform(value, hints()[key])
+            if isinstance(found, Refused):
                 mixed_up = kind is _EITHER and not isinstance(value, _SCALARS)
                 order = _order(signature) if mixed_up else ""
-                expected = f"{key} must be {describe(hints()[key])}"
-                raise ValueError(f"{name}: {expected}, got {shown(value)}{order}")
-            bound.arguments[key] = conforming
+                expected = f"{key}{found.place} must be {describe(found.hint)}"
+                raise ValueError(f"{name}: {expected}, got {shown(found.value)}{order}")
+            bound.arguments[key] = found
         return target(*bound.args, **bound.kwargs)
 
     return call
@@ -136,64 +160,78 @@ def _order(signature: inspect.Signature) -> str:
     return f"; the order is ({', '.join(name for name in names if name != 'self')})"
 
 
-def conform(value: Any, hint: Any) -> Any:
-    """Return the value as its annotation has it, or a marker that nothing else is."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any or isinstance(hint, TypeVar):
-        return value
-    if origin is Annotated:
-        found = conform(value, args[0])
-        ranges = [each for each in args[1:] if isinstance(each, Range)]
-        inside = all(found is _Refused or _inside(found, each) for each in ranges)
-        return found if inside else _Refused
-    if origin in (Union, types.UnionType):
-        if float in args and isinstance(value, int | float):
-            args = tuple(each for each in args if not _is_array(each))
-        found = (conform(value, each) for each in args)
-        return next((each for each in found if each is not _Refused), _Refused)
-    if origin is Literal:
-        hashable = isinstance(value, str | int | None)
-        return value if hashable and value in args else _Refused
-    if origin is tuple:
-        return _conform_tuple(value, args)
-    if origin in (collections.abc.Sequence, list):
-        return _conform_sequence(value, args[0])
-    if origin is not None and not isinstance(origin, type):
-        return value
-    return _conform_class(value, origin or hint)
+class Refused(NamedTuple):
+    """Why a value does not conform.
+
+    Attributes:
+        place: Where in the value, such as ``[1]``; empty for the value itself.
+        hint: The annotation of what is there.
+        value: What is there.
+    """
+
+    place: str
+    hint: Any
+    value: Any
 
 
-def _conform_class(value: Any, hint: Any) -> Any:
-    """The same for an annotation without parts."""
-    if hint in (None, type(None)):
-        return None if value is None else _Refused
-    if not isinstance(hint, type):
-        return value
-    if hint is bool:
-        return bool(value) if isinstance(value, bool | np.bool) else _Refused
-    if hint in (int, float) and isinstance(value, jax.Array) and value.shape == ():
+class Dialect(NamedTuple):
+    """What differs between kinds of values that are compared with annotations.
+
+    Attributes:
+        plain: Returns what conforms to a class with limits, or ``NotImplemented``.
+        lists: The classes that stand for tuples and sequences.
+        words: Names of classes.
+    """
+
+    plain: Callable[[Any, Any, tuple[Any, ...]], Any]
+    lists: Mapping[Any, tuple[type, ...]]
+    words: Mapping[Any, str]
+
+
+def plain(value: Any, hint: Any, limits: tuple[Any, ...]) -> Any:
+    """Return what conforms to a class, or None, with limits, or ``NotImplemented``."""
+    conforms = True
+    if hint in (None, types.NoneType):
+        conforms = value is None
+    elif hint in (int, float):
+        return _number(value, hint, limits)
+    elif hint is bool:
+        return bool(value) if isinstance(value, bool | np.bool) else NotImplemented
+    elif hint is collections.abc.Callable:
+        conforms = callable(value)
+    elif getattr(hint, "_is_protocol", False) and "__call__" in hint.__dict__:
+        conforms = _takes(value, hint.__dict__["__call__"])
+    elif _is_array(hint) and _is_key(value):
+        conforms = "prng_key" in getattr(hint, "dtypes", ())
+    elif _is_array(hint):
+        conforms = is_real(value)
+    elif isinstance(hint, type):
+        with contextlib.suppress(TypeError):  # a protocol that cannot be asked
+            conforms = isinstance(value, hint)
+    return value if conforms else NotImplemented
+
+
+def _number(value: Any, kind: type, limits: tuple[Any, ...]) -> Any:
+    """The same for a number; without a range it is finite, and fits into 64 bits."""
+    if isinstance(value, jax.Array) and value.shape == ():
         if isinstance(value, jax.core.Tracer):  # its value is not known yet
-            kind = jnp.integer if hint is int else jnp.number
-            return value if jnp.issubdtype(value.dtype, kind) else _Refused
+            wanted = jnp.integer if kind is int else jnp.number
+            return value if jnp.issubdtype(value.dtype, wanted) else NotImplemented
         value = value.item()
-    if hint is int:
-        integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        return int(value) if integer else _Refused
-    if hint is float:
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        return _finite(value) if real else _Refused
-    if hint is collections.abc.Callable:
-        return value if callable(value) else _Refused
-    if getattr(hint, "_is_protocol", False) and "__call__" in hint.__dict__:
-        return value if _takes(value, hint.__dict__["__call__"]) else _Refused
-    if _is_array(hint):
-        if _is_key(value):
-            return value if "prng_key" in getattr(hint, "dtypes", ()) else _Refused
-        return value if is_real(value) else _Refused
+    abstract = numbers.Integral if kind is int else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, abstract):
+        return NotImplemented
     try:
-        return value if isinstance(value, hint) else _Refused
-    except TypeError:  # a protocol that cannot be asked
-        return value
+        value = kind(value)
+    except (OverflowError, ValueError):
+        return NotImplemented
+    largest = sys.float_info.max if kind is float else 2**63 - 1
+    ranges = [each for each in limits if isinstance(each, Range)]
+    for each in ranges or [Range(-largest, largest)]:
+        infinite = abs(value) == math.inf  # which has to be declared
+        if not each.holds(value) or (infinite and value not in (each.least, each.most)):
+            return NotImplemented
+    return value
 
 
 def _takes(value: Any, call: Callable[..., Any]) -> bool:
@@ -222,40 +260,6 @@ def _is_key(value: Any) -> bool:
     )
 
 
-def _finite(value: Any) -> Any:
-    try:
-        value = float(value)
-    except OverflowError:
-        return _Refused
-    return value if math.isfinite(value) else _Refused
-
-
-def _conform_tuple(value: Any, args: tuple[Any, ...]) -> Any:
-    if not isinstance(value, tuple):
-        return _Refused
-    kinds = args[:1] * len(value) if args[1:] == (...,) else args
-    if len(kinds) != len(value):
-        return _Refused
-    found = [conform(each, kind) for each, kind in zip(value, kinds, strict=True)]
-    return _Refused if any(each is _Refused for each in found) else tuple(found)
-
-
-def _conform_sequence(value: Any, kind: Any) -> Any:
-    if isinstance(value, str | bytes) or not isinstance(
-        value, collections.abc.Sequence | np.ndarray | jax.Array
-    ):
-        return _Refused
-    if isinstance(value, np.ndarray | jax.Array):
-        return value if is_real(value) else _Refused
-    refused = any(conform(each, kind) is _Refused for each in value)
-    return _Refused if refused else value
-
-
-def _inside(value: Any, limits: Range) -> bool:
-    """Return whether a number is inside; what is no number has no limits."""
-    return not isinstance(value, int | float) or limits.holds(value)
-
-
 def is_real(value: Any) -> bool:
     """Return whether something is, or can become, an array of real numbers."""
     if isinstance(value, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
@@ -279,49 +283,134 @@ def is_real(value: Any) -> bool:
     )
 
 
-def describe(hint: Any) -> str:
+_LISTS = (collections.abc.Sequence, np.ndarray, jax.Array)
+ARGUMENTS = Dialect(
+    plain,
+    {tuple: (tuple,), list: _LISTS, collections.abc.Sequence: _LISTS},
+    {
+        types.NoneType: "None",
+        bool: "True or False",
+        float: "a finite number",
+        str: "a string",
+        tuple: "a tuple",
+        list: "a sequence",
+        collections.abc.Sequence: "a sequence",
+        pathlib.Path: "a path",
+        collections.abc.Callable: "callable",
+    },
+)
+"""Arguments of functions."""
+
+
+def conform(
+    value: Any,
+    hint: Any,
+    dialect: Dialect = ARGUMENTS,
+    *,
+    limits: tuple[Any, ...] = (),
+    place: str = "",
+) -> Any:
+    """Return a value as its annotation has it, or :class:`Refused`.
+
+    Args:
+        value: Any value.
+        hint: The annotation.
+        dialect: Which kind of value it is.
+        limits: What annotates the value, besides.
+        place: Where it is in a larger value.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    refused = Refused(place, hint, value)
+    if hint is Any or isinstance(hint, TypeVar):
+        return value
+    if origin is Annotated:
+        found = conform(value, args[0], dialect, limits=args[1:], place=place)
+        itself = isinstance(found, Refused) and found.place == place
+        return refused if itself else found
+    if origin in (Union, types.UnionType):
+        if float in args and isinstance(value, int | float):
+            args = tuple(each for each in args if not _is_array(each))
+        tried = [conform(value, each, dialect, place=place) for each in args]
+        good = [each for each in tried if not isinstance(each, Refused)]
+        # What is wrong inside of a list says more than what else there could be.
+        inside = [] if good else [each for each in tried if each.place != place]
+        return [*good, *inside, refused][0]
+    if origin is Literal:
+        same = any(type(value) is type(each) and value == each for each in args)
+        return value if same else refused
+    if args and isinstance(origin, type) and issubclass(dict, origin):
+        if not isinstance(value, Mapping) or not _fits(value, limits):
+            return refused
+        keys = [conform(key, args[0], dialect, place=place) for key in value]
+        items = [
+            conform(item, args[1], dialect, place=f"{place}[{shown(key)}]")
+            for key, item in value.items()
+        ]
+        return _first_fault([*keys, *items], value)
+    if args and origin in dialect.lists:
+        fits = isinstance(value, dialect.lists[origin]) and _fits(value, limits)
+        if not fits or isinstance(value, str | bytes):
+            return refused
+        if isinstance(value, np.ndarray | jax.Array) and value.ndim != 1:
+            return value if is_real(value) else refused
+        kinds = args
+        if origin is not tuple or args[1:] == (...,):
+            kinds = args[:1] * len(value)
+        if len(kinds) != len(value):
+            return refused
+        found = [
+            conform(each, kind, dialect, place=f"{place}[{i}]")
+            for i, (each, kind) in enumerate(zip(value, kinds, strict=True))
+        ]
+        return _first_fault(found, tuple(found) if type(value) is tuple else value)
+    found = dialect.plain(value, origin or hint, limits)
+    return refused if found is NotImplemented else found
+
+
+def _fits(value: Any, limits: tuple[Any, ...]) -> bool:
+    return all(each.holds(value) for each in limits if isinstance(each, Length))
+
+
+def _first_fault(found: list[Any], value: Any) -> Any:
+    return next((each for each in found if isinstance(each, Refused)), value)
+
+
+def describe(
+    hint: Any, dialect: Dialect = ARGUMENTS, limits: tuple[Any, ...] = ()
+) -> str:
     """Return an annotation in words.
 
     >>> describe(Annotated[int, Range(1, 5)] | None)
     'an integer of at least 1 and at most 5 or None'
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    name = dialect.words.get(origin or hint)
     if origin is Annotated:
-        ranges = [str(each) for each in args[1:] if isinstance(each, Range)]
-        return " ".join([describe(args[0]), *ranges])
+        return describe(args[0], dialect, args[1:])
     if origin in (Union, types.UnionType):
-        words = list(dict.fromkeys(describe(each) for each in args))
+        words = list(dict.fromkeys(describe(each, dialect) for each in args))
         return " or ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
     if origin is Literal:
-        return f"one of {', '.join(map(str, args))}"
-    if origin is tuple:
-        return f"a tuple of {describe(args[0])}"
-    if origin in (collections.abc.Sequence, list):
-        return f"a sequence, each of them {describe(args[0])}"
-    return _WORDS.get(origin or hint) or _described_class(origin or hint)
-
-
-_WORDS: dict[Any, str] = {
-    None: "None",
-    type(None): "None",
-    bool: "True or False",
-    int: "an integer",
-    float: "a finite number",
-    str: "a string",
-    pathlib.Path: "a path",
-    collections.abc.Callable: "callable",
-}
-
-
-def _described_class(hint: Any) -> str:
-    if not isinstance(hint, type):
-        return "something else"
+        null = {None: dialect.words[types.NoneType]}
+        return f"one of {', '.join(null.get(each, str(each)) for each in args)}"
+    if hint in (int, float):
+        ranges = [str(each) for each in limits if isinstance(each, Range)]
+        what = "an integer" if hint is int else "a number" if ranges else str(name)
+        return " ".join([what, *ranges])
+    length = "".join(f" of {each}" for each in limits if isinstance(each, Length))
+    if name and args:
+        if origin is tuple and args[1:] != (...,):
+            length = f" of {len(args)}"
+        return f"{name}{length}, each {describe(args[origin is dict], dialect)}"
+    if name or not isinstance(hint := origin or hint, type):
+        return (
+            f"{name}{length and length + ' characters'}" if name else "something else"
+        )
     if _is_array(hint):
         return "an array of real numbers"
     name = hint.__name__
-    made_by = getattr(hint, "made_by", None)
-    origin = f" (made by {made_by})" if made_by else ""
-    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}{origin}"
+    made_by = f" (made by {hint.made_by})" if hasattr(hint, "made_by") else ""
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}{made_by}"
 
 
 def shown(value: Any) -> str:
@@ -334,9 +423,19 @@ def shown(value: Any) -> str:
         return f"the class {value.__name__}"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"an array of shape {tuple(value.shape)} and type {value.dtype}"
-    if isinstance(value, str | int | float | complex | bytes | None):
-        text = repr(value)
+    if isinstance(value, str | int | float | complex | bytes | None) or (
+        type(value) in (list, tuple, dict)
+    ):
+        text = one_line(repr(value))
         return text if len(text) <= 60 else f"{text[:57]}..."
     if inspect.isroutine(value):
         return f"the function {getattr(value, '__name__', '')}".rstrip()
     return f"a value of type {type(value).__name__}"
+
+
+def one_line(said: object, most: int | None = None) -> str:
+    """Return a text, or what an error says, without line breaks and not too long."""
+    text = " ".join(str(said).split())
+    if not text and isinstance(said, BaseException):
+        return type(said).__name__
+    return text if most is None or len(text) <= most else f"{text[:most]}..."

@@ -10,8 +10,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from safetensors.numpy import save_file
 
+from jaxinv.checks import shown
 from jaxinv.files.atomic import atomic_folder, write_json
-from jaxinv.files.json_fields import shown
 from jaxinv.mesh import ShardingRule, sharding_function
 from jaxinv.models import CLIPTextConfig
 from jaxinv.models.parameters import parameters, with_parameters

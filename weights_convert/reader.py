@@ -12,9 +12,10 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from jaxinv.checks import Length, one_line, shown
 from jaxinv.files import json_fields
 from jaxinv.files.folders import check_regular, model_root
-from jaxinv.files.json_fields import Length, check_field, naming, parse_json, shown
+from jaxinv.files.json_fields import check_field, naming, parse_json
 from jaxinv.models.registry import ComponentConfig, component_config
 from weights_convert.errors import WeightsError, as_weights_errors
 
@@ -156,9 +157,8 @@ def _check_header(file: Path) -> None:
 
 
 def _broken(file: Path, reason: object) -> str:
-    text = " ".join(str(reason).split())
-    text = text if len(text) < _SHOWN else f"{text[:_SHOWN]}..."
-    return f"{file} is truncated or corrupt ({text}); download it again"
+    said = one_line(reason, _SHOWN)
+    return f"{file} is truncated or corrupt ({said}); download it again"
 
 
 def read_tensor(folder: Path, tensor: StoredTensor) -> np.ndarray:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxinv.files.json_fields import shown
+from jaxinv.checks import shown
 from jaxinv.models import AutoencoderTiny, AutoencoderTinyConfig
 from jaxinv.models.parameters import parameters, with_parameters
 from jaxinv.models.registry import abstract_component

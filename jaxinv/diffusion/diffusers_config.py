@@ -29,14 +29,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from jaxinv.checks import Range
-from jaxinv.files.json_fields import (
-    Length,
-    check_field,
-    naming,
-    read_json,
-    shown,
-)
+from jaxinv.checks import Length, Range, shown
+from jaxinv.files.json_fields import check_field, naming, read_json
 
 DDIM = "DDIMScheduler"
 DPM, DEIS, UNIPC = (

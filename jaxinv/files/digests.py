@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
+from jaxinv.checks import Length
 from jaxinv.files.atomic import write_json
 from jaxinv.files.folders import files_below
-from jaxinv.files.json_fields import Length, check_field, naming, read_json
+from jaxinv.files.json_fields import check_field, naming, read_json
 
 _THREADS = 4  # hashing leaves the interpreter to others
 _Digests = dict[Annotated[str, Length(1, 4096)], Annotated[str, Length(64, 64)]]

@@ -20,6 +20,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from jaxinv.checks import one_line
+
 MAX_PIXELS = 2**25
 """Pixels of the largest picture that is read by default: 33.5 million."""
 
@@ -122,7 +124,7 @@ def _opened(path: Path, max_pixels: int) -> ImageFile.ImageFile:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     return ValueError(f"{path} is damaged: {reason}")
 
 

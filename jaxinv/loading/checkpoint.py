@@ -31,10 +31,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from jaxinv.checks import one_line, shown
 from jaxinv.files.atomic import atomic_folder, write_json
 from jaxinv.files.digests import check_digests, write_digests
 from jaxinv.files.folders import files_below, model_root
-from jaxinv.files.json_fields import naming, read_json, shown
+from jaxinv.files.json_fields import naming, read_json
 from jaxinv.mesh import ShardingRule, sharding_function
 from jaxinv.models.parameters import parameters, with_parameters
 from jaxinv.models.registry import Component, abstract_component, component_config
@@ -161,12 +162,9 @@ def _reading(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = " ".join(str(error).split())
-        if len(text) > _SHOWN:
-            text = f"{text[:_SHOWN]}..."
         raise ValueError(
             f"{folder / 'params'} is damaged: Orbax cannot read it "
-            f"({type(error).__name__}: {text})"
+            f"({type(error).__name__}: {one_line(error, _SHOWN)})"
         ) from None
 
 

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from jaxinv.checks import one_line
 from jaxinv.models.supported import PARTS
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -84,7 +85,7 @@ def find_model(
         except Exception as error:  # the hub's errors have no base class in common
             raise FileNotFoundError(
                 f"no model {name!r}: tried {tried}, and the Hugging Face hub and its "
-                f"local cache ({_one_line(error)})"
+                f"local cache ({one_line(error)})"
             ) from error
     folder = found / inner
     if not folder.is_dir():
@@ -132,7 +133,7 @@ def _download(
             raise error from None
         if not isinstance(error, OfflineModeIsEnabled):
             warnings.warn(
-                f"the Hugging Face hub did not answer for {name} ({_one_line(error)}): "
+                f"the Hugging Face hub did not answer for {name} ({one_line(error)}): "
                 "taking the local cache's last snapshot",
                 stacklevel=2,
             )
@@ -177,11 +178,6 @@ def wanted_files(
 
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _one_line(error: BaseException) -> str:
-    """Return the text of an error without line breaks, or its kind if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _is_variant(file: str, variant: str) -> bool:

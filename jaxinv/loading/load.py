@@ -17,7 +17,7 @@ from jax.sharding import Mesh, Sharding
 from jax.typing import DTypeLike
 
 import weights_convert
-from jaxinv.checks import Range, checked
+from jaxinv.checks import Range, checked, one_line
 from jaxinv.diffusion.diffusers_schedule import schedule_from_diffusers
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.files.folders import (
@@ -272,7 +272,7 @@ def _load_tokenizer(folder: Path, root: Path) -> Any:
     except Exception as error:  # transformers' and its Rust parser's have no base class
         raise ValueError(
             f"{folder} holds no readable tokenizer ({type(error).__name__}: "
-            f"{' '.join(str(error).split())})"
+            f"{one_line(error)})"
         ) from None
 
 

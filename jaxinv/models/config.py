@@ -10,13 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from jaxinv.checks import Range
-from jaxinv.files.json_fields import (
-    Length,
-    as_tuple,
-    check_fields,
-    shown,
-)
+from jaxinv.checks import Length, Range, shown
+from jaxinv.files.json_fields import as_tuple, check_fields
 
 _Config = TypeVar("_Config")
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxinv.files.json_fields import shown
+from jaxinv.checks import shown
 from jaxinv.models.autoencoders.kl import AutoencoderKL
 from jaxinv.models.autoencoders.kl_config import AutoencoderKLConfig
 from jaxinv.models.autoencoders.tiny import AutoencoderTiny

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from jaxinv.files.json_fields import check_field, shown, shown_text
+from jaxinv.checks import shown
+from jaxinv.files.json_fields import check_field, shown_text
 from jaxinv.models.autoencoders.kl_config import AutoencoderKLConfig
 from jaxinv.models.autoencoders.tiny_config import AutoencoderTinyConfig
 from jaxinv.models.registry import ComponentConfig

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinv.checks import checked
+from jaxinv.checks import checked, shown
 from jaxinv.diffusion.diffusers_config import (
     DDIM,
     DEIS,
@@ -38,7 +38,6 @@ from jaxinv.diffusion.diffusers_schedule import schedule_of_options
 from jaxinv.diffusion.grid import TimeGrid, warn_if_lossy
 from jaxinv.diffusion.prediction import levels_seen, prediction_weights
 from jaxinv.diffusion.schedule import NoiseSchedule
-from jaxinv.files.json_fields import shown
 from jaxinv.samplers.adams import deis
 from jaxinv.samplers.diffusers_grid import SUPPORTED, make_diffusers_grid
 from jaxinv.samplers.dpm_solver import PUBLISHED_CURVATURE

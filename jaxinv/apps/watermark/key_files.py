@@ -16,14 +16,8 @@ from jaxinv.apps.watermark.gaussian_shading import (
     gaussian_shading_key,
 )
 from jaxinv.apps.watermark.tree_ring import TreeRingKey, tree_ring_key
-from jaxinv.checks import Range
-from jaxinv.files.json_fields import (
-    Length,
-    check_field,
-    naming,
-    read_json,
-    shown,
-)
+from jaxinv.checks import Length, Range, shown
+from jaxinv.files.json_fields import check_field, naming, read_json
 
 _FORMAT = "jaxinv watermark key 1"
 _MAX_BYTES = 16 * 2**20

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from jaxinv.files.json_fields import Length
+from jaxinv.checks import Length
 from jaxinv.models.config import (
     Blocks,
     Channels,

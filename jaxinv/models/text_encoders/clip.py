@@ -19,8 +19,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxinv.checks import Range
-from jaxinv.files.json_fields import check_record, shown
+from jaxinv.checks import Range, shown
+from jaxinv.files.json_fields import check_record
 from jaxinv.models.config import (
     Channels,
     Epsilon,

@@ -20,8 +20,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxinv.checks import shown
 from jaxinv.files import check_writable_folder, open_atomically, to_json, write_json
-from jaxinv.files.json_fields import parse_json, read_json, shown
+from jaxinv.files.json_fields import parse_json, read_json
 from jaxinv.scale.jobs.array import create_array
 from jaxinv.scale.jobs.manifest import Manifest
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxinv.checks import checked
+from jaxinv.checks import checked, shown
 from jaxinv.files import to_json
-from jaxinv.files.json_fields import is_text, parse_json, shown
+from jaxinv.files.json_fields import is_text, parse_json
 
 #: Files of these endings are the images of a folder; others in it are ignored.
 IMAGE_SUFFIXES = (

@@ -18,15 +18,10 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jaxinv.checks import Range
+from jaxinv.checks import Length, Range
 from jaxinv.files import open_atomically, to_json
 from jaxinv.files.folders import check_regular
-from jaxinv.files.json_fields import (
-    Length,
-    check_field,
-    naming,
-    parse_json,
-)
+from jaxinv.files.json_fields import check_field, naming, parse_json
 
 MISSING, CONVERGED, UNCONVERGED, FAILED = range(4)
 _PART = re.compile(r"(\d{5,})-(\d{6,})\.jsonl")

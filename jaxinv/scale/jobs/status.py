@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxinv.checks import one_line
 from jaxinv.files import write_json
 from jaxinv.scale.jobs.recorder import Counts
 
@@ -104,7 +105,7 @@ class Status:
         try:
             yield
         except Exception as error:
-            self._end("failed", " ".join(str(error).split()))
+            self._end("failed", one_line(error))
             raise
         except BaseException as error:  # a signal, however it is told
             self._end("stopped", type(error).__name__)
