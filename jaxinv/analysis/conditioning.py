@@ -43,7 +43,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxinv.callables import check_denoiser, check_finite, split_callable
-from jaxinv.checks import checked
+from jaxinv.checks import AtLeastOne, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
@@ -80,7 +80,7 @@ def step_conditioning(
     denoise: Denoiser,
     trajectory: Float[Array, "n+1 *shape"],
     *,
-    num_vectors: int = 40,
+    num_vectors: AtLeastOne = 40,
     key: PRNGKeyArray | None = None,
 ) -> Conditioning:
     """Extreme singular values of every step of a trajectory.
@@ -127,7 +127,7 @@ def step_conditioning(
             f"{sampler.num_steps} steps, got an array of shape {trajectory.shape}"
         )
     arrays, rebuild = split_callable(denoise)
-    key = check_vectors(num_vectors, key)
+    key = jax.random.key(0) if key is None else key
     return _steps(sampler, arrays, rebuild, trajectory, num_vectors, key)
 
 
@@ -137,7 +137,7 @@ def trajectory_conditioning(
     denoise: Denoiser,
     noise: Float[Array, "*shape"],
     *,
-    num_vectors: int = 40,
+    num_vectors: AtLeastOne = 40,
     key: PRNGKeyArray | None = None,
 ) -> Conditioning:
     """Extreme singular values of the whole map from the noise to the data.
@@ -163,15 +163,8 @@ def trajectory_conditioning(
     noise = jnp.asarray(noise)
     check_finite(noise, "noise")
     arrays, rebuild = split_callable(denoise)
-    key = check_vectors(num_vectors, key)
+    key = jax.random.key(0) if key is None else key
     return _whole(sampler, arrays, rebuild, noise, num_vectors, key)
-
-
-def check_vectors(num_vectors: int, key: PRNGKeyArray | None) -> PRNGKeyArray:
-    """The key, or a fixed one; ValueError for less than one vector."""
-    if num_vectors < 1:
-        raise ValueError(f"num_vectors must be at least 1, got {num_vectors}")
-    return jax.random.key(0) if key is None else key
 
 
 @jax.jit(static_argnames=("rebuild", "num_vectors"))

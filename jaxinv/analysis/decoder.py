@@ -28,9 +28,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from jaxinv.analysis.conditioning import Conditioning, check_vectors, of_function
+from jaxinv.analysis.conditioning import Conditioning, of_function
 from jaxinv.callables import check_finite, split_callable
-from jaxinv.checks import checked
+from jaxinv.checks import AtLeastOne, checked
 from jaxinv.decoder_inversion.gradient_free import ForwardStep, InertialKM
 from jaxinv.decoder_inversion.invert import as_pixels, check_networks
 from jaxinv.decoder_inversion.problem import Limits, Problem
@@ -162,7 +162,7 @@ def decoder_conditioning(
     decode: Callable[[Array], Array],
     latent: Float[Array, "*latent"],
     *,
-    num_vectors: int = 40,
+    num_vectors: AtLeastOne = 40,
     key: PRNGKeyArray | None = None,
 ) -> Conditioning:
     """Extreme singular values of a decoder's Jacobian at a latent.
@@ -179,14 +179,13 @@ def decoder_conditioning(
         The singular values, each field of shape ().
 
     Raises:
-        ValueError: for a latent that is not finite, or less than one vector.
+        ValueError: for a latent that is not finite.
     """
     latent = jnp.asarray(latent)
     check_finite(latent, "latent")
     arrays, rebuild = split_callable(decode)
-    return _conditioned(
-        arrays, rebuild, latent, num_vectors, check_vectors(num_vectors, key)
-    )
+    key = jax.random.key(0) if key is None else key
+    return _conditioned(arrays, rebuild, latent, num_vectors, key)
 
 
 @jax.jit(static_argnames=("rebuild", "num_vectors"))

@@ -8,19 +8,20 @@ import functools
 import io
 import zlib
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageEnhance, ImageFilter
 
-from jaxinv.checks import checked
+from jaxinv.checks import Range, checked
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 
 
 @checked
-def jpeg(pixels: Pixels, quality: int) -> Pixels:
-    """Compresses and decompresses.
+def jpeg(pixels: Pixels, quality: Annotated[int, Range(1, 95)]) -> Pixels:
+    """Compress and decompress.
 
     Args:
         pixels: the image.
@@ -28,12 +29,7 @@ def jpeg(pixels: Pixels, quality: int) -> Pixels:
 
     Returns:
         The image.
-
-    Raises:
-        ValueError: for another quality.
     """
-    if not 1 <= quality <= 95:
-        raise ValueError(f"JPEG quality goes from 1 to 95, got {quality}")
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality)
     return np.array(Image.open(file).convert("RGB"))
@@ -65,21 +61,18 @@ def blur(pixels: Pixels, radius: float) -> Pixels:
 
 
 @checked
-def crop_and_rescale(pixels: Pixels, share: float) -> Pixels:
-    """Cuts the middle out and enlarges it to the old size.
+def crop_and_rescale(
+    pixels: Pixels, share: Annotated[float, Range(0, 1, above=True)]
+) -> Pixels:
+    """Cut the middle out and enlarge it to the old size.
 
     Args:
         pixels: the image.
-        share: of height and of width that is kept.
+        share: of height and of width that is kept, at most 1.
 
     Returns:
         The image.
-
-    Raises:
-        ValueError: unless the share lies between 0 and 1.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"the share that is kept lies between 0 and 1, got {share}")
     height, width, _ = pixels.shape
     margin = (1 - share) / 2
     box = (margin * width, margin * height, (1 - margin) * width, (1 - margin) * height)

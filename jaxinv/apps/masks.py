@@ -9,7 +9,7 @@ References:
     Couairon et al. 2023, "DiffEdit", arXiv:2210.11427, Section 3.2.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxinv.callables import check_denoiser, check_finite, split_callable
-from jaxinv.checks import checked
+from jaxinv.checks import AtLeastOne, Range, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.diffusion.schedule import NoiseSchedule
+
+_Share = Annotated[float, Range(0, 1, above=True, below=True)]
 
 
 @checked
@@ -63,9 +65,9 @@ def prediction_mask(
     latent: Float[Array, "h w c"],
     key: PRNGKeyArray,
     *,
-    strength: float = 0.5,
-    samples: int = 10,
-    threshold: float = 0.5,
+    strength: _Share = 0.5,
+    samples: AtLeastOne = 10,
+    threshold: _Share = 0.5,
 ) -> Float[Array, "h w 1"]:
     """Where two denoisers disagree about a latent.
 
@@ -84,17 +86,11 @@ def prediction_mask(
         The mask, of zeros and ones.
 
     Raises:
-        ValueError: for a strength or threshold outside of (0, 1), less than one sample,
-            or denoisers that do not fit the latent.
+        ValueError: for denoisers that do not fit the latent.
 
     References:
         Couairon et al. 2023, arXiv:2210.11427, Section 3.2 and Appendix A.
     """
-    for name, value in (("strength", strength), ("threshold", threshold)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name} must lie between 0 and 1, got {value}")
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
     latent = jnp.asarray(latent)
     check_finite(latent, "latent")
     for denoise in (source, target):

@@ -32,7 +32,7 @@ from jaxinv.loading.find import find_model
 from jaxinv.mesh import ShardingRule
 from jaxinv.models.layers.attention import Implementation
 from jaxinv.models.layers.remat import Remat
-from jaxinv.models.options import check_options, with_options
+from jaxinv.models.options import check_attention, with_options
 from jaxinv.models.supported import (
     NETWORKS,
     PARTS,
@@ -130,7 +130,7 @@ def load(
         >>> pipe.image_size, pipe.latent_shape
         ((64, 64), (16, 16, 4))
     """
-    check_options(attention, remat, dtype)
+    check_attention(attention, dtype)
     folder = find_model(
         name_or_path,
         revision=revision,

@@ -18,33 +18,23 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxinv.checks import checked
 from jaxinv.models.layers.attention import Attention, Implementation
 from jaxinv.models.layers.flash import has_cudnn
-from jaxinv.models.layers.remat import REMATS, Remat
+from jaxinv.models.layers.remat import Remat
 from jaxinv.models.registry import Component
 from jaxinv.models.text_encoders.clip import CLIPAttention
 
 _Component = TypeVar("_Component", bound=Component)
-ATTENTIONS = (None, "xla", "cudnn")
 
 
-def check_options(attention: Any, remat: Any, dtype: Any) -> None:
-    """Raise ValueError unless a model of this dtype can run with these options.
+def check_attention(attention: Implementation, dtype: Any) -> None:
+    """Raise ValueError unless a model of this dtype can compute attention so.
 
     Args:
         attention: See :func:`with_options`.
-        remat: See :func:`with_options`.
         dtype: Data type that the model computes in.
     """
-    if attention not in ATTENTIONS:
-        raise ValueError(
-            f"attention={attention!r} is unknown; expected 'xla', 'cudnn' or None "
-            "(JAX's own choice)"
-        )
-    if remat not in REMATS:
-        raise ValueError(
-            f"remat={remat!r} is unknown; expected one of {', '.join(REMATS)}"
-        )
     if attention != "cudnn":
         return
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
@@ -60,10 +50,11 @@ def check_options(attention: Any, remat: Any, dtype: Any) -> None:
         )
 
 
+@checked
 def with_options(
     module: _Component, *, attention: Implementation = None, remat: Remat = "none"
 ) -> _Component:
-    """Returns a model with other run-time options, and the same parameters.
+    """Return a model with other run-time options, and the same parameters.
 
     Args:
         module: The model; it may be abstract. It is not changed.
@@ -93,7 +84,7 @@ def with_options(
         >>> careful.encoder.layers[0].remat, text_encoder.encoder.layers[0].remat
         ('blocks', 'none')
     """
-    check_options(attention, remat, module.dtype)
+    check_attention(attention, module.dtype)
     new: _Component = jax.tree.map(lambda x: x, module)  # new objects, same arrays
     for _, layer in nnx.iter_modules(new):
         if isinstance(layer, Attention | CLIPAttention):

@@ -258,11 +258,6 @@ class LatentDiffusion:
         Raises:
             ValueError: If the prompt is not a string.
         """
-        if not isinstance(prompt, str):
-            raise ValueError(
-                f"a prompt must be one string, got {type(prompt).__name__}; for "
-                "several prompts, stack their encode_prompt() and use jax.vmap"
-            )
         longest = self.text_encoder.config.max_position_embeddings
         length = min(longest, self.tokenizer.model_max_length)
         ids = self.tokenizer(

@@ -1,6 +1,7 @@
 """Run-time options: other programs for the same function of the same parameters."""
 
 import functools
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +21,12 @@ from jaxinv.models import (
 )
 from jaxinv.models.layers.attention import Attention, dot_product_attention
 from jaxinv.models.layers.flash import flash_attention, flash_takes
-from jaxinv.models.options import REMATS
+from jaxinv.models.layers.remat import Remat
 
 FUSED = "__cudnn$fmhaSoftmax"
 # As few layers as there can be: compiling is what takes the time.
 SMALL = UNETS["plain_mid"] | {"mid_block_type": None, "up_block_types": ("UpBlock2D",)}
-OTHER_REMATS = [name for name in REMATS if name != "none"]
+OTHER_REMATS = [name for name in get_args(Remat) if name != "none"]
 
 
 def make_small(**kwargs):

@@ -40,9 +40,6 @@ _POLICIES: dict[str, Callable[..., Any] | None] = {
     ),
 }
 
-#: The names of all policies.
-REMATS = ("none", *_POLICIES)
-
 _Call = TypeVar("_Call", bound=Callable[..., Any])
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from jaxinv.checks import checked
+from jaxinv.checks import AtLeastOne, Whole, checked
 from jaxinv.files.image_reading import MAX_PIXELS
 from jaxinv.scale.jobs import array, records
 from jaxinv.scale.jobs.detect import Detector
@@ -54,10 +54,10 @@ def run_job(
     max_pixels: int = MAX_PIXELS,
     keep_noise: bool = True,
     detector: Detector | None = None,
-    chunk_rows: int = 64,
-    commit_every: int = 64,
+    chunk_rows: AtLeastOne = 64,
+    commit_every: AtLeastOne = 64,
     commit_seconds: float = 30.0,
-    max_failures: int | None = None,
+    max_failures: Whole | None = None,
     retry_failures: bool = False,
     process_index: int = 0,
     process_count: int = 1,
@@ -117,7 +117,10 @@ def run_job(
         TooManyFailuresError: If there were more failures than allowed.
         EngineError: If the engine breaks down, or does not answer each request once.
     """
-    _check_numbers(chunk_rows, commit_every, max_failures, process_index, process_count)
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index must lie in 0 to {process_count - 1}, got {process_index}"
+        )
     count = len(manifest.rows)
     chunked = chunk_rows if keep_noise else None
     told = dict(settings) | {
@@ -213,21 +216,3 @@ def _counts(ledger: records.Ledger, own: range, todo: Int[np.ndarray, " n"]) -> 
         found["unconverged"],
         found["failed"],
     )
-
-
-def _check_numbers(
-    chunk_rows: int,
-    commit_every: int,
-    max_failures: int | None,
-    process_index: int,
-    process_count: int,
-) -> None:
-    for name, value in (("chunk_rows", chunk_rows), ("commit_every", commit_every)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if max_failures is not None and max_failures < 0:
-        raise ValueError(f"max_failures must be at least 0, got {max_failures}")
-    if not 0 <= process_index < process_count:
-        raise ValueError(
-            f"process_index must lie in 0 to {process_count - 1}, got {process_index}"
-        )

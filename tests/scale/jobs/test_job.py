@@ -368,9 +368,9 @@ def test_a_damaged_record_is_named(pictures, tmp_path, content):
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"chunk_rows": 0}, "chunk_rows must be at least 1"),
-        ({"commit_every": 0}, "commit_every must be at least 1"),
-        ({"max_failures": -1}, "max_failures must be at least 0"),
+        ({"chunk_rows": 0}, "chunk_rows must be an integer of at least 1"),
+        ({"commit_every": 0}, "commit_every must be an integer of at least 1"),
+        ({"max_failures": -1}, "max_failures must be an integer of at least 0"),
         ({"process_index": 2, "process_count": 2}, "must lie in 0 to 1, got 2"),
     ],
 )
