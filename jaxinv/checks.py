@@ -338,7 +338,7 @@ def conform(
     if origin is Literal:
         same = any(type(value) is type(each) and value == each for each in args)
         return value if same else refused
-    if args and isinstance(origin, type) and issubclass(dict, origin):
+    if origin in (dict, collections.abc.Mapping) and args:
         if not isinstance(value, Mapping) or not _fits(value, limits):
             return refused
         keys = [conform(key, args[0], dialect, place=place) for key in value]
@@ -398,14 +398,15 @@ def describe(
         what = "an integer" if hint is int else "a number" if ranges else str(name)
         return " ".join([what, *ranges])
     length = "".join(f" of {each}" for each in limits if isinstance(each, Length))
-    if name and args:
+    if name and args and origin is not collections.abc.Callable:
         if origin is tuple and args[1:] != (...,):
             length = f" of {len(args)}"
         return f"{name}{length}, each {describe(args[origin is dict], dialect)}"
-    if name or not isinstance(hint := origin or hint, type):
-        return (
-            f"{name}{length and length + ' characters'}" if name else "something else"
-        )
+    if name:
+        return f"{name}{length} characters" if length else name
+    hint = origin or hint
+    if not isinstance(hint, type):
+        return "something else"
     if _is_array(hint):
         return "an array of real numbers"
     name = hint.__name__

@@ -339,7 +339,10 @@ def test_a_missing_file_is_reported_as_such(tmp_path):
         ),
         ({"timestep_spacing": "karras"}, "unknown timestep_spacing 'karras'"),
         ({"beta_start": 0.0}, "0 < beta_start"),
-        ({"num_train_timesteps": 0}, "num_train_timesteps: expected an integer of at least 1"),
+        (
+            {"num_train_timesteps": 0},
+            "num_train_timesteps: expected an integer of at least 1",
+        ),
     ],
 )
 def test_configurations_that_cannot_be_used_are_refused(change, message):
