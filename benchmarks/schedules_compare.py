@@ -40,7 +40,7 @@ REFUSALS = {
     "learned variance": "variance_type",
     "UniPC's corrector": "corrector",
     "order above 3": "solver_order",
-    "flow levels without flow prediction, or the reverse": "together only",
+    "flow levels without flow prediction, or the reverse": "only supported together",
     "spaced levels of a flow": "not supported for flow matching",
     "flow ending at a VP level": "ends a flow at a level",
     "dynamic shifting without mu": "use_dynamic_shifting",

@@ -1,10 +1,10 @@
-r"""Meshes of devices: where parameters and samples live.
+r"""Meshes of devices: the placement of parameters and samples.
 
-A mesh has two axes. Samples are spread over ``data``: every device works on its own
-part of a batch, and since each sample has its own stopping test, devices need not
-communicate. Parameters are spread over ``model`` if one device cannot hold them all:
-each array along its largest dimension that divides evenly. XLA's partitioner then
-brings the parts together where they are used.
+A mesh has two axes. Samples are divided over ``data``: every device works on its own
+part of a batch. Each sample has its own stopping test, so devices need not communicate.
+Parameters are divided over ``model`` if they do not fit on one device, each array along
+its largest dimension that divides evenly. XLA's partitioner gathers the parts where
+they are used.
 
 References:
     Xu et al. 2021, "GSPMD", arXiv:2105.04663 (partitioning over ``model``).
@@ -26,8 +26,8 @@ from jaxinv.checks import AtLeastOne, checked
 #: Names of the mesh's axes: samples, and parts of parameters.
 DATA, MODEL = "data", "model"
 
-#: Where parameters go: one place for all, a place for each parameter's path, a function
-#: of path and shape, or a mesh, for :func:`parameter_rule` on it.
+#: Placement of parameters: one sharding for all, a mapping from paths, a function of
+#: path and shape, or a mesh, which means :func:`parameter_rule` on it.
 ShardingRule = (
     Sharding
     | Mesh
@@ -44,14 +44,14 @@ def make_mesh(
     """Return a mesh of devices: samples over ``data``, parameters over ``model``.
 
     Args:
-        model: number of devices that share one copy of the parameters.
-        devices: the devices; all devices of all processes if None.
+        model: Number of devices that share one copy of the parameters.
+        devices: The devices; all devices of all processes if None.
 
     Returns:
         A mesh of shape (devices / model, model).
 
     Raises:
-        ValueError: if the number of devices is no multiple of ``model``.
+        ValueError: If the number of devices is not a multiple of ``model``.
 
     Example:
         >>> dict(make_mesh().shape)["model"]
@@ -64,7 +64,7 @@ def make_mesh(
             f"{len(found)} devices cannot be divided into groups of {model}; model "
             f"must be one of {', '.join(map(str, divisors))}"
         )
-    # Automatic: models leave it to the compiler where their activations go.
+    # Automatic: the compiler places the activations of models.
     grid = np.asarray(found).reshape(-1, model)
     return Mesh(grid, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
 
@@ -72,12 +72,12 @@ def make_mesh(
 def parameter_rule(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
     """Return a rule that divides each parameter's largest dimension over ``model``.
 
-    Only dimensions that divide evenly count. Of equally large ones the last is taken,
-    which is the output of a layer. A parameter without such a dimension is copied to
-    every device. Over ``data`` all parameters are copied.
+    Only dimensions that divide evenly are considered. Among equally large dimensions
+    the last is chosen, the output of a layer. A parameter without such a dimension is
+    copied to every device. All parameters are copied over ``data``.
 
     Args:
-        mesh: a mesh with an axis ``model``, or without one for copies everywhere.
+        mesh: A mesh with an axis ``model``; without one, every device gets a copy.
 
     Returns:
         A function of a parameter's path and shape, for :func:`jaxinv.load` and
@@ -103,7 +103,7 @@ def sharding_function(
     """Return any form of :data:`ShardingRule` as a function of path and shape.
 
     Args:
-        sharding: the rule; the first local device if None.
+        sharding: The rule; the first local device if None.
     """
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -120,13 +120,13 @@ def shard_parameters(tree: _Tree, sharding: ShardingRule) -> _Tree:
     """Place the arrays of a model that is already in memory.
 
     Args:
-        tree: a model, or any pytree; leaves that are not arrays are left unchanged.
-        sharding: where the arrays go, usually a mesh. Paths are those of
+        tree: A model, or any pytree; leaves that are not arrays are left unchanged.
+        sharding: Placement of the arrays, usually a mesh. Paths are those of
             ``jax.tree_util.keystr``.
 
     Returns:
-        The same model with its arrays in their places. Reading a checkpoint with
-        ``jaxinv.load(..., sharding=mesh)`` never holds it whole on one device.
+        The same model with placed arrays. (``jaxinv.load(..., sharding=mesh)`` never
+        holds the whole checkpoint on one device.)
     """
     place = sharding_function(sharding)
 
@@ -156,29 +156,29 @@ def check_mesh(mesh: Mesh) -> int:
     """Return the number of parts that a mesh divides samples into.
 
     Raises:
-        ValueError: if the mesh has no axis ``data``.
+        ValueError: If the mesh has no axis ``data``.
     """
     if DATA not in mesh.shape:
         raise ValueError(
-            f"the mesh needs an axis {DATA!r} for the samples, as that of "
+            f"the mesh needs an axis {DATA!r} for the samples, such as that of "
             f"jaxinv.mesh.make_mesh(); it has {tuple(mesh.axis_names)}"
         )
     return mesh.shape[DATA]
 
 
 def over_data(part: Callable[..., Any], mesh: Mesh, shared: int) -> Callable[..., Any]:
-    """Return a function of one device's samples as one of the whole mesh's samples.
+    """Turn a function of one device's samples into one of the whole mesh's samples.
 
     If every device holds all parameters, each device runs the function by itself. If
-    the parameters are in parts, bringing them together takes collectives, also within
-    loops, and all devices have to run these equally often: the partitioner then sees
-    the loops of all samples as one loop, whose predicate is a collective, too.
+    the parameters are divided, gathering them takes collectives, also within loops, and
+    all devices must run these equally often: the partitioner then combines the loops of
+    all samples into one loop, whose predicate is a collective, too.
 
     Args:
-        part: the function. Its first arguments are the same on all devices; its other
+        part: The function. Its first arguments are the same on all devices; its other
             arguments and its results have a leading axis of samples.
-        mesh: a mesh with an axis ``data``.
-        shared: number of arguments that are the same on all devices.
+        mesh: A mesh with an axis ``data``.
+        shared: Number of arguments that are the same on all devices.
     """
     if math.prod(mesh.shape.values()) > check_mesh(mesh):
         return part

@@ -1,10 +1,9 @@
 r"""Norms that neither underflow nor overflow.
 
-The square of a number leaves float32's range where the number itself is far inside of
-it, at 1e-19 and 1e19. A norm is therefore computed of the numbers divided by a power of
-two next to the largest of them, and multiplied by that in the end. Both operations are
-exact: wherever no square would leave the range, the result has the very bits of
-``sqrt(sum(x * x))``.
+Squares leave the range of float32 for numbers well inside it, from 1e-19 and 1e19 on.
+Norms here therefore divide the numbers by a power of two close to the largest of them
+and multiply the result by it. Both operations are exact: where no square would leave
+the range, the result equals ``sqrt(sum(x * x))`` bit for bit.
 
 References:
     Blue 1978, "A Portable Fortran Program to Find the Euclidean Norm of a Vector", ACM
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# The bits of sign and mantissa, which a power of two does not have.
+# Mask of the exponent: a power of two has neither sign nor mantissa.
 _EXPONENT = {32: (jnp.uint32, 0x7F80_0000), 64: (jnp.uint64, 0x7FF0_0000_0000_0000)}
 
 
@@ -28,7 +27,7 @@ def power_of_two(x: Float[Array, "..."]) -> Float[Array, "..."]:
         x: float32 or float64.
 
     Returns:
-        The powers, exactly. 0 for zero and subnormal numbers, infinity for infinity and
+        The exact powers: 0 for zero and subnormal numbers, infinity for infinity and
         NaN.
     """
     kind, mask = _EXPONENT[jnp.finfo(x.dtype).bits]
@@ -43,10 +42,10 @@ def norm(
 
     Args:
         x: float32 or float64, any shape.
-        axis: the axes to sum over; None for all.
+        axis: The axes to sum over; None for all.
 
     Returns:
-        The norms: 0 of zeros, infinity or NaN where an element is.
+        The norms; infinity or NaN if an element is.
     """
     unit = _unit(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
     scaled = x / unit
@@ -55,7 +54,7 @@ def norm(
 
 
 def tree_norm(tree: Any) -> Float[Array, ""]:
-    """Return the Euclidean norm of all the arrays of a pytree together."""
+    """Return the Euclidean norm of all arrays of a pytree together."""
     leaves = jax.tree.leaves(tree)
     largest = [jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves]
     unit = _unit(jnp.max(jnp.stack(largest)))
@@ -66,20 +65,20 @@ def tree_norm(tree: Any) -> Float[Array, ""]:
 def relative(
     error: Float[Array, "*shape"], reference: Float[Array, "*shape"]
 ) -> Float[Array, ""]:
-    """Return the norm of an error relative to the norm of what it is an error of.
+    """Return the norm of an error relative to the norm of a reference.
 
     Args:
-        error: a difference.
-        reference: what was to be reproduced.
+        error: The error.
+        reference: The exact value.
 
     Returns:
-        ``|error| / |reference|``: 0 where both are zero.
+        ``|error| / |reference|``: 0 if both are zero.
     """
     return norm(error) / at_least_tiny(norm(reference))
 
 
 def at_least_tiny(length: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return a norm to divide by: the smallest normal number in place of zero."""
+    """Return a norm, with zero replaced by the smallest normal number, for division."""
     return jnp.maximum(length, jnp.finfo(length.dtype).tiny)
 
 
@@ -90,12 +89,11 @@ def natural_unit(x: Float[Array, "*shape"]) -> Float[Array, ""]:
         x: float32 or float64.
 
     Returns:
-        1 for an array whose root mean square lies between 1 / 1024 and 1024, and for
-        one that is zero or not finite; else the power of two next to the root mean
-        square.
+        1 for an array that is zero, not finite, or has a root mean square between
+        1 / 1024 and 1024; else the power of two closest to the root mean square.
     """
     size = norm(x) / float(max(x.size, 1)) ** 0.5
-    # Of the two powers of two next to it, the one that is nearer as a factor.
+    # The power of two with the smaller ratio to it.
     unit = power_of_two(size * 2**0.5)
     ordinary = (size >= 2.0**-10) & (size <= 2.0**10)
     usable = (unit > 0) & jnp.isfinite(unit)
@@ -103,6 +101,6 @@ def natural_unit(x: Float[Array, "*shape"]) -> Float[Array, ""]:
 
 
 def _unit(largest: Array) -> Array:
-    """What to divide by: a power of two, or 1 where there is none."""
+    """Return a power of two to divide by, or 1 where there is none."""
     unit = power_of_two(largest)
     return jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1).astype(largest.dtype)

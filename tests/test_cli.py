@@ -290,7 +290,7 @@ def test_another_size_is_resized_only_when_asked_and_said(
     pixels[:30, :, 3] = 0  # transparent above
     Image.fromarray(pixels).save(large)
     common = ("--model", diffusers_folder, "--prompt", "red cat", "--out", tmp_path)
-    way = "centre-crop 80x60 to 60x60 and resample to 32x32"
+    way = "center-crop 80x60 to 60x60 and resample to 32x32"
 
     refused = run("invert", large, *common)
     assert refused.exit_code == BAD_INPUT
@@ -486,7 +486,7 @@ def test_an_unwritable_output_is_explained_before_the_model_is_looked_for(
         (["--noise", "nan.npy"], ("NaN",)),
         (["--noise", "text.npy"], ("text.npy is not a NumPy array",)),
         (["--noise", "nan.npy", "--seed", 1], ("exclude each other",)),
-        (["--out", "a.xyz"], ("no image format",)),
+        (["--out", "a.xyz"], ("not an image format",)),
     ],
 )
 def test_a_bad_option_of_sample_is_explained(

@@ -15,7 +15,7 @@ MISTAKES = {
     "picture that is not there": ("invert b.png -p heart", "no such image: b.png"),
     "text for a picture": ("invert m.csv -p heart", "expected one of PNG, JPEG, WEBP"),
     "array for a picture": ("invert bad.npy -p heart", "expected one of PNG, JPEG"),
-    "size": ("invert big.png -p heart", "with --resize, it will centre-crop 100x80"),
+    "size": ("invert big.png -p heart", "with --resize, it will center-crop 100x80"),
     "prompt without its option": ("invert a.png heart", "Missing option '--prompt'"),
     "sampler": ("invert a.png -p x --sampler dpm++2m", "did you mean dpmpp-2m?"),
     "sampler in capitals": ("invert a.png -p x --sampler DDIM2", "did you mean ddim?"),

@@ -81,7 +81,7 @@ def test_orientation_tag_is_applied_and_it_is_said(tmp_path):
     image.save(tmp_path / "a.png", exif=exif)
     read = image_reading.read_image(tmp_path / "a.png")
     assert read.pixels.shape == (9, 6, 3)
-    assert any("turned" in change for change in read.changes)
+    assert any("rotated" in change for change in read.changes)
 
 
 def test_animation_gives_its_first_frame_and_it_is_said(tmp_path):
@@ -333,14 +333,14 @@ def test_sixteen_bits_of_colour_are_reduced_and_it_is_said(tmp_path, alpha):
     (tmp_path / "a.png").write_bytes(content)
     read = image_reading.read_image(tmp_path / "a.png")
     assert read.pixels[0, 0].tolist() == [0x12] * 3
-    assert read.changes == ("reduced 16 bits a channel to 8",)
+    assert read.changes == ("reduced 16 bits per channel to 8",)
 
 
 def test_a_portable_pixmap_of_sixteen_bits_is_reduced_and_it_is_said(tmp_path):
     values = np.full(3 * 4, 0x1234, ">u2").tobytes()
     (tmp_path / "a.ppm").write_bytes(b"P6 2 2 65535\n" + values)
     read = image_reading.read_image(tmp_path / "a.ppm")
-    assert read.changes == ("reduced 16 bits a channel to 8",)
+    assert read.changes == ("reduced 16 bits per channel to 8",)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "avif"])
@@ -351,14 +351,14 @@ def test_a_colour_profile_that_is_not_applied_is_named(tmp_path, suffix):
         Image.fromarray(random_pixels()).save(path, icc_profile=profile)
         changes = image_reading.read_image(path).changes
         assert len(changes) == said
-        assert all("colour profile (XYZ" in change for change in changes)
+        assert all("color profile (XYZ" in change for change in changes)
 
 
 def test_a_profile_that_is_no_profile_is_said_and_the_picture_read(tmp_path):
     image = Image.fromarray(random_pixels())
     image.save(tmp_path / "a.png", icc_profile=b"nothing")
     read = image_reading.read_image(tmp_path / "a.png")
-    assert read.changes == ("ignored its colour profile (unknown)",)
+    assert read.changes == ("ignored its color profile (unknown)",)
 
 
 def test_a_gamma_that_is_not_applied_is_said(tmp_path):
@@ -415,9 +415,9 @@ def header(text, version=1):
         (header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -1)}"),
          "damaged"),
         (header("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}") + bytes(9),
-         "not hold one array of real numbers, but of type object"),
+         "holds an array of type object, expected real numbers"),
         (header("{'descr': '<c8', 'fortran_order': False, 'shape': (1,)}") + bytes(8),
-         "real numbers, but of type complex64"),
+         "of type complex64, expected real numbers"),
         (header("{'descr': ('<f4', (2,)), 'fortran_order': False, 'shape': ()}"),
          "real numbers"),
         (header("{" * 9000), "damaged: its header"),

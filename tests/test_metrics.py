@@ -33,7 +33,7 @@ def test_psnr_is_the_range_over_the_rms_error(dtype):
 def test_the_range_of_8_bit_images_is_theirs():
     a = np.full((2, 2, 3), 100, np.uint8)
     assert ji.psnr(a, a + np.uint8(10)) == pytest.approx(28.1308, abs=1e-3)
-    with pytest.raises(ValueError, match="bring both to one range"):
+    with pytest.raises(ValueError, match="convert both to one range"):
         ji.psnr(a, a / np.float32(255))
 
 
@@ -57,5 +57,5 @@ def test_psnr_of_8_bit_images_does_not_wrap_around():
 
 @pytest.mark.parametrize("metric", [ji.nmse_db, ji.psnr])
 def test_arrays_of_different_shapes_are_refused(metric):
-    with pytest.raises(ValueError, match=r"one shape, got \(2,\) and \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"equal shape, got \(2,\) and \(2, 1\)"):
         metric(jnp.ones(2), jnp.ones((2, 1)))

@@ -140,7 +140,7 @@ def test_one_part_more_less_or_other_is_named(seed, copy, tmp_path):
         "null": f"names no {part} .null.",
         "gone": f"names no {part}",
         "other": f"names a {part} of class {other}",
-        "more": f"one part more, '{more}' .Something.",
+        "more": f"an extra part, '{more}' .Something.",
         "option": "force_zeros_for_empty_prompt=True",
     }[what]
     assert kind in refused(copy, expected, tmp_path)
@@ -212,7 +212,7 @@ MISMATCHES = {
     "size": (
         "unet",
         lambda rng: {"sample_size": rng.choice([0, -8, [8], [8, 8, 8], "8", 8.0])},
-        "is no height and width",
+        "is not a height and width",
     ),
     "time": (
         "unet",
@@ -258,10 +258,10 @@ def test_widths_of_text_count_where_there_is_attention(copy):
 def test_a_size_that_nobody_says_is_asked_for(copy, tmp_path):
     edit(copy / "unet/config.json", sample_size=None)
     edit(copy / "vae/config.json", sample_size=30)
-    refused(copy, "30 by 30, is no multiple of 4", tmp_path)
+    refused(copy, "30 by 30, is not a multiple of 4", tmp_path)
     tiny = {"_class_name": "AutoencoderTiny", "latent_channels": 4}
     (copy / "vae/config.json").write_text(json.dumps(tiny))
-    refused(copy, "neither .* says for which size", tmp_path)
+    refused(copy, "neither .* states the size", tmp_path)
 
 
 def test_parts_in_one_anothers_folders_are_refused(copy, tmp_path):
@@ -270,11 +270,11 @@ def test_parts_in_one_anothers_folders_are_refused(copy, tmp_path):
 
 
 DTYPES = {
-    "float16": r"float16 cannot be computed on a CPU .*float32 or dtype=jnp\.bfloat16",
-    "int8": "int8 is no data type for a model",
-    "bool": "bool is no data type",
-    "complex64": "complex64 is no data type",
-    "float8_e4m3fn": "float8_e4m3fn is no data type",
+    "float16": r"float16 is not supported on CPUs .*float32 or dtype=jnp\.bfloat16",
+    "int8": "int8 is not a data type for models",
+    "bool": "bool is not a data type",
+    "complex64": "complex64 is not a data type",
+    "float8_e4m3fn": "float8_e4m3fn is not a data type",
     "float64": "float64 needs .*jax_enable_x64",
 }
 

@@ -1,1 +1,1 @@
-"""The process: noise schedules, time grids, denoisers; no method."""
+"""The diffusion process: noise schedules, time grids and denoisers."""

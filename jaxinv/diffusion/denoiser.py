@@ -1,10 +1,10 @@
-r"""From what a network predicts to the f of ``dy/dtau = f``.
+r"""Denoisers: from a network's prediction to the f of ``dy/dtau = f``.
 
-A *denoiser*, for samplers and inverses, is any callable pytree ``(x, t) -> f`` on one
-sample: x is the state, t the model's time (a scalar), and f the noise prediction (VP
-and VE) or the velocity (flow matching). A plain function is one; so are a Flax NNX
-module, an Equinox module and ``jax.tree_util.Partial(fn, params)``, whose arrays then
-are arguments of the compiled program and not constants in it.
+A *denoiser* is any callable pytree ``(x, t) -> f`` on one sample: x is the state, t the
+model's time (a scalar), and f the noise prediction (VP and VE) or the velocity (flow
+matching). Plain functions are denoisers, and so are Flax NNX modules, Equinox modules
+and ``jax.tree_util.Partial(fn, params)``, whose arrays become arguments of the compiled
+program rather than constants.
 
 Networks predict different things. With ``y = x / scale`` and the data prediction D,
 
@@ -16,8 +16,7 @@ extrapolates from the unconditional to the conditional output,
 
     f = f_uncond + s (f_cond - f_uncond).
 
-It is linear, so guiding predictions of any type and converting afterwards, or the other
-way around, is the same thing.
+Guidance is linear, so it commutes with the conversion between prediction types.
 
 References:
     Salimans & Ho 2022, arXiv:2202.00512, Section 4 (v-prediction).
@@ -56,7 +55,7 @@ class Conditioned:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Guided:
-    """Classifier-free guidance, both branches in one batched call of the model."""
+    """Classifier-free guidance with both branches in one batched call of the model."""
 
     model: ConditionalModel
     cond: PyTree
@@ -74,10 +73,10 @@ class Guided:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class _FromPrediction:
-    """A model of another prediction type, on a schedule's table of noise levels.
+    """A model of another prediction type, with a schedule's table of noise levels.
 
-    The noise level of a time is the inverse of ``NoiseSchedule.model_time``: between
-    training times log tau is linear for VP, tau itself for the other families.
+    The noise level of a time is the inverse of ``NoiseSchedule.model_time``. Between
+    training times, log tau is linear for VP, and tau is linear for the other families.
     """
 
     model: Denoiser
@@ -97,11 +96,11 @@ class _FromPrediction:
 
 @checked
 def conditioned(model: ConditionalModel, cond: PyTree) -> Conditioned:
-    """Fill in the condition of a model: guidance scale 1.
+    """Fill in the condition of a model, without guidance (guidance scale 1).
 
     Args:
-        model: callable pytree ``(x, t, cond) -> prediction``.
-        cond: the condition, any pytree of arrays (a text embedding, say).
+        model: Callable pytree ``(x, t, cond) -> prediction``.
+        cond: The condition, any pytree of arrays (a text embedding, say).
 
     Returns:
         A callable pytree ``(x, t) -> prediction``.
@@ -110,7 +109,7 @@ def conditioned(model: ConditionalModel, cond: PyTree) -> Conditioned:
 
 
 def with_condition(model: Denoiser | ConditionalModel, cond: PyTree) -> Denoiser:
-    """A model as a denoiser: its condition filled in, if there is one (not None)."""
+    """Return a model as a denoiser, with its condition filled in unless it is None."""
     return model if cond is None else conditioned(model, cond)  # type: ignore[return-value, arg-type]
 
 
@@ -121,23 +120,22 @@ def guided(
     uncond: PyTree,
     guidance_scale: Float[Array, ""] | float,
 ) -> Guided:
-    """Classifier-free guidance as a denoiser that wraps a model.
+    """Wrap a model in classifier-free guidance.
 
     Args:
-        model: callable pytree ``(x, t, cond) -> prediction``.
-        cond: the condition, any pytree of arrays.
-        uncond: the empty or negative condition, same structure and shapes.
-        guidance_scale: s; 1 gives the conditional, 0 the unconditional model. This is
-            the formula for every s. :meth:`jaxinv.LatentDiffusion.denoiser` follows
-            diffusers' pipelines instead: at most 1 is no guidance, the conditional
-            model.
+        model: Callable pytree ``(x, t, cond) -> prediction``.
+        cond: The condition, any pytree of arrays.
+        uncond: The empty or negative condition, same structure and shapes.
+        guidance_scale: s; 1 gives the conditional, 0 the unconditional model. The
+            formula holds for every s, whereas :meth:`jaxinv.LatentDiffusion.denoiser`
+            follows diffusers' pipelines: s at most 1 gives the conditional model.
 
     Returns:
         A callable pytree ``(x, t) -> prediction`` that evaluates both branches in one
         call, batched over the branch.
 
     Raises:
-        ValueError: if the two conditions differ in structure or shapes.
+        ValueError: If the two conditions differ in structure or shapes.
 
     References:
         Ho & Salimans 2022, arXiv:2207.12598, Eq. 6.
@@ -148,7 +146,7 @@ def guided(
             "the condition and the negative condition must agree in structure and "
             f"shapes, got {shapes[0]} and {shapes[1]}"
         )
-    # An array, always: an integer would be a constant of the compiled program.
+    # Always an array: an integer would be a constant of the compiled program.
     return Guided(model, cond, uncond, jnp.asarray(guidance_scale, float))
 
 
@@ -157,8 +155,8 @@ def from_x0(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
     """Turn a data-predicting model into a denoiser.
 
     Args:
-        model: callable pytree ``(x, t) -> x0``.
-        schedule: the schedule that it was trained with.
+        model: Callable pytree ``(x, t) -> x0``.
+        schedule: The schedule that the model was trained with.
 
     Returns:
         A callable pytree ``(x, t) -> f`` with ``f = (x / scale - x0) / tau``.
@@ -172,21 +170,21 @@ def from_v(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
     """Turn a v-predicting model of a VP schedule into a denoiser.
 
     Args:
-        model: callable pytree ``(x, t) -> v`` with ``v = alpha e - sigma x0``.
-        schedule: the VP schedule that it was trained with.
+        model: Callable pytree ``(x, t) -> v`` with ``v = alpha e - sigma x0``.
+        schedule: The VP schedule that the model was trained with.
 
     Returns:
         A callable pytree ``(x, t) -> e`` with ``e = alpha v + sigma x``.
 
     Raises:
-        ValueError: if the schedule is not variance preserving.
+        ValueError: If the schedule is not variance preserving.
 
     References:
         Salimans & Ho 2022, arXiv:2202.00512, Section 4.
     """
     if schedule.family != "vp":
         raise ValueError(
-            "v-prediction is defined for variance-preserving schedules; this one is "
+            "v-prediction is defined for variance-preserving schedules, not for "
             f"{schedule.family!r} (a flow-matching velocity is 'flow')"
         )
     return _from_prediction(model, schedule, _v_to_f)
@@ -201,8 +199,8 @@ def as_denoiser(
     """Turn a model of any prediction type into a denoiser.
 
     Args:
-        model: callable pytree ``(x, t) -> prediction``.
-        schedule: the schedule that it was trained with.
+        model: Callable pytree ``(x, t) -> prediction``.
+        schedule: The schedule that the model was trained with.
         prediction_type: ``"epsilon"``, ``"v_prediction"``, ``"sample"`` (data),
             ``"flow"`` (velocity, noise minus data) or ``"rectified_flow"`` (the
             opposite sign); by default the schedule's own.
@@ -211,7 +209,7 @@ def as_denoiser(
         A callable pytree ``(x, t) -> f``.
 
     Raises:
-        ValueError: for a prediction type that the schedule's family does not have.
+        ValueError: For a prediction type that the schedule's family does not have.
     """
     kind = prediction_type or schedule.prediction_type
     if kind == "sample":

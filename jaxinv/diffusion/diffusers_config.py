@@ -1,23 +1,21 @@
-r"""What a diffusers ``scheduler_config.json`` means: the options that its class uses.
+r"""The meaning of a diffusers ``scheduler_config.json``: the options its class uses.
 
-A configuration is not a list of options. It holds some of those that its class has,
-and often others that are left over from another class; what it leaves out has the
-default *of its class*; and a live ``scheduler.config`` lists in
-``_use_default_values`` the keys whose values are only its own class's defaults.
-diffusers' ``from_config`` therefore
+A configuration file holds some of the options of its class, and often others left over
+from another class. Omitted options have the default *of the class*, and a live
+``scheduler.config`` lists the keys whose values are only defaults of its own class in
+``_use_default_values``. diffusers' ``from_config`` therefore
 
 1. drops every key that ``_use_default_values`` names;
 2. takes the keys that are arguments of the class it is called on (``_class_name`` here)
    and ignores the others;
 3. fills in the defaults of that class.
 
-Two of the ignored keys still count: schedulers read ``sigma_min`` and ``sigma_max``
+Two of the ignored keys still matter: schedulers read ``sigma_min`` and ``sigma_max``
 through ``self.config``, which keeps them (:data:`READ_BY_ALL`).
 
-:data:`DEFAULTS` has the classes that this library knows. A class with another
-parametrization (EDM, consistency models, zero-SNR video schedules, ...) is not one of
-them: its schedule is none of :mod:`jaxinv.diffusion.schedule`, and reading it as one
-would be wrong without a word.
+:data:`DEFAULTS` lists the supported classes. Classes with another parametrization (EDM,
+consistency models, zero-SNR video schedules, ...) are not among them: no schedule of
+:mod:`jaxinv.diffusion.schedule` describes them.
 
 References:
     diffusers 0.42, ``configuration_utils.ConfigMixin.extract_init_dict`` and the
@@ -79,8 +77,8 @@ _IMAGE_SIZES = {
     "max_image_seq_len": 4096,
 }
 
-#: All options of a class that takes steps here; of the other classes those that make
-#: their schedule.
+#: All options of the classes whose steps are supported; of the other classes, the
+#: options that define their schedule.
 DEFAULTS: dict[str, dict[str, Any]] = {
     DDIM: _DDIM
     | _ZERO_SNR
@@ -140,8 +138,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "TCDScheduler": _CONSISTENCY,
 }
 
-#: What each of these options may be, None where diffusers' own signature has it. Names
-#: of methods and spacings are compared with what is implemented where they are used.
+#: Allowed values of each option, None where diffusers' own signature allows it. Names
+#: of methods and spacings are checked where they are used.
 TYPES: dict[str, Any] = {
     "num_train_timesteps": Annotated[int, Range(1, 100_000)],
     "beta_start": Annotated[float, Range(0, 1)],
@@ -197,38 +195,38 @@ TYPES: dict[str, Any] = {
 }
 _Keys = Annotated[tuple[str, ...], Length(0, 1000)]
 
-#: Read by every class, whether it has them or not.
+#: Options that every class reads, including classes that do not declare them.
 READ_BY_ALL = ("sigma_min", "sigma_max")
-# The timestep grids of a schedule are DDIM's: a class that does not have one of their
-# options leaves it as DDIMScheduler reads it.
+# The timestep grids of a schedule are those of DDIM: options that a class does not have
+# take DDIMScheduler's defaults.
 _GRID_OPTIONS = ("timestep_spacing", "steps_offset", "set_alpha_to_one")
 
 
 def read_scheduler_config(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
-    """Read a diffusers ``scheduler_config.json`` as it is written.
+    """Read a diffusers ``scheduler_config.json`` unchanged.
 
     Args:
-        config: the parsed JSON, the file, or the folder that holds it.
+        config: The parsed JSON, the file, or the folder that holds it.
 
     Returns:
         The configuration, a new dictionary.
 
     Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if it holds no JSON object, or is larger than a configuration.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not a JSON object, or is too large.
     """
     path = _file(config)
     if path is not None:
         return read_json(path)
     if not isinstance(config, Mapping):
         raise ValueError(
-            f"expected a scheduler's configuration, or its file, got {shown(config)}"
+            f"expected a scheduler's configuration or its file, got {shown(config)}"
         )
     return dict(config)
 
 
 def _file(config: Mapping[str, Any] | str | Path) -> Path | None:
-    """The file of a configuration, or None for one that is read already."""
+    """Return the file of a configuration, or None if it is already parsed."""
     if not isinstance(config, str | Path):
         return None
     path = Path(config)
@@ -239,19 +237,18 @@ def scheduler_options(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     """Return the options that the class of a configuration uses.
 
     Args:
-        config: the parsed JSON, a scheduler's ``config``, the file, or the folder that
-            holds it. Without ``_class_name`` it is read with DDIMScheduler's defaults,
-            and ``num_train_timesteps`` is the number of ``trained_betas`` if it has
-            only those.
+        config: The parsed JSON, a scheduler's ``config``, the file, or the folder that
+            holds it. Without ``_class_name``, defaults are those of DDIMScheduler, and
+            ``num_train_timesteps`` defaults to the number of ``trained_betas``.
 
     Returns:
         Every option of the class with its value, and ``_class_name`` (None if the
         configuration names none).
 
     Raises:
-        ValueError: for a class that is not in :data:`DEFAULTS`, naming those that are,
-            and for an option that its type in :data:`TYPES` does not allow.
-        FileNotFoundError: if the file does not exist.
+        ValueError: For a class that is not in :data:`DEFAULTS`, and for an option that
+            its type in :data:`TYPES` does not allow.
+        FileNotFoundError: If the file does not exist.
 
     Example:
         >>> options = scheduler_options({
@@ -267,20 +264,20 @@ def scheduler_options(config: Mapping[str, Any] | str | Path) -> dict[str, Any]:
 def naming_scheduler(
     config: Mapping[str, Any] | str | Path,
 ) -> contextlib.AbstractContextManager[None]:
-    """Return a context that puts a configuration's file before its ValueErrors.
+    """Return a context that adds the name of a configuration's file to ValueErrors.
 
     Args:
-        config: as of :func:`scheduler_options`. What is read already has no file.
+        config: See :func:`scheduler_options`. Parsed configurations have no file.
     """
     path = _file(config)
     return contextlib.nullcontext() if path is None else naming(path)
 
 
 def scheduler_class(config: Mapping[str, Any]) -> Any:
-    """Return the class that a configuration names, None if it names none.
+    """Return the class that a configuration names, or None.
 
     Raises:
-        ValueError: if the name is not text.
+        ValueError: If the name is not text.
     """
     name = config.get("_class_name")
     check_field("_class_name", name, str | None)

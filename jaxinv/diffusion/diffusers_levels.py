@@ -1,8 +1,8 @@
-r"""Noise levels and timesteps as diffusers computes them, rounding for rounding.
+r"""Noise levels and timesteps, rounded exactly as in diffusers.
 
-Each function is one branch of ``set_timesteps``, noise first as diffusers has it. The
-roundings are kept because a timestep that is truncated hangs on the last bit of its
-level: arithmetic is in float32 where diffusers' is, and in its order.
+Each function is one branch of ``set_timesteps``, ordered from noise to data as in
+diffusers. Arithmetic is in float32 where it is in diffusers, in the same order: a
+truncated timestep depends on the last bit of its level.
 
 References:
     diffusers 0.42, ``DPMSolverMultistepScheduler``, ``DEISMultistepScheduler``,
@@ -20,18 +20,18 @@ from jaxinv.diffusion.diffusers_config import DEIS, DPM, FLOW_MATCH_EULER, UNIPC
 from jaxinv.diffusion.grid import KARRAS_RHO, trailing_timesteps
 from jaxinv.diffusion.schedule import NoiseSchedule, shifted
 
-# Levels and the times told to the network.
+# Noise levels, and the times given to the network.
 Levels = tuple[np.ndarray, np.ndarray]
 
 
 class Request(NamedTuple):
-    """What a pipeline asks of ``set_timesteps``.
+    """Arguments that a pipeline passes to ``set_timesteps``.
 
     Attributes:
         num_steps: N.
-        sigmas: levels of its own, noise first.
-        timesteps: timesteps of its own, noise first.
-        mu: the shift of the image's size.
+        sigmas: Explicit levels, noise first.
+        timesteps: Explicit timesteps, noise first.
+        mu: The shift for the image size.
     """
 
     num_steps: int
@@ -55,10 +55,10 @@ def _squared_sigmas(schedule: NoiseSchedule) -> np.ndarray:
 
 
 def _other_root(schedule: NoiseSchedule) -> np.ndarray:
-    """:func:`training_sigmas` as a machine may have it whose roots are not rounded.
+    """Return :func:`training_sigmas` for a machine with inexactly rounded roots.
 
     PyTorch's square root (MKL's) is off by up to 0.75 units in the last place on some
-    processors. It can be the second nearest number where that is no further away.
+    processors: it may be the second nearest number if that is within this distance.
     """
     squared = _squared_sigmas(schedule)
     nearest = np.sqrt(squared)
@@ -71,7 +71,7 @@ def _other_root(schedule: NoiseSchedule) -> np.ndarray:
 def training_timesteps(
     options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
 ) -> np.ndarray:
-    """Return decreasing integer timesteps, without the one nearest the data."""
+    """Return decreasing integer timesteps, without the one closest to the data."""
     times: np.ndarray
     n, total = request.num_steps, schedule.num_train_timesteps
     if request.timesteps is not None:
@@ -98,8 +98,8 @@ def training_timesteps(
     return times
 
 
-# Noise levels by a rule of their own, over a range, noise first: use_<rule> in the
-# configuration. diffusers asks in this order, which matters where two are set.
+# Rules that space noise levels over a range, noise first: use_<rule> in the
+# configuration. The order is that of diffusers, which matters if several are set.
 def _karras(low: float, high: float, count: int) -> np.ndarray:
     ends = high ** (1 / KARRAS_RHO), low ** (1 / KARRAS_RHO)
     return (ends[0] + np.linspace(0, 1, count) * (ends[1] - ends[0])) ** KARRAS_RHO
@@ -117,12 +117,12 @@ _LEVELS: dict[str, Callable[[float, float, int], np.ndarray]] = {
 
 
 def level_rule(options: Mapping[str, Any]) -> str | None:
-    """Return the rule by which levels are spaced; None for timesteps."""
+    """Return the rule by which levels are spaced, or None for timesteps."""
     return next((rule for rule in _LEVELS if options.get(f"use_{rule}")), None)
 
 
 def _level_range(options: Mapping[str, Any], levels: np.ndarray) -> tuple[float, float]:
-    """The range of spaced levels: the options', or that of levels, noise first."""
+    """Return the range of spaced levels, from the options or the levels."""
     low, high = options["sigma_min"], options["sigma_max"]
     low = float(levels[-1] if low is None else low)
     high = float(levels[0] if high is None else high)
@@ -136,7 +136,7 @@ def _level_range(options: Mapping[str, Any], levels: np.ndarray) -> tuple[float,
 def spaced_levels(
     options: Mapping[str, Any], schedule: NoiseSchedule, num_steps: int, rule: str
 ) -> Levels:
-    """Return noise levels over the training range and the integer times told."""
+    """Return noise levels over the training range, and integer model times."""
     training = training_sigmas(schedule)
     levels, times = _levels_and_times(options, training, num_steps, rule)
     cosine = options["beta_schedule"] == "squaredcos_cap_v2"
@@ -146,10 +146,10 @@ def spaced_levels(
     times, others = np.trunc(times), np.trunc(others)
     if np.any(hangs := times != others):
         raise ValueError(
-            f"diffusers tells the network timestep {int(times[hangs][0])} or "
+            f"diffusers gives the network timestep {int(times[hangs][0])} or "
             f"{int(others[hangs][0])} for the level {levels[hangs][0]:.6g}, depending "
             "on how the machine rounds a square root in float32: with these betas and "
-            f"use_{rule}, which truncates timesteps, what it did is not known"
+            f"use_{rule}, which truncates timesteps, the timestep is ambiguous"
         )
     return levels, times
 
@@ -157,10 +157,10 @@ def spaced_levels(
 def _levels_and_times(
     options: Mapping[str, Any], training: np.ndarray, num_steps: int, rule: str
 ) -> Levels:
-    """Spaced levels, and the times between training times next to them."""
+    """Return spaced levels and their times, interpolated between training times."""
     logs = np.log(training)
     if rule == "lu_lambdas":
-        # Spaced between logarithms in float32.
+        # The logarithms of the limits are in float32.
         ends = float(logs[-1]), float(logs[0])
         levels = np.exp(ends[0] + np.linspace(0, 1, num_steps) * (ends[1] - ends[0]))
     else:
@@ -170,7 +170,7 @@ def _levels_and_times(
 
 
 def _interpolated_times(levels: np.ndarray, logs: np.ndarray) -> np.ndarray:
-    """Times between training times by log-SNR, float32 where diffusers is."""
+    """Interpolate training times by log-SNR, in float32 where diffusers is."""
     log_levels = np.log(np.maximum(levels, 1e-10))
     below = np.searchsorted(logs, log_levels, side="right") - 1
     below = np.clip(below, 0, len(logs) - 2)
@@ -182,7 +182,7 @@ def _interpolated_times(levels: np.ndarray, logs: np.ndarray) -> np.ndarray:
 def flow_levels(
     options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
 ) -> Levels:
-    """Return flow times: from pure noise in UniPC, else from 1 - 1/T."""
+    """Return flow times, starting from pure noise in UniPC, otherwise from 1 - 1/T."""
     n, total = request.num_steps, schedule.num_train_timesteps
     t = np.linspace(1, 1 / total, n + 1)
     if options["_class_name"] != UNIPC:
@@ -190,7 +190,7 @@ def flow_levels(
         return levels, np.trunc(levels * total)
     t = t[:-1] if request.sigmas is None else np.asarray(request.sigmas, np.float64)
     levels = _to_terminal(options, _shift(options, schedule, t)).copy()
-    # diffusers avoids the infinite log-SNR of pure noise by this much.
+    # diffusers subtracts this to avoid the infinite log-SNR of pure noise.
     if abs(levels[0] - 1) < 1e-6:
         levels[0] -= 1e-6
     return levels, np.trunc(levels * total)
@@ -199,7 +199,7 @@ def flow_levels(
 def flow_match_levels(
     options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
 ) -> Levels:
-    """Return the flow times of FlowMatchEuler: its own, or the pipeline's, shifted."""
+    """Return the shifted flow times of FlowMatchEuler, its own or the pipeline's."""
     total = schedule.num_train_timesteps
     given = request.timesteps
     t: np.ndarray
@@ -208,7 +208,7 @@ def flow_match_levels(
     elif given is not None:
         t = np.asarray(given, np.float32) / total
     else:
-        # diffusers shifts the already shifted end points once more.
+        # diffusers shifts the end points, which are shifted already, once more.
         ends = np.array([total, 1], np.float32) / np.float32(total)
         if not options["use_dynamic_shifting"]:
             ends = _shift(options, schedule, ends)
@@ -229,14 +229,14 @@ def flow_match_levels(
 def _shift(
     options: Mapping[str, Any], schedule: NoiseSchedule, t: np.ndarray
 ) -> np.ndarray:
-    """The resolution shift, in the form that diffusers computes."""
+    """Apply the resolution shift in the form that diffusers computes."""
     if options["use_dynamic_shifting"]:
         return schedule.shift / (schedule.shift + (1 / t - 1))
     return shifted(t, schedule.shift)
 
 
 def _to_terminal(options: Mapping[str, Any], t: np.ndarray) -> np.ndarray:
-    """Flow times stretched such that the last is ``shift_terminal``, if it is set."""
+    """Stretch flow times such that the last is ``shift_terminal``, if it is set."""
     terminal = options["shift_terminal"]
     if not terminal:
         return t
@@ -251,12 +251,12 @@ def _to_terminal(options: Mapping[str, Any], t: np.ndarray) -> np.ndarray:
 def last_level(
     options: Mapping[str, Any], schedule: NoiseSchedule, levels: np.ndarray
 ) -> float:
-    """Return the level at which the last step ends."""
+    """Return the noise level at which the last step ends."""
     name = options["_class_name"]
     spaced = schedule.family == "flow" or level_rule(options) is not None
     if name == FLOW_MATCH_EULER or (
         name != DEIS and options["final_sigmas_type"] == "zero"
     ):
         return 0.0
-    # DEIS and UniPC end such grids with a step that goes nowhere.
+    # DEIS and UniPC end such grids with a step of length zero.
     return float(levels[0] if spaced and name != DPM else training_sigmas(schedule)[0])

@@ -1,15 +1,15 @@
 r"""The noise schedule of a diffusers scheduler, from its configuration.
 
-diffusers (and what was trained with it) computes a schedule in float32: betas, the
-factors ``1 - beta``, and their running product, accumulated in float64 and rounded.
-The last bits matter twice. Near the data ``1 - alpha^2`` cancels, so that the smallest
-noise level of DDPM's betas is off by 1e-4; and the timestep told to the network on
-Karras or exponential levels is truncated, so that it hangs on them (999, or 998). The
-same roundings are therefore made here.
+diffusers computes a schedule in float32: betas, the factors ``1 - beta``, and their
+running product, which is accumulated in float64 and rounded. The last bits matter
+twice. Near the data, ``1 - alpha^2`` cancels, so that the smallest noise level of
+DDPM's betas is off by 1e-4. On Karras or exponential levels the timestep given to the
+network is truncated, so that it depends on them (999 or 998). This module therefore
+rounds in the same way.
 
 References:
-    diffusers 0.42, ``src/diffusers/schedulers``; PyTorch's ``linspace``, whose two
-    halves count from its two ends, with fused multiply-adds.
+    diffusers 0.42, ``src/diffusers/schedulers``; PyTorch's ``linspace``, whose halves
+    count from the two ends, with fused multiply-adds.
 """
 
 import math
@@ -39,22 +39,21 @@ def schedule_from_diffusers(
     """Read a schedule from a diffusers ``scheduler_config.json``.
 
     Args:
-        config: the parsed JSON, a scheduler's ``config``, the file, or the folder that
-            holds it; read as ``from_config`` of the class that it names reads it
-            (:func:`jaxinv.diffusion.diffusers_config.scheduler_options`), and as
-            DDIMScheduler's if it names none.
-        mu: the shift of this image size, for flows with ``use_dynamic_shifting``;
-            ignored without it, as in diffusers.
+        config: The parsed JSON, a scheduler's ``config``, the file, or the folder that
+            holds it. It is read like ``from_config`` of the class that it names
+            (:func:`jaxinv.diffusion.diffusers_config.scheduler_options`), or of
+            DDIMScheduler if it names none.
+        mu: The shift for the image size, for flows with ``use_dynamic_shifting``;
+            ignored otherwise, as in diffusers.
 
     Returns:
         The schedule, with the configuration's prediction type, spacing, offset and
-        end. Which sampler the file names does not matter: any sampler can be used.
+        end. Any sampler can be used with it, not only the one that the file names.
 
     Raises:
-        ValueError: for a class, a beta schedule, a prediction type or a spacing that is
-            not known, for a schedule with zero terminal SNR, or for dynamic shifting
-            without ``mu``.
-        FileNotFoundError: if the file does not exist.
+        ValueError: For an unknown class, beta schedule, prediction type or spacing, for
+            a schedule with zero terminal SNR, or for dynamic shifting without ``mu``.
+        FileNotFoundError: If the file does not exist.
     """
     with naming_scheduler(config):
         return schedule_of_options(scheduler_options(config), mu)
@@ -63,7 +62,7 @@ def schedule_from_diffusers(
 def schedule_of_options(
     options: Mapping[str, Any], mu: float | None = None
 ) -> NoiseSchedule:
-    """:func:`schedule_from_diffusers` of options that are resolved already."""
+    """Return :func:`schedule_from_diffusers` for options that are already resolved."""
     steps = int(options["num_train_timesteps"])
     flow = bool(options.get("use_flow_sigmas"))
     if "shift" in options or flow:
@@ -80,7 +79,7 @@ def schedule_of_options(
     if options.get("timestep_type", "discrete") != "discrete":
         raise ValueError(
             f"timestep_type {options['timestep_type']!r} is not supported: the network "
-            "is told another time than a training timestep"
+            "is given a time that is not a training timestep"
         )
     if options["timestep_spacing"] not in get_args(TimestepSpacing):
         raise ValueError(
@@ -98,18 +97,18 @@ def schedule_of_options(
 
 
 _TOGETHER = (
-    'prediction_type "flow_prediction" and use_flow_sigmas are supported together only'
+    'prediction_type "flow_prediction" and use_flow_sigmas are only supported together'
 )
 
 
 def _shift(options: Mapping[str, Any], mu: float | None) -> float:
-    """The resolution shift: fixed, or that of mu."""
+    """Return the resolution shift, which is fixed or given by mu."""
     if not options.get("use_dynamic_shifting"):
         return float(options["shift" if "shift" in options else "flow_shift"])
     if mu is None:
         raise ValueError(
             "use_dynamic_shifting makes the shift depend on the image size: it needs "
-            "mu, as the pipeline passes it to set_timesteps; or build the schedule of "
+            "mu, as passed by the pipeline to set_timesteps; or build the schedule of "
             "one size with flow_matching(shift=...)"
         )
     kind = options["time_shift_type"]
@@ -121,13 +120,13 @@ def _shift(options: Mapping[str, Any], mu: float | None) -> float:
 
 
 def _betas(options: Mapping[str, Any], steps: int) -> Float[np.ndarray, "t"]:
-    """The betas in float32, rounded as PyTorch rounds them."""
+    """Return the betas in float32, rounded as in PyTorch."""
     trained = options["trained_betas"]
     if trained is not None:
         if len(trained) != steps:
             raise ValueError(
-                f"trained_betas has {len(trained)} values, num_train_timesteps is "
-                f"{steps}: they must agree"
+                f"trained_betas has {len(trained)} values, but num_train_timesteps is "
+                f"{steps}"
             )
         return np.asarray(trained, np.float32)
     kind = options["beta_schedule"]
@@ -147,7 +146,7 @@ def _betas(options: Mapping[str, Any], steps: int) -> Float[np.ndarray, "t"]:
 
 
 def _linspace32(start: float, end: float, count: int) -> Float[np.ndarray, "t"]:
-    """PyTorch's linspace in float32, bit for bit."""
+    """Compute PyTorch's linspace in float32, bit for bit."""
     low, high = np.float32(start), np.float32(end)
     step = np.float64((high - low) / np.float32(max(count - 1, 1)))
     i = np.arange(count)

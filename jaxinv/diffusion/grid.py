@@ -1,17 +1,17 @@
-r"""Time grids: which noise levels a sampler visits.
+r"""Time grids: the noise levels that a sampler visits.
 
-Index convention, everywhere in the library: grid index ``i = 0`` is the data end,
-``i = N`` the noise end. Sampling goes from N to 0, inversion from 0 to N.
+The index convention of the library: grid index ``i = 0`` is the data end, ``i = N`` the
+noise end. Sampling goes from N to 0, inversion from 0 to N.
 
-Which grid matters. A step from ``tau[i]`` to ``tau[i-1]`` can lose the noise when the
-ratio ``tau[i-1] / tau[i]`` is small: the network may then throw the noise away, so that
-several noises lead to one image. Grids linear in the timestep end with a ratio of 0.2
-to 0.4 (or 0); the default grid here, uniform in log-SNR, has one ratio for all steps.
-:func:`time_grid` warns of grids whose smallest ratio is below
-:data:`INVERTIBLE_RATIO`, in the category :class:`LossyGridWarning`.
+The choice of the grid matters. A step from ``tau[i]`` to ``tau[i-1]`` can lose the
+noise if the ratio ``tau[i-1] / tau[i]`` is small: the network may then discard it, so
+that several noises lead to one image. Grids linear in the timestep end with a ratio of
+0.2 to 0.4 (or 0). The default grid, uniform in log-SNR, has one ratio for all steps.
+:func:`time_grid` issues a :class:`LossyGridWarning` for grids whose smallest ratio is
+below :data:`INVERTIBLE_RATIO`.
 
-The grids of diffusers' multistep schedulers, which differ in where they end and in how
-they round, are in :mod:`jaxinv.samplers.diffusers_grid`.
+The grids of diffusers' multistep schedulers, which end and round differently, are in
+:mod:`jaxinv.samplers.diffusers_grid`.
 
 References:
     Song et al. 2021, "Denoising Diffusion Implicit Models", arXiv:2010.02502, Eq. 14.
@@ -30,9 +30,9 @@ from jaxinv.checks import checked
 from jaxinv.diffusion.prediction import check_digits
 from jaxinv.diffusion.schedule import Family, NoiseSchedule, Spacing, shifted
 
-# A step that keeps less of the noise level than this may lose the noise. Measured with
-# benchmarks/exactness.py, DPM-Solver++(2M) at guidance 5: a ratio of 0.73 (20 steps)
-# keeps the noise to -96 dB in the median, 0.54 (10 steps) to -7 dB only.
+# A step with a smaller ratio of noise levels may lose the noise. Measured with
+# benchmarks/exactness.py, DPM-Solver++(2M) at guidance 5, the median NMSE of the noise
+# is -96 dB for a ratio of 0.73 (20 steps), but only -7 dB for 0.54 (10 steps).
 INVERTIBLE_RATIO = 0.7
 
 # Exponent of Karras' grid: Karras et al. 2022, Section 3.
@@ -40,7 +40,7 @@ KARRAS_RHO = 7.0
 
 
 class LossyGridWarning(UserWarning):
-    """A grid has a step on which inversion may find another noise."""
+    """Warning that inversion may find another noise on some step of a grid."""
 
 
 @checked
@@ -49,14 +49,14 @@ class TimeGrid:
     """``N + 1`` noise levels, from data (index 0) to noise (index N), in float64.
 
     Attributes:
-        tau: shape (N + 1,), increasing. ``tau[0]`` may be 0, and may equal ``tau[1]``:
-            diffusers' linspace grid with ``set_alpha_to_one=False`` ends in such a
-            step that goes nowhere.
-        scale: shape (N + 1,). ``x[i] = scale[i] * y[i]``.
-        model_time: shape (N + 1,). What the network is given at each level.
-        init_noise_scale: standard deviation of ``x[N]``; unit noise is multiplied by
+        tau: Noise levels, shape (N + 1,), increasing. ``tau[0]`` may be 0, and may
+            equal ``tau[1]``: diffusers' linspace grid with ``set_alpha_to_one=False``
+            ends in such a step of length zero.
+        scale: Factors of ``x[i] = scale[i] * y[i]``, shape (N + 1,).
+        model_time: Times given to the network, shape (N + 1,).
+        init_noise_scale: Standard deviation of ``x[N]``; unit noise is multiplied by
             it (1 for VP and flow matching, ``tau[N]`` for VE).
-        family: the schedule's family; decides the signal-to-noise ratio.
+        family: The schedule's family, which defines the signal-to-noise ratio.
     """
 
     made_by: ClassVar[str] = "jaxinv.time_grid"
@@ -69,7 +69,7 @@ class TimeGrid:
 
     def __post_init__(self) -> None:
         steps = np.diff(self.tau)
-        # Written so that NaN fails, too.
+        # This form of the condition also fails for NaN.
         increasing = len(steps) >= 1 and steps[0] >= 0 and np.all(steps[1:] > 0)
         if not (increasing and self.tau[0] >= 0 and np.isfinite(self.tau[-1])):
             raise ValueError(
@@ -92,7 +92,7 @@ class TimeGrid:
 
     @property
     def signal(self) -> Float[np.ndarray, "n+1"]:
-        """Weight s of the data in ``y = s x0 + tau e``: 1, or ``1 - t`` for flow."""
+        """Weight s of the data in ``y = s x0 + tau e``: 1, or ``1 - t`` for flows."""
         return 1 - self.tau if self.family == "flow" else np.ones_like(self.tau)
 
     @property
@@ -108,30 +108,30 @@ def time_grid(
     num_steps: int,
     spacing: Spacing = "log_snr",
 ) -> TimeGrid:
-    """Choose the noise levels of a sampler with ``num_steps`` steps.
+    """Return the noise levels of a sampler with ``num_steps`` steps.
 
     Args:
-        schedule: the model's schedule.
+        schedule: The model's schedule.
         num_steps: N, between 1 and the number of training timesteps.
-        spacing: ``"log_snr"`` (default), or ``"exponential"`` as others call it:
-            uniform in log-SNR over the training range, with fractional model times, so
-            that every step has the same noise-level ratio. ``"karras"``: over the same
-            range, uniform in ``(sigma / alpha)^(1/7)``. ``"leading"``, ``"trailing"``,
-            ``"linspace"``: integer timesteps as diffusers' DDIMScheduler spaces them
-            (for flow matching only ``"linspace"`` exists there), ended as the
-            schedule's ``set_alpha_to_one`` says.
+        spacing: ``"log_snr"`` (default), also called ``"exponential"``: uniform in
+            log-SNR over the training range, with fractional model times, so that every
+            step has the same noise-level ratio. ``"karras"``: over the same range,
+            uniform in ``(sigma / alpha)^(1/7)``. ``"leading"``, ``"trailing"``,
+            ``"linspace"``: integer timesteps spaced as in diffusers' DDIMScheduler
+            (only ``"linspace"`` for flow matching), with the end that the schedule's
+            ``set_alpha_to_one`` selects.
 
     Returns:
         The grid, ``N + 1`` levels.
 
     Raises:
-        ValueError: for a number of steps or a spacing that does not exist; and, unless
-            JAX computes in float64, for a step that float32 does not carry with a
-            network that predicts v or data (:mod:`jaxinv.diffusion.prediction`).
+        ValueError: For an invalid number of steps or an unknown spacing; and, unless
+            JAX computes in float64, for a step that loses too many digits in float32
+            with a network that predicts v or data (:mod:`jaxinv.diffusion.prediction`).
 
     Warns:
-        LossyGridWarning: if a step keeps less than :data:`INVERTIBLE_RATIO` of the
-            noise level, with the number of steps that would do.
+        LossyGridWarning: If a step keeps less than :data:`INVERTIBLE_RATIO` of the
+            noise level. The message states a sufficient number of steps.
 
     Example:
         >>> from jaxinv import scaled_linear
@@ -147,7 +147,7 @@ def time_grid(
         arXiv:2206.00364, Eq. 5.
     """
     grid = make_grid(schedule, num_steps, spacing)
-    # Of the caller of a checked function.
+    # The stack level of the caller of a checked function.
     warn_if_lossy(schedule, grid, stacklevel=4)
     return grid
 
@@ -155,7 +155,7 @@ def time_grid(
 def make_grid(
     schedule: NoiseSchedule, num_steps: int, spacing: Spacing = "log_snr"
 ) -> TimeGrid:
-    """:func:`time_grid` without its warning."""
+    """Return :func:`time_grid` without its warning."""
     check_num_steps(schedule, num_steps)
     if spacing in ("log_snr", "exponential"):
         tau = over_training_range(schedule, np.geomspace, num_steps)
@@ -180,14 +180,14 @@ def make_grid(
 def steps_that_keep_the_noise(
     schedule: NoiseSchedule, ratio: float = INVERTIBLE_RATIO
 ) -> int | None:
-    """Smallest N whose log-SNR grid keeps this ratio at every step.
+    """Return the smallest N whose log-SNR grid keeps a ratio at every step.
 
     Args:
-        schedule: the model's schedule.
-        ratio: smallest allowed ``tau[i-1] / tau[i]``.
+        schedule: The model's schedule.
+        ratio: Smallest allowed ``tau[i-1] / tau[i]``.
 
     Returns:
-        N, or None if no number of steps that the schedule has will do.
+        N, or None if no number of steps of the schedule suffices.
     """
     for n in range(1, schedule.num_train_timesteps + 1):
         tau = over_training_range(schedule, np.geomspace, n)
@@ -197,7 +197,7 @@ def steps_that_keep_the_noise(
 
 
 def warn_if_lossy(schedule: NoiseSchedule, grid: TimeGrid, *, stacklevel: int) -> None:
-    """Warn, once, if a step of the grid keeps too little of the noise level."""
+    """Issue one warning if a step of the grid keeps too little of the noise level."""
     ratio = grid.ratio
     worst = int(np.argmin(ratio))
     if ratio[worst] >= INVERTIBLE_RATIO:
@@ -212,16 +212,16 @@ def warn_if_lossy(schedule: NoiseSchedule, grid: TimeGrid, *, stacklevel: int) -
             "noise"
         )
         if grid.num_steps > 1:
-            what += f" (the smallest ratio of the others is {ratio[1:].min():.2g})"
+            what += f" (the smallest other ratio is {ratio[1:].min():.2g})"
     steps = steps_that_keep_the_noise(schedule)
     advice = ""
     if steps is not None:
         advice = (
-            f"; time_grid(schedule, {steps}), uniform in log-SNR, does, or more steps"
+            f"; time_grid(schedule, {steps}), uniform in log-SNR, does (or more steps)"
         )
     warnings.warn(
-        f"{what}. Several noises may then lead to one image, and inverting it may find "
-        f"another one than it was made from. Every step should keep {INVERTIBLE_RATIO}"
+        f"{what}. Several noises may then lead to one image, and inversion may find a "
+        f"noise other than the original. Every step should keep {INVERTIBLE_RATIO}"
         f"{advice}",
         LossyGridWarning,
         stacklevel=stacklevel,
@@ -233,22 +233,22 @@ def over_training_range(
     levels: Callable[[float, float, int], np.ndarray],
     num_steps: int,
 ) -> np.ndarray:
-    """``N + 1`` values of tau, spaced in ``sigma / alpha`` by a function."""
+    """Return ``N + 1`` values of tau, spaced in ``sigma / alpha`` by a function."""
     low, high = schedule.taus[0], schedule.taus[-1]
     if schedule.family != "flow":
         return levels(low, high, num_steps + 1)
-    # sigma / alpha = t / (1 - t) is infinite at t = 1: space up to the level before,
-    # then start from pure noise as the model was trained to.
+    # sigma / alpha = t / (1 - t) is infinite at t = 1: space up to the previous level,
+    # and start from pure noise as in training.
     high = schedule.taus[-2] if len(schedule.taus) > 1 else 0.5
     ratio = levels(low / (1 - low), high / (1 - high), num_steps + 1)
     return np.append(ratio[:-1] / (1 + ratio[:-1]), schedule.taus[-1])
 
 
 def karras_levels(low: float, high: float, count: int) -> np.ndarray:
-    """``count`` increasing levels, uniform in their seventh root, ends included."""
+    """Return ``count`` increasing levels, uniform in their seventh root, with ends."""
     roots = np.linspace(low ** (1 / KARRAS_RHO), high ** (1 / KARRAS_RHO), count)
     levels = roots**KARRAS_RHO
-    # The ends are training levels, not only up to rounding.
+    # The ends are the exact training levels, without rounding.
     levels[[0, -1]] = low, high
     return levels
 
@@ -265,15 +265,15 @@ def check_num_steps(schedule: NoiseSchedule, num_steps: int) -> None:
 def trailing_timesteps(
     total: int, num_steps: int, last: int | None = None
 ) -> np.ndarray:
-    """Increasing timesteps of the "trailing" spacing, as many as diffusers takes.
+    """Return the increasing timesteps of diffusers' "trailing" spacing.
 
-    For 62 of the N up to 1000 (61 is the first) rounding makes diffusers' range one too
-    long: N + 1 timesteps, the one nearest to the data being -1.
+    For 62 of the N up to 1000 (first for 61) rounding makes diffusers' range one too
+    long: it has N + 1 timesteps, and the one closest to the data is -1.
 
     Args:
-        total: number of training timesteps, T.
+        total: Number of training timesteps, T.
         num_steps: N.
-        last: where the timesteps end; by default T.
+        last: The end of the timesteps; by default T.
     """
     last = total if last is None else last
     return np.arange(last, 0, -total / num_steps).round()[::-1] - 1
@@ -282,20 +282,20 @@ def trailing_timesteps(
 def check_trailing(
     schedule: NoiseSchedule, num_steps: int, spacing: str | None = None
 ) -> None:
-    """Raise ValueError where DDIMScheduler goes on from its own data as if from noise.
+    """Raise ValueError where DDIMScheduler takes a step N + 1, from data as if noise.
 
     Args:
-        schedule: the model's schedule.
+        schedule: The model's schedule.
         num_steps: N.
-        spacing: by default the schedule's own.
+        spacing: The spacing; by default the schedule's own.
     """
     total = schedule.num_train_timesteps
     trailing = (spacing or schedule.timestep_spacing) == "trailing"
     if trailing and len(trailing_timesteps(total, num_steps)) > num_steps:
         raise ValueError(
             f"DDIMScheduler takes {num_steps + 1} steps when it is asked for "
-            f"{num_steps} in the spacing 'trailing': the last, at timestep -1, reads "
-            "the finished data as the noisiest state, and what it returns is no "
+            f"{num_steps} in the spacing 'trailing': the last, at timestep -1, treats "
+            "the finished data as the noisiest state, and its result is not a "
             "sample; use another number of steps"
         )
 
@@ -304,25 +304,25 @@ def _flow_grid(schedule: NoiseSchedule, num_steps: int, spacing: str) -> np.ndar
     if spacing != "linspace":
         raise ValueError(
             f"spacing {spacing!r} is not defined for flow matching; use 'linspace' "
-            "(as diffusers' FlowMatchEulerDiscreteScheduler) or 'log_snr'"
+            "(as in diffusers' FlowMatchEulerDiscreteScheduler) or 'log_snr'"
         )
     levels = np.linspace(schedule.taus[0], schedule.taus[-1], num_steps)
     levels = levels if num_steps > 1 else schedule.taus[-1:]
-    # diffusers shifts the already shifted end points once more; so do we, so that
-    # images made there are inverted on the grid on which they were made.
+    # diffusers shifts the end points, which are shifted already, once more. So does
+    # this function, so that its images are inverted on the grid that generated them.
     return np.append(0.0, shifted(levels, schedule.shift))
 
 
 def _diffusers_timesteps(
     schedule: NoiseSchedule, num_steps: int, spacing: str
 ) -> np.ndarray:
-    """Increasing integer timesteps as diffusers' DDIMScheduler spaces them."""
+    """Return increasing integer timesteps, spaced as in diffusers' DDIMScheduler."""
     total = schedule.num_train_timesteps
     timesteps: np.ndarray
     if spacing == "leading":
         timesteps = np.arange(num_steps) * (total // num_steps) + schedule.steps_offset
     elif spacing == "trailing":
-        # For some N rounding makes the range one too long (N = 61): cut it.
+        # For some N (61) rounding makes the range one too long: cut it.
         timesteps = trailing_timesteps(total, num_steps)[-num_steps:]
     else:
         timesteps = np.linspace(0, total - 1, num_steps).round()

@@ -1,12 +1,12 @@
 r"""Noise schedules: the coordinates in which every sampler is linear.
 
 A diffusion model describes a path from data to noise, ``x_t = alpha_t x0 + sigma_t e``.
-Divide the state by a known ``scale`` and measure time by a noise level ``tau``, and its
-probability-flow ODE becomes trivial,
+If the state is divided by a known ``scale`` and time is measured by a noise level
+``tau``, its probability-flow ODE becomes trivial,
 
     y = x / scale(t),    dy / dtau = f(x, t),
 
-with the same three functions for every family of models:
+with three functions for every family of models:
 
 ======  ==========================  ==================  ===============
 family  scale                       tau                 f
@@ -16,10 +16,10 @@ flow    1                           t                   velocity
 ve      1                           sigma_t             noise prediction
 ======  ==========================  ==================  ===============
 
-In all three the data prediction is ``y - tau f``. A :class:`NoiseSchedule` is the map
-between the model's own time (what the network is given) and ``tau``; which noise levels
-a sampler visits is the business of :mod:`jaxinv.diffusion.grid`. Both live on the host
-in float64; nothing here is traced.
+The data prediction of all three families is ``y - tau f``. A :class:`NoiseSchedule` is
+the map between the model's own time, the input of the network, and ``tau``;
+:mod:`jaxinv.diffusion.grid` chooses the noise levels that a sampler visits. Both
+compute on the host in float64; nothing here is traced.
 
 References:
     Song et al. 2021, "Denoising Diffusion Implicit Models", arXiv:2010.02502, Eq. 14.
@@ -42,7 +42,7 @@ Spacing = Literal["log_snr", "exponential", "karras", "leading", "trailing", "li
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow", "rectified_flow"]
 FlowPredictionType = Literal["flow", "rectified_flow", "sample"]
 
-# Levels of a schedule: an array of each is made.
+# Limit on the levels of a schedule: arrays of this size are allocated.
 Timesteps = Annotated[int, Range(1, 10**6)]
 
 
@@ -52,15 +52,15 @@ class NoiseSchedule:
     """The map between a model's time and the noise level ``tau``.
 
     Attributes:
-        family: ``"vp"``, ``"flow"`` or ``"ve"``; decides ``scale`` and what f is.
-        model_times: shape (T,), float64, increasing. The times seen in training.
-        taus: shape (T,), float64, increasing, positive. Their noise levels.
-        prediction_type: what a network trained with this schedule returns.
-        timestep_spacing: the spacing that the model's own configuration names.
-        steps_offset: added to the timesteps of the ``"leading"`` spacing.
-        set_alpha_to_one: end at ``tau = 0`` rather than at the smallest training
-            noise level, for the timestep spacings.
-        shift: resolution shift of a flow-matching schedule (1 for none).
+        family: ``"vp"``, ``"flow"`` or ``"ve"``; defines ``scale`` and f.
+        model_times: Times seen in training, shape (T,), float64, increasing.
+        taus: Their noise levels, shape (T,), float64, increasing, positive.
+        prediction_type: What a network trained with this schedule returns.
+        timestep_spacing: The spacing in the model's own configuration.
+        steps_offset: Added to the timesteps of the ``"leading"`` spacing.
+        set_alpha_to_one: Whether timestep spacings end at ``tau = 0`` rather than at
+            the smallest training noise level.
+        shift: Resolution shift of a flow-matching schedule (1 for none).
     """
 
     made_by: ClassVar[str] = "jaxinv.scaled_linear and the other schedules"
@@ -91,18 +91,18 @@ class NoiseSchedule:
         return len(self.taus)
 
     def scale(self, tau: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        """The factor between the state x and the coordinate ``y = x / scale``."""
+        """Return the ratio of the state x to the coordinate ``y = x / scale``."""
         tau = np.asarray(tau, np.float64)
         return 1 / np.sqrt(1 + tau**2) if self.family == "vp" else np.ones_like(tau)
 
     def model_time(self, tau: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        """Model time of a noise level, between training times by log-SNR.
+        """Return the model time of a noise level, interpolated in log-SNR.
 
         Args:
-            tau: noise levels; outside of the training range they are clamped to it.
+            tau: Noise levels, clamped to the training range.
 
         Returns:
-            Times in the unit that the network was trained with, fractional.
+            Fractional times in the unit of the network's training.
         """
         tau = np.clip(np.asarray(tau, np.float64), self.taus[0], self.taus[-1])
         if self.family == "vp":
@@ -116,7 +116,7 @@ class NoiseSchedule:
 
 
 def _vp(betas: Float[np.ndarray, "t"], **options: Any) -> NoiseSchedule:
-    """Variance-preserving schedule: alpha^2 is the running product of 1 - beta."""
+    """Return the variance-preserving schedule with alpha^2 = cumprod(1 - beta)."""
     return vp_schedule(np.cumprod(1 - betas), **options)
 
 
@@ -126,11 +126,11 @@ def vp_schedule(
     """Return the variance-preserving schedule of ``alpha^2`` at the times 0 .. T - 1.
 
     Args:
-        alphas_cumprod: shape (T,). ``alpha_t^2``, decreasing.
-        **options: further fields of :class:`NoiseSchedule`.
+        alphas_cumprod: ``alpha_t^2``, shape (T,), decreasing.
+        **options: Further fields of :class:`NoiseSchedule`.
 
     Raises:
-        ValueError: if the noise levels do not increase from above 0.
+        ValueError: If the noise levels do not increase from above 0.
     """
     alpha_squared = np.asarray(alphas_cumprod, np.float64)
     with np.errstate(divide="ignore"):
@@ -146,19 +146,19 @@ def linear(
     num_train_timesteps: Timesteps = 1000,
     **options: Any,
 ) -> NoiseSchedule:
-    """DDPM's schedule: beta linear in the timestep.
+    """Return DDPM's schedule: beta is linear in the timestep.
 
     Args:
-        beta_start: beta of the first timestep.
-        beta_end: beta of the last timestep.
+        beta_start: Beta of the first timestep.
+        beta_end: Beta of the last timestep.
         num_train_timesteps: T.
-        **options: further fields of :class:`NoiseSchedule`.
+        **options: Further fields of :class:`NoiseSchedule`.
 
     Returns:
         A variance-preserving schedule with model times 0 .. T - 1.
 
     Raises:
-        ValueError: for betas outside of (0, 1) or an unknown prediction type.
+        ValueError: For betas outside of (0, 1) or an unknown prediction type.
 
     References:
         Ho et al. 2020, arXiv:2006.11239, Section 4.
@@ -174,19 +174,19 @@ def scaled_linear(
     num_train_timesteps: Timesteps = 1000,
     **options: Any,
 ) -> NoiseSchedule:
-    """Stable Diffusion's schedule: the square root of beta linear in the timestep.
+    """Return Stable Diffusion's schedule: sqrt(beta) is linear in the timestep.
 
     Args:
-        beta_start: beta of the first timestep.
-        beta_end: beta of the last timestep.
+        beta_start: Beta of the first timestep.
+        beta_end: Beta of the last timestep.
         num_train_timesteps: T.
-        **options: further fields of :class:`NoiseSchedule`.
+        **options: Further fields of :class:`NoiseSchedule`.
 
     Returns:
         A variance-preserving schedule with model times 0 .. T - 1.
 
     Raises:
-        ValueError: for betas outside of (0, 1) or an unknown prediction type.
+        ValueError: For betas outside of (0, 1) or an unknown prediction type.
 
     References:
         Rombach et al. 2022, arXiv:2112.10752; values of Stable Diffusion 1 and 2.
@@ -200,18 +200,18 @@ def scaled_linear(
 def cosine(
     num_train_timesteps: Timesteps = 1000, *, max_beta: float = 0.999, **options: Any
 ) -> NoiseSchedule:
-    """Improved DDPM's schedule: alpha^2 a squared cosine of time.
+    """Return Improved DDPM's schedule: alpha^2 is a squared cosine of time.
 
     Args:
         num_train_timesteps: T.
-        max_beta: cap on beta near the noise end.
-        **options: further fields of :class:`NoiseSchedule`.
+        max_beta: Cap on beta near the noise end.
+        **options: Further fields of :class:`NoiseSchedule`.
 
     Returns:
         A variance-preserving schedule with model times 0 .. T - 1.
 
     Raises:
-        ValueError: for T below 1 or an unknown prediction type.
+        ValueError: For T below 1 or an unknown prediction type.
 
     References:
         Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. 17.
@@ -234,12 +234,12 @@ def flow_matching(
     shift: Positive = 1.0,
     prediction_type: FlowPredictionType = "flow",
 ) -> NoiseSchedule:
-    """Flow matching on straight lines: ``x_t = (1 - t) x_0 + t e``.
+    """Return flow matching's schedule on straight lines: ``x_t = (1 - t) x_0 + t e``.
 
     Args:
         num_train_timesteps: T; the network is given ``T t``.
-        shift: resolution shift s, ``t -> s t / (1 + (s - 1) t)`` (3 for SD3).
-        prediction_type: what the network gives: ``"flow"`` for ``e - x_0`` (SD3, FLUX),
+        shift: Resolution shift s, ``t -> s t / (1 + (s - 1) t)`` (3 for SD3).
+        prediction_type: The network's output: ``"flow"`` for ``e - x_0`` (SD3, FLUX),
             ``"rectified_flow"`` for ``x_0 - e`` (InstaFlow), ``"sample"`` for ``x_0``.
 
     Returns:
@@ -269,19 +269,19 @@ def variance_exploding(
     num_train_timesteps: Timesteps = 1000,
     **options: Any,
 ) -> NoiseSchedule:
-    """Variance-exploding schedule: ``x = x_0 + sigma e``, sigma geometric.
+    """Return the variance-exploding schedule ``x = x_0 + sigma e``, sigma geometric.
 
     Args:
-        sigma_min: smallest noise level.
-        sigma_max: largest noise level.
+        sigma_min: Smallest noise level.
+        sigma_max: Largest noise level.
         num_train_timesteps: T.
-        **options: further fields of :class:`NoiseSchedule`.
+        **options: Further fields of :class:`NoiseSchedule`.
 
     Returns:
-        A VE schedule; the network is given sigma itself as its time.
+        A VE schedule; the network's time is sigma itself.
 
     Raises:
-        ValueError: unless 0 < sigma_min < sigma_max.
+        ValueError: Unless 0 < sigma_min < sigma_max.
 
     References:
         Song et al. 2021, arXiv:2011.13456, Eq. 31.
@@ -295,12 +295,12 @@ def variance_exploding(
 
 
 def shifted(t: np.ndarray, shift: float) -> np.ndarray:
-    """The resolution shift of flow times, ``s t / (1 + (s - 1) t)``."""
+    """Apply the resolution shift to flow times: ``s t / (1 + (s - 1) t)``."""
     return shift * t / (1 + (shift - 1) * t)
 
 
 def check_betas(start: float, end: float, num_train_timesteps: int) -> None:
-    """Raise ValueError unless a range of betas is one."""
+    """Raise ValueError unless ``0 < start <= end < 1`` and T is positive."""
     if not (0 < start <= end < 1 and num_train_timesteps >= 1):
         raise ValueError(
             "expected 0 < beta_start <= beta_end < 1 and num_train_timesteps >= 1; got "

@@ -1,8 +1,8 @@
-"""Files: written whole, and read without trust in who wrote them.
+"""Files: written atomically, and read without trusting their contents.
 
-* :mod:`jaxinv.files.atomic`: files that are never half written.
-* :mod:`jaxinv.files.json_fields`: JSON that somebody else wrote.
-* :mod:`jaxinv.files.folders`: folders that somebody else made, and links in them.
+* :mod:`jaxinv.files.atomic`: files that are written completely or not at all.
+* :mod:`jaxinv.files.json_fields`: untrusted JSON.
+* :mod:`jaxinv.files.folders`: untrusted folders, and links in them.
 """
 
 from jaxinv.files.atomic import (

@@ -1,7 +1,7 @@
-"""Files that are never half written, and reasons given before the computing starts.
+"""Atomic writing of files, and checks of outputs before the computation starts.
 
-A result goes into a temporary file in the same folder, is flushed to the disk, and is
-renamed over the target: whoever looks sees the old file or the new one.
+A result is written to a temporary file in the same folder, flushed to disk, and renamed
+over the target: readers see the old file or the new one.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from numpy.lib.format import read_array as read_npy
 
 
 def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
-    """Writes one array as a NumPy ``.npy`` file, atomically.
+    """Write one array as a NumPy ``.npy`` file, atomically.
 
     Args:
         path: Target file.
@@ -42,7 +42,8 @@ def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
 def read_array(path: str | os.PathLike[str]) -> np.ndarray:
     """Read an array that :func:`write_array` wrote.
 
-    What the header states is compared with the file's size before memory is taken.
+    The size that the header states is compared with the file before memory is
+    allocated.
 
     Args:
         path: A NumPy ``.npy`` file.
@@ -58,7 +59,7 @@ def read_array(path: str | os.PathLike[str]) -> np.ndarray:
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
     if not path.is_file():
-        raise ValueError(f"{path} is not a file, but a folder, pipe or device")
+        raise ValueError(f"{path} is a folder, pipe or device, not a file")
     with open(path, "rb") as file:
         if file.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:
             raise ValueError(
@@ -69,7 +70,7 @@ def read_array(path: str | os.PathLike[str]) -> np.ndarray:
         shape, dtype = _read_header(file, path)
         if dtype.kind not in "fiu" or dtype.itemsize > 8:
             raise ValueError(
-                f"{path} does not hold one array of real numbers, but of type {dtype}"
+                f"{path} holds an array of type {dtype}, expected real numbers"
             )
         stated = math.prod(shape) * dtype.itemsize
         held = path.stat().st_size - file.tell()
@@ -88,7 +89,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype[
     readers = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
     try:
         shape, _, dtype = readers[read_magic(file)](file)
-    except Exception as error:  # the header is parsed as Python, and fails as such
+    except Exception as error:  # the header is parsed as Python: anything can be raised
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{path} is damaged: its header: {reason[0]}") from None
     return shape, dtype
@@ -109,7 +110,7 @@ def write_json(
 def to_json(value: Mapping[str, Any], indent: int | None = None) -> str:
     """Format a JSON object from Python and array scalars.
 
-    JSON has no NaN and no infinity: they become ``null``, which every parser reads.
+    JSON has no NaN and no infinity: they become ``null``.
     With ``indent`` there is a line for each value.
 
     >>> to_json({"a": np.float32(0.5), "b": float("nan")})
@@ -132,13 +133,13 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Opens a binary file for writing that appears only when all of it is on disk.
+    """Open a binary file for writing that appears only once it is complete on disk.
 
     Args:
         path: Target file; its folder must exist. An existing file is replaced.
 
     Yields:
-        The file to write to. If the block raises, the target stays as it was.
+        The file to write to. If the block raises, the target is unchanged.
 
     Raises:
         OSError: If the file cannot be written.
@@ -201,27 +202,27 @@ def atomic_folder(
 
 
 def _umask() -> int:
-    # There is no way to read it without setting it.
+    # The mask cannot be read without setting it.
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def check_writable_folder(folder: str | os.PathLike[str], *, make: bool = True) -> Path:
-    """Prove, by trying, that files can be put into a folder.
+    """Check, by writing, that files can be created in a folder.
 
-    To be called before the computing starts, not after it.
+    Call this before a computation starts.
 
     Args:
-        folder: The folder that results go into.
-        make: Make it if need be. Without, what is tried is the nearest folder above it
-            that exists, and nothing is left behind.
+        folder: The folder for results.
+        make: Whether to create the folder if it is missing. Otherwise the nearest
+            existing folder above it is checked, and nothing is left behind.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If it cannot be made or written to.
+        ValueError: If the folder cannot be created or written to.
     """
     folder = place = Path(folder)
     try:
@@ -241,10 +242,10 @@ def check_writable_folder(folder: str | os.PathLike[str], *, make: bool = True) 
 
 
 def check_writable_file(path: str | os.PathLike[str], *, make: bool = True) -> Path:
-    """Proves, by trying, that a file can be written; see :func:`check_writable_folder`.
+    """Check, by writing, that a file can be created; see :func:`check_writable_folder`.
 
     Raises:
-        ValueError: If it cannot, or if it is a folder.
+        ValueError: If it cannot be created, or is a folder.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,7 +1,7 @@
-"""SHA-256 of the files of a folder, so that damaged numbers are no other numbers.
+"""SHA-256 digests of the files of a folder, to detect damage.
 
-Orbax keeps no checksum of the values of an array: a bit that flips on the disk is
-another weight. What this library writes has the digests of its files beside it.
+Orbax stores no checksum of the values of an array: a bit that flips on disk would
+change a weight. This library therefore stores digests next to the files that it writes.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from jaxinv.files.atomic import write_json
 from jaxinv.files.folders import files_below
 from jaxinv.files.json_fields import check_field, naming, read_json
 
-_THREADS = 4  # hashing leaves the interpreter to others
+_THREADS = 4  # hashing releases the interpreter's lock
 _Digests = dict[Annotated[str, Length(1, 4096)], Annotated[str, Length(64, 64)]]
 
 
@@ -23,8 +23,8 @@ def write_digests(folder: Path, path: Path) -> None:
     """Write the digests of all files below a folder.
 
     Args:
-        folder: The folder; nobody writes into it any more.
-        path: The file to write, outside of the folder.
+        folder: The folder, which must no longer change.
+        path: The file to write, outside the folder.
 
     Raises:
         OSError: If a file cannot be read or written.
@@ -33,14 +33,14 @@ def write_digests(folder: Path, path: Path) -> None:
 
 
 def check_digests(folder: Path, path: Path, root: Path) -> None:
-    """Raise ValueError unless all files below a folder are what was written.
+    """Raise ValueError unless all files below a folder match their digests.
 
-    It costs one reading of the files, and 1.5 GB for each second of a core.
+    All files are read, and hashed at 1.5 GB per second and core.
 
     Args:
         folder: The folder.
         path: The file that :func:`write_digests` wrote.
-        root: The folder that links may not leave.
+        root: The folder that links must not leave.
     """
     content = read_json(path, root=root)
     with naming(path):
@@ -49,7 +49,7 @@ def check_digests(folder: Path, path: Path, root: Path) -> None:
     found = dict(_digests(folder, root))
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
-            missing = "is missing" if name not in found else "is not what was written"
+            missing = "is missing" if name not in found else "has changed"
             raise ValueError(
                 f"{folder / name} {missing} (SHA-256 in {path.name}): the checkpoint "
                 "is damaged; convert it again"

@@ -1,14 +1,13 @@
-"""Folders that somebody else made: regular files, and no links that lead out of them.
+"""Untrusted folders: only regular files, and no links that leave the folder.
 
-A model's folder may come from anywhere, and what is in it is read, copied and shown. A
-link may lead to another place of the same folder, and the Hugging Face cache is made of
-such links::
+A model's folder may come from anywhere, and its files are read, copied and shown. Links
+within the folder are followed; the Hugging Face cache consists of them::
 
     models--owner--name/snapshots/<revision>/unet/config.json -> ../../../blobs/<hash>
 
-A link that leads out of the folder (``tokenizer/extra.txt -> /etc/passwd``) is never
-followed. Pipes and devices are refused before they are opened: opening a pipe that
-nobody writes to waits for ever.
+Links that leave the folder (``tokenizer/extra.txt -> /etc/passwd``) are never followed.
+Pipes and devices are refused before they are opened, because opening a pipe without a
+writer blocks forever.
 """
 
 import os
@@ -26,16 +25,16 @@ _KINDS = {
 
 
 def model_root(folder: str | os.PathLike[str]) -> Path:
-    """Return the folder that links in a model, or in a part of one, may not leave.
+    """Return the folder that links in a model, or in a part of one, must not leave.
 
     Args:
-        folder: A model's folder, or that of one of its parts. The folder itself may be
-            a link: whoever names it decides that.
+        folder: The folder of a model or of one of its parts. The folder itself may be a
+            link, because the user names it.
 
     Returns:
-        With no links in it: in a Hugging Face cache the repository's folder, which
-        holds ``snapshots`` and ``blobs``; of a part of a pipeline the pipeline's
-        folder; otherwise ``folder``.
+        A resolved path: the repository's folder with ``snapshots`` and ``blobs`` in a
+        Hugging Face cache, the pipeline's folder for a part of a pipeline, otherwise
+        ``folder``.
     """
     real = Path(os.path.realpath(folder))
     for parent in real.parents:
@@ -47,7 +46,7 @@ def model_root(folder: str | os.PathLike[str]) -> Path:
 
 
 def check_inside(path: str | os.PathLike[str], root: Path) -> None:
-    """Raise ValueError if a path leads out of a folder through a link.
+    """Raise ValueError if a path leaves a folder through a link.
 
     Args:
         path: A file or folder below the folder; it need not exist.
@@ -56,8 +55,8 @@ def check_inside(path: str | os.PathLike[str], root: Path) -> None:
     real = Path(os.path.realpath(path))
     if not real.is_relative_to(root):
         raise ValueError(
-            f"{path} is a link that leads out of the model's folder {root}: it is not "
-            "followed; put a copy in its place"
+            f"{path} is a link that leads out of the model's folder {root}: replace it "
+            "by a copy"
         )
 
 
@@ -66,12 +65,12 @@ def check_regular(path: str | os.PathLike[str], root: Path | None = None) -> Non
 
     Args:
         path: The file, or a link to it.
-        root: The folder that links may not leave, from :func:`model_root`; None if
-            they may lead anywhere (files that the user named).
+        root: The folder that links must not leave, from :func:`model_root`; None for
+            files that the user named.
 
     Raises:
-        FileNotFoundError: If there is nothing of that name, or a link to nothing.
-        ValueError: If it is anything but a file, or a link out of ``root``.
+        FileNotFoundError: If the path does not exist, or is a link to nothing.
+        ValueError: If the path is not a file, or is a link out of ``root``.
     """
     if root is not None:
         check_inside(path, root)
@@ -96,12 +95,12 @@ def read_regular(
 
     Args:
         path: The file.
-        max_bytes: The most that it may hold.
-        root: As of :func:`check_regular`.
+        max_bytes: The largest size allowed.
+        root: See :func:`check_regular`.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is anything but a file, leaves ``root``, is larger, or cannot
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the path is not a file, leaves ``root``, is too large, or cannot
             be read.
     """
     check_regular(path, root)
@@ -112,23 +111,23 @@ def read_regular(
         reason = (error.strerror or str(error)).lower()
         raise ValueError(f"{path} cannot be read: {reason}") from None
     if len(data) > max_bytes:
-        raise ValueError(f"{path} is larger than {max_bytes:,} bytes: it is not read")
+        raise ValueError(f"{path} is larger than {max_bytes:,} bytes")
     return data
 
 
 def files_below(folder: Path, root: Path) -> Iterator[Path]:
-    """List the regular files of a folder and of those in it.
+    """List the regular files of a folder and its subfolders.
 
     Args:
         folder: The folder; it may be a link.
-        root: The folder that links may not leave, from :func:`model_root`.
+        root: The folder that links must not leave, from :func:`model_root`.
 
     Yields:
-        The files, those that links lead to by the links' names, sorted by name.
+        The files sorted by name; linked files have the names of the links.
 
     Raises:
-        ValueError: If anything below is neither a file nor a folder, or is a link that
-            leads out of ``root``, to a folder that contains it, or nowhere.
+        ValueError: If an entry is neither a file nor a folder, or is a link out of
+            ``root``, to a folder that contains it, or to nothing.
         OSError: If a folder cannot be listed.
     """
     yield from _files_below(folder, root, ())

@@ -1,13 +1,12 @@
-"""Image files of strangers: the formats that are documented, in bounded memory.
+"""Untrusted image files, read in bounded memory.
 
-Reading turns a picture into one thing, 8-bit RGB, and lists what it had to change on
-the way (transparency composited on white, 16 bits reduced to 8, an unused colour
-profile, ...), because the inversion of an altered picture is not the inversion of the
-picture.
+Images are converted to 8-bit RGB. The result lists all alterations (transparency
+composited on white, 16 bits reduced to 8, an unused color profile, ...), because
+inverting an altered image is not inverting the original.
 
-Memory: a pixel takes up to 24 bytes while it is decoded, so ``MAX_PIXELS`` stands for
-0.8 GB. Nothing is decoded before the size in the file's header has been compared with
-the limit, and what follows the decoder works on strips of rows.
+Decoding takes up to 24 bytes of memory per pixel, that is 0.8 GB for ``MAX_PIXELS``.
+The size in the file's header is checked before anything is decoded, and all processing
+after the decoder works on strips of rows.
 """
 
 import os
@@ -23,10 +22,10 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from jaxinv.checks import one_line
 
 MAX_PIXELS = 2**25
-"""Pixels of the largest picture that is read by default: 33.5 million."""
+"""Default limit on the pixels of an image: 33.5 million."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM")
-"""The formats that are read, by Pillow's names."""
+"""The supported formats, by Pillow's names."""
 
 _ORIENTATION = 0x0112  # the EXIF tag; 1 means upright
 _BITS_PER_SAMPLE = 258  # the TIFF tag
@@ -34,11 +33,11 @@ _STRIP = 2**20  # pixels converted at a time
 
 
 class ReadImage(NamedTuple):
-    """An image file's pixels, and what had to be changed to get them.
+    """The pixels of an image file, and how reading altered them.
 
     Attributes:
         pixels: 8-bit RGB values, shape (h, w, 3).
-        changes: One sentence for everything that altered the picture; empty if nothing.
+        changes: One phrase for each alteration of the image.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -49,19 +48,19 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Re
     """Read an image file as 8-bit RGB.
 
     The camera's orientation tag is applied, transparent pixels are composited on white,
-    and of an animation the first frame is taken. Colour profiles other than sRGB are
+    and only the first frame of an animation is read. Color profiles other than sRGB are
     not applied; ``changes`` names them.
 
     Args:
-        path: A PNG, JPEG, WebP, AVIF, TIFF, GIF, BMP or PPM file, whatever its name.
-        max_pixels: Larger pictures are refused by their header. Decoding takes up to
-            24 bytes of memory for a pixel.
+        path: A PNG, JPEG, WebP, AVIF, TIFF, GIF, BMP or PPM file of any name.
+        max_pixels: Limit on the number of pixels in the header. Decoding takes up to 24
+            bytes of memory per pixel.
 
     Returns:
         The pixels and the list of changes.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If the file is not such an image, is damaged, has values that are
             not finite, or has more pixels than ``max_pixels``.
     """
@@ -71,8 +70,8 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Re
             read = _to_rgb(image)
         except MemoryError:
             raise ValueError(
-                f"{path} is too large an image for this machine's memory: "
-                f"{image.width}x{image.height}"
+                f"{path} is too large for this machine's memory: "
+                f"{image.width}x{image.height} pixels"
             ) from None
         except Exception as error:  # decoders raise anything at all
             raise _damaged(path, error) from None
@@ -85,19 +84,19 @@ def count_pixels(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
     """Return the number of pixels that an image file's header states.
 
     Args:
-        path: As of :func:`read_image`.
-        max_pixels: As of :func:`read_image`.
+        path: See :func:`read_image`.
+        max_pixels: See :func:`read_image`.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: As of :func:`read_image`, for what can be seen in the header.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the header shows a file that :func:`read_image` refuses.
     """
     with _opened(Path(path), max_pixels) as image:
         return int(image.width * image.height)
 
 
 def _opened(path: Path, max_pixels: int) -> ImageFile.ImageFile:
-    """Open a picture and check its size; nothing is decoded."""
+    """Open an image and check its size without decoding it."""
     _check_readable(path)
     try:
         image = Image.open(path, formats=FORMATS)
@@ -108,17 +107,17 @@ def _opened(path: Path, max_pixels: int) -> ImageFile.ImageFile:
         ) from None
     except Image.DecompressionBombError:
         raise ValueError(
-            f"{path} is too large an image: it has more than {max_pixels:,} pixels"
+            f"{path} is too large: it has more than {max_pixels:,} pixels"
         ) from None
     except PermissionError:
-        raise ValueError(f"{path} may not be read (permission denied)") from None
+        raise ValueError(f"{path} cannot be read: permission denied") from None
     except Exception as error:  # plugins raise anything at all
         raise _damaged(path, error) from None
     if image.width * image.height > max_pixels:
         image.close()
         raise ValueError(
-            f"{path} is too large an image: {image.width}x{image.height} are more "
-            f"than {max_pixels:,} pixels"
+            f"{path} is too large: {image.width}x{image.height} are more than "
+            f"{max_pixels:,} pixels"
         )
     return image
 
@@ -129,7 +128,7 @@ def _damaged(path: Path, error: Exception) -> ValueError:
 
 
 def _check_readable(path: Path) -> None:
-    """Raise unless there is a regular file: reading a pipe could wait for ever."""
+    """Raise unless the path is a regular file: reading a pipe could block forever."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -137,30 +136,30 @@ def _check_readable(path: Path) -> None:
         reason = ": a link to a file that does not exist" if dangling else ""
         raise FileNotFoundError(f"no such image: {path}{reason}") from None
     except PermissionError:
-        raise ValueError(f"{path} may not be read (permission denied)") from None
+        raise ValueError(f"{path} cannot be read: permission denied") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     if stat.S_ISDIR(mode):
         raise ValueError(f"{path} is a folder, not an image")
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{path} is not a file (but a pipe, socket or device)")
+        raise ValueError(f"{path} is a pipe, socket or device, not a file")
 
 
 def _to_rgb(image: ImageFile.ImageFile) -> ReadImage | None:
-    """Return the picture; None if it has values that are not finite."""
+    """Return the image, or None if it has values that are not finite."""
     changes = []
     bits = _bits_per_channel(image)
     if getattr(image, "is_animated", False):
-        changes.append("took the first of several frames")
+        changes.append("used the first of several frames")
     if image.getexif().get(_ORIENTATION, 1) != 1:
-        changes.append("turned as its orientation tag says")
+        changes.append("rotated according to its orientation tag")
     ImageOps.exif_transpose(image, in_place=True)
     image.load()
-    changes += _ignored_colours(image)
+    changes += _ignored_colors(image)
     if image.mode.startswith(("I", "F")):
         return _reduce_depth(image, changes)
     if bits > 8:
-        changes.append(f"reduced {bits} bits a channel to 8")
+        changes.append(f"reduced {bits} bits per channel to 8")
     transparent = image.has_transparency_data
     if not transparent and image.mode not in ("RGB", "L", "P", "1"):
         changes.append(f"converted from {image.mode} to RGB")
@@ -179,7 +178,7 @@ def _to_rgb(image: ImageFile.ImageFile) -> ReadImage | None:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """Yield slices of rows and the picture's part in them."""
+    """Yield slices of rows and the part of the image in them."""
     height = max(1, _STRIP // image.width)
     for top in range(0, image.height, height):
         bottom = min(top + height, image.height)
@@ -187,7 +186,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
 
 
 def _reduce_depth(image: Image.Image, changes: list[str]) -> ReadImage | None:
-    """Convert greyscale of more than 8 bits; Pillow would clip it at 255."""
+    """Convert grayscale of more than 8 bits; Pillow would clip it at 255."""
     scale = 65535.0
     if image.mode.startswith("F"):
         largest = max(np.asarray(strip).max() for _, strip in _strips(image))
@@ -207,7 +206,7 @@ def _reduce_depth(image: Image.Image, changes: list[str]) -> ReadImage | None:
 
 
 def _bits_per_channel(image: ImageFile.ImageFile) -> int:
-    """Return the depth of a file that was opened and not loaded; 8 if not known."""
+    """Return the depth of a file that is opened but not loaded, or 8 if unknown."""
     if image.format == "TIFF":
         return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,)))  # type: ignore[attr-defined]
     if image.format == "AVIF":
@@ -234,13 +233,13 @@ def _avif_bits(image: ImageFile.ImageFile) -> int:
     return 12 if header[at + 6] & 0x20 else 10
 
 
-def _ignored_colours(image: Image.Image) -> list[str]:
-    """Return what is said of colours and not used here."""
+def _ignored_colors(image: Image.Image) -> list[str]:
+    """Return the color information of an image that is not applied."""
     ignored = []
     if profile := image.info.get("icc_profile"):
         name = "".join(filter(str.isprintable, _profile_name(profile)))[:80].strip()
         if "sRGB" not in name:
-            ignored.append(f"ignored its colour profile ({name or 'unknown'})")
+            ignored.append(f"ignored its color profile ({name or 'unknown'})")
     gamma = image.info.get("gamma")
     if isinstance(gamma, float) and abs(gamma - 1 / 2.2) > 0.01 and not profile:
         ignored.append(f"ignored its gamma of {gamma:g}")
@@ -248,9 +247,10 @@ def _ignored_colours(image: Image.Image) -> list[str]:
 
 
 def _profile_name(profile: bytes) -> str:
-    """Return the description in a colour profile (ICC.1:2022, 7.3 and 10.15).
+    """Return the description in a color profile (ICC.1:2022, 7.3 and 10.15).
 
-    Only this tag is read: a library for colours allocates what a damaged profile says.
+    Only this tag is read: a library for colors would allocate as much memory as a
+    damaged profile states.
     """
 
     def number(data: bytes, at: int) -> int:

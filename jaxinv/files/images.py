@@ -1,4 +1,4 @@
-"""Images at a model's size, and back into files."""
+"""Images: resized for a model, and written to files."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from jaxinv.files.image_reading import FORMATS, ReadImage, to_uint8
 def resize_image(
     pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Crops an image around its centre to another aspect ratio, then resamples it.
+    """Crop an image around its center to an aspect ratio, then resample it.
 
     Args:
         pixels: 8-bit RGB values.
@@ -32,10 +32,10 @@ def resize_image(
 
 
 def describe_resize(found: tuple[int, int], wanted: tuple[int, int]) -> str:
-    """Says what :func:`resize_image` does between two (height, width) sizes.
+    """Describe what :func:`resize_image` does between two (height, width) sizes.
 
     >>> describe_resize((600, 800), (64, 64))
-    'centre-crop 800x600 to 600x600 and resample to 64x64'
+    'center-crop 800x600 to 600x600 and resample to 64x64'
     >>> describe_resize((128, 128), (64, 64))
     'resample 128x128 to 64x64'
     """
@@ -46,25 +46,25 @@ def describe_resize(found: tuple[int, int], wanted: tuple[int, int]) -> str:
     target = f"resample to {width}x{height}"
     if crop == (h, w):
         return f"resample {start} to {width}x{height}"
-    return f"centre-crop {start} to {crop[1]}x{crop[0]} and {target}"
+    return f"center-crop {start} to {crop[1]}x{crop[0]} and {target}"
 
 
 def fit_image(
     read: ReadImage, path: Path, size: tuple[int, int], model: str, resize: bool
 ) -> ReadImage:
-    """Brings an image to a model's size, only if asked to.
+    """Resize an image to a model's size, but only on request.
 
-    A resized picture is another picture, so this is never done silently.
+    A resized image is another image, so resizing is never silent.
 
     Args:
         read: The image.
-        path: Where it was read from, for the message.
+        path: The file of the image, for the message.
         size: The model's (height, width).
         model: The model's name, for the message.
-        resize: Whether :func:`resize_image` may change the picture.
+        resize: Whether :func:`resize_image` may change the image.
 
     Returns:
-        The image, with one change more if it was resized.
+        The image, with another entry in ``changes`` if it was resized.
 
     Raises:
         ValueError: If the image has another size and may not be resized.
@@ -82,14 +82,14 @@ def fit_image(
 
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Writes an image atomically, in the format that the file's name asks for.
+    """Write an image atomically, in the format of the file's suffix.
 
     Args:
         path: Target file; ``.png`` keeps every 8-bit value.
         image: Shape (h, w, 3), ``uint8`` or floats in [0, 1].
 
     Raises:
-        ValueError: If the name's ending is not an image format.
+        ValueError: If the suffix is not an image format.
         OSError: If the file cannot be written.
     """
     image = np.asarray(image)
@@ -102,15 +102,15 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
 
 
 def image_suffix(path: str | os.PathLike[str]) -> str:
-    """Returns the ending of an image file's name, if images can be written under it.
+    """Return the suffix of an image file, if it is an image format.
 
     Raises:
-        ValueError: If it is not an image format's ending.
+        ValueError: If it is not an image format.
     """
     suffix = Path(path).suffix.lower()
     known = Image.registered_extensions()
     if known.get(suffix) not in FORMATS:
         raise ValueError(
-            f"{path}: {suffix or 'no ending'!r} is no image format to write; use .png"
+            f"{path}: {suffix or 'no suffix'!r} is not an image format; use .png"
         )
     return suffix

@@ -1,21 +1,21 @@
-"""JSON that somebody else wrote: bounded, and every field as it was declared.
+"""Untrusted JSON: bounded in size, with every field checked against its declared type.
 
-Configurations, indices, manifests, keys and records come from other people's disks.
-Two steps stand between them and the code that uses them:
+Configurations, indices, manifests, keys and records come from other people's disks. Two
+steps precede their use:
 
-1. :func:`parse_json` bounds what is read, its size and its depth, and refuses what JSON
-   leaves open (a key that is there twice);
+1. :func:`parse_json` bounds the size and depth, and refuses what JSON leaves undefined
+   (duplicate keys);
 2. :func:`check_field` compares a value with the type that is declared *where the field
    is used*: a hint such as ``Annotated[int, Range(1, 4096)]`` of a dataclass, or an
    entry of a table of options.
 
-The hints are ``int``, ``float`` (finite unless a range says otherwise), ``bool``,
+The hints are ``int``, ``float`` (finite unless a range allows otherwise), ``bool``,
 ``str``, ``None``, ``Any``, ``Literal``, unions, ``tuple`` and ``dict`` of them, with a
 :class:`jaxinv.checks.Range` for numbers and a :class:`jaxinv.checks.Length` for texts,
 lists and objects. A value is never converted: 8.0 and true are no integers.
 
-msgspec 0.22 was compared: it takes the last of two equal keys, does not read -Infinity,
-accepts NaN for a number without limits, and does not say what a ``Literal`` may be.
+The alternative msgspec 0.22 uses the last of two equal keys, does not read -Infinity,
+accepts NaN for a number without limits, and does not name the options of a ``Literal``.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ from jaxinv.checks import (
 )
 from jaxinv.files.folders import read_regular
 
-#: More than any configuration, index or scheduler needs.
+#: Default limit on the size of a file: more than any configuration or index needs.
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 32
 _TEXT = Length(0, 1000)  # of a text that declares no Length
@@ -62,17 +62,17 @@ def read_json(
 
     Args:
         path: The file.
-        root: The folder that the file may not leave by a link, from
+        root: The folder that links must not leave, from
             :func:`jaxinv.files.folders.model_root`; None for a file that the user
             named.
-        max_bytes: The most that it may hold.
+        max_bytes: The largest size allowed.
 
     Returns:
-        The object; its values are not checked.
+        The object, with unchecked values.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no such file; the message names it.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file does not hold a JSON object; the message names the file.
     """
     value = parse_json(read_regular(path, max_bytes, root), path)
     if not isinstance(value, dict):
@@ -81,21 +81,21 @@ def read_json(
 
 
 def parse_json(text: str | bytes, where: str | os.PathLike[str]) -> Any:
-    """Parse JSON of bounded depth, in which no object has a key twice.
+    """Parse JSON of bounded depth without duplicate keys.
 
-    ``NaN``, ``Infinity`` and ``-Infinity``, which Python writes and JSON does not have,
-    are read: diffusers' schedulers hold them. Fields refuse them unless their range
-    includes them.
+    ``NaN``, ``Infinity`` and ``-Infinity`` are not JSON, but Python writes them, and
+    diffusers' schedulers contain them: they are read here, and refused by fields unless
+    their range includes them.
 
     Args:
-        text: What to parse; bytes are UTF-8.
-        where: What to call it in errors.
+        text: The text to parse; bytes are UTF-8.
+        where: Name of the source, for errors.
 
     Returns:
         The value.
 
     Raises:
-        ValueError: If it is not JSON, or nested too deeply.
+        ValueError: If the text is not JSON, or nested too deeply.
     """
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
@@ -118,25 +118,25 @@ def parse_json(text: str | bytes, where: str | os.PathLike[str]) -> Any:
 
 
 def _too_deep(where: str | os.PathLike[str]) -> str:
-    return f"{where} is nested more than {MAX_DEPTH} levels deep: it is not read"
+    return f"{where} is nested more than {MAX_DEPTH} levels deep"
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {shown(twice)} is there twice")
+        raise ValueError(f"duplicate key {shown(twice)}")
     return found
 
 
 def shown_text(text: str) -> str:
-    """Return a name for an error, without quotes unless they hide something."""
+    """Return a name as text for an error, without quotes unless they are needed."""
     return shown(text) if repr(text) != f"'{text}'" else shown(text)[1:].rstrip("'")
 
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Put a file's name before the ValueErrors of a block that do not name it."""
+    """Prepend a file's name to the ValueErrors of a block that do not contain it."""
     try:
         yield
     except ValueError as error:
@@ -147,17 +147,17 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def check_record(kind: type[_Record], data: Mapping[str, Any]) -> _Record:
-    """Make a dataclass of the values of a JSON object, after checking them.
+    """Check the values of a JSON object and return them as a dataclass.
 
     Args:
-        kind: The dataclass; the hints of its fields say what the values may be.
-        data: The object. Keys that are no fields are ignored.
+        kind: The dataclass; the hints of its fields declare the allowed values.
+        data: The object. Keys that are not fields are ignored.
 
     Returns:
         The dataclass, with tuples in place of lists.
 
     Raises:
-        ValueError: If a value is missing or not what is declared.
+        ValueError: If a value is missing or does not match its hint.
     """
     values, hints = {}, field_types(kind)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
@@ -176,13 +176,13 @@ def check_record(kind: type[_Record], data: Mapping[str, Any]) -> _Record:
 
 
 def check_fields(record: Any) -> None:
-    """Raise ValueError unless the fields of a dataclass are what their hints say."""
+    """Raise ValueError unless the fields of a dataclass match their hints."""
     for name, kind in field_types(type(record)).items():
         check_field(name, getattr(record, name), kind)
 
 
 def field_types(kind: Any) -> dict[str, Any]:
-    """Return the hints of a dataclass's fields, with what annotates them."""
+    """Return the type hints of a dataclass's fields, with annotations."""
     return _field_types(kind)
 
 
@@ -199,11 +199,11 @@ def as_tuple(value: Any) -> Any:
 
 
 def check_field(name: str, value: Any, kind: Any) -> None:
-    """Raise ValueError unless a value is what is declared.
+    """Raise ValueError unless a value matches a type hint.
 
     Args:
         name: The key, for the message.
-        value: The value; of a list, tuples and one-dimensional arrays are lists, too.
+        value: The value; tuples and one-dimensional arrays count as lists.
         kind: A type hint; see the module.
 
     Example:
@@ -247,7 +247,7 @@ JSON = Dialect(
 
 
 def is_text(value: str) -> bool:
-    """Return whether a text can be written: JSON can hold halves of characters."""
+    """Return whether a text can be encoded: JSON can hold halves of characters."""
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -1,7 +1,8 @@
 """Flax NNX modules: UNet, autoencoder and text encoder, for one sample each.
 
-Modules are pytrees. They take one sample in channels-last layout and no batch axis; use
-``jax.vmap`` for many. Their attributes carry diffusers' and transformers' names.
+Modules are pytrees. They take one sample in channels-last layout without a batch axis;
+use ``jax.vmap`` for a batch. Their attributes have the names that diffusers and
+transformers use.
 """
 
 from jaxinv.models.autoencoders.kl import AutoencoderKL, DiagonalGaussian

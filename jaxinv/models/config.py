@@ -1,9 +1,9 @@
-"""Reading model configurations in diffusers' own format.
+"""Model configurations, read from diffusers' own format.
 
 Every model is described by the ``config.json`` that diffusers saves with its weights. A
-configuration here is a frozen dataclass whose fields carry the same names, so that the
-file is read by name. Reading is strict: an option that is set to something this library
-does not implement is an error that names the option, never a silently different model.
+configuration here is a frozen dataclass whose fields have the same names. Reading is
+strict: an option value that this library does not implement raises an error that names
+the option.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ from jaxinv.files.json_fields import as_tuple, check_fields
 
 _Config = TypeVar("_Config")
 
-# What numbers a model may be described by. The bounds are a few times the largest that
-# are published, so that what is refused is a mistake, and building any model that is
-# accepted abstractly takes seconds and little memory.
+# Bounds on the numbers that describe a model: a few times the largest published values.
+# Values beyond them are mistakes, and any accepted model can be built abstractly within
+# seconds and in little memory.
 Channels = Annotated[int, Range(1, 2**16)]
 Heads = Annotated[int, Range(1, 2**12)]
 Groups = Annotated[int, Range(1, 2**12)]
@@ -27,9 +27,9 @@ Epsilon = Annotated[float, Range(0, 1)]
 Factor = Annotated[float, Range(1e-6, 1e6)]
 Shift = Annotated[float, Range(-1e6, 1e6)]
 Size = Pixels | tuple[Pixels, Pixels]
-#: How many blocks there may be, and so how long an option "per block" is.
+#: Number of blocks, and so the length of an option "per block".
 Blocks = Length(1, 16)
-#: Layers that a model may have in all; SDXL's UNet has 80. Building 128 takes 10 s.
+#: Limit on a model's number of layers. SDXL's UNet has 80; building 128 takes 10 s.
 MAX_LAYERS = 128
 
 
@@ -38,7 +38,7 @@ def config_from_dict(
     data: Mapping[str, Any],
     unsupported: Mapping[str, tuple[Any, ...]],
 ) -> _Config:
-    """Builds a configuration dataclass from a diffusers ``config.json``.
+    """Build a configuration dataclass from a diffusers ``config.json``.
 
     Args:
         cls: The dataclass to build.
@@ -75,7 +75,7 @@ def config_from_dict(
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """Returns a configuration dataclass as JSON-ready values (tuples as lists)."""
+    """Return a configuration dataclass as JSON-ready values (tuples as lists)."""
     return {
         field.name: as_list(getattr(config, field.name))
         for field in dataclasses.fields(config)
@@ -83,32 +83,32 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 def as_list(value: Any) -> Any:
-    """Turns tuples into lists, at every depth."""
+    """Turn tuples into lists, at every depth."""
     return list(map(as_list, value)) if isinstance(value, list | tuple) else value
 
 
 def check_types(config: Any) -> None:
-    """Raise ValueError, naming the class, unless all fields are as declared."""
+    """Raise ValueError, naming the class, unless all fields have the declared types."""
     try:
         check_fields(config)
     except ValueError as error:
         kind, text = type(config).__name__.removesuffix("Config"), str(error)
         if text.startswith("sample_size"):
-            text = f"sample_size={shown(config.sample_size)} is no height and width: "
-            text += str(error)
+            given = f"sample_size={shown(config.sample_size)}"
+            text = f"{given} is not a height and width: {error}"
         raise ValueError(f"{kind}: {text}") from None
 
 
 def check_num_layers(count: int) -> None:
-    """Raise ValueError for a model of too many layers to be one."""
+    """Raise ValueError for a model of more than :data:`MAX_LAYERS` layers."""
     if count > MAX_LAYERS:
         raise ValueError(
-            f"the model would have {count} layers; at most {MAX_LAYERS} are built"
+            f"the model would have {count} layers; at most {MAX_LAYERS} are supported"
         )
 
 
 def per_block(name: str, value: Any, num_blocks: int) -> tuple[Any, ...]:
-    """Spreads an option that is given once, or once per block, over all blocks.
+    """Spread an option that is given once, or once per block, over all blocks.
 
     Args:
         name: The option's name, for the error message.

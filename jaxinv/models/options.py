@@ -1,15 +1,13 @@
-"""How a model runs, in place of what it computes: attention kernels, rematerialisation.
+"""Run-time options of a model: attention kernels and rematerialization.
 
-A model's configuration says which function it is. The options here select a program
-for it: outputs agree to rounding. They are static (other options, another compiled
-program), and a model with other options shares its parameters with the one that it was
-made from.
+A model's configuration defines its function. The options here select a program that
+computes it; outputs agree to rounding. Options are static: changing them compiles
+another program. A model with other options shares the parameters of the original.
 
-Layouts: activations are channels last, (h, w, c), and a batch that ``jax.vmap`` adds
-comes first, so that convolutions are NHWC by HWIO as XLA sees them. That is the layout
-that CPUs compute in (:mod:`jaxinv.models.layers.convolution`) and, but for the kernels,
-the one of cuDNN on tensor cores; XLA assigns the layouts inside of a program, and
-transposes kernels there if it wants them otherwise.
+Layouts: activations are channels last, (h, w, c), and ``jax.vmap`` adds the batch in
+front, so that XLA sees convolutions as NHWC by HWIO. CPUs compute in that layout
+(:mod:`jaxinv.models.layers.convolution`), and so does cuDNN on tensor cores except for
+the kernels, which XLA transposes where needed.
 """
 
 from typing import Any, TypeVar
@@ -39,14 +37,14 @@ def check_attention(attention: Implementation, dtype: Any) -> None:
         return
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         raise ValueError(
-            "attention='cudnn' computes in 16 bits only, and this model computes in "
-            f"{jnp.dtype(dtype)}: load it with dtype=jnp.bfloat16, or take "
+            "attention='cudnn' computes in 16 bits only, but this model computes in "
+            f"{jnp.dtype(dtype)}: load it with dtype=jnp.bfloat16, or use "
             "attention='xla'"
         )
     if not has_cudnn():
         raise ValueError(
-            "attention='cudnn' needs an NVIDIA GPU, and the default backend is "
-            f"{jax.default_backend()!r}: take attention='xla'"
+            "attention='cudnn' needs an NVIDIA GPU, but the default backend is "
+            f"{jax.default_backend()!r}: use attention='xla'"
         )
 
 
@@ -58,20 +56,19 @@ def with_options(
 
     Args:
         module: The model; it may be abstract. It is not changed.
-        attention: Who computes attention: ``"xla"``, ``"cudnn"`` (the fused kernel of
-            :mod:`jaxinv.models.layers.flash`, which stores no weights; heads of sizes
-            that it does not take, as the autoencoder's, stay with XLA), or None for
-            JAX's own choice. Layers that a configuration wants in float32
-            (``upcast_attention``, Stable Diffusion 2.1) are computed so by XLA; the
-            fused kernel computes the logits and the softmax in float32, all that the
-            option is for, from queries and keys of 16 bits.
-        remat: What reverse-mode derivatives keep of each block: ``"none"`` computes
-            nothing twice, ``"dots"`` norms and attention, ``"blocks"`` everything; see
+        attention: Implementation of attention: ``"xla"``, ``"cudnn"`` (the fused kernel
+            of :mod:`jaxinv.models.layers.flash`, which stores no weights; XLA computes
+            heads of unsupported sizes, as in the autoencoder), or None for JAX's own
+            choice. XLA computes layers with ``upcast_attention`` (Stable Diffusion 2.1)
+            in float32. The fused kernel computes their logits and softmax, the purpose
+            of that option, in float32 from 16-bit queries and keys.
+        remat: What reverse-mode derivatives recompute of each block: ``"none"``
+            nothing, ``"dots"`` norms and attention, ``"blocks"`` everything; see
             :mod:`jaxinv.models.layers.remat`.
 
     Returns:
         A new model of the same class. Layers without attention or blocks (all of
-        ``AutoencoderTiny``) are as they were.
+        ``AutoencoderTiny``) are unchanged.
 
     Raises:
         ValueError: For unknown names, and for ``"cudnn"`` where there is no NVIDIA GPU
@@ -89,7 +86,7 @@ def with_options(
     for _, layer in nnx.iter_modules(new):
         if isinstance(layer, Attention | CLIPAttention):
             layer.implementation = attention
-        # The transformers' attentions belong to the transformers' blocks.
+        # Attention inside a transformer belongs to the transformer's block.
         if isinstance(layer, Attention) and layer.group_norm is None:
             continue
         if hasattr(layer, "remat"):

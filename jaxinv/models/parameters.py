@@ -13,7 +13,7 @@ _Module = TypeVar("_Module", bound=nnx.Module)
 
 
 def parameters(module: nnx.Module) -> dict[str, Any]:
-    """Returns a model's parameters by path.
+    """Return a model's parameters by path.
 
     Args:
         module: The model; it may be abstract.
@@ -26,7 +26,7 @@ def parameters(module: nnx.Module) -> dict[str, Any]:
 
 
 def with_parameters(module: _Module, values: Mapping[str, Any]) -> _Module:
-    """Returns the model with all of its parameters replaced.
+    """Return the model with all of its parameters replaced.
 
     Args:
         module: The model; it may be abstract. It is not changed.

@@ -1,4 +1,4 @@
-"""From a component's ``config.json`` to the class that implements it."""
+"""The class that implements a component, found from its ``config.json``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,17 +32,17 @@ _MODELS: dict[type[ComponentConfig], Any] = dict(_CLASSES.values())
 
 
 def component_config(data: Mapping[str, Any]) -> ComponentConfig:
-    """Reads a component's ``config.json``.
+    """Read a component's ``config.json``.
 
     Args:
         data: The parsed JSON. diffusers names the class in ``_class_name``,
             transformers in ``architectures``.
 
     Returns:
-        The configuration of the class that is named.
+        The configuration of the named class.
 
     Raises:
-        ValueError: If no class is named, or it or one of its options is not
+        ValueError: If no class is named, or if the class or one of its options is not
             implemented.
     """
     name = data.get("_class_name")
@@ -67,7 +67,7 @@ def abstract_component(
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
 ) -> Component:
-    """Builds a model whose parameters are shapes only, in no time and no memory.
+    """Build a model whose parameters are shapes, without computing or allocating them.
 
     Args:
         config: Configuration of the model.
@@ -84,7 +84,7 @@ def abstract_component(
 
 
 class _OneKey:
-    """Stands in for ``nnx.Rngs`` where no number is ever drawn.
+    """A replacement for ``nnx.Rngs`` where no number is ever drawn.
 
     Counting keys inside a trace takes time quadratic in the number of layers.
     """

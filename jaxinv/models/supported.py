@@ -1,9 +1,8 @@
-"""Which pipelines are made of the parts that are implemented, and whether these fit.
+"""Checks that a pipeline's parts are implemented and fit each other.
 
-A pipeline is judged by its parts, not by the name of its class: diffusers has dozens of
-classes that run Stable Diffusion's parts, and as many whose parts are others.
-Everything is read from configurations, so that a model that cannot work is refused
-before its weights are read.
+A pipeline is judged by its parts, not by its class name: dozens of classes in diffusers
+run Stable Diffusion's parts, and as many use other parts. All checks read only the
+configurations, so that an unsupported model is refused before its weights are read.
 """
 
 import os
@@ -23,16 +22,16 @@ from jaxinv.models.registry import ComponentConfig
 from jaxinv.models.text_encoders.clip import CLIPTextConfig
 from jaxinv.models.unet.config import UNet2DConditionConfig
 
-#: The parts of a pipeline, and the classes that are implemented.
+#: The parts of a pipeline, and the implemented classes.
 PARTS: dict[str, tuple[str, ...]] = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL", "AutoencoderTiny"),
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "scheduler": (),  # jaxinv.schedule_from_diffusers knows which
+    "scheduler": (),  # checked by jaxinv.schedule_from_diffusers
 }
 NETWORKS = ("unet", "vae", "text_encoder")  # the parts that have weights
-#: Parts that generation and inversion do without.
+#: Parts that generation and inversion do not use.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "inverse_scheduler")
 _FLAGS = ("requires_safety_checker",)
 _SUPPORTED = (
@@ -40,9 +39,9 @@ _SUPPORTED = (
     "one text_encoder, tokenizer and scheduler)"
 )
 # What an entry of model_index.json may be: a part's library and class, or an option.
-_SHOWN = 5  # parts that an error names
+_SHOWN = 5  # number of parts that an error names
 _Part = tuple[str | None, str | None]
-# What UNets of so many input channels for latents of 4 are made for.
+# Purpose of UNets with more than 4 input channels, for latents of 4 channels.
 _EXTRA_CHANNELS = {
     5: "latents and a depth map (depth-to-image)",
     7: "latents and an image of low resolution (upscaling)",
@@ -55,8 +54,8 @@ def check_index(path: str | os.PathLike[str], index: Mapping[str, Any]) -> None:
     """Raise ValueError unless a ``model_index.json`` names exactly the known parts.
 
     Args:
-        path: Of the file, for the message.
-        index: Its content.
+        path: The file, for the message.
+        index: The content of the file.
     """
     kind = index.get("_class_name", "pipeline of unknown class")
     kind = kind if isinstance(kind, str) and len(kind) < 100 else shown(kind)
@@ -85,7 +84,7 @@ def check_index(path: str | os.PathLike[str], index: Mapping[str, Any]) -> None:
             raise refuse(f"names no {name}{null}" + _others(named))
     for name, found in named.items():
         if name not in PARTS and name not in UNUSED:
-            raise refuse(f"names one part more, {shown(name)} ({shown_text(found)})")
+            raise refuse(f"names an extra part, {shown(name)} ({shown_text(found)})")
         if PARTS.get(name) and found not in PARTS[name]:
             raise refuse(
                 f"names a {name} of class {shown_text(found)} (implemented: "
@@ -148,16 +147,16 @@ def check_components(
     channels = vae.latent_channels
     if (vae.in_channels, vae.out_channels) != (3, 3):
         raise ValueError(
-            f"{where}: the autoencoder takes {vae.in_channels} channels and gives "
+            f"{where}: the autoencoder takes {vae.in_channels} channels and returns "
             f"{vae.out_channels}; images have 3"
         )
     if unet.in_channels != channels:
         made_for = _EXTRA_CHANNELS.get(unet.in_channels, "") if channels == 4 else ""
-        made_for = f", as UNets have that take {made_for}" if made_for else ""
+        made_for = f", as UNets that take {made_for}" if made_for else ""
         raise ValueError(
             f"{where}: the UNet has {unet.in_channels} input channels (in_channels)"
-            f"{made_for}; the autoencoder's latents have {channels}, and a "
-            "text-to-image UNet takes nothing else"
+            f"{made_for}; the autoencoder's latents have {channels}, which is all that "
+            "a text-to-image UNet takes"
         )
     if unet.out_channels != channels:
         learned = " (a learned variance is not implemented)"
@@ -181,10 +180,10 @@ def _image_size(
     unet: UNet2DConditionConfig,
     vae: AutoencoderKLConfig | AutoencoderTinyConfig,
 ) -> tuple[int, int]:
-    """Return (height, width), pixels, of the images that a UNet was trained on.
+    """Return (height, width) in pixels of the images that a UNet was trained on.
 
     Raises:
-        ValueError: If no configuration says it, or it is no size of a latent.
+        ValueError: If no configuration states it, or if it does not fit the latents.
     """
     factor = vae.downsampling_factor
     if unet.sample_size is not None:
@@ -193,13 +192,13 @@ def _image_size(
     pixels = getattr(vae, "sample_size", None)
     if pixels is None:
         raise ValueError(
-            f"{where}: neither the UNet's configuration nor the autoencoder's says for "
-            "which size the model was trained (sample_size)"
+            f"{where}: neither the UNet's configuration nor the autoencoder's states "
+            "the size that the model was trained on (sample_size)"
         )
     height, width = _pair(where, pixels)
     if height % factor or width % factor:
         raise ValueError(
-            f"{where}: the autoencoder's sample_size, {height} by {width}, is no "
+            f"{where}: the autoencoder's sample_size, {height} by {width}, is not a "
             f"multiple of {factor}, the factor between images and latents"
         )
     return height, width
@@ -208,28 +207,28 @@ def _image_size(
 def _pair(where: str | os.PathLike[str], size: Any) -> tuple[int, int]:
     pair = size if isinstance(size, tuple) else (size, size)
     if len(pair) != 2 or not all(type(each) is int and each > 0 for each in pair):
-        raise ValueError(f"{where}: sample_size={size!r} is no height and width")
+        raise ValueError(f"{where}: sample_size={size!r} is not a height and width")
     return pair
 
 
 def check_dtypes(dtype: DTypeLike, param_dtype: DTypeLike, platform: str) -> None:
-    """Raise ValueError for data types that a platform cannot compute a model in.
+    """Raise ValueError for data types in which a platform cannot compute a model.
 
-    XLA has no attention in float16 for CPUs: it refuses the precision of the product
-    (``F16_F16_F32``) when the model is compiled. Parameters that are stored in float16
-    for a model that computes in float32 are no problem.
+    XLA has no float16 attention for CPUs: compilation fails at the precision of the
+    product (``F16_F16_F32``). A model that computes in float32 may store its parameters
+    in float16.
 
     Args:
-        dtype: Of the computation.
-        param_dtype: Of the parameters.
+        dtype: Data type of the computation.
+        param_dtype: Data type of the parameters.
         platform: ``"cpu"``, ``"gpu"``, ``"tpu"``, ...
     """
     known = ("float32", "bfloat16", "float16", "float64")
     for name, value in (("dtype", dtype), ("param_dtype", param_dtype)):
         if jnp.dtype(value).name not in known:
             raise ValueError(
-                f"{name}={jnp.dtype(value).name} is no data type for a model; expected "
-                f"one of {', '.join(known)}"
+                f"{name}={jnp.dtype(value).name} is not a data type for models; "
+                f"expected one of {', '.join(known)}"
             )
         if jnp.dtype(value) != jax.dtypes.canonicalize_dtype(value):
             raise ValueError(
@@ -237,7 +236,7 @@ def check_dtypes(dtype: DTypeLike, param_dtype: DTypeLike, platform: str) -> Non
             )
     if np.dtype(dtype) == np.float16 and platform == "cpu":
         raise ValueError(
-            "dtype=float16 cannot be computed on a CPU (XLA has no attention in "
-            "float16 there): pass dtype=jnp.float32 or dtype=jnp.bfloat16; "
+            "dtype=float16 is not supported on CPUs (XLA has no float16 attention "
+            "there): pass dtype=jnp.float32 or dtype=jnp.bfloat16; "
             "param_dtype=jnp.float16 keeps the parameters in 16 bits"
         )

@@ -270,7 +270,7 @@ def test_the_warning_of_a_step_to_zero_says_what_the_others_keep():
     grid = ji.time_grid(schedule, 20, "trailing")
     (message,) = lossy(lambda: ji.time_grid(schedule, 20, "trailing"))
     assert "to 0, keeps nothing of the noise" in message
-    assert f"the smallest ratio of the others is {grid.ratio[1:].min():.2g}" in message
+    assert f"the smallest other ratio is {grid.ratio[1:].min():.2g}" in message
 
 
 def test_reading_a_sampler_or_a_grid_from_diffusers_warns_once():
@@ -330,8 +330,8 @@ def test_a_missing_file_is_reported_as_such(tmp_path):
             {"trained_betas": [0.1, 0.5, 1.0], "num_train_timesteps": 3},
             "terminal SNR is zero",
         ),
-        ({"trained_betas": [0.1, 0.5]}, "2 values, num_train_timesteps is 1000"),
-        ({"prediction_type": "flow_prediction"}, "together only"),
+        ({"trained_betas": [0.1, 0.5]}, "2 values, but num_train_timesteps is 1000"),
+        ({"prediction_type": "flow_prediction"}, "only supported together"),
         ({"beta_schedule": "sigmoid"}, "unknown beta_schedule 'sigmoid'"),
         (
             {"prediction_type": "score"},

@@ -101,7 +101,7 @@ def test_a_name_that_is_there_twice_in_a_header_is_refused(tmp_path):
         return f"{header.rstrip()[:-1]}, {json.dumps({name: entry})[1:-1]}}}"
 
     with_header(folder / WEIGHTS, twice)
-    refused(folder, "is there twice")
+    refused(folder, "duplicate key")
 
 
 def test_a_name_that_is_there_twice_in_two_shards_is_refused(tmp_path):

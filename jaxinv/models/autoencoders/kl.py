@@ -1,9 +1,9 @@
 """The variational autoencoder of latent diffusion models, for one image.
 
-The encoder maps an image in [-1, 1] to a diagonal Gaussian over latents that are a
-power of two smaller, the decoder maps a latent back. Latents are raw, as the network
-makes them; a diffusion model works on ``(latent - shift_factor) * scaling_factor``,
-which is applied by whoever joins the two.
+The encoder maps an image in [-1, 1] to a diagonal Gaussian over latents whose sides are
+smaller by a power of two; the decoder maps a latent back. Latents here are the raw
+outputs of the network. A diffusion model works on
+``(latent - shift_factor) * scaling_factor``, which the pipeline applies.
 
 Stable Diffusion 1 and 2 have 4 latent channels and 1x1 convolutions around the latent
 (``quant_conv``); Stable Diffusion 3 and FLUX have 16 channels and none.
@@ -36,7 +36,7 @@ from jaxinv.models.layers.basic import (
 )
 from jaxinv.models.layers.resnet import ResnetBlock2D
 
-# Fixed in diffusers' autoencoder, in no configuration.
+# A constant of diffusers' autoencoder that no configuration holds.
 _EPSILON = 1e-6
 
 
@@ -57,11 +57,11 @@ class DiagonalGaussian(NamedTuple):
         return jnp.exp(0.5 * self.log_var)
 
     def mode(self) -> Float[Array, "h w c"]:
-        """The most likely value, which is the mean."""
+        """Return the most likely value, which is the mean."""
         return self.mean
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "h w c"]:
-        """Draws one sample.
+        """Draw one sample.
 
         Args:
             key: Random key.
@@ -74,7 +74,7 @@ class DiagonalGaussian(NamedTuple):
 
 
 class _Blocks(NamedTuple):
-    """Makes the residual blocks and attentions of one autoencoder."""
+    """Factory of the residual blocks and attention layers of one autoencoder."""
 
     make: LayerFactory
     groups: int
@@ -107,7 +107,7 @@ class _Blocks(NamedTuple):
 
 
 class _EncoderBlock(nnx.Module):
-    """Residual blocks, then halving if this is not the last block."""
+    """Residual blocks, followed by downsampling except in the last block."""
 
     def __init__(self, channels: tuple[int, int], layers: int, last: bool, b: _Blocks):
         self.resnets = b.resnets(*channels, layers)
@@ -122,7 +122,7 @@ class _EncoderBlock(nnx.Module):
 
 
 class _DecoderBlock(nnx.Module):
-    """Residual blocks, then doubling if this is not the last block."""
+    """Residual blocks, followed by upsampling except in the last block."""
 
     def __init__(self, channels: tuple[int, int], layers: int, last: bool, b: _Blocks):
         self.resnets = b.resnets(*channels, layers)
@@ -137,7 +137,7 @@ class _DecoderBlock(nnx.Module):
 
 
 class _MidBlock(nnx.Module):
-    """Two residual blocks, with attention between them if wanted."""
+    """Two residual blocks, optionally with attention between them."""
 
     def __init__(self, channels: int, add_attention: bool, b: _Blocks):
         self.resnets = b.resnets(channels, channels, 2)
@@ -151,7 +151,7 @@ class _MidBlock(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Image to the parameters of the posterior: (h, w, 3) -> (h/f, w/f, 2c)."""
+    """Map from an image to the posterior's parameters: (h, w, 3) -> (h/f, w/f, 2c)."""
 
     def __init__(self, config: AutoencoderKLConfig, make: LayerFactory):
         channels = config.block_out_channels
@@ -174,7 +174,7 @@ class Encoder(nnx.Module):
         self.conv_out = make.conv(channels[-1], 2 * config.latent_channels)
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c2"]:
-        """Encodes one image."""
+        """Encode one image."""
         x = self.conv_in(x)
         for block in (*self.down_blocks, self.mid_block):
             x = block(x)
@@ -182,7 +182,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Latent to image: (h, w, c) -> (f h, f w, 3)."""
+    """Map from a latent to an image: (h, w, c) -> (f h, f w, 3)."""
 
     def __init__(self, config: AutoencoderKLConfig, make: LayerFactory):
         channels = config.block_out_channels
@@ -205,7 +205,7 @@ class Decoder(nnx.Module):
         self.conv_out = make.conv(channels[0], config.out_channels)
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c2"]:
-        """Decodes one latent."""
+        """Decode one latent."""
         x = self.conv_in(x)
         for block in (self.mid_block, *self.up_blocks):
             x = block(x)
@@ -244,7 +244,7 @@ class AutoencoderKL(nnx.Module):
         )
 
     def encode(self, image: Float[Array, "h w 3"]) -> DiagonalGaussian:
-        """Encodes one image.
+        """Encode one image.
 
         Args:
             image: Pixels in [-1, 1]; height and width should be multiples of
@@ -260,7 +260,7 @@ class AutoencoderKL(nnx.Module):
         return DiagonalGaussian(mean, jnp.clip(log_var, -30.0, 20.0))
 
     def decode(self, latent: Float[Array, "h w c"]) -> Float[Array, "fh fw 3"]:
-        """Decodes one raw latent.
+        """Decode one raw latent.
 
         Args:
             latent: A raw latent.

@@ -26,23 +26,23 @@ _PerChannel = Annotated[tuple[float, ...], Length(1, 2**16)]
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderKLConfig:
-    """Shape of an :class:`~jaxinv.models.AutoencoderKL`, as in its ``config.json``.
+    """Settings of an :class:`~jaxinv.models.AutoencoderKL`, as in ``config.json``.
 
     Attributes:
         in_channels: Channels of the images that are encoded.
         out_channels: Channels of the images that are decoded.
         down_block_types: ``DownEncoderBlock2D``, per block.
         up_block_types: ``UpDecoderBlock2D``, per block.
-        block_out_channels: Channels, per block; all but the last halve the size.
+        block_out_channels: Channels, per block; every block but the last downsamples.
         layers_per_block: Residual blocks per encoder block (decoder blocks: one more).
         act_fn: Activation of the residual blocks.
         latent_channels: Channels of the latent.
-        norm_num_groups: Groups of all normalisations.
+        norm_num_groups: Groups of all normalizations.
         sample_size: Height and width of the images the model was trained on.
-        scaling_factor: A diffusion model's latents are this times the raw ones,
-        shift_factor: after this (0 if None) is subtracted.
-        latents_mean: Kept for the record.
-        latents_std: Kept for the record.
+        scaling_factor: Diffusion latents are ``(raw - shift_factor) * scaling_factor``.
+        shift_factor: See ``scaling_factor``; None for 0.
+        latents_mean: Stored but not used.
+        latents_std: Stored but not used.
         force_upcast: Whether float16 overflows in this model.
         use_quant_conv: Whether a 1x1 convolution follows the encoder.
         use_post_quant_conv: Whether a 1x1 convolution precedes the decoder.
@@ -69,7 +69,7 @@ class AutoencoderKLConfig:
     mid_block_add_attention: bool = True
 
     def __post_init__(self):
-        """Checks that the options describe a model that can be built."""
+        """Check that the options describe a model that can be built."""
         check_types(self)
         try:
             activation(self.act_fn)
@@ -101,7 +101,7 @@ class AutoencoderKLConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Reads a diffusers ``config.json``.
+        """Read a diffusers ``config.json``.
 
         Raises:
             ValueError: If an option is unknown, not implemented, or inconsistent.
@@ -109,12 +109,12 @@ class AutoencoderKLConfig:
         return config_from_dict(cls, data, {})
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the ``config.json`` that diffusers reads."""
+        """Return the ``config.json`` that diffusers reads."""
         return {"_class_name": "AutoencoderKL", **config_to_dict(self)}
 
     @classmethod
     def sd15(cls) -> Self:
-        """Stable Diffusion 1 (512 pixels)."""
+        """Return the settings of Stable Diffusion 1 (512 pixels)."""
         return cls(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
@@ -125,12 +125,12 @@ class AutoencoderKLConfig:
 
     @classmethod
     def sd21(cls) -> Self:
-        """Stable Diffusion 2 (768 pixels)."""
+        """Return the settings of Stable Diffusion 2 (768 pixels)."""
         return dataclasses.replace(cls.sd15(), sample_size=768)
 
     @classmethod
     def sd3(cls) -> Self:
-        """Stable Diffusion 3 (16 latent channels)."""
+        """Return the settings of Stable Diffusion 3 (16 latent channels)."""
         return dataclasses.replace(
             cls.sd15(),
             latent_channels=16,
@@ -143,7 +143,7 @@ class AutoencoderKLConfig:
 
     @classmethod
     def flux(cls) -> Self:
-        """FLUX.1 (16 latent channels)."""
+        """Return the settings of FLUX.1 (16 latent channels)."""
         return dataclasses.replace(
             cls.sd3(), scaling_factor=0.3611, shift_factor=0.1159
         )

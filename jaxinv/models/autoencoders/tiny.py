@@ -1,9 +1,9 @@
 """The tiny autoencoder (TAESD and its relatives), for one image.
 
-A distilled, deterministic stand-in for the autoencoder of a diffusion model: plain
-residual blocks of three convolutions, no normalisation, no attention, a few megabytes.
-There is one for the latents of Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3 and
-FLUX each, and they work on the latents of the diffusion model directly.
+This is a distilled, deterministic replacement for the autoencoder of a diffusion model:
+residual blocks of three convolutions, without normalization or attention, a few
+megabytes in size. Versions exist for the latents of Stable Diffusion 1 and 2, SDXL,
+Stable Diffusion 3 and FLUX. They work on the latents of the diffusion model directly.
 
 References:
     Ollin Boer Bohan, "TAESD", https://github.com/madebyollin/taesd (MIT).
@@ -18,9 +18,9 @@ from jaxtyping import Array, Float
 from jaxinv.models.autoencoders.tiny_config import AutoencoderTinyConfig
 from jaxinv.models.layers.basic import LayerFactory, Placeholder, activation, nearest
 
-# Latents beyond this are squeezed before they are decoded.
+# Latents beyond this magnitude are squashed before they are decoded.
 _LARGEST_LATENT = 3.0
-# Fixed in the original, in no configuration: width and groups of the pooled branch.
+# Constants of the original, in no configuration: width and groups of the pooled branch.
 _POOL_EXPANSION, _POOL_GROUPS, _POOL_EPSILON = 4, 4, 1e-5
 
 
@@ -58,7 +58,7 @@ class _Block(nnx.Module):
 
 
 class EncoderTiny(nnx.Module):
-    """Image in [0, 1] to latent: (h, w, 3) -> (h/f, w/f, c)."""
+    """Map from an image in [0, 1] to a latent: (h, w, 3) -> (h/f, w/f, c)."""
 
     def __init__(self, config: AutoencoderTinyConfig, make: LayerFactory):
         layers: list[nnx.Module] = []
@@ -78,14 +78,14 @@ class EncoderTiny(nnx.Module):
         self.layers = nnx.List(layers)
 
     def __call__(self, x: Float[Array, "h w 3"]) -> Float[Array, "h2 w2 c"]:
-        """Encodes one image."""
+        """Encode one image."""
         for layer in self.layers:
             x = layer(x)
         return x
 
 
 class DecoderTiny(nnx.Module):
-    """Latent to image in about [0, 1]: (h, w, c) -> (f h, f w, 3)."""
+    """Map from a latent to an image, roughly in [0, 1]: (h, w, c) -> (f h, f w, 3)."""
 
     def __init__(self, config: AutoencoderTinyConfig, make: LayerFactory):
         channels, blocks = config.decoder_block_out_channels, config.num_decoder_blocks
@@ -107,7 +107,7 @@ class DecoderTiny(nnx.Module):
         self.layers = nnx.List(layers)
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 3"]:
-        """Decodes one latent."""
+        """Decode one latent."""
         x = _LARGEST_LATENT * jnp.tanh(x / _LARGEST_LATENT)
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Placeholder):
@@ -144,7 +144,7 @@ class AutoencoderTiny(nnx.Module):
         self.decoder = DecoderTiny(config, make)
 
     def encode(self, image: Float[Array, "h w 3"]) -> Float[Array, "h2 w2 c"]:
-        """Encodes one image.
+        """Encode one image.
 
         Args:
             image: Pixels in [-1, 1]; height and width multiples of
@@ -157,7 +157,7 @@ class AutoencoderTiny(nnx.Module):
         return self.encoder(x).astype(image.dtype)
 
     def decode(self, latent: Float[Array, "h w c"]) -> Float[Array, "fh fw 3"]:
-        """Decodes one latent.
+        """Decode one latent.
 
         Args:
             latent: A latent.

@@ -23,13 +23,13 @@ _Numbers = Annotated[tuple[Annotated[int, Range(0, 64)], ...], Blocks]
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderTinyConfig:
-    """Shape of an :class:`~jaxinv.models.AutoencoderTiny`, as in its ``config.json``.
+    """Settings of an :class:`~jaxinv.models.AutoencoderTiny`, as in ``config.json``.
 
     Attributes:
         in_channels: Channels of the images that are encoded.
         out_channels: Channels of the images that are decoded.
-        encoder_block_out_channels: Channels of the encoder, per stage; all but the
-            first stage halve the size.
+        encoder_block_out_channels: Channels of the encoder, per stage; every stage but
+            the first downsamples.
         decoder_block_out_channels: Channels of the decoder, per stage.
         act_fn: Activation within the blocks.
         upsample_fn: ``nearest``.
@@ -37,15 +37,15 @@ class AutoencoderTinyConfig:
         upsampling_scaling_factor: 2.
         num_encoder_blocks: Residual blocks of the encoder, per stage.
         num_decoder_blocks: Residual blocks of the decoder, per stage.
-        latent_magnitude: Kept for the record: how latents were stored as bytes.
-        latent_shift: Kept for the record.
-        force_upcast: Kept for the record.
-        scaling_factor: A diffusion model's latents are this times the raw ones,
-        shift_factor: after this (0 if None) is subtracted.
-        block_out_channels: Kept for the record; the decoder's.
-        pooled_blocks: Whether the blocks of the lowest resolution add a branch that
-            sees statistics of the whole image (the tiny autoencoder of FLUX.2 does;
-            diffusers has none of that).
+        latent_magnitude: Stored but not used: how latents were stored as bytes.
+        latent_shift: Stored but not used.
+        force_upcast: Stored but not used.
+        scaling_factor: Diffusion latents are ``(raw - shift_factor) * scaling_factor``.
+        shift_factor: See ``scaling_factor``; None for 0.
+        block_out_channels: Stored but not used: channels of the decoder.
+        pooled_blocks: Whether the blocks of the lowest resolution add a branch over
+            statistics of the whole image (only in the tiny autoencoder of FLUX.2;
+            diffusers has no such option).
     """
 
     in_channels: Channels = 3
@@ -67,7 +67,7 @@ class AutoencoderTinyConfig:
     pooled_blocks: bool = False
 
     def __post_init__(self):
-        """Checks that the options describe a model that can be built."""
+        """Check that the options describe a model that can be built."""
         check_types(self)
         try:
             activation(self.act_fn)
@@ -112,7 +112,7 @@ class AutoencoderTinyConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Reads a diffusers ``config.json``.
+        """Read a diffusers ``config.json``.
 
         Raises:
             ValueError: If an option is unknown, not implemented, or inconsistent.
@@ -120,7 +120,7 @@ class AutoencoderTinyConfig:
         return config_from_dict(cls, data, {})
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the ``config.json`` that diffusers reads."""
+        """Return the ``config.json`` that diffusers reads."""
         options = config_to_dict(self)
         if not self.pooled_blocks:
             del options["pooled_blocks"]

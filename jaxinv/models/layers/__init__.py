@@ -1,1 +1,1 @@
-"""Layers that several model families share."""
+"""Layers shared by several model families."""

@@ -1,8 +1,8 @@
 """Attention and the spatial transformer of Stable Diffusion's UNet.
 
 Attention is ``softmax(Q K^T / sqrt(d)) V`` through ``jax.nn.dot_product_attention``,
-which keeps logits and softmax in float32 whatever the compute dtype. Who computes it,
-XLA or cuDNN, is an option of the layer (:mod:`jaxinv.models.options`).
+which keeps logits and softmax in float32 for every compute dtype. An option of the
+layer selects XLA or cuDNN (:mod:`jaxinv.models.options`).
 
 References:
     Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models",
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxinv.models.layers.basic import LayerFactory, Placeholder, gelu
 from jaxinv.models.layers.flash import flash_attention, flash_takes
-from jaxinv.models.layers.remat import PRODUCT, Remat, rematerialised
+from jaxinv.models.layers.remat import PRODUCT, Remat, rematerialized
 
 Implementation = Literal["xla", "cudnn"] | None
 
@@ -33,7 +33,7 @@ def dot_product_attention(
     upcast: bool = False,
     implementation: Implementation = None,
 ) -> Float[Array, "q n d"]:
-    """Scaled dot-product attention with ``n`` heads of size ``d``.
+    """Compute scaled dot-product attention with ``n`` heads of size ``d``.
 
     Args:
         query: One vector per head and query.
@@ -43,10 +43,10 @@ def dot_product_attention(
         upcast: Whether to compute in float32 at least. Without it, the weights are
             rounded to the dtype of ``query`` after the softmax, which is in float32.
         implementation: ``"xla"``, ``"cudnn"``, or None for JAX's own choice (XLA, as of
-            JAX 0.10). cuDNN takes what it can, 16 bits and heads of some sizes
-            (:func:`~jaxinv.models.layers.flash.flash_takes`), and leaves the rest to
-            XLA. It disregards ``upcast``: its logits and softmax are float32, which is
-            what the option is there for, and its inputs cannot be.
+            JAX 0.10). cuDNN handles 16 bits and certain head sizes
+            (:func:`~jaxinv.models.layers.flash.flash_takes`); XLA computes the rest.
+            cuDNN ignores ``upcast``: its logits and softmax are float32 anyway, and its
+            inputs cannot be.
 
     Returns:
         One vector per head and query, in the dtype of ``query``.
@@ -63,7 +63,7 @@ def dot_product_attention(
         return jax.nn.dot_product_attention(
             query, key, value, is_causal=is_causal, implementation=implementation
         ).astype(dtype)
-    # JAX's own rounds the softmax to float32, also for float64 inputs.
+    # JAX's implementation rounds the softmax to float32, also for float64 inputs.
     logits = jnp.einsum("qnd,knd->nqk", query, key) / jnp.sqrt(query.shape[-1])
     if is_causal:
         visible = jnp.tril(jnp.ones(logits.shape[-2:], bool))
@@ -72,7 +72,7 @@ def dot_product_attention(
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of positions to themselves or to a context.
+    """Multi-head attention of positions to each other or to a context.
 
     Args:
         features: Size of the vectors in and out.
@@ -80,9 +80,9 @@ class Attention(nnx.Module):
         heads: Number of heads; must divide ``features``.
         use_bias: Whether query, key and value projections have biases.
         upcast: Whether to compute the attention itself in float32.
-        norm_groups: If given, the input is group-normalised and added to the output
+        norm_groups: If given, the input is group-normalized and added to the output
             (the autoencoder's attention block).
-        epsilon: Added to the variance of that normalisation.
+        epsilon: Added to the variance of that normalization.
         make: Layer factory.
 
     The attributes ``implementation`` and ``remat`` (for the autoencoder's block) are
@@ -118,13 +118,13 @@ class Attention(nnx.Module):
         self.to_v = make.linear(context_features, features, use_bias=use_bias)
         self.to_out = nnx.List([make.linear(features, features)])
 
-    @rematerialised
+    @rematerialized
     def __call__(
         self,
         x: Float[Array, "*space c"],
         context: Float[Array, "l d"] | None = None,
     ) -> Float[Array, "*space c"]:
-        """Lets every position of ``x`` attend to ``context``, or to all of ``x``."""
+        """Let every position of ``x`` attend to ``context``, or to all of ``x``."""
         residual = x
         if self.group_norm is not None:
             x = self.group_norm(x)
@@ -157,13 +157,13 @@ class GEGLU(nnx.Module):
         self.proj = make.linear(in_features, 2 * out_features)
 
     def __call__(self, x: Float[Array, "l c"]) -> Float[Array, "l c2"]:
-        """Returns value times GELU(gate)."""
+        """Return value times GELU(gate)."""
         value, gate = jnp.split(self.proj(x), 2, axis=-1)
         return value * gelu(gate)
 
 
 class FeedForward(nnx.Module):
-    """The transformer's position-wise network, four times wider inside."""
+    """Position-wise network of a transformer, four times wider inside."""
 
     def __init__(self, features: int, *, make: LayerFactory):
         self.net = nnx.List(
@@ -175,12 +175,12 @@ class FeedForward(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "l c"]) -> Float[Array, "l c"]:
-        """Applies the network to every position."""
+        """Apply the network to every position."""
         return self.net[2](self.net[0](x))
 
 
 class BasicTransformerBlock(nnx.Module):
-    """Self-attention, cross-attention and feed-forward, each on a normalised input.
+    """Self-attention, cross-attention and feed-forward, each on a normalized input.
 
     Args:
         features: Size of the vectors.
@@ -224,7 +224,7 @@ class BasicTransformerBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "l c"], context: Float[Array, "k d"]
     ) -> Float[Array, "l c"]:
-        """Applies the three residual sublayers."""
+        """Apply the three residual sublayers."""
         first_context = context if self.only_cross_attention else None
         x = x + self.attn1(self.norm1(x), first_context)
         x = x + self.attn2(self.norm2(x), context)
@@ -239,9 +239,9 @@ class Transformer2DModel(nnx.Module):
         heads: Number of attention heads.
         num_layers: Number of transformer blocks.
         context_features: Size of the context vectors.
-        groups: Number of groups of the normalisation.
-        use_linear_projection: Dense layers in and out (SD 2) in place of 1x1
-            convolutions (SD 1); the same function, stored differently.
+        groups: Number of groups of the normalization.
+        use_linear_projection: Whether the projections in and out are dense layers
+            (SD 2) or 1x1 convolutions (SD 1): the same function, stored differently.
         only_cross_attention: See :class:`BasicTransformerBlock`.
         upcast_attention: See :class:`BasicTransformerBlock`.
         make: Layer factory.
@@ -283,11 +283,11 @@ class Transformer2DModel(nnx.Module):
         )
         self.proj_out = projection()
 
-    @rematerialised
+    @rematerialized
     def __call__(
         self, x: Float[Array, "h w c"], context: Float[Array, "k d"]
     ) -> Float[Array, "h w c"]:
-        """Mixes positions with each other and with the context."""
+        """Mix positions with each other and with the context."""
         y = checkpoint_name(self.proj_in(self.norm(x)), PRODUCT)
         y = y.reshape(-1, x.shape[-1])
         for block in self.transformer_blocks:

@@ -1,11 +1,11 @@
-"""The layers that all models share, for one sample in channels-last layout.
+"""Layers shared by all models, for one sample in channels-last layout.
 
-Everything takes ``(h, w, c)`` or ``(l, d)`` arrays with no batch axis. Convolutions pad
+Inputs are ``(h, w, c)`` or ``(l, d)`` arrays without a batch axis. Convolutions pad
 explicitly as PyTorch does (XLA's ``SAME`` pads a stride-2 convolution on the other
-side). Normalisation statistics are computed in at least float32, over one sample.
+side). Normalization statistics are computed in at least float32, over one sample.
 
-A :class:`LayerFactory` carries the compute dtype, the parameter dtype and the random
-stream, so that model code states shapes only.
+A :class:`LayerFactory` holds the compute dtype, the parameter dtype and the random
+stream, so that model code only states shapes.
 """
 
 import math
@@ -23,11 +23,11 @@ from jaxinv.models.layers.convolution import conv_general_dilated
 
 
 class GroupNorm(nnx.Module):
-    """Group normalisation of one sample over its spatial axes.
+    """Group normalization of one sample over its spatial axes.
 
-    ``nnx.GroupNorm`` takes the first axis for a batch; here there is none. Channel sums
-    are formed first and combined into groups afterwards, so that the reduction over
-    positions runs along contiguous channels. The variance is the two-pass one.
+    ``nnx.GroupNorm`` treats the first axis as a batch, which does not exist here.
+    Channel sums are computed first and then combined into groups, so that the reduction
+    over positions runs along contiguous channels. The variance takes two passes.
 
     References:
         Wu & He, "Group Normalization", 2018. https://arxiv.org/abs/1803.08494
@@ -53,7 +53,7 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((num_channels,), param_dtype))
 
     def __call__(self, x: Float[Array, "*space c"]) -> Float[Array, "*space c"]:
-        """Normalises each group of channels over all positions."""
+        """Normalize each group of channels over all positions."""
         stats_dtype = jnp.promote_types(x.dtype, jnp.float32)
         space = tuple(range(x.ndim - 1))
 
@@ -61,21 +61,21 @@ class GroupNorm(nnx.Module):
             means = jnp.mean(values, axis=space).reshape(self.num_groups, -1).mean(1)
             return jnp.repeat(means, values.shape[-1] // self.num_groups)
 
-        centred = x.astype(stats_dtype)
-        centred = centred - group_mean(centred)
-        inverse_std = jax.lax.rsqrt(group_mean(jnp.square(centred)) + self.epsilon)
+        centered = x.astype(stats_dtype)
+        centered = centered - group_mean(centered)
+        inverse_std = jax.lax.rsqrt(group_mean(jnp.square(centered)) + self.epsilon)
         scale = inverse_std * self.scale[...].astype(stats_dtype)
-        y = centred * scale + self.bias[...].astype(stats_dtype)
+        y = centered * scale + self.bias[...].astype(stats_dtype)
         return y.astype(self.dtype)
 
 
 class LayerFactory(NamedTuple):
-    """Makes layers that share one compute dtype, parameter dtype and random stream.
+    """Factory of layers with one compute dtype, parameter dtype and random stream.
 
     Attributes:
         dtype: Data type that activations are computed in.
         param_dtype: Data type that parameters are stored in.
-        rngs: Random streams for initialisation.
+        rngs: Random streams for initialization.
     """
 
     dtype: jnp.dtype
@@ -92,7 +92,7 @@ class LayerFactory(NamedTuple):
         padding: tuple[int, int] | None = None,
         use_bias: bool = True,
     ) -> nnx.Conv:
-        """A square convolution; ``padding`` is (before, after), half by default."""
+        """Return a square convolution padded by (before, after), half by default."""
         padding = (kernel // 2, kernel // 2) if padding is None else padding
         return nnx.Conv(
             in_channels,
@@ -110,7 +110,7 @@ class LayerFactory(NamedTuple):
     def linear(
         self, in_features: int, out_features: int, *, use_bias: bool = True
     ) -> nnx.Linear:
-        """A dense layer."""
+        """Return a dense layer."""
         return nnx.Linear(
             in_features,
             out_features,
@@ -121,7 +121,7 @@ class LayerFactory(NamedTuple):
         )
 
     def embedding(self, num_embeddings: int, features: int) -> nnx.Embed:
-        """A table of vectors."""
+        """Return a table of vectors."""
         return nnx.Embed(
             num_embeddings,
             features,
@@ -131,7 +131,7 @@ class LayerFactory(NamedTuple):
         )
 
     def layer_norm(self, features: int, *, epsilon: float = 1e-5) -> nnx.LayerNorm:
-        """Layer normalisation over the last axis."""
+        """Return a layer normalization over the last axis."""
         return nnx.LayerNorm(
             features,
             epsilon=epsilon,
@@ -144,7 +144,7 @@ class LayerFactory(NamedTuple):
     def group_norm(
         self, num_groups: int, num_channels: int, *, epsilon: float
     ) -> GroupNorm:
-        """Group normalisation over the spatial axes."""
+        """Return a group normalization over the spatial axes."""
         return GroupNorm(
             num_groups,
             num_channels,
@@ -155,16 +155,16 @@ class LayerFactory(NamedTuple):
 
 
 class Placeholder(nnx.Module):
-    """Stands for a layer without parameters, so that indices stay diffusers'."""
+    """Placeholder for a layer without parameters, to keep the indices of diffusers."""
 
 
 class Downsample2D(nnx.Module):
-    """Halves height and width with a strided 3x3 convolution.
+    """A strided 3x3 convolution that halves height and width.
 
     Args:
         channels: Number of channels in and out.
         padding: 1 pads all sides. 0 pads one row below and one column to the right,
-            which is how the autoencoder was trained.
+            as the autoencoder was trained.
         make: Layer factory.
     """
 
@@ -173,12 +173,12 @@ class Downsample2D(nnx.Module):
         self.conv = make.conv(channels, channels, stride=2, padding=pad)
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
-        """Returns an array of half the size, rounded up."""
+        """Return an array of half the size, rounded up."""
         return self.conv(x)
 
 
 class Upsample2D(nnx.Module):
-    """Doubles height and width by repetition, then convolves."""
+    """Repetition that doubles height and width, followed by a convolution."""
 
     def __init__(self, channels: int, *, make: LayerFactory):
         self.conv = make.conv(channels, channels)
@@ -186,13 +186,13 @@ class Upsample2D(nnx.Module):
     def __call__(
         self, x: Float[Array, "h w c"], size: tuple[int, int] | None = None
     ) -> Float[Array, "h2 w2 c"]:
-        """Returns an array of twice the size, or of ``size`` (h, w) if given."""
+        """Return an array of twice the size, or of ``size`` (h, w) if given."""
         size = (2 * x.shape[0], 2 * x.shape[1]) if size is None else size
         return self.conv(nearest(x, size))
 
 
 def nearest(x: Float[Array, "h w c"], size: tuple[int, int]) -> Float[Array, "..."]:
-    """Nearest-neighbour resize: output i takes input floor(i * old / new)."""
+    """Resize by the nearest neighbor: output i is input ``floor(i * old / new)``."""
     h, w, c = x.shape
     if size == (2 * h, 2 * w):
         x = jnp.broadcast_to(x[:, None, :, None, :], (h, 2, w, 2, c))
@@ -204,7 +204,7 @@ def nearest(x: Float[Array, "h w c"], size: tuple[int, int]) -> Float[Array, "..
 
 
 class TimestepEmbedding(nnx.Module):
-    """A two-layer network on top of the sinusoidal embedding of the timestep."""
+    """A two-layer network applied to the sinusoidal embedding of the timestep."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class TimestepEmbedding(nnx.Module):
         self.linear_2 = make.linear(features, features)
 
     def __call__(self, x: Float[Array, " n"]) -> Float[Array, " d"]:
-        """Returns the embedding that residual blocks are conditioned on."""
+        """Return the embedding that residual blocks are conditioned on."""
         return self.linear_2(self.activation(self.linear_1(x)))
 
 
@@ -231,12 +231,12 @@ def sinusoidal_embedding(
     freq_shift: float,
     max_period: float = 10_000.0,
 ) -> Float[Array, " dim"]:
-    """Embeds a (possibly fractional) timestep into sines and cosines.
+    """Embed a (possibly fractional) timestep into sines and cosines.
 
     Args:
         timestep: Scalar model time.
         dim: Number of features.
-        flip_sin_to_cos: Cosines first if true.
+        flip_sin_to_cos: Whether cosines come first.
         freq_shift: Shift of the denominator of the frequencies' exponent.
         max_period: Longest period.
 
@@ -262,12 +262,12 @@ def sinusoidal_embedding(
 
 
 def quick_gelu(x: Array) -> Array:
-    """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
+    """Apply the sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
 def gelu(x: Array) -> Array:
-    """GELU with the exact error function, PyTorch's default."""
+    """Apply GELU with the exact error function, PyTorch's default."""
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -282,7 +282,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """Looks an activation up by the name that PyTorch configurations use.
+    """Return the activation of a name that PyTorch configurations use.
 
     Raises:
         ValueError: If the name is unknown.

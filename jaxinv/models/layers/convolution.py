@@ -1,16 +1,16 @@
-r"""A convolution whose derivatives are fast on CPUs, too.
+r"""A convolution with derivatives that are also fast on CPUs.
 
-XLA's CPU compiler turns a convolution into a matrix product only if its kernel is laid
-out as (height, width, in, out); inside of a loop it does not bring others into that
-form. The derivative of a convolution by its input has in and out exchanged: in the
-loops of decoder inversion, of reversible and of implicit gradients it then takes ten
-times as long as the convolution itself. So on CPUs the derivative is written here as
-what it is, one matrix product for each pixel of the kernel,
+XLA's CPU compiler turns a convolution into a matrix product only if the kernel is laid
+out as (height, width, in, out). Inside a loop it does not transpose other layouts. The
+derivative of a convolution by its input exchanges in and out, so that in the loops of
+decoder inversion and of gradients through inversion it takes ten times as long as the
+convolution itself. On CPUs the derivative is therefore written as one matrix product
+for each pixel of the kernel,
 
     dy = sum_ij shift_ij(dx) K_ij,
 
-which is transposed and vectorised into matrix products again. The convolution itself,
-and derivatives on accelerators, are XLA's own.
+whose transpose and batched version are matrix products, too. XLA's own operations
+compute the convolution itself and all derivatives on accelerators.
 """
 
 import functools
@@ -32,21 +32,21 @@ def conv_general_dilated(
     padding: Padding,
     **options: Any,
 ) -> Float[Array, "b m n d"]:
-    """As ``jax.lax.conv_general_dilated``, for what this library's layers need of it.
+    """Convolve like ``jax.lax.conv_general_dilated``, without dilation or groups.
 
     Args:
-        x: images.
-        kernel: the kernel.
-        strides: of the window.
-        padding: before and after, of height and width.
-        **options: what ``flax.nnx.Conv`` passes on; all but ``precision`` must have the
-            value of a plain convolution.
+        x: Images.
+        kernel: The kernel.
+        strides: Strides of the window.
+        padding: Padding before and after, of height and width.
+        **options: Options that ``flax.nnx.Conv`` passes; all but ``precision`` must
+            have the values of a plain convolution.
 
     Returns:
         The convolved images.
 
     Raises:
-        ValueError: for dilations, feature groups or other dimension numbers.
+        ValueError: For dilations, feature groups or other dimension numbers.
     """
     dilations = [options.get(f"{side}_dilation") or (1,) for side in ("lhs", "rhs")]
     plain = all(d == 1 for dilation in dilations for d in dilation)
@@ -55,7 +55,7 @@ def conv_general_dilated(
     groups = options.get("feature_group_count", 1) * options.get("batch_group_count", 1)
     if not plain or groups != 1 or numbers not in (_LAYOUT, layout):
         raise ValueError(
-            "only convolutions without dilation and groups are written, of images "
+            "only convolutions without dilation and groups are supported, of images "
             f"(b, h, w, c) and kernels (h, w, in, out); got {options}"
         )
     pads = tuple((int(before), int(after)) for before, after in padding)
@@ -103,7 +103,7 @@ _conv.defjvp(_jvp, symbolic_zeros=True)
 def _shifted(
     x: Array, kernel: Array, strides: Any, padding: Any, precision: Any
 ) -> Array:
-    """The convolution as a sum of matrix products."""
+    """Return the convolution as a sum of matrix products."""
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     rows, columns = (
         (size - window) // stride + 1
@@ -126,7 +126,7 @@ def _shifted(
                 ),
                 (1, *strides, 1),
             )
-            # Of 16 bits the sum is rounded once, as the convolution's is.
+            # For 16 bits the sum is rounded once, as in the convolution.
             term = jnp.matmul(
                 piece,
                 kernel[i, j],

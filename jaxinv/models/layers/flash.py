@@ -1,15 +1,16 @@
-r"""Attention that never stores its weights: cuDNN's fused kernel on NVIDIA GPUs.
+r"""Attention without stored weights: cuDNN's fused kernel on NVIDIA GPUs.
 
 The weights of attention, ``softmax(Q K^T / sqrt(d))``, are the largest array of a UNet:
 4096 x 4096 for each head and image at 512 x 512 pixels. A fused ("flash") kernel
-forms them piece by piece in registers, logits and softmax in float32, and adds up the
-output. It takes queries, keys and values of 16 bits and heads of some sizes only.
+computes them piece by piece in registers, with logits and softmax in float32, and
+accumulates the output. It supports only 16-bit queries, keys and values, and certain
+head sizes.
 
-``jax.nn.dot_product_attention(implementation="cudnn")`` is that kernel, and lacks two
-things that this library lives on. It can be vmapped only if queries, keys and values
-all have the mapped axis, but in classifier-free guidance one image meets two prompts.
-And it has no forward-mode derivative, which Newton's method takes. Here it has both.
-Derivatives, of either mode, are those of the same formula in XLA, with XLA's memory.
+``jax.nn.dot_product_attention(implementation="cudnn")`` is that kernel. It lacks two
+features that this library needs. It can be vmapped only if queries, keys and values all
+have the mapped axis, but classifier-free guidance combines one image with two prompts.
+It has no forward-mode derivative, which Newton's method needs. This module adds both.
+Derivatives of either mode are computed by XLA from the same formula, with XLA's memory.
 
 References:
     Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with
@@ -32,19 +33,16 @@ _HOPPER = (9, 0)
 
 
 def has_cudnn() -> bool:
-    """Whether the default backend is an NVIDIA GPU."""
+    """Return whether the default backend is an NVIDIA GPU."""
     return "cuda" in getattr(backend.get_backend(), "platform_version", "")
 
 
 def flash_takes(size: int, dtype: Any) -> bool:
-    """Whether the kernel takes heads of this size and dtype on this machine.
+    """Return whether the kernel supports heads of this size and dtype here.
 
     Args:
         size: Features of one head.
         dtype: Data type of queries, keys and values.
-
-    Returns:
-        Whether it does.
     """
     largest = _LARGEST_HEAD[_compute_capability() >= _HOPPER]
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
@@ -63,7 +61,7 @@ def flash_attention(
     value: Float[Array, "k n d"],
     is_causal: bool,
 ) -> Float[Array, "q n d"]:
-    """Scaled dot-product attention by cuDNN's kernel.
+    """Compute scaled dot-product attention with cuDNN's kernel.
 
     Args:
         query: One vector per head and query, bfloat16 or float16.
@@ -75,10 +73,10 @@ def flash_attention(
         One vector per head and query, in the same dtype.
 
     Raises:
-        RuntimeError: If there is no cuDNN, when the program is traced.
+        RuntimeError: If there is no cuDNN (raised while tracing).
     """
-    # Whichever of the three is mapped by a caller's vmap, now all are; XLA's simplifier
-    # turns slices of a concatenation into the parts.
+    # If a caller's vmap maps any of the three, all are mapped after this. XLA's
+    # simplifier turns slices of a concatenation back into its parts.
     joined = jnp.concatenate([query, key, value])
     ends = query.shape[0], query.shape[0] + key.shape[0]
     query, key, value = jnp.split(joined, ends)

@@ -1,14 +1,14 @@
-r"""Rematerialisation: computing activations a second time in place of keeping them.
+r"""Rematerialization: recompute activations instead of storing them.
 
-Reverse-mode derivatives need the activations of the forward pass. A *policy* says what
-is kept of each block of a network (a residual block, a spatial transformer, a layer of
-the text encoder); the rest is computed again when the backward pass gets there.
+Reverse-mode derivatives need the activations of the forward pass. A *policy* selects
+what is stored of each block of a network (a residual block, a spatial transformer, a
+layer of the text encoder); the backward pass recomputes the rest.
 
 =========  =========================================================  =================
-policy     kept of a block                                            computed again
+policy     stored of a block                                          recomputed
 =========  =========================================================  =================
 "none"     all activations                                            nothing
-"dots"     its input, and what convolutions and dense layers return   norms, attention
+"dots"     its input, outputs of convolutions and dense layers        norms, attention
 "blocks"   its input                                                  the whole block
 =========  =========================================================  =================
 
@@ -27,14 +27,14 @@ import jax
 
 Remat = Literal["none", "blocks", "dots"]
 
-#: What the outputs of convolutions are called that the policy "dots" keeps (no policy
-#: sees into the convolutions of this library, whose derivative is its own).
+#: Name of the convolution outputs that the policy "dots" stores. Policies do not see
+#: into this library's convolutions, which have a custom derivative.
 PRODUCT = "jaxinv.product"
 
 _kept = jax.checkpoint_policies
 _POLICIES: dict[str, Callable[..., Any] | None] = {
     "blocks": None,
-    # Dense layers have no batch axes, products of activations (attention) have: heads.
+    # Dense layers have no batch axes; products of activations (attention) have heads.
     "dots": _kept.save_from_both_policies(
         _kept.dots_with_no_batch_dims_saveable, _kept.save_only_these_names(PRODUCT)
     ),
@@ -43,8 +43,8 @@ _POLICIES: dict[str, Callable[..., Any] | None] = {
 _Call = TypeVar("_Call", bound=Callable[..., Any])
 
 
-def rematerialised(call: _Call) -> _Call:
-    """Lets a module's ``__call__`` follow the policy in its attribute ``remat``.
+def rematerialized(call: _Call) -> _Call:
+    """Make a module's ``__call__`` follow the policy in its attribute ``remat``.
 
     Args:
         call: The method.

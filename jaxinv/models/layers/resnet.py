@@ -3,8 +3,8 @@
     h = conv1(act(norm1(x)));  h = h + W act(time)   ("default")
     h = conv2(act(norm2(h)));  y = (shortcut(x) + h) / output_scale
 
-With ``"scale_shift"`` the time embedding scales and shifts after the second
-normalisation in place of being added before it.
+With ``"scale_shift"`` the time embedding scales and shifts the result of the second
+normalization instead of being added before it.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jaxinv.models.layers.basic import LayerFactory
-from jaxinv.models.layers.remat import PRODUCT, Remat, rematerialised
+from jaxinv.models.layers.remat import PRODUCT, Remat, rematerialized
 
 
 class ResnetBlock2D(nnx.Module):
@@ -25,11 +25,11 @@ class ResnetBlock2D(nnx.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output; a 1x1 shortcut is made if they differ.
         time_features: Size of the time embedding, or None for no conditioning.
-        groups: Number of groups of both normalisations.
+        groups: Number of groups of both normalizations.
         epsilon: Added to the variances.
         activation: Non-linearity.
         time_scale_shift: ``"default"`` or ``"scale_shift"``.
-        output_scale: Divides the sum at the end.
+        output_scale: Divisor of the output.
         make: Layer factory.
     """
 
@@ -64,17 +64,17 @@ class ResnetBlock2D(nnx.Module):
             else make.conv(in_channels, out_channels, kernel=1)
         )
 
-    @rematerialised
+    @rematerialized
     def __call__(
         self, x: Float[Array, "h w c"], time: Float[Array, " d"] | None = None
     ) -> Float[Array, "h w c2"]:
-        """Applies the block; ``time`` is required if the block is conditioned."""
+        """Apply the block; ``time`` is required if the block is conditioned."""
         h = self.conv1(self.activation(self.norm1(x)))
         h = checkpoint_name(h, PRODUCT)
         if self.time_emb_proj is None:
             h = self.norm2(h)
         elif time is None:
-            raise ValueError("this block needs a time embedding, and none was given")
+            raise ValueError("this block requires a time embedding")
         else:
             projected = self.time_emb_proj(self.activation(time))
             if self.scale_shift:

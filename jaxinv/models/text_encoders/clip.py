@@ -1,9 +1,9 @@
 """CLIP's text encoder, for one prompt.
 
-A causal transformer over token embeddings. Stable Diffusion 1 reads the last layer's
-output after the final normalisation. Stable Diffusion 2 was trained on the last layer
-but one, which its published encoder expresses by having one layer less. SDXL reads the
-last layer but one without the normalisation (``penultimate_hidden_state``).
+It is a causal transformer over token embeddings. Stable Diffusion 1 reads the output of
+the last layer after the final normalization. Stable Diffusion 2 was trained on the
+penultimate layer; its published encoder therefore omits the last one. SDXL reads the
+penultimate layer without the normalization (``penultimate_hidden_state``).
 
 References:
     Radford et al., "Learning Transferable Visual Models From Natural Language
@@ -30,9 +30,9 @@ from jaxinv.models.config import (
 )
 from jaxinv.models.layers.attention import Implementation, dot_product_attention
 from jaxinv.models.layers.basic import LayerFactory, activation
-from jaxinv.models.layers.remat import Remat, rematerialised
+from jaxinv.models.layers.remat import Remat, rematerialized
 
-# The end-of-text token id that configurations carried by mistake for a long time.
+# The end-of-text token id that older configurations contain by mistake.
 _LEGACY_EOS = 2
 
 _Token = Annotated[int, Range(0, 2**24)]
@@ -40,7 +40,7 @@ _Token = Annotated[int, Range(0, 2**24)]
 
 @dataclasses.dataclass(frozen=True)
 class CLIPTextConfig:
-    """Shape of a :class:`CLIPTextModel`; fields as in transformers' ``config.json``.
+    """Settings of a :class:`CLIPTextModel`, as in transformers' ``config.json``.
 
     Attributes:
         vocab_size: Number of tokens.
@@ -51,10 +51,10 @@ class CLIPTextConfig:
         max_position_embeddings: Longest sequence.
         hidden_act: ``quick_gelu`` (OpenAI's CLIP) or ``gelu`` (OpenCLIP).
         layer_norm_eps: Added to the variances.
-        projection_dim: Kept for the record; there is no projection here.
+        projection_dim: Stored but not used: this model has no projection.
         bos_token_id: Token that starts a text.
         eos_token_id: Token that ends a text.
-        pad_token_id: Token that fills a text up.
+        pad_token_id: Token that pads a text.
     """
 
     vocab_size: Annotated[int, Range(1, 2**24)] = 49408
@@ -71,7 +71,7 @@ class CLIPTextConfig:
     pad_token_id: Annotated[int, Range(-1, 2**24)] | None = 1
 
     def __post_init__(self):
-        """Checks that the options describe a model that can be built."""
+        """Check that the options describe a model that can be built."""
         check_types(self)
         try:
             activation(self.hidden_act)
@@ -85,10 +85,10 @@ class CLIPTextConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Reads a transformers ``config.json``.
+        """Read a transformers ``config.json``.
 
-        transformers writes dozens of options that have nothing to do with the model;
-        those that are not fields here are ignored.
+        Options that are not fields of this class are ignored: transformers writes
+        dozens that do not affect the model.
 
         Raises:
             ValueError: If this is another kind of model, or not implemented.
@@ -101,7 +101,7 @@ class CLIPTextConfig:
         return check_record(cls, data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the ``config.json`` that transformers reads."""
+        """Return the ``config.json`` that transformers reads."""
         return {
             "architectures": ["CLIPTextModel"],
             "model_type": "clip_text_model",
@@ -110,7 +110,7 @@ class CLIPTextConfig:
 
     @classmethod
     def sd15(cls) -> Self:
-        """Stable Diffusion 1: OpenAI's CLIP ViT-L/14."""
+        """Return the settings of Stable Diffusion 1: OpenAI's CLIP ViT-L/14."""
         return cls(
             hidden_size=768,
             intermediate_size=3072,
@@ -122,7 +122,7 @@ class CLIPTextConfig:
 
     @classmethod
     def sd21(cls) -> Self:
-        """Stable Diffusion 2: OpenCLIP ViT-H/14 without its last layer."""
+        """Return the settings of Stable Diffusion 2: OpenCLIP ViT-H/14, 23 layers."""
         return cls(
             hidden_size=1024,
             intermediate_size=4096,
@@ -135,11 +135,11 @@ class CLIPTextConfig:
 
 
 class CLIPTextOutput(NamedTuple):
-    """What the text encoder returns.
+    """Output of the text encoder.
 
     Attributes:
-        last_hidden_state: Last layer after the final normalisation; (l, d).
-        penultimate_hidden_state: Last layer but one, not normalised; (l, d).
+        last_hidden_state: Last layer after the final normalization; (l, d).
+        penultimate_hidden_state: Penultimate layer, not normalized; (l, d).
         pooled: ``last_hidden_state`` at the end-of-text token; (d,).
     """
 
@@ -161,7 +161,7 @@ class CLIPAttention(nnx.Module):
         self.out_proj = make.linear(d, d)
 
     def __call__(self, x: Float[Array, "l d"]) -> Float[Array, "l d"]:
-        """Lets every token attend to itself and the tokens before it."""
+        """Apply attention of every token to itself and the tokens before it."""
         query, key, value = (
             projection(x).reshape(x.shape[0], self.heads, -1)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
@@ -173,7 +173,7 @@ class CLIPAttention(nnx.Module):
 
 
 class CLIPMLP(nnx.Module):
-    """The position-wise network."""
+    """Position-wise network."""
 
     def __init__(self, config: CLIPTextConfig, make: LayerFactory):
         self.activation = activation(config.hidden_act)
@@ -181,12 +181,12 @@ class CLIPMLP(nnx.Module):
         self.fc2 = make.linear(config.intermediate_size, config.hidden_size)
 
     def __call__(self, x: Float[Array, "l d"]) -> Float[Array, "l d"]:
-        """Applies the network to every token."""
+        """Apply the network to every token."""
         return self.fc2(self.activation(self.fc1(x)))
 
 
 class CLIPEncoderLayer(nnx.Module):
-    """Attention and network, each residual on a normalised input."""
+    """Attention and position-wise network, each residual on a normalized input."""
 
     def __init__(self, config: CLIPTextConfig, make: LayerFactory):
         d, epsilon = config.hidden_size, config.layer_norm_eps
@@ -196,9 +196,9 @@ class CLIPEncoderLayer(nnx.Module):
         self.layer_norm2 = make.layer_norm(d, epsilon=epsilon)
         self.mlp = CLIPMLP(config, make)
 
-    @rematerialised
+    @rematerialized
     def __call__(self, x: Float[Array, "l d"]) -> Float[Array, "l d"]:
-        """Applies the layer."""
+        """Apply the layer."""
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
 
@@ -221,7 +221,7 @@ class CLIPTextEmbeddings(nnx.Module):
         self.position_embedding = make.embedding(config.max_position_embeddings, d)
 
     def __call__(self, input_ids: Int[Array, " l"]) -> Float[Array, "l d"]:
-        """Embeds a sequence of tokens."""
+        """Embed a sequence of tokens."""
         positions = jnp.arange(input_ids.shape[0])
         return self.token_embedding(input_ids) + self.position_embedding(positions)
 
@@ -254,7 +254,7 @@ class CLIPTextModel(nnx.Module):
         )
 
     def __call__(self, input_ids: Int[Array, " l"]) -> CLIPTextOutput:
-        """Encodes one prompt.
+        """Encode one prompt.
 
         Args:
             input_ids: Token ids, padded to the tokenizer's length.
@@ -277,7 +277,7 @@ class CLIPTextModel(nnx.Module):
             penultimate = x
             x = layer(x)
         last = self.final_layer_norm(x)
-        # The id 2 stands for "unknown": the end token is then the largest id.
+        # The id 2 means "unknown": the end token is then the largest id.
         eos = self.config.eos_token_id
         ends = input_ids if eos == _LEGACY_EOS else input_ids == eos
         return CLIPTextOutput(last, penultimate, last[jnp.argmax(ends)])

@@ -18,12 +18,12 @@ from jaxinv.models.layers.resnet import ResnetBlock2D
 
 
 class BlockFactory(NamedTuple):
-    """Makes the residual blocks and spatial transformers of one UNet.
+    """Factory of the residual blocks and spatial transformers of one UNet.
 
     Attributes:
         make: Layer factory.
         time_features: Size of the time embedding.
-        groups: Groups of the normalisations.
+        groups: Groups of the normalizations.
         epsilon: Added to the variances of the residual blocks.
         activation: Non-linearity of the residual blocks.
         time_scale_shift: How the time embedding enters.
@@ -43,7 +43,7 @@ class BlockFactory(NamedTuple):
     def resnet(
         self, in_channels: int, out_channels: int, output_scale: float = 1.0
     ) -> ResnetBlock2D:
-        """A residual block that is conditioned on time."""
+        """Return a residual block that is conditioned on time."""
         return ResnetBlock2D(
             in_channels,
             out_channels,
@@ -59,7 +59,7 @@ class BlockFactory(NamedTuple):
     def transformers(
         self, channels: int, spec: "TransformerSpec | None", number: int
     ) -> nnx.List[Transformer2DModel]:
-        """The spatial transformers that follow ``number`` residual blocks, if any."""
+        """Return the spatial transformers after ``number`` residual blocks, if any."""
         if spec is None:
             return nnx.List([])
         depths = per_block("transformer_layers_per_block", spec.num_layers, number)
@@ -82,7 +82,7 @@ class BlockFactory(NamedTuple):
 
 
 class TransformerSpec(NamedTuple):
-    """What differs between the spatial transformers of different blocks.
+    """Settings of spatial transformers that differ between blocks.
 
     Attributes:
         heads: Number of attention heads.
@@ -98,14 +98,14 @@ class TransformerSpec(NamedTuple):
 
 
 class DownBlock(nnx.Module):
-    """Residual blocks, each followed by attention if there is any, then halving.
+    """Residual blocks, each with optional attention, followed by downsampling.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         num_layers: Number of residual blocks.
-        transformer: What the transformers look like, or None for no attention.
-        downsample_padding: Padding of the halving convolution; None for no halving.
+        transformer: Settings of the transformers, or None for no attention.
+        downsample_padding: Padding of the downsampling, or None for no downsampling.
         blocks: Block factory.
     """
 
@@ -140,7 +140,7 @@ class DownBlock(nnx.Module):
         time: Float[Array, " d"],
         context: Float[Array, "l e"],
     ) -> tuple[Float[Array, "h2 w2 c2"], list[Float[Array, "..."]]]:
-        """Returns the output, and all states that the up path takes as skips."""
+        """Return the output and all states that the up path uses as skips."""
         skips = []
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, time)
@@ -154,12 +154,12 @@ class DownBlock(nnx.Module):
 
 
 class MidBlock(nnx.Module):
-    """A residual block, then attention and a second one if there is attention.
+    """A residual block, optionally followed by attention and a second residual block.
 
     Args:
         channels: Channels in and out.
-        transformer: What the transformer looks like, or None for no attention.
-        output_scale: Divides the outputs of the residual blocks.
+        transformer: Settings of the transformer, or None for no attention.
+        output_scale: Divisor of the outputs of the residual blocks.
         blocks: Block factory.
     """
 
@@ -185,7 +185,7 @@ class MidBlock(nnx.Module):
         time: Float[Array, " d"],
         context: Float[Array, "l e"],
     ) -> Float[Array, "h w c"]:
-        """Applies the block."""
+        """Apply the block."""
         x = self.resnets[0](x, time)
         for i, attention in enumerate(self.attentions):
             x = self.resnets[i + 1](attention(x, context), time)
@@ -193,15 +193,15 @@ class MidBlock(nnx.Module):
 
 
 class UpBlock(nnx.Module):
-    """Residual blocks that each take one skip, with attention, then doubling.
+    """Residual blocks with one skip each and attention, followed by upsampling.
 
     Args:
         in_channels: Channels of the state from below.
         out_channels: Channels of the output.
         skip_channels: Channels of the last skip (those of the next finer block).
         num_layers: Number of residual blocks.
-        transformer: What the transformers look like, or None for no attention.
-        upsample: Whether the block ends with doubling.
+        transformer: Settings of the transformers, or None for no attention.
+        upsample: Whether the block ends with upsampling.
         blocks: Block factory.
     """
 
@@ -237,7 +237,7 @@ class UpBlock(nnx.Module):
         skips: list[Float[Array, "h w s"]],
         size: tuple[int, int] | None,
     ) -> Float[Array, "h2 w2 c2"]:
-        """Consumes ``skips`` from the last to the first; doubles to ``size``."""
+        """Consume ``skips`` from the last to the first, then upsample to ``size``."""
         for i, resnet in enumerate(self.resnets):
             x = jnp.concatenate([x, skips[-1 - i]], axis=-1)
             x = resnet(x, time)

@@ -41,8 +41,8 @@ _PER_BLOCK = (
     "attention_head_dim",
 )
 
-# Options of diffusers that select parts which do not exist here, with the values that
-# leave them off. Those of SDXL, Kandinsky, DeepFloyd, GLIGEN and LCM are among them.
+# Options of diffusers for parts that are not implemented here (SDXL, Kandinsky,
+# DeepFloyd, GLIGEN, LCM and others), with the values that turn them off.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "addition_embed_type": (None,),
     "addition_embed_type_num_heads": (64, None),
@@ -68,10 +68,10 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class UNet2DConditionConfig:
-    """Shape of a :class:`~jaxinv.models.UNet2DConditionModel`.
+    """Settings of a :class:`~jaxinv.models.UNet2DConditionModel`.
 
-    The fields are those of diffusers' ``config.json``, with the same defaults. Options
-    "per block" take one value, or one for each down block (up blocks use the reverse).
+    The fields and defaults are those of diffusers' ``config.json``. Options "per block"
+    take one value, or one for each down block (up blocks use the reverse).
 
     Attributes:
         sample_size: Height and width of the latents the model was trained on.
@@ -87,21 +87,21 @@ class UNet2DConditionConfig:
         block_out_channels: Channels, per block.
         layers_per_block: Residual blocks per down block (up blocks have one more).
         downsample_padding: 1, or 0 for padding below and to the right only.
-        mid_block_scale_factor: Divides the outputs of the mid block's residual blocks.
-        dropout: Kept for the record; inference has no dropout.
+        mid_block_scale_factor: Divisor of the outputs of residual blocks in the middle.
+        dropout: Stored but not used: inference has no dropout.
         act_fn: Activation function.
-        norm_num_groups: Groups of all group normalisations.
-        norm_eps: Added to the variances of the residual blocks' normalisations.
+        norm_num_groups: Groups of all group normalizations.
+        norm_eps: Added to the variances of the residual blocks' normalizations.
         cross_attention_dim: Size of the text vectors, per block.
         transformer_layers_per_block: Transformer blocks per spatial transformer; per
             block, or per block and layer.
         reverse_transformer_layers_per_block: The same for the up blocks, in their own
             order; the reverse of the above if None.
-        attention_head_dim: Number of attention heads, per block. The name is a mistake
-            that published configurations have made permanent.
-        num_attention_heads: Number of attention heads, per block; wins if given.
+        attention_head_dim: Number of attention heads, per block. The misleading name is
+            kept because published configurations use it.
+        num_attention_heads: Number of attention heads, per block; takes precedence.
         use_linear_projection: Dense (SD 2) or convolutional (SD 1) projections.
-        upcast_attention: Whether attention is computed in float32 whatever the dtype.
+        upcast_attention: Whether attention is computed in float32 for every dtype.
         resnet_time_scale_shift: ``default`` or ``scale_shift``.
         time_embedding_dim: Size of the time embedding; four times the first block's
             channels if None.
@@ -146,7 +146,7 @@ class UNet2DConditionConfig:
     conv_out_kernel: _Kernel = 3
 
     def __post_init__(self):
-        """Checks that the options describe a model that can be built."""
+        """Check that the options describe a model that can be built."""
         check_types(self)
         blocks = len(self.block_out_channels)
         for name in _PER_BLOCK:
@@ -200,7 +200,7 @@ class UNet2DConditionConfig:
             )
 
     def _check_depths(self) -> None:
-        """Checks the numbers of layers: of transformers, and of all together."""
+        """Check the numbers of layers, per transformer and in total."""
         blocks = len(self.block_out_channels)
         layers = per_block("layers_per_block", self.layers_per_block, blocks)
         down_name = "transformer_layers_per_block"
@@ -232,7 +232,7 @@ class UNet2DConditionConfig:
 
     @property
     def context_widths(self) -> set[int]:
-        """Sizes of the text vectors that the blocks with attention look at."""
+        """Sizes of the text vectors that the blocks with attention use."""
         sizes = per_block(
             "cross_attention_dim",
             self.cross_attention_dim,
@@ -249,7 +249,7 @@ class UNet2DConditionConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Reads a diffusers ``config.json``.
+        """Read a diffusers ``config.json``.
 
         Args:
             data: The parsed JSON.
@@ -263,22 +263,22 @@ class UNet2DConditionConfig:
         return config_from_dict(cls, data, _UNSUPPORTED)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the ``config.json`` that diffusers reads."""
+        """Return the ``config.json`` that diffusers reads."""
         values = {"_class_name": "UNet2DConditionModel", **config_to_dict(self)}
         if values["num_attention_heads"] is not None:
-            # diffusers refuses this option, and reads the other one as the same thing.
+            # diffusers rejects this option and reads the other one with this meaning.
             values["attention_head_dim"] = values["num_attention_heads"]
             values["num_attention_heads"] = None
         return values
 
     @classmethod
     def sd15(cls) -> Self:
-        """Stable Diffusion 1.1 to 1.5."""
+        """Return the settings of Stable Diffusion 1.1 to 1.5."""
         return cls(sample_size=64, cross_attention_dim=768)
 
     @classmethod
     def sd21(cls) -> Self:
-        """Stable Diffusion 2.1 at 768 pixels (v-prediction)."""
+        """Return the settings of Stable Diffusion 2.1 at 768 pixels (v-prediction)."""
         return cls(
             sample_size=96,
             cross_attention_dim=1024,

@@ -2,12 +2,12 @@
 
     time  = MLP(sinusoidal(timestep))
     x     = conv_in(sample)
-    down:   residual (+ attention) blocks, halving; every state is kept as a skip
+    down:   residual (+ attention) blocks, downsampling; every state is a skip
     mid:    residual, attention, residual
-    up:     residual (+ attention) blocks that each concatenate one skip, doubling
+    up:     residual (+ attention) blocks that each concatenate one skip, upsampling
     out   = conv_out(act(norm(x)))
 
-Attribute names are diffusers', so that weights map by rule (see ``weights_convert``).
+Attributes have diffusers' names, so that weights map by rule (see ``weights_convert``).
 
 References:
     Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models",
@@ -37,7 +37,7 @@ from jaxinv.models.unet.config import UNet2DConditionConfig
 
 
 class UNet2DConditionModel(nnx.Module):
-    """A UNet that is conditioned on a timestep and on a sequence of text vectors.
+    """A UNet conditioned on a timestep and a sequence of text vectors.
 
     The module is a pytree: pass it as an argument to jitted or vmapped functions.
 
@@ -148,11 +148,11 @@ class UNet2DConditionModel(nnx.Module):
         timestep: Float[Array, ""] | float,
         encoder_hidden_states: Float[Array, "l d"],
     ) -> Float[Array, "h w k"]:
-        """Predicts noise, velocity or data, whichever the model was trained for.
+        """Predict noise, velocity or data, depending on how the model was trained.
 
         Args:
-            sample: One noisy latent. Any size works; multiples of ``2 ** (blocks - 1)``
-                are what models are trained on.
+            sample: One noisy latent. Any size works; models are trained on multiples of
+                ``2 ** (blocks - 1)``.
             timestep: Model time, 0 to 999 for Stable Diffusion; may be fractional.
             encoder_hidden_states: Text vectors.
 
@@ -182,7 +182,7 @@ class UNet2DConditionModel(nnx.Module):
         for up in self.up_blocks:
             taken = len(up.resnets)
             skips, own = skips[:-taken], skips[-taken:]
-            # An odd size was rounded up on the way down: return to the skip's size.
+            # Downsampling rounds odd sizes up: return to the size of the skip.
             size = (skips[-1].shape[0], skips[-1].shape[1]) if skips else None
             x = up(x, time, context, own, size)
         x = self.conv_out(self.activation(self.conv_norm_out(x)))
@@ -194,7 +194,7 @@ def _transformer_specs(
 ) -> tuple[
     list[TransformerSpec | None], TransformerSpec | None, list[TransformerSpec | None]
 ]:
-    """Returns what attention looks like in the down, mid and up blocks."""
+    """Return the attention settings of the down, mid and up blocks."""
     n = len(config.block_out_channels)
     heads = config.heads
     context = per_block("cross_attention_dim", config.cross_attention_dim, n)
@@ -220,7 +220,7 @@ def _transformer_specs(
     ]
     mid = None
     if config.mid_block_type == "UNetMidBlock2DCrossAttn":
-        # The mid block has one layer: the first of the last block's values.
+        # The mid block has one layer: it uses the first of the last block's values.
         depth = down_depth[-1]
         depth = depth[0] if isinstance(depth, tuple) else depth
         mid = TransformerSpec(heads[-1], depth, context[-1])

@@ -116,7 +116,7 @@ def test_what_was_changed_in_a_picture_is_in_its_certificate(pictures, tmp_path)
     assert summary["changed_images"] == 1
     line = read_lines(tmp_path / "out" / "certificates.jsonl")[-1]
     assert line["path"] == "wide.png"
-    assert "centre-crop 24x16" in line["changes"][0]
+    assert "center-crop 24x16" in line["changes"][0]
 
 
 def test_failures_are_recorded_and_nothing_else_is_lost(pictures, tmp_path):

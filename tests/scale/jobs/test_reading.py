@@ -93,7 +93,7 @@ def test_what_reading_changed_is_said(tmp_path):
     manifest = Manifest(tmp_path, [Row("a.png", "", "", 1.0)])
     (reading,) = read_rows(manifest, np.arange(1), SIZE, "tiny", resize=True)
     assert reading.pixels.shape == (8, 8, 3)
-    assert reading.changes == ("centre-crop 24x16 to 16x16 and resample to 8x8",)
+    assert reading.changes == ("center-crop 24x16 to 16x16 and resample to 8x8",)
 
 
 def test_nothing_to_read_is_nothing(tmp_path):
