@@ -42,7 +42,7 @@ def start(job: Job, out: Path) -> subprocess.Popen[bytes]:
     with open(job.log, "ab") as log:
         return subprocess.Popen(
             [
-                *(sys.executable, "-m", "jaxinv.cli", "batch"),
+                *(sys.executable, "-m", "jaxinv", "batch"),
                 *(str(job.manifest), str(out), *job.options),
             ],
             cwd=ROOT,

@@ -53,7 +53,7 @@ def measure(
         blocks = np.ones((size // 4, size // 4, 1))
         write_image(pictures / f"{k:03d}.png", np.kron(coarse, blocks))
     arguments = [
-        "-m", "jaxinv.cli", "batch", str(pictures), "OUT", "--model", model,
+        "-m", "jaxinv", "batch", str(pictures), "OUT", "--model", model,
         "--steps", "6", "--strategy", "stepwise", "--guidance", "1",
         "--decoder-inversion", "encoder", "--batch-size", "1", "--chunk-rows", "4",
         "--compilation-cache", str(folder / "programs"), *options,

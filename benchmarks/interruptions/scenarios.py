@@ -98,7 +98,7 @@ def _start(
         if files is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
-    command = [sys.executable, "-m", "jaxinv.cli", "batch", setting.job.manifest, out]
+    command = [sys.executable, "-m", "jaxinv", "batch", setting.job.manifest, out]
     with open(setting.job.log, "wb") as log:
         return subprocess.Popen(
             [*map(str, command), *setting.job.options],

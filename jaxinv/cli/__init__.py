@@ -10,14 +10,14 @@ not found, 3 cannot judge; 2 bad input, 70 an unexpected failure.
 
 import typer
 
-from jaxinv.cli.batch import batch
-from jaxinv.cli.convert import convert
-from jaxinv.cli.demo import demo
-from jaxinv.cli.edit import edit
-from jaxinv.cli.interpolate import interpolate
-from jaxinv.cli.invert import invert
-from jaxinv.cli.sample import sample
-from jaxinv.cli.watermark import app as watermark
+from jaxinv.cli.commands.batch import batch
+from jaxinv.cli.commands.convert import convert
+from jaxinv.cli.commands.demo import demo
+from jaxinv.cli.commands.edit import edit
+from jaxinv.cli.commands.interpolate import interpolate
+from jaxinv.cli.commands.invert import invert
+from jaxinv.cli.commands.sample import sample
+from jaxinv.cli.commands.watermark import app as watermark
 
 app = typer.Typer(
     name="jaxinv",

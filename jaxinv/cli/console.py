@@ -55,10 +55,21 @@ class Output:
                 # Text, unlike a table, is never broken: it may be a path.
                 self.results.print(renderable, soft_wrap=isinstance(renderable, str))
 
-    def finish(self, record: Mapping[str, Any]) -> None:
-        """Prints the result for machines; nothing unless in JSON mode."""
+    def finish(self, record: Mapping[str, Any], failure: str | None = None) -> None:
+        """Prints the result for machines; nothing unless in JSON mode.
+
+        Args:
+            record: The result.
+            failure: Why it is not converged, if it is not.
+
+        Raises:
+            typer.Exit: With ``NOT_CONVERGED``, if there is a failure.
+        """
         if self.as_json:
             print(to_json(record), flush=True)
+        if failure is not None:
+            self.note(failure)
+            raise typer.Exit(ExitCode.NOT_CONVERGED)
 
 
 @contextlib.contextmanager

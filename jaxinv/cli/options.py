@@ -1,10 +1,23 @@
-"""The options that several commands have."""
+"""Options of the command line, each declared once.
 
+A command takes one value, a frozen dataclass whose fields are its options, in the order
+in which ``--help`` lists them. Fields may be such dataclasses in turn: what several
+commands share is declared here. :func:`unfold` shows Typer the fields one by one.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from jaxinv.files.image_reading import MAX_PIXELS
+
+MAX_SEED = 2**32 - 1
+
+ImageArgument = Annotated[Path, typer.Argument(help="The image to invert.")]
 Prompt = Annotated[
     str, typer.Option("--prompt", "-p", help="What the image shows, in words.")
 ]
@@ -56,7 +69,6 @@ AsJson = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object on standard output, no table."),
 ]
-MAX_SEED = 2**32 - 1
 Seed = Annotated[
     int,
     typer.Option("--seed", help="Seed of the random noise.", min=0, max=MAX_SEED),
@@ -85,3 +97,76 @@ MaxPixels = Annotated[
         min=1,
     ),
 ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """A model and how it samples: the options that nearly all commands have."""
+
+    negative_prompt: NegativePrompt = ""
+    model: Model = "emoji64"
+    revision: Revision = None
+    steps: Steps = 20
+    guidance: Guidance = 3.0
+    sampler: SamplerName = "ddim"
+    spacing: Grid = "log_snr"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How images are read."""
+
+    resize: Resize = False
+    max_pixels: MaxPixels = MAX_PIXELS
+
+
+def unfold(command: Callable[[Any], None]) -> Callable[..., None]:
+    """Return a command as Typer wants it: one parameter for each field.
+
+    Args:
+        command: Takes one annotated argument, an instance of a dataclass.
+
+    Returns:
+        The same command with the fields as its parameters, and those of fields that
+        are dataclasses themselves in their place.
+    """
+    (settings,) = get_type_hints(command).keys() - {"return"}
+    kind = get_type_hints(command)[settings]
+
+    def unfolded(**options: Any) -> None:
+        command(_folded(kind, options))
+
+    unfolded.__name__, unfolded.__doc__ = command.__name__, command.__doc__
+    unfolded.__signature__ = inspect.Signature(list(_parameters(kind)))  # type: ignore[attr-defined]
+    return unfolded
+
+
+def _parameters(kind: type, default: Any = None) -> Iterator[inspect.Parameter]:
+    """Yield the fields of a dataclass; their defaults are those of an instance."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        hint, value = hints[field.name], getattr(default, field.name, field.default)
+        if dataclasses.is_dataclass(hint):
+            yield from _parameters(hint, value)  # type: ignore[arg-type]
+        else:
+            yield inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty
+                if value is dataclasses.MISSING
+                else value,
+                annotation=hint,
+            )
+
+
+def _folded(kind: Any, options: Mapping[str, Any]) -> Any:
+    """Return an instance of a dataclass made of all options that it has."""
+    hints = get_type_hints(kind)
+    return kind(
+        **{
+            field.name: _folded(hints[field.name], options)
+            if dataclasses.is_dataclass(hints[field.name])
+            else options[field.name]
+            for field in dataclasses.fields(kind)
+        }
+    )

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 from PIL import Image
 
 from jaxinv.checks import AtLeastOne, Whole, checked
@@ -22,7 +21,6 @@ from jaxinv.files.image_reading import MAX_PIXELS
 from jaxinv.scale.jobs import array, records
 from jaxinv.scale.jobs.detect import Detector
 from jaxinv.scale.jobs.folder import (
-    Folder,
     check,
     claim,
     prepare,
@@ -31,7 +29,7 @@ from jaxinv.scale.jobs.folder import (
 )
 from jaxinv.scale.jobs.interface import Engine
 from jaxinv.scale.jobs.manifest import Manifest
-from jaxinv.scale.jobs.merge import count_states, merge, merged
+from jaxinv.scale.jobs.merge import merge
 from jaxinv.scale.jobs.pictures import find_changes
 from jaxinv.scale.jobs.reading import read_rows
 from jaxinv.scale.jobs.recorder import Counts, Recorder
@@ -143,12 +141,13 @@ def run_job(
         for note in changes.notes():
             on_note(note)
         if changes.outdated:
-            number = ledger.next_number
-            records.write_part(
-                folder.parts, process_index, number, changes.outdated, 0.0
-            )
+            number, outdated = ledger.next_number, changes.outdated
+            records.write_part(folder.parts, process_index, number, outdated, 0.0)
             ledger = records.read_ledger(folder.parts, count)
-        todo = _to_do(ledger, own, retry_failures)
+        states = ledger.states[own.start : own.stop].copy()
+        if retry_failures:
+            states[states == records.FAILED] = records.MISSING
+        todo = own.start + np.flatnonzero(states == records.MISSING)
         remove_temporaries(folder.status(process_index))
         status = Status(folder.status(process_index), process_index, process_count)
 
@@ -162,7 +161,7 @@ def run_job(
             row_shape,
             process=process_index,
             number=ledger.next_number,
-            counts=_counts(ledger, own, todo),
+            counts=Counts.of(states),
             commit_every=commit_every,
             commit_seconds=commit_seconds,
             on_progress=progress,
@@ -175,7 +174,7 @@ def run_job(
             readings = read_rows(manifest, todo, image_size, model, resize, max_pixels)
             with contextlib.closing(readings):
                 work(manifest, engine, readings, recorder, detector, max_failures)
-        return _finish(folder, count, detector)
+        return merge(folder, count, detector)
 
 
 def process_rows(rows: int, chunk_rows: int, index: int, count: int) -> range:
@@ -187,32 +186,3 @@ def process_rows(rows: int, chunk_rows: int, index: int, count: int) -> range:
     chunks = -(-rows // chunk_rows)
     start, stop = (chunks * each // count for each in (index, index + 1))
     return range(min(start * chunk_rows, rows), min(stop * chunk_rows, rows))
-
-
-def _finish(folder: Folder, rows: int, detector: Detector | None) -> dict[str, Any]:
-    ledger = records.read_ledger(folder.parts, rows)
-    return merged(folder, ledger) or merge(folder, rows, detector)
-
-
-def _to_do(
-    ledger: records.Ledger, own: range, retry_failures: bool
-) -> Int[np.ndarray, " n"]:
-    states = ledger.states[own.start : own.stop]
-    wanted = states == records.MISSING
-    if retry_failures:
-        wanted |= states == records.FAILED
-    return own.start + np.flatnonzero(wanted)
-
-
-def _counts(ledger: records.Ledger, own: range, todo: Int[np.ndarray, " n"]) -> Counts:
-    """What is done, not counting what is done again."""
-    states = ledger.states.copy()
-    states[todo] = records.MISSING
-    found = count_states(ledger._replace(states=states[own.start : own.stop]))
-    return Counts(
-        len(own),
-        found["done"],
-        found["converged"],
-        found["unconverged"],
-        found["failed"],
-    )

@@ -4,46 +4,15 @@ import re
 from collections import Counter
 from typing import Any
 
-import numpy as np
-
 from jaxinv.files import open_atomically, write_json
 from jaxinv.files.json_fields import read_json
 from jaxinv.scale.jobs.detect import Detector, Tally
 from jaxinv.scale.jobs.folder import Folder, remove_temporaries
-from jaxinv.scale.jobs.records import (
-    CONVERGED,
-    FAILED,
-    MISSING,
-    Ledger,
-    parse_record,
-    read_ledger,
-)
+from jaxinv.scale.jobs.recorder import Counts
+from jaxinv.scale.jobs.records import Ledger, parse_record, read_ledger
 
 _KINDS = 50  # of failures that a summary tells apart
 _MAX_SUMMARY = 16 * 2**20  # bytes: it has a line for each key that is looked for
-
-
-def count_states(ledger: Ledger) -> dict[str, Any]:
-    """How many images are in which state, and whether none is missing."""
-    states = ledger.states
-    done = int(np.sum(states != MISSING))
-    converged, failed = int(np.sum(states == CONVERGED)), int(np.sum(states == FAILED))
-    return {
-        "complete": done == len(states),
-        "images": len(states),
-        "done": done,
-        "converged": converged,
-        "unconverged": done - converged - failed,
-        "failed": failed,
-    }
-
-
-def merged(folder: Folder, ledger: Ledger) -> dict[str, Any] | None:
-    """The summary of a job, if it was made of all that is known now."""
-    if not (folder.summary.exists() and folder.certificates.exists()):
-        return None
-    summary = read_json(folder.summary, max_bytes=_MAX_SUMMARY)
-    return summary if summary.get("parts") == len(ledger.parts) else None
 
 
 def merge(folder: Folder, rows: int, detector: Detector | None) -> dict[str, Any]:
@@ -66,10 +35,15 @@ def merge(folder: Folder, rows: int, detector: Detector | None) -> dict[str, Any
 
     with FileLock(folder.root / ".lock-merge"):
         ledger = read_ledger(folder.parts, rows)
-        summary = count_states(ledger) | {"seconds": round(ledger.seconds, 3)}
+        counts = Counts.of(ledger.states)
+        summary: dict[str, Any] = {
+            "complete": counts.done == counts.total,
+            **counts.record(),
+            "seconds": round(ledger.seconds, 3),
+        }
         if not summary["complete"]:
             return summary
-        if current := merged(folder, ledger):
+        if current := _merged(folder, ledger):
             return current
         remove_temporaries(folder.certificates, folder.summary)
         tally = None if detector is None else Tally(detector)
@@ -97,6 +71,14 @@ def merge(folder: Folder, rows: int, detector: Detector | None) -> dict[str, Any
         }
         write_json(folder.summary, summary)
         return summary
+
+
+def _merged(folder: Folder, ledger: Ledger) -> dict[str, Any] | None:
+    """Return the summary of a job, if it was made of all that is known now."""
+    if not (folder.summary.exists() and folder.certificates.exists()):
+        return None
+    summary = read_json(folder.summary, max_bytes=_MAX_SUMMARY)
+    return summary if summary.get("parts") == len(ledger.parts) else None
 
 
 def _kind(failure: str) -> str:

@@ -4,15 +4,14 @@ What faster engines do is compared with it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
-from jaxinv.decoder_inversion import DecoderInversion
 from jaxinv.pipeline.latent_diffusion import ImageInversion, LatentDiffusion
 from jaxinv.sampling.sample import Sampler
 from jaxinv.sampling.state import SamplerState
+from jaxinv.scale.jobs.certificates import decoder_record, sampler_record
 from jaxinv.scale.jobs.interface import Answer, Engine, Request
 
 
@@ -78,41 +77,7 @@ def answer(
         index,
         values,
         np.asarray(found.noise, np.float32),
-        certificate(found, stages, decoder),
+        sampler_record(found.sampler, stages)
+        | {"decoder": decoder_record(found.decoder, decoder)},
         failure,
     )
-
-
-def certificate(
-    found: ImageInversion, stages: Sequence[str], decoder: str
-) -> dict[str, Any]:
-    """The certificate of an image, without what is said of single steps."""
-    result, latent = found.sampler, found.decoder
-    return {
-        "converged": bool(result.converged),
-        "reconstruction": float(result.reconstruction),
-        "state_converged": bool(result.state_converged),
-        "state_reconstruction": float(result.state_reconstruction),
-        "solved": bool(result.solved),
-        "residual": float(result.residual),
-        "num_evals": int(result.num_evals),
-        "depth": int(result.depth),
-        "stages": list(stages),
-        "decoder": decoder_record(decoder, latent),
-    }
-
-
-def decoder_record(method: str, found: DecoderInversion) -> dict[str, Any]:
-    """The certificate of a decoder inversion for a JSON file."""
-    return {
-        "method": method,
-        "converged": bool(found.converged),
-        "residual": float(found.residual),
-        "encoder_residual": float(found.encoder_residual),
-        "latent_change": float(found.latent_change),
-        "iterations": int(found.iterations),
-        "best_iteration": int(found.best_iteration),
-        "num_decodes": int(found.num_decodes),
-        "num_encodes": int(found.num_encodes),
-        "num_products": int(found.num_products),
-    }

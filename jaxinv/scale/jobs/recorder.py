@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxinv.scale.jobs.array import NoiseArray
 from jaxinv.scale.jobs.records import (
@@ -50,8 +50,27 @@ class Counts(NamedTuple):
     new: int = 0
     new_failed: int = 0
 
+    @classmethod
+    def of(cls, states: Int[np.ndarray, " n"]) -> "Counts":
+        """Return the counts of images in these states, none of them new."""
+        converged, unconverged, failed = (
+            int(np.sum(states == state)) for state in (CONVERGED, UNCONVERGED, FAILED)
+        )
+        done = converged + unconverged + failed
+        return cls(len(states), done, converged, unconverged, failed)
+
+    def record(self) -> dict[str, int]:
+        """Return the counts for a JSON file."""
+        return {
+            "images": self.total,
+            "done": self.done,
+            "converged": self.converged,
+            "unconverged": self.unconverged,
+            "failed": self.failed,
+        }
+
     def plus(self, state: int) -> "Counts":
-        """With one result more."""
+        """Return the counts with one result more."""
         return self._replace(
             done=self.done + 1,
             converged=self.converged + (state == CONVERGED),

@@ -127,11 +127,7 @@ class Status:
         record = {
             "state": state,
             "reason": reason,
-            "images": counts.total,
-            "done": counts.done,
-            "converged": counts.converged,
-            "unconverged": counts.unconverged,
-            "failed": counts.failed,
+            **counts.record(),
             "images_per_second": rate,
             "seconds_per_image": None if rate is None else 1 / rate,
             "seconds_left": None if rate is None else left / rate,

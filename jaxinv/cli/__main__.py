@@ -1,5 +1,0 @@
-"""``python -m jaxinv.cli``."""
-
-from jaxinv.cli import main
-
-main()

@@ -1,0 +1,1 @@
+"""The commands, one file each: options, then prepare, run and record."""

@@ -1,0 +1,384 @@
+"""``jaxinv batch``: the noise of every image of a data set, through everything."""
+
+import contextlib
+import dataclasses
+import functools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import typer
+from rich.markup import escape
+
+from jaxinv.cli import options, record
+from jaxinv.cli.batch_progress import JobProgress, logged
+from jaxinv.cli.commands.watermark import unguided_note
+from jaxinv.cli.console import ExitCode, Output, check_choice, check_guidance, explained
+from jaxinv.cli.prepare import prepare
+from jaxinv.cli.samplers import ONE_ARRAY_NAMES, SAMPLER_NAMES, lossy_note
+from jaxinv.files import check_writable_folder
+from jaxinv.mesh import make_mesh
+from jaxinv.scale import hosts
+
+_DTYPES = ("float32", "bfloat16")
+
+
+class _StoppedError(BaseException):
+    """A signal asked to stop; not an Exception, so that nothing takes it for one."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling(options.Sampling):
+    """How the images of a job are inverted; some may have a guidance of their own."""
+
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance",
+            "-g",
+            help="Of images that have none [3; with --detect 1]; as in diffusers, at "
+            "most 1 is no guidance, and the prompt counts.",
+        ),
+    ] = None  # type: ignore[assignment]  # known once it is prepared
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Processes:
+    """One of several processes."""
+
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="One of several processes, of a cluster that JAX finds by itself "
+            "(Slurm, Open MPI, Kubernetes, Cloud TPU), or of the next three options.",
+        ),
+    ] = False
+    coordinator: Annotated[
+        str | None,
+        typer.Option("--coordinator", help="host:port of the first process."),
+    ] = None
+    processes: Annotated[
+        int | None, typer.Option("--processes", help="How many there are.")
+    ] = None
+    process: Annotated[
+        int | None, typer.Option("--process", help="Which of them this is, from 0.")
+    ] = None
+
+    def join(self) -> hosts.Processes:
+        """Return this process among those of the job."""
+        where = (self.coordinator, self.processes, self.process)
+        if self.distributed:
+            return hosts.join(*where)
+        if any(each is not None for each in where):
+            raise ValueError(
+                "--coordinator, --processes and --process need --distributed"
+            )
+        return hosts.alone()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of ``jaxinv batch``."""
+
+    manifest: Annotated[
+        Path,
+        typer.Argument(
+            help="JSONL or CSV file with a path for each image (relative to the file) "
+            "and, if wanted, its prompt, negative_prompt and guidance; or a folder of "
+            "images."
+        ),
+    ]
+    out: Annotated[
+        Path,
+        typer.Argument(help="Folder for the results: new, or one to go on with."),
+    ]
+    prompt: Annotated[
+        str, typer.Option("--prompt", "-p", help="Of images that have none.")
+    ] = ""
+    sampling: Sampling
+    strategy: Annotated[
+        str, typer.Option("--strategy", help="As of 'jaxinv invert'.")
+    ] = "auto"
+    decoder_inversion: options.DecoderInversion = "anderson"
+    dtype: Annotated[
+        str,
+        typer.Option("--dtype", help="Of the networks: float32 or bfloat16."),
+    ] = "float32"
+    extra_columns: Annotated[
+        bool,
+        typer.Option(
+            "--extra-columns",
+            help="Allow columns in the manifest that mean nothing here; they are kept.",
+        ),
+    ] = False
+    reading: options.Reading
+    max_failures: Annotated[
+        int | None,
+        typer.Option(
+            "--max-failures",
+            help="Give up after more failures than this in one start [no limit].",
+            min=0,
+        ),
+    ] = None
+    retry_failures: Annotated[
+        bool, typer.Option("--retry-failures", help="Try again what has failed before.")
+    ] = False
+    detect: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--detect", help="Look for a watermark: a key file. Give several for more."
+        ),
+    ] = None
+    rate: Annotated[
+        float,
+        typer.Option(
+            "--rate",
+            help="Of --detect: about this share of unmarked images is called marked.",
+        ),
+    ] = 1e-3
+    no_noise: Annotated[
+        bool, typer.Option("--no-noise", help="Write certificates, but no noise.zarr.")
+    ] = False
+    chunk_rows: Annotated[
+        int, typer.Option("--chunk-rows", help="Noises in one file.", min=1)
+    ] = 64
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size",
+            "-b",
+            help="Images at a time on each device (on each group of --model-parallel).",
+            min=1,
+        ),
+    ] = 8
+    model_parallel: Annotated[
+        int,
+        typer.Option(
+            "--model-parallel",
+            help="Devices that share one copy of the parameters.",
+            min=1,
+        ),
+    ] = 1
+    hosts: Processes
+    compilation_cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--compilation-cache",
+            help="Folder for compiled programs: a restart need not compile again.",
+        ),
+    ] = None
+    as_json: options.AsJson = False
+
+
+@options.unfold
+def batch(asked: Options) -> None:
+    """Find the noise of every image of a data set.
+
+    Writes noise.zarr (row i for row i of the manifest; NaN where there is none),
+    certificates.jsonl, summary.json and manifest.jsonl. Whatever stops it, the same
+    command goes on with what is missing; other settings, another model or another
+    manifest are refused. Pictures whose content has changed since they were inverted
+    are inverted again; results of pictures that are gone are kept; a note counts both.
+    An image that cannot be read or inverted is recorded with the reason, and the job
+    goes on.
+
+    The exit code is 0 if all images were inverted and converged, 3 if some failed or
+    (without --detect) did not converge, 2 for bad input or a full disk, 1 if given up
+    after --max-failures, 130 or 143 if stopped by a signal.
+    """
+    output = Output(asked.as_json)
+    progress = JobProgress(output.messages)
+    with _stoppable(output, progress.done):
+        with explained(output):
+            job = _prepare(output, asked)
+        start = time.perf_counter()
+        summary = _run(output, asked.out, job, progress)
+        output.done("job", time.perf_counter() - start)
+        _show(output, summary, asked.out)
+        output.finish(summary | {"out": asked.out})
+        if summary["failed"] or (summary["unconverged"] and not asked.detect):
+            raise typer.Exit(ExitCode.NOT_CONVERGED)
+
+
+def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
+    """Return the job, to be called with what it tells how far it is."""
+    from jaxinv.loading.find import find_model
+    from jaxinv.scale import jobs
+
+    keys = list(asked.detect or [])
+    guidance = asked.sampling.guidance
+    if guidance is None:
+        guidance = 1.0 if keys else 3.0
+    sampling = dataclasses.replace(asked.sampling, guidance=check_guidance(guidance))
+    if asked.no_noise and not keys:
+        output.note("without --detect, --no-noise leaves nothing but certificates")
+    rows = jobs.read_manifest(
+        asked.manifest,
+        prompt=asked.prompt,
+        negative_prompt=sampling.negative_prompt,
+        guidance=guidance,
+        extra_columns=asked.extra_columns,
+    )
+    dtype = check_choice("dtype", asked.dtype, _DTYPES)
+    if asked.compilation_cache is not None:
+        cache = check_writable_folder(asked.compilation_cache)
+        jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
+    me = asked.hosts.join()
+    mesh = make_mesh(asked.model_parallel, devices=jax.local_devices())
+    ready = prepare(
+        sampling,
+        samplers=ONE_ARRAY_NAMES if keys else SAMPLER_NAMES,
+        strategy=asked.strategy,
+        decoder=asked.decoder_inversion,
+        dtype=dtype,
+        sharding=mesh,
+    )
+    pipe, table = ready.pipe, ready.sampler.table
+    detector = None
+    if keys:
+        detector = jobs.read_detector(keys, asked.rate, pipe.latent_shape)
+        notes = [unguided_note(row.prompt, row.guidance) for row in rows.rows]
+        if said := [note for note in notes if note]:
+            output.note(f"{len(said)} of {len(notes)} images: {said[0]}")
+    if note := lossy_note(ready.sampler, pipe.schedule):
+        output.note(note)
+    settings = ready.record() | {
+        "model_sha256": jobs.model_fingerprint(
+            find_model(sampling.model, revision=sampling.revision)
+        ),
+        "dtype": dtype,
+        "strategy": ready.strategy,
+        "decoder_inversion": ready.decoder,
+        "prompt": asked.prompt,
+    }
+    del settings["model"]  # two names may stand for one model
+    engine = jobs.continuous(
+        pipe,
+        table,
+        strategy=ready.strategy,
+        decoder=ready.decoder,
+        guided=any(row.guidance > 1 for row in rows.rows),
+        lanes=asked.batch_size * mesh.shape["data"],
+        mesh=mesh,
+    )
+    states = (table.history,) if table.bidirectional else ()
+    return functools.partial(
+        jobs.run_job,
+        rows,
+        asked.out,
+        engine,
+        settings=settings,
+        image_size=pipe.image_size,
+        row_shape=(*states, *pipe.latent_shape),
+        model=pipe.name,
+        resize=asked.reading.resize,
+        max_pixels=asked.reading.max_pixels,
+        keep_noise=not asked.no_noise,
+        detector=detector,
+        chunk_rows=asked.chunk_rows,
+        max_failures=asked.max_failures,
+        retry_failures=asked.retry_failures,
+        process_index=me.index,
+        process_count=me.count,
+        on_note=output.note,
+        about={"manifest": str(asked.manifest), "model": pipe.name},
+    )
+
+
+def _run(
+    output: Output, out: Path, job: Callable[..., dict[str, Any]], progress: JobProgress
+) -> dict[str, Any]:
+    """Return the summary of a job, once it is done."""
+    from jaxinv.scale.jobs import TooManyFailuresError
+
+    try:
+        with explained(output), logged(output.messages), progress:
+            return job(on_progress=progress.update)
+    except TooManyFailuresError as error:
+        output.messages.print(
+            f"[bold red]given up:[/] {error}; {progress.done()}, see "
+            f"{escape(str(out))}/certificates. The same command goes on from here; "
+            "--retry-failures tries the failed images again",
+            soft_wrap=True,
+        )
+        raise typer.Exit(1) from None
+
+
+@contextlib.contextmanager
+def _stoppable(output: Output, how_far: Callable[[], str]) -> Iterator[None]:
+    """End the block at SIGINT and SIGTERM, with what waits to be written written.
+
+    A second signal stops that, too.
+
+    Args:
+        output: Where it is said.
+        how_far: What was done, in words.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        typer.Exit: 128 and the signal's number, after a signal.
+    """
+
+    def stop(number: int, _frame: Any) -> None:
+        raise _StoppedError(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals come to the main thread only
+        return
+    signals = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, stop) for number in signals]
+    try:
+        yield
+    except _StoppedError as stopped:
+        name = signal.Signals(stopped.number).name
+        output.note(
+            f"stopped by {name}, {how_far()}; the same command goes on from here"
+        )
+        raise typer.Exit(128 + stopped.number) from None
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _show(output: Output, summary: dict[str, Any], out: Path) -> None:
+    """Show the summary to people."""
+    rows = [
+        ("converged", str(summary["converged"]), "solved at every step"),
+        ("not converged", str(summary["unconverged"]), "the best found is kept"),
+        ("failed", str(summary["failed"]), "no noise: see below"),
+    ]
+    if summary["complete"]:
+        seconds = summary["seconds"]
+        speed = f"{summary['images'] / seconds:.3g} images/s" if seconds else ""
+        rows += [
+            ("seconds", f"{seconds:.1f}", f"in all starts; {speed}"),
+            ("evaluations", str(summary["num_evals"]), "of the network"),
+        ]
+    else:
+        rest = str(summary["images"] - summary["done"])
+        rows.append(("missing", rest, "other processes are still at work on them"))
+    output.show(record.table(f"{summary['images']} images → noise", rows))
+    for kind, count in summary.get("failures", {}).items():
+        output.show(f"{count:>8} failed: {escape(kind)}")
+    if found := summary.get("watermarks"):
+        for key, count in found["detected"].items():
+            output.show(f"{count:>8} marked with {escape(key)}")
+            if doubtful := found["cannot_judge"][key]:
+                output.show(
+                    f"{doubtful:>8} cannot be judged: not the noise of an image"
+                )
+        output.show(
+            f"By chance, {found['expected_false_alarms_per_key']:.3g} of "
+            f"{found['images']} unmarked images are called marked, for each key."
+        )
+    output.show(f"[dim]results in[/] {escape(str(out))}")

@@ -1,0 +1,208 @@
+"""``jaxinv edit``: an image as another prompt would have made it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import typer
+from rich.markup import escape
+
+import jaxinv as ji
+from jaxinv.apps import editing, masks
+from jaxinv.cli import options, record, runs
+from jaxinv.cli.console import Output, explained
+from jaxinv.cli.prepare import Prepared, prepare
+from jaxinv.cli.progress import Progress
+from jaxinv.files import check_writable_folder, write_json
+from jaxinv.files.image_reading import ReadImage, read_image
+from jaxinv.files.images import fit_image, write_image
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling(options.Sampling):
+    """What is sampled with; with more steps, and exact by construction."""
+
+    steps: options.Steps = 50
+    sampler: options.SamplerName = "o-belm"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of ``jaxinv edit``."""
+
+    image: Annotated[Path, typer.Argument(help="The image to edit.")]
+    prompt: options.Prompt
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="What the image shall show instead.")
+    ]
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            "--mask",
+            help="A picture of the image's size, white where it may change; or 'auto': "
+            "where the two prompts disagree. Without one, all may change.",
+        ),
+    ] = None
+    freeze: Annotated[
+        int,
+        typer.Option(
+            "--freeze", help="First steps that still follow the old prompt.", min=0
+        ),
+    ] = 0
+    sampling: Sampling
+    decoder_inversion: options.DecoderInversion = "anderson"
+    reading: options.Reading
+    seed: options.Seed = 0
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the results [IMAGE-edited]."),
+    ] = None
+    as_json: options.AsJson = False
+
+
+@options.unfold
+def edit(asked: Options) -> None:
+    """Edit an image: invert it with one prompt, sample it with another.
+
+    Writes edited.png, mask.png (if there is one), panel.png and result.json. The exit
+    code is 3 if the inversion did not converge.
+    """
+    output = Output(asked.as_json)
+    folder = asked.out or Path(f"{asked.image.stem}-edited")
+    with explained(output):
+        check_writable_folder(folder, make=False)
+        largest = asked.reading.max_pixels
+        read, given = read_image(asked.image, largest), None
+        if asked.mask not in (None, "auto"):
+            given = read_image(str(asked.mask), largest)
+        ready = prepare(asked.sampling, decoder=asked.decoder_inversion)
+        if not isinstance(ready.sampler.table, ji.LinearMultistep):
+            raise ValueError(f"{ready.asked.sampler} cannot be edited with; use o-belm")
+        if asked.freeze > asked.sampling.steps:
+            raise ValueError(
+                f"--freeze {asked.freeze} is more than {asked.sampling.steps} steps"
+            )
+        fitted = ready.fit(output, asked.image, read, asked.reading.resize)
+        weights: Any = None
+        if given is not None:
+            for change in given.changes:
+                output.note(f"{asked.mask}: {change}")
+            weights = _weights(asked, ready, read, fitted, given)
+        source, changed = ready.denoiser(asked.prompt), ready.denoiser(asked.target)
+        check_writable_folder(folder)
+
+    decoder = runs.find_latent(output, ready, fitted.pixels)
+    title = "inversion and editing"
+    with Progress(output.messages).phase(title, None) as phase:
+        if asked.mask == "auto":
+            weights = masks.prediction_mask(
+                ready.pipe.schedule,
+                source,
+                changed,
+                decoder.latent,
+                jax.random.key(asked.seed),
+            )
+        found = editing.edit(
+            ready.sampler.table,
+            source,
+            changed,
+            decoder.latent,
+            mask=weights,
+            freeze=asked.freeze,
+        )
+        edited = np.asarray(ready.pipe.decode(found.latent))
+    output.done(title, phase.seconds)
+
+    original = np.asarray(fitted.pixels) / 255
+    if weights is not None and not np.any(np.asarray(weights)):
+        output.note("the mask is empty: nothing was allowed to change")
+    may_change = _in_pixels(weights, ready.pipe)
+    inside = may_change > 0.5
+    names = ["edited", "panel"] + (["mask"] if weights is not None else [])
+    files = {name: folder / f"{name}.png" for name in names}
+    report = ready.record() | {
+        "image": asked.image,
+        "changes": fitted.changes,
+        "prompt": asked.prompt,
+        "target": asked.target,
+        "mask": asked.mask,
+        "freeze": asked.freeze,
+        "decoder_inversion": record.decoder(ready, decoder),
+        "converged": bool(found.inversion.state_converged),
+        "latent_change_db": float(ji.nmse_db(found.latent, decoder.latent)),
+        "measures": {
+            "changed_share": float(inside.mean()),
+            "background_psnr_db": _psnr(edited, original, ~inside),
+            "edited_psnr_db": _psnr(edited, original, inside),
+        },
+        "files": files | {"result": folder / "result.json"},
+    }
+    with explained(output):
+        record.save_image(files["edited"], edited, "edited")
+        shown = np.repeat(may_change[..., None], 3, -1)
+        if weights is not None:
+            write_image(files["mask"], shown)
+        _draw_panel(report, original, edited, shown)
+        write_json(folder / "result.json", report)
+    psnr = report["measures"]["background_psnr_db"]
+    kept = "" if psnr is None else f"; what had to stay: {record.decibels(psnr)} PSNR"
+    output.show(f"{escape(str(files['edited']))}{kept}")
+    failure = (
+        "the inversion did not converge, so that the edit starts from another noise "
+        "than the image's; try --sampler o-belm"
+    )
+    output.finish(report, None if report["converged"] else failure)
+
+
+def _weights(
+    asked: Options, ready: Prepared, read: ReadImage, fitted: ReadImage, mask: ReadImage
+) -> np.ndarray:
+    """Return a mask of latents, of one that was read with the image.
+
+    Raises:
+        ValueError: If image and mask differ in size.
+    """
+    pipe, path = ready.pipe, Path(str(asked.mask))
+    if asked.reading.resize and mask.pixels.shape == read.pixels.shape:
+        mask = fit_image(mask, path, pipe.image_size, pipe.name, True)
+    if mask.pixels.shape != fitted.pixels.shape:
+        (height, width, _), (rows, columns, _) = mask.pixels.shape, fitted.pixels.shape
+        raise ValueError(
+            f"the mask {path} is {width}x{height}, the image {columns}x{rows}"
+        )
+    return masks.latent_mask(mask.pixels.mean(-1) / 255, pipe.factor)
+
+
+def _in_pixels(weights: Any, pipe: ji.LatentDiffusion) -> np.ndarray:
+    """Return a mask of latents in pixels; ones if there is none."""
+    shape, factor = pipe.latent_shape[:2], pipe.factor
+    mask = np.ones(shape) if weights is None else np.asarray(weights).reshape(shape)
+    return mask.repeat(factor, 0).repeat(factor, 1)
+
+
+def _psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float | None:
+    """Return the PSNR over some pixels; None if there are none."""
+    return float(ji.psnr(a[where], b[where])) if where.any() else None
+
+
+def _draw_panel(report: dict[str, Any], original: Any, edited: Any, mask: Any) -> None:
+    from jaxinv.plotting import Row, Tile, difference_picture, panel, save_figure
+
+    psnr = report["measures"]["background_psnr_db"]
+    difference = difference_picture(edited, original, gain=2.0)
+    outside = "" if psnr is None else f"outside: {record.decibels(psnr)}"
+    tiles = [
+        Tile(original, "image", report["prompt"]),
+        Tile(mask, "may change"),
+        Tile(edited, "edited", report["target"]),
+        Tile(difference, "difference x2", outside),
+    ]
+    figure = panel(
+        [Row("", tiles)],
+        "Edited",
+        f"{report['model']}, {report['sampler']}, {report['steps']} steps, guidance "
+        f"{report['guidance']:g}",
+    )
+    save_figure(figure, report["files"]["panel"])

@@ -1,0 +1,158 @@
+"""``jaxinv interpolate``: what lies between two images."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+from rich.markup import escape
+
+import jaxinv as ji
+from jaxinv.cli import options, record
+from jaxinv.cli.console import Output, explained
+from jaxinv.cli.prepare import prepare
+from jaxinv.cli.progress import Progress
+from jaxinv.files import check_writable_folder, write_json
+from jaxinv.files.image_reading import read_image
+from jaxinv.files.images import write_image
+
+# Samplers that are exact by construction: both ends come back, whatever the guidance.
+_SAMPLERS = ("o_belm", "bdia")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling(options.Sampling):
+    """What is sampled with: exact by construction, and without guidance."""
+
+    steps: options.Steps = 50
+    guidance: options.Guidance = 1.0
+    sampler: Annotated[
+        str, typer.Option("--sampler", help="o-belm or bdia: exact by construction.")
+    ] = "o-belm"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of ``jaxinv interpolate``."""
+
+    first: Annotated[Path, typer.Argument(help="The image at the start.")]
+    second: Annotated[Path, typer.Argument(help="The image at the end.")]
+    prompt: options.Prompt
+    second_prompt: Annotated[
+        str | None,
+        typer.Option("--second-prompt", help="Of the second image, if another."),
+    ] = None
+    points: Annotated[
+        int, typer.Option("--points", help="Images, both ends included.")
+    ] = 7
+    sampling: Sampling
+    decoder_inversion: options.DecoderInversion = "anderson"
+    reading: options.Reading
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the results.")
+    ] = Path("between")
+    as_json: options.AsJson = False
+
+
+@options.unfold
+def interpolate(asked: Options) -> None:
+    """Walk from one image to another through the states that made them.
+
+    Writes 00.png, 01.png, ..., strip.png and result.json.
+    """
+    output = Output(asked.as_json)
+    with explained(output):
+        check_writable_folder(asked.out, make=False)
+        if asked.points < 2:
+            raise ValueError(f"--points must be at least 2, got {asked.points}")
+        paths, reading = (asked.first, asked.second), asked.reading
+        reads = [read_image(path, reading.max_pixels) for path in paths]
+        ready = prepare(
+            asked.sampling, samplers=_SAMPLERS, decoder=asked.decoder_inversion
+        )
+        reads = [
+            ready.fit(output, path, read, reading.resize)
+            for path, read in zip(paths, reads, strict=True)
+        ]
+        second = asked.prompt if asked.second_prompt is None else asked.second_prompt
+        prompts = (asked.prompt, second)
+        vectors = [ready.pipe.encode_prompt(text) for text in prompts]
+        negative = ready.pipe.encode_prompt(asked.sampling.negative_prompt)
+        check_writable_folder(asked.out)
+
+    table, guidance = ready.sampler.table, jnp.float32(asked.sampling.guidance)
+
+    @jax.jit
+    def invert(pipe: ji.LatentDiffusion, vector: jax.Array, latent: jax.Array) -> Any:
+        return ji.invert(table, pipe.denoiser(vector, negative, guidance), latent)
+
+    @jax.jit
+    def draw(pipe: ji.LatentDiffusion, ends: Any, t: jax.Array) -> jax.Array:
+        # Vectors of prompts are mixed on a line: at either end each is its own.
+        vector = (1 - t) * vectors[0] + t * vectors[1]
+        denoise = pipe.denoiser(vector, negative, guidance)
+        return pipe.generate(table, denoise, ji.interpolate(ends[0], ends[1], t))
+
+    pipe, progress = ready.pipe, Progress(output.messages)
+    title = "inversion of both"
+    with progress.phase(title, None) as phase:
+        decoders = [pipe.invert_decoder(read.pixels, ready.decoder) for read in reads]
+        results: list[Any] = [
+            invert(pipe, vector, decoder.latent)
+            for vector, decoder in zip(vectors, decoders, strict=True)
+        ]
+        jax.block_until_ready(results)
+    output.done(title, phase.seconds)
+    places = np.linspace(0, 1, asked.points)
+    with progress.phase("sampling", None) as phase:
+        ends = [result.state for result in results]
+        frames = [np.asarray(draw(pipe, ends, jnp.float32(t))) for t in places]
+    output.done(f"sampled {asked.points} images", phase.seconds)
+
+    finite = [bool(np.all(np.isfinite(result.noise))) for result in results]
+    errors = [float(result.state_reconstruction) for result in results]
+    strip, result_file = asked.out / "strip.png", asked.out / "result.json"
+    files = [asked.out / f"{k:02d}.png" for k in range(asked.points)]
+    report = ready.record() | {
+        "images": paths,
+        "changes": [read.changes for read in reads],
+        "prompts": prompts,
+        "decoder_inversion": [record.decoder(ready, found) for found in decoders],
+        "finite": finite,
+        "state_converged": [bool(result.state_converged) for result in results],
+        "state_reconstruction": errors,
+        "ends_psnr_db": [
+            float(ji.psnr(frame, jnp.asarray(read.pixels / 255)))
+            for frame, read in zip((frames[0], frames[-1]), reads, strict=True)
+        ],
+        "files": [*files, strip, result_file],
+    }
+    with explained(output):
+        for path, frame in zip(files, frames, strict=True):
+            if all(finite):
+                record.save_image(path, frame, "interpolated")
+            else:
+                write_image(path, frame)
+        _draw_strip(strip, places, frames)
+        write_json(result_file, report)
+    shown = ", ".join(record.decibels(value) for value in report["ends_psnr_db"])
+    output.show(f"{escape(str(strip))}; PSNR of the ends: {shown}")
+    failure = None
+    if not all(finite):
+        failure = "the inversion overflowed; try less --guidance or more --steps"
+    elif not all(report["state_converged"]):
+        failure = (
+            "the inversion did not converge: sampling from the ends misses the latent "
+            f"of an image by {max(errors):.1e}; try less --guidance or more --steps"
+        )
+    output.finish(report, failure)
+
+
+def _draw_strip(path: Path, places: np.ndarray, frames: list[np.ndarray]) -> None:
+    from jaxinv.plotting import Row, Tile, panel, save_figure
+
+    tiles = [Tile(f, f"{t:.2f}") for f, t in zip(frames, places, strict=True)]
+    save_figure(panel([Row("", tiles)], "Between two images"), path)

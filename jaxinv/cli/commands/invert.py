@@ -1,0 +1,284 @@
+"""``jaxinv invert``: an image to its noise, with a certificate, and back."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+import jaxinv as ji
+from jaxinv.cli import options, record, runs
+from jaxinv.cli.console import Output, explained
+from jaxinv.cli.prepare import prepare
+from jaxinv.cli.record import decibels
+from jaxinv.cli.samplers import lossy_note
+from jaxinv.files import check_writable_folder, write_array, write_json
+from jaxinv.files.image_reading import read_image
+from jaxinv.files.images import write_image
+
+# How much the panel magnifies what is left between two images.
+_GAIN = 10.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of ``jaxinv invert``."""
+
+    image: Annotated[Path, typer.Argument(help="The image to invert.")]
+    prompt: options.Prompt
+    sampling: options.Sampling
+    strategy: Annotated[
+        str,
+        typer.Option(
+            "--strategy",
+            help="auto (exact), explicit (samplers that are exact by construction; "
+            "their auto), trajectory (exact, all steps together), stepwise "
+            "(exact for ddim and euler; for other samplers the published Algorithm 2), "
+            "or naive (DDIM inversion).",
+        ),
+    ] = "auto"
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            "--solver",
+            help="For stepwise only: anderson, fixed-point, forward-step, gradient or "
+            "newton-krylov. By default anderson, and forward-step in Algorithm 2.",
+        ),
+    ] = None
+    decoder_inversion: options.DecoderInversion = "anderson"
+    reading: options.Reading
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the results [IMAGE-inverted]."),
+    ] = None
+    as_json: options.AsJson = False
+
+
+@options.unfold
+def invert(asked: Options) -> None:
+    """Find the noise that the model's own sampler turns into an image.
+
+    Writes noise.npy (of a sampler that is exact by construction its state, two arrays),
+    reconstruction.png, panel.png and result.json. The exit code is 0 if every step is
+    solved and sampling from what noise.npy holds leads back to the latent, 3 if not
+    (the files are written all the same; naive inversion and Algorithm 2 solve no
+    equation to a tolerance), 2 for bad input.
+    """
+    output = Output(asked.as_json)
+    folder = asked.out or Path(f"{asked.image.stem}-inverted")
+    with explained(output):
+        check_writable_folder(folder, make=False)
+        read = read_image(asked.image, asked.reading.max_pixels)
+        ready = prepare(
+            asked.sampling,
+            strategy=asked.strategy,
+            solver=asked.solver,
+            decoder=asked.decoder_inversion,
+        )
+        read = ready.fit(output, asked.image, read, asked.reading.resize)
+        denoise = ready.denoiser(asked.prompt)
+        check_writable_folder(folder)
+
+    decoder = runs.find_latent(output, ready, read.pixels)
+    title, back = _title(ready.strategy, " "), "reconstruction"
+    outcome = runs.find_noise(output, ready, denoise, decoder.latent, title=title)
+    state = outcome.result.state
+    again, _ = runs.draw(output, ready, denoise, state, title=back, done=back)
+    pictures = {
+        "original": jnp.asarray(read.pixels) / 255,
+        "decoded": ready.pipe.decode(decoder.latent),
+        "rebuilt": ready.pipe.decode(again),
+    }
+
+    names = ("noise.npy", "reconstruction.png", "panel.png", "result.json")
+    files = {name.split(".")[0]: folder / name for name in names}
+    report = ready.record() | {
+        "image": asked.image,
+        "changes": read.changes,
+        "prompt": asked.prompt,
+        "strategy": ready.strategy,
+        "solver": ready.solver,
+        "decoder_inversion": record.decoder(ready, decoder),
+        "certificate": record.certificate(outcome),
+        "worst_noise_level_ratio": ready.sampler.worst_ratio,
+        "noise": _moments(outcome.result),
+        "reconstruction": {
+            "latent_nmse_db": float(ji.nmse_db(again, decoder.latent)),
+            **_psnr(**pictures),
+        },
+        "files": files,
+    }
+    with explained(output):
+        write_array(files["noise"], _values(state))
+        write_image(files["reconstruction"], np.asarray(pictures["rebuilt"]))
+        _draw_panel(report, ready.sampler.title, outcome.result.noise, **pictures)
+        write_json(files["result"], report)
+    output.show(_table(report), f"[dim]results in[/] {escape(str(folder))}")
+    if note := lossy_note(ready.sampler, ready.pipe.schedule):
+        output.note(note)
+    output.finish(report, _why_not(report, ready.sampler.table.history))
+
+
+def _values(state: jax.Array | ji.SamplerState) -> np.ndarray:
+    return np.asarray(state.values if isinstance(state, ji.SamplerState) else state)
+
+
+def _moments(result: ji.InversionResult) -> dict[str, Any]:
+    noise, values = result.noise, _values(result.state)
+    arrays = len(values) if values.ndim > noise.ndim else 1
+    return {"mean": float(noise.mean()), "std": float(noise.std()), "arrays": arrays}
+
+
+def _psnr(original: Any, decoded: Any, rebuilt: Any) -> dict[str, float]:
+    return {
+        "psnr_to_autoencoder_db": float(ji.psnr(rebuilt, decoded)),
+        "psnr_to_image_db": float(ji.psnr(rebuilt, original)),
+        "autoencoder_psnr_db": float(ji.psnr(decoded, original)),
+    }
+
+
+def _title(strategy: str, space: str) -> str:
+    return "inversion" if strategy == "auto" else f"{strategy}{space}inversion"
+
+
+def _why_not(report: dict[str, Any], history: int) -> str | None:
+    """Return why the verdict is not good, and what to try; None if it is."""
+    strategy, certificate = report["strategy"], report["certificate"]
+    error = f"{certificate['state_reconstruction']:.1e}"
+    if certificate["state_converged"]:
+        return None
+    if strategy == "naive":
+        return (
+            "naive inversion solves no equation; sampling from its noise misses the "
+            f"latent by {error}; use --strategy auto"
+        )
+    if strategy == "stepwise" and history > 1:
+        return (
+            "stepwise inversion of a sampler with a memory is the published Algorithm "
+            "2, which estimates the earlier states; sampling from its noise misses the "
+            f"latent by {error}; use --strategy auto"
+        )
+    also = "" if strategy == "auto" else "--strategy auto, "
+    if certificate["solved"]:
+        return (
+            "not converged: every step is solved, but the steps amplify what is left "
+            f"over, and sampling from the noise misses the latent by {error}; try "
+            f"{also}more --steps or less --guidance"
+        )
+    return (
+        "not converged: the worst step is left with a residual of "
+        f"{certificate['residual']:.1e}, and sampling from the noise misses the latent "
+        f"by {error}; try {also}more --steps or less --guidance"
+    )
+
+
+def _table(report: dict[str, Any]) -> Table:
+    certificate, rebuilt = report["certificate"], report["reconstruction"]
+    decoder, noise = report["decoder_inversion"], report["noise"]
+    rows = (
+        *_verdicts(certificate, noise["arrays"]),
+        ("worst residual", f"{certificate['residual']:.1e}", "relative, of one step"),
+        (
+            "evaluations per step",
+            f"{certificate['evals_per_step']:.1f}",
+            f"{certificate['num_evals']} in all, {certificate['depth']} of them one "
+            "after another",
+        ),
+        (
+            "reconstruction NMSE",
+            decibels(rebuilt["latent_nmse_db"]),
+            "of the latent, sampled again from the noise",
+        ),
+        (
+            "decoder's misfit",
+            f"{decoder['residual']:.4f}",
+            "root mean square of a pixel in 0 to 1; "
+            f"{decoder['encoder_residual']:.4f} by the encoder alone",
+        ),
+        (
+            "image PSNR",
+            decibels(rebuilt["psnr_to_image_db"]),
+            f"{decibels(rebuilt['autoencoder_psnr_db'])} is the autoencoder's limit",
+        ),
+        (
+            "noise mean, std",
+            f"{noise['mean']:.2f}, {noise['std']:.2f}",
+            "0 and 1 for a typical image",
+        ),
+    )
+    return record.table(f"{escape(str(report['image']))} → noise", rows)
+
+
+def _verdicts(certificate: dict[str, Any], arrays: int) -> list[tuple[str, str, str]]:
+    """Return the rows of the table that say how exact each answer is."""
+
+    def row(title: str, prefix: str, what: str) -> tuple[str, str, str]:
+        error = certificate[f"{prefix}reconstruction"]
+        return (
+            title,
+            record.yes_or_no(certificate[f"{prefix}converged"]),
+            f"sampling from {what} leads back to the latent with an error of "
+            f"{error:.1e}",
+        )
+
+    if arrays == 1:
+        return [row("converged", "", "the noise")]
+    return [
+        row("state converged", "state_", f"the {arrays} arrays in noise.npy"),
+        row("noise alone converged", "", "one array"),
+    ]
+
+
+def _draw_panel(
+    report: dict[str, Any],
+    sampler: str,
+    noise: Any,
+    original: Any,
+    decoded: Any,
+    rebuilt: Any,
+) -> None:
+    from jaxinv.plotting import (
+        Row,
+        Tile,
+        difference_picture,
+        latent_picture,
+        panel,
+        save_figure,
+    )
+
+    certificate, measures = report["certificate"], report["reconstruction"]
+    good = certificate["state_converged"]
+    decibels = {name: record.decibels(value) for name, value in measures.items()}
+    found = f"residual {certificate['residual']:.0e}"
+    if report["noise"]["arrays"] > 1:
+        found = "the second of two arrays"
+    left = difference_picture(rebuilt, decoded, gain=_GAIN)
+    tiles = [
+        Tile(original, "image"),
+        Tile(decoded, "autoencoder alone", f"PSNR {decibels['autoencoder_psnr_db']}"),
+        Tile(latent_picture(noise), "noise found", found, good),
+        Tile(
+            rebuilt,
+            "sampled from that noise",
+            f"NMSE {decibels['latent_nmse_db']}",
+            good,
+        ),
+        Tile(
+            left,
+            f"difference × {_GAIN:.0f}",
+            f"PSNR {decibels['psnr_to_autoencoder_db']}",
+            good,
+        ),
+    ]
+    figure = panel(
+        [Row(_title(report["strategy"], "\n"), tiles)],
+        f"{Path(report['image']).name}: “{report['prompt']}”",
+        f"{report['model']}, {sampler} with {report['steps']} steps, "
+        f"guidance {report['guidance']:g}. Difference: to the autoencoder's image.",
+    )
+    save_figure(figure, report["files"]["panel"])

@@ -1,0 +1,96 @@
+"""``jaxinv sample``: an image from a prompt, or from a noise that was found before."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+from rich.markup import escape
+
+from jaxinv.cli import options, record, runs
+from jaxinv.cli.console import Output, explained
+from jaxinv.cli.prepare import prepare
+from jaxinv.files import check_writable_file, read_array
+from jaxinv.files.images import image_suffix
+from jaxinv.sampling.state import state_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of ``jaxinv sample``."""
+
+    prompt: options.Prompt
+    sampling: options.Sampling
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", help="Seed of the noise (default 0).", min=0, max=options.MAX_SEED
+        ),
+    ] = None
+    noise: Annotated[
+        Path | None,
+        typer.Option(
+            "--noise",
+            help="noise.npy of 'jaxinv invert' with the same sampler and steps, in "
+            "place of a seed.",
+        ),
+    ] = None
+    out: options.ImageFile = Path("sample.png")
+    as_json: options.AsJson = False
+
+
+@options.unfold
+def sample(asked: Options) -> None:
+    """Make an image from a prompt, deterministically given the noise."""
+    output = Output(asked.as_json)
+    with explained(output):
+        if asked.seed is not None and asked.noise is not None:
+            raise ValueError("--seed and --noise exclude each other")
+        image_suffix(asked.out)
+        check_writable_file(asked.out, make=False)
+        given = None if asked.noise is None else read_array(asked.noise)
+        ready = prepare(asked.sampling)
+        start = _start(given, asked.seed, ready.pipe.latent_shape, ready.sampler.table)
+        denoise = ready.denoiser(asked.prompt)
+        check_writable_file(asked.out)
+    done = f"sampled in {asked.sampling.steps} steps"
+    latent, seconds = runs.draw(output, ready, denoise, start, done=done)
+    image = ready.pipe.decode(latent)
+    with explained(output):
+        record.save_image(asked.out, image, "sampled")
+    output.show(escape(str(asked.out)))
+    output.finish(
+        ready.record()
+        | {
+            "image": asked.out,
+            "prompt": asked.prompt,
+            "seed": None if asked.noise is not None else asked.seed or 0,
+            "noise": asked.noise,
+            "seconds": round(seconds, 3),
+        }
+    )
+
+
+def _start(
+    given: np.ndarray | None, seed: int | None, shape: tuple[int, ...], sampler: Any
+) -> Any:
+    """Return the noise or state to start from.
+
+    Raises:
+        ValueError: If the given one is not for this model and sampler.
+    """
+    if given is None:
+        return jax.random.normal(jax.random.key(seed or 0), shape)
+    whole = (sampler.history, *shape) if sampler.bidirectional else shape
+    if given.shape not in (shape, whole):
+        raise ValueError(
+            f"the noise has shape {given.shape}, but this model's is {shape}"
+            + ("" if whole == shape else f", and {sampler.name}'s state has {whole}")
+        )
+    if not np.all(np.isfinite(given)):
+        raise ValueError("the noise has values that are NaN or infinite")
+    noise = jnp.asarray(given.astype(np.float32))
+    return noise if given.shape == shape else state_of(sampler, noise, "noise")

@@ -1,0 +1,430 @@
+"""``jaxinv watermark``: mark an image while it is made, and find the mark again."""
+
+import contextlib
+import dataclasses
+import enum
+import secrets
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+from rich.markup import escape
+
+from jaxinv.cli import options, record, runs
+from jaxinv.cli.console import Output, check_choice, explained
+from jaxinv.cli.prepare import Prepared, prepare
+from jaxinv.cli.samplers import ONE_ARRAY_NAMES
+from jaxinv.files import check_writable_file
+from jaxinv.files.image_reading import read_image
+from jaxinv.files.images import image_suffix
+
+app = typer.Typer(
+    name="watermark",
+    help="Watermarks in the noise: mark an image while it is made, and find the mark.",
+    no_args_is_help=True,
+)
+SCHEMES = ("tree_ring", "gaussian_shading")
+
+
+class DetectionCode(enum.IntEnum):
+    """Exit codes of ``detect``; 2 is bad input, as everywhere."""
+
+    FOUND = 0
+    NOT_FOUND = 1
+    CANNOT_JUDGE = 3
+    FAILED = 70
+    INTERRUPTED = 130
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling(options.Sampling):
+    """How an image of somebody else was sampled; of its prompt nothing is known."""
+
+    guidance: Annotated[
+        float,
+        typer.Option(
+            "--guidance",
+            "-g",
+            help="Of the prompt, 1 if it is not known; images of 'embed' have 3 unless "
+            "it was told otherwise. As in diffusers, at most 1 is no guidance, and the "
+            "prompt counts.",
+        ),
+    ] = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recovering:
+    """How the noise of an image is found."""
+
+    prompt: Annotated[
+        str,
+        typer.Option(
+            "--prompt",
+            "-p",
+            help="What the image was made from, if that is known; with its --guidance. "
+            "Without it marks of guided images are weaker, rings and zeros mostly "
+            "missed.",
+        ),
+    ] = ""
+    sampling: Sampling
+    strategy: Annotated[
+        str,
+        typer.Option("--strategy", help="As of 'jaxinv invert': auto, naive, ..."),
+    ] = "auto"
+    decoder_inversion: options.DecoderInversion = "anderson"
+
+
+_Image = Annotated[Path, typer.Argument(help="The image to look at.")]
+_KeyFile = Annotated[
+    Path, typer.Option("--key", "-k", help="The key file; keep it to yourself.")
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Embed:
+    """The options of ``jaxinv watermark embed``."""
+
+    prompt: options.Prompt
+    key: _KeyFile
+    scheme: Annotated[
+        str | None,
+        typer.Option(
+            "--scheme",
+            help="Of a new key: tree-ring (default), or gaussian-shading (carries "
+            "bits).",
+        ),
+    ] = None
+    pattern: Annotated[
+        str,
+        typer.Option(
+            "--pattern",
+            help="Of a new tree-ring: random (default), ring (survives rotations; two "
+            "are alike), or zeros (no secret).",
+        ),
+    ] = "random"
+    message: Annotated[
+        str | None,
+        typer.Option(
+            "--message",
+            help="Of a new gaussian-shading key: text, hex:6A61..., or bits:0110... "
+            "Drawn if not given. One that names this image tells copies of its mark.",
+        ),
+    ] = None
+    sampling: options.Sampling
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            help="Of the noise under the mark. Drawn if not given: whoever knows it "
+            "sees the mark without its key. A drawn one is neither shown nor kept.",
+            min=0,
+        ),
+    ] = None
+    out: options.ImageFile = Path("marked.png")
+    as_json: options.AsJson = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Detect:
+    """The options of ``jaxinv watermark detect``."""
+
+    image: _Image
+    key: _KeyFile
+    recovering: Recovering
+    rate: Annotated[
+        float,
+        typer.Option(
+            "--rate",
+            help="Of images made without the key, at most about this share is called "
+            "marked.",
+        ),
+    ] = 1e-3
+    reading: options.Reading
+    as_json: options.AsJson = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classify:
+    """The options of ``jaxinv watermark classify``."""
+
+    image: _Image
+    key: Annotated[
+        list[Path], typer.Option("--key", "-k", help="A key file; give several.")
+    ]
+    recovering: Recovering
+    reading: options.Reading
+    as_json: options.AsJson = False
+
+
+@app.command()
+@options.unfold
+def embed(asked: Embed) -> None:
+    """Make an image with a watermark.
+
+    The key is read from its file. If there is none, a key is drawn and written there,
+    for its owner only; no key is ever overwritten.
+    """
+    output = Output(asked.as_json)
+    with explained(output):
+        image_suffix(asked.out)
+        for path in (asked.out, asked.key):
+            check_writable_file(path, make=False)
+        ready, key, new = _prepare_key(asked)
+        # A seed has 63 bits, more than a key of JAX takes at once.
+        drawn = secrets.randbits(63) if asked.seed is None else asked.seed
+        seed = jax.random.fold_in(jax.random.key(drawn >> 32), drawn & 0xFFFFFFFF)
+        noise = key.embed(jax.random.normal(seed, ready.pipe.latent_shape))
+        denoise = ready.denoiser(asked.prompt)
+        for path in (asked.out, asked.key):
+            check_writable_file(path)
+        _keep(output, asked.key, key, new)
+    latent, seconds = runs.draw(output, ready, denoise, noise)
+    image = ready.pipe.decode(latent)
+    with explained(output):
+        record.save_image(asked.out, image, "marked")
+    output.done(f"sampled in {asked.sampling.steps} steps", seconds)
+    output.show(f"{escape(str(asked.out))}, marked with {escape(str(asked.key))}")
+    output.finish(
+        ready.record()
+        | {
+            "image": asked.out,
+            "key": asked.key,
+            "new_key": new,
+            "scheme": _scheme(key),
+            "prompt": asked.prompt,
+            "seed": asked.seed,  # None if it was drawn: it is a secret
+        }
+    )
+
+
+def _prepare_key(asked: Embed) -> tuple[Prepared, Any, bool]:
+    """Return the model, the key, and whether the key is a new one."""
+    from jaxinv.apps import watermark
+
+    scheme = asked.scheme or SCHEMES[asked.message is not None]
+    wanted = check_choice("scheme", scheme, SCHEMES)
+    if asked.message is not None and wanted != "gaussian_shading":
+        raise ValueError("--message needs --scheme gaussian-shading: rings have none")
+    found = watermark.read_key(asked.key) if asked.key.exists() else None
+    ready = prepare(asked.sampling, samplers=ONE_ARRAY_NAMES)
+    if found is None:
+        shape = ready.pipe.latent_shape
+        return ready, _new_key(wanted, asked.pattern, shape, asked.message), True
+    if asked.scheme and _scheme(found) != wanted.replace("_", "-"):
+        raise ValueError(f"{asked.key} is a {_scheme(found)} key, not {asked.scheme}")
+    if asked.message is not None:
+        _check_message(asked.key, found, asked.message)
+    return ready, found, False
+
+
+def _keep(output: Output, path: Path, key: Any, new: bool) -> None:
+    """Write a new key; say what it costs to use another again."""
+    from jaxinv.apps import watermark
+
+    if new:
+        watermark.write_key(path, key)
+    elif isinstance(key, watermark.GaussianShadingKey):
+        output.note(
+            "images that share a Gaussian Shading key share all signs of their noise: "
+            "anybody who inverts several sees that they are alike"
+        )
+
+
+@app.command()
+@options.unfold
+def detect(asked: Detect) -> None:
+    """Say whether an image carries a key's watermark.
+
+    The exit code is 0 if it is found, 1 if not, 3 if it cannot be judged because what
+    the inversion found does not look like the noise of an image, 2 for bad input, and
+    70 for an unexpected failure.
+    """
+    output = Output(asked.as_json)
+    with _failures_apart():
+        with explained(output):
+            if not 0 < asked.rate < 1:
+                raise ValueError(f"--rate must lie between 0 and 1, got {asked.rate}")
+            noise, report, (key,) = _recover(output, asked, [asked.key])
+
+        from jaxinv.scale.jobs.detect import verdict
+
+        report |= verdict(key, key.score(noise), asked.rate) | {"rate": asked.rate}
+        output.show(f"{escape(str(asked.image))}: {_answer(report)}")
+        output.finish(report)
+    code = {"found": DetectionCode.FOUND, "not found": DetectionCode.NOT_FOUND}
+    raise typer.Exit(code.get(report["verdict"], DetectionCode.CANNOT_JUDGE))
+
+
+def _answer(report: dict[str, Any]) -> str:
+    """Return the verdict for people."""
+    if report["verdict"] == "cannot judge":
+        return (
+            f"[yellow]cannot judge[/]: what was found is not the noise of an image; "
+            f"{report['reason']}"
+        )
+    word = "[green]marked[/]" if report["detected"] else "no watermark found"
+    text = f"{word} (another key comes as near with probability {report['p_value']:.2g}"
+    if "bits" in report:
+        text += f"; {report['matches']} of {report['bits']} bits are the key's"
+        read = report["message_text"] or report["message_hex"] or report["message"]
+        return f"{text}), message {escape(read)}"
+    return f"{text})"
+
+
+@contextlib.contextmanager
+def _failures_apart() -> Iterator[None]:
+    """Give unexpected failures an exit code that no verdict has."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        raise typer.Exit(DetectionCode.INTERRUPTED) from None
+    except Exception:
+        traceback.print_exc()
+        raise typer.Exit(DetectionCode.FAILED) from None
+
+
+@app.command()
+@options.unfold
+def classify(asked: Classify) -> None:
+    """Say which of several tree-ring keys an image is nearest to."""
+    output = Output(asked.as_json)
+    with explained(output):
+        noise, report, keys = _recover(output, asked, asked.key)
+
+    from jaxinv.apps import watermark
+
+    distances = np.asarray(watermark.classify(keys, noise))
+    nearest = int(np.argmin(distances))
+    # Of several keys one is the nearest by chance, too.
+    verdict = watermark.judge(keys[nearest].score(noise))
+    if verdict.reason is not None:
+        output.note(
+            f"cannot judge: what was found is not the noise of an image; "
+            f"{verdict.reason}"
+        )
+    report |= {
+        "nearest": asked.key[nearest],
+        "distances": dict(zip(map(str, asked.key), distances, strict=True)),
+        "p_value": min(1.0, len(keys) * verdict.p_value),
+        "reason": verdict.reason,
+    }
+    for path, distance in report["distances"].items():
+        mark = "[green]←[/]" if path == str(asked.key[nearest]) else ""
+        output.show(f"{distance:.3f}  {escape(path)} {mark}")
+    output.finish(report)
+
+
+def _scheme(key: Any) -> str:
+    from jaxinv.apps import watermark
+
+    return SCHEMES[isinstance(key, watermark.GaussianShadingKey)].replace("_", "-")
+
+
+def unguided_note(prompt: str, guidance: float) -> str | None:
+    """Return what it costs to invert without prompt and guidance; None with both."""
+    if prompt and guidance > 1:
+        return None
+    how = "with the prompt at guidance 1" if prompt else "without the prompt"
+    # benchmarks/results/watermark_judgement.md
+    return (
+        f"inverting {how}: if the image was made with guidance (by 'embed': 3), its "
+        "mark may be missed. Of 8 images of each kind of key by emoji64, 6 (random), 3 "
+        "(ring), 3 (zeros) and 8 (gaussian-shading) are found with --prompt and "
+        "--guidance 3; 7, 0, 1 and 8 with the prompt at guidance 1; 6, 0, 1 and 8 "
+        "without the prompt"
+    )
+
+
+def _check_message(path: Path, key: Any, message: str) -> None:
+    """Raise ValueError unless a key's message is this one."""
+    from jaxinv.apps import watermark
+
+    if not isinstance(key, watermark.GaussianShadingKey):
+        raise ValueError(f"{path} is a tree-ring key, which has no --message")
+    wanted = watermark.read_message(message, len(key.message))
+    if not np.array_equal(wanted, np.asarray(key.message)):
+        raise ValueError(
+            f"{path} holds another message, and two messages must not share a secret; "
+            "name a new key file"
+        )
+
+
+def _new_key(
+    scheme: str, pattern: str, shape: tuple[int, int, int], message: str | None
+) -> Any:
+    """Return a key drawn by the operating system's generator."""
+    from jaxinv.apps import watermark
+
+    size = min(shape[:2])
+    if scheme == "tree_ring":
+        seed = jax.random.wrap_key_data(
+            jnp.asarray(np.frombuffer(secrets.token_bytes(8), np.uint32)),
+            impl="threefry2x32",
+        )
+        # The published radius is 10 of 64.
+        radius = max(1, -(-10 * size // 64))
+        return watermark.tree_ring_key(seed, shape, radius=radius, pattern=pattern)  # type: ignore[arg-type]
+    # The published blocks are 8x8 of 64x64; 4x4 leave 64 bits in 16x16.
+    block = 8 if size >= 64 else 4
+    blocks = (block, block, 1)
+    count = int(np.prod(shape)) // block**2
+    bits = None if message is None else watermark.read_message(message, count)
+    return watermark.gaussian_shading_key(shape, blocks=blocks, message=bits)
+
+
+def _recover(
+    output: Output, asked: Detect | Classify, paths: Sequence[Path]
+) -> tuple[jax.Array, dict[str, Any], list[Any]]:
+    """Return the noise of an image, what is to be said of it, and the keys."""
+    from jaxinv.apps import watermark
+
+    image, how = asked.image, asked.recovering
+    read = read_image(image, asked.reading.max_pixels)
+    keys: list[Any] = [watermark.read_key(path) for path in paths]
+    if isinstance(asked, Classify):
+        # Raises for keys that cannot be compared, before there is anything to compare.
+        watermark.classify(keys, jnp.zeros(keys[0].shape))
+    ready = prepare(
+        how.sampling,
+        samplers=ONE_ARRAY_NAMES,
+        strategy=how.strategy,
+        decoder=how.decoder_inversion,
+    )
+    for path, key in zip(paths, keys, strict=True):
+        if key.shape != ready.pipe.latent_shape:
+            raise ValueError(
+                f"{path} is a key for noise of shape {key.shape}, but that of "
+                f"{ready.pipe.name} has {ready.pipe.latent_shape}"
+            )
+    read = ready.fit(output, image, read, asked.reading.resize)
+    if note := unguided_note(how.prompt, how.sampling.guidance):
+        output.note(note)
+    denoise = ready.denoiser(how.prompt)
+    decoder = runs.find_latent(output, ready, read.pixels)
+    outcome = runs.find_noise(output, ready, denoise, decoder.latent)
+    result = outcome.result
+    if not bool(jnp.all(jnp.isfinite(result.noise))):
+        raise ValueError(f"the inversion of {image} overflowed: there is no noise")
+    if not (bool(result.converged) and bool(decoder.converged)):
+        output.note(
+            "the inversion did not converge: this model and sampler may not have made "
+            "the image, or not as it is now; a watermark may be missed"
+        )
+    report = ready.record() | {
+        "image": image,
+        "changes": read.changes,
+        "keys": paths,
+        "schemes": [_scheme(key) for key in keys],
+        "prompt": how.prompt,
+        "strategy": ready.strategy,
+        "decoder_inversion": record.decoder(ready, decoder),
+        "certificate": record.certificate(outcome),
+    }
+    return result.noise, report, keys

@@ -1,0 +1,108 @@
+"""What a command does before it computes: check names, load the model, read images."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jaxinv as ji
+from jaxinv.cli import options
+from jaxinv.cli.console import Output, check_choice, check_guidance
+from jaxinv.cli.samplers import SAMPLER_NAMES, SPACINGS, Sampler, make_sampler
+from jaxinv.decoder_inversion import METHODS
+from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.files.image_reading import ReadImage
+from jaxinv.files.images import fit_image
+from jaxinv.inversion import SOLVERS, STRATEGIES
+from jaxinv.inversion.invert import check_explicit
+from jaxinv.inversion.strategies import make_plan
+
+
+class Prepared(NamedTuple):
+    """A model, a sampler and a way to invert it that fit each other.
+
+    Attributes:
+        pipe: the model.
+        sampler: the sampler.
+        asked: the options, with names in the library's spelling.
+        strategy: a name among ``STRATEGIES``.
+        solver: a name among ``SOLVERS``, or None for the strategy's own.
+        decoder: a name among ``METHODS``: how the decoder is inverted.
+    """
+
+    pipe: ji.LatentDiffusion
+    sampler: Sampler
+    asked: options.Sampling
+    strategy: str
+    solver: str | None
+    decoder: str
+
+    def denoiser(self, prompt: str) -> Denoiser:
+        """Return the model with a prompt filled in."""
+        return self.pipe.denoiser(
+            prompt, self.asked.negative_prompt, self.asked.guidance
+        )
+
+    def fit(
+        self, output: Output, path: Path, read: ReadImage, resize: bool
+    ) -> ReadImage:
+        """Return an image at the model's size, and say what was changed."""
+        read = fit_image(read, path, self.pipe.image_size, self.pipe.name, resize)
+        for change in read.changes:
+            output.note(f"{path}: {change}")
+        return read
+
+    def record(self) -> dict[str, Any]:
+        """Return the model and how it samples, for a JSON file."""
+        record = dataclasses.asdict(self.asked) | {"model": self.pipe.name}
+        del record["revision"]
+        return record
+
+
+def prepare(
+    asked: options.Sampling,
+    *,
+    samplers: Sequence[str] = SAMPLER_NAMES,
+    strategy: str = "auto",
+    solver: str | None = None,
+    decoder: str = "encoder",
+    **loading: Any,
+) -> Prepared:
+    """Check the names in a command, then load its model and make its sampler.
+
+    Args:
+        asked: The options.
+        samplers: Names of the samplers that the command can use.
+        strategy: As it was typed.
+        solver: As it was typed.
+        decoder: As it was typed.
+        **loading: More options of :func:`jaxinv.load`.
+
+    Returns:
+        The model and the sampler.
+
+    Raises:
+        ValueError: For a name that does not exist, or does not fit the others.
+    """
+    check_guidance(asked.guidance)
+    asked = dataclasses.replace(
+        asked,
+        sampler=check_choice("sampler", asked.sampler, samplers),
+        spacing=check_choice("spacing", asked.spacing, SPACINGS),
+    )
+    strategy = check_choice("strategy", strategy, STRATEGIES)
+    decoder = check_choice("decoder inversion", decoder, METHODS)
+    if solver is not None:
+        solver = check_choice("solver", solver, SOLVERS)
+        if strategy != "stepwise":
+            raise ValueError(
+                f"--solver goes with --strategy stepwise; {strategy} has no choice of "
+                "solvers"
+            )
+    pipe = ji.load(asked.model, revision=asked.revision, **loading)
+    sampler = make_sampler(pipe.schedule, asked.sampler, asked.steps, asked.spacing)
+    if isinstance(sampler.table, ji.LinearMultistep):
+        make_plan(sampler.table, strategy, solver, pipe.schedule)
+    else:
+        check_explicit(sampler.table, strategy, solver)
+    return Prepared(pipe, sampler, asked, strategy, solver, decoder)
