@@ -125,7 +125,7 @@ def interpolate(asked: Options) -> None:
         "state_converged": [bool(result.state_converged) for result in results],
         "state_reconstruction": errors,
         "ends_psnr_db": [
-            float(ji.psnr(frame, jnp.asarray(read.pixels / 255)))
+            float(ji.psnr(jnp.asarray(frame), jnp.asarray(read.pixels / 255)))
             for frame, read in zip((frames[0], frames[-1]), reads, strict=True)
         ],
         "files": [*files, strip, result_file],
