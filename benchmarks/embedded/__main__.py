@@ -10,8 +10,11 @@ import argparse
 from pathlib import Path
 
 import jaxinv as ji
-from benchmarks.embedded import inversion, memorisation
+from benchmarks.embedded import inversion, memorisation, whole_way
 from benchmarks.report import RESULTS, provenance, save
+
+
+SECTIONS = ("inversion", "memorisation", "whole-way")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -27,8 +30,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--guidance", nargs="+", type=float, default=[1.0, 3.0, 5.0, 7.5])
     add("--methods", nargs="+", default=list(inversion.METHODS))
     add("--training", type=Path, help="cache of training latents")
-    add("--only-inversion", action="store_true")
+    add("--samples", type=int, default=8, help="pictures for the whole way")
+    add("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     add("--cells", type=Path, default=RESULTS / "embedded-cells.jsonl")
+    add("--whole-way-cells", type=Path, help="file that the whole way continues from")
     add("--out", type=Path, default=RESULTS / "embedded.md")
     return parser.parse_args(argv)
 
@@ -37,20 +42,16 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, then write the report."""
     arguments = parse(argv)
     pipe = ji.load(arguments.model)
-    found = inversion.measure(pipe, arguments)
-    parts = [
-        "# The embedded model",
-        provenance("python -m benchmarks.embedded"),
-        f"## Inversion, {arguments.steps} steps of equal log-SNR",
-        inversion.report(found),
-    ]
-    if not arguments.only_inversion:
+    parts = ["# The embedded model", provenance("python -m benchmarks.embedded")]
+    if "inversion" in arguments.sections:
         parts += [
-            "## Memorisation",
-            memorisation.report(
-                pipe, arguments.prompts, 6, arguments.seed, arguments.training
-            ),
+            f"## Inversion, {arguments.steps} steps of equal log-SNR",
+            inversion.report(inversion.measure(pipe, arguments)),
         ]
+    if "memorisation" in arguments.sections:
+        parts += ["## Memorisation", memorisation.report(pipe, arguments)]
+    if "whole-way" in arguments.sections:
+        parts += ["## From 8-bit pictures", whole_way.report(arguments)]
     save(arguments.out, "\n\n".join(parts) + "\n")
 
 

@@ -6,6 +6,7 @@ How many of a prompt's pictures have the same nearest training picture. The smal
 singular value of every sampler step: at zero a step folds, and two states lead to one.
 """
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,9 @@ def singular_values(
     return np.array(rows)
 
 
-def report(
-    pipe: Any, prompts: int, seeds: int, seed: int, training: Path | None
-) -> str:
+def report(pipe: Any, arguments: argparse.Namespace, seeds: int = 6) -> str:
     """Return the tables of all three measures."""
+    prompts, seed, training = arguments.prompts, arguments.seed, arguments.training
     rows = []
     for guidance in (1.0, 3.0, 7.5):
         found = latents(pipe, prompts, seeds, guidance, seed)
