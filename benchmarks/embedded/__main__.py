@@ -13,7 +13,6 @@ import jaxinv as ji
 from benchmarks.embedded import inversion, memorisation, whole_way
 from benchmarks.report import RESULTS, provenance, save
 
-
 SECTIONS = ("inversion", "memorisation", "whole-way")
 
 
