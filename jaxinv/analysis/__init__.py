@@ -1,14 +1,14 @@
-"""What can be said about a sampler or decoder: conditioning, order and stability.
+"""Analysis of samplers and decoders: conditioning, order and stability.
 
-* :mod:`jaxinv.analysis.conditioning`: which step of a trajectory loses the noise;
+* :mod:`jaxinv.analysis.conditioning`: the steps of a trajectory that lose the noise;
 * :mod:`jaxinv.analysis.tables`: order conditions and zero-stability of a table;
-* :mod:`jaxinv.analysis.convergence`: local and global order, measured;
-* :mod:`jaxinv.analysis.decoder`: whether a decoder can be inverted.
+* :mod:`jaxinv.analysis.convergence`: measured local and global order;
+* :mod:`jaxinv.analysis.decoder`: invertibility of a decoder.
 """
 
 from jaxinv.analysis.conditioning import (
     Conditioning,
-    bidiagonalise,
+    bidiagonalize,
     step_conditioning,
     trajectory_conditioning,
 )
@@ -32,7 +32,7 @@ __all__ = [
     "Conditioning",
     "Convergence",
     "ZeroStability",
-    "bidiagonalise",
+    "bidiagonalize",
     "cocoercivity",
     "companion_matrices",
     "convergence_order",

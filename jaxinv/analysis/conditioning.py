@@ -1,33 +1,32 @@
-r"""Which step loses the noise: how well conditioned the inversion of a sampler is.
+r"""Conditioning of the inversion of a sampler: the steps that lose the noise.
 
-A residual certifies a *reconstruction*: the noise that was found leads to the data. It
-cannot say whether it is the same noise that once made the data. That depends on the
-Jacobian of the step,
+A residual certifies a *reconstruction*: the recovered noise leads to the data. It does
+not show that this is the noise that generated the data. That depends on the Jacobian of
+the step,
 
     J_i = d x[i-1] / d x[i]    (older states held fixed),
 
 and on its singular values. An error e of ``x[i-1]`` becomes an error of up to
-``|e| / sigma_min(J_i)`` in ``x[i]``, the state that is solved for: where sigma_min is
-small, the sampler squeezes different noises into nearly the same state, and the
-tolerance of that one step is magnified into all the later ones. Where it is zero, the
-sampler folds: several noises lead to the same data. Growth multiplies along the
-trajectory, so many mediocre steps lose as much as one bad step. What helps is a grid
-without small noise-level ratios, less guidance, or double precision; a better solver
-does not.
+``|e| / sigma_min(J_i)`` in ``x[i]``, the solution. If sigma_min is small, the sampler
+maps different noises to almost the same state, and the error of this step grows in all
+later ones. If it is zero, several noises can lead to the same data. Errors multiply
+along the trajectory, so many mediocre steps lose as much as one bad step. Remedies are
+a grid without small noise-level ratios, less guidance, or double precision; a better
+solver does not help.
 
-The extreme singular values come from Golub-Kahan bidiagonalisation. From a random unit
+The extreme singular values come from Golub-Kahan bidiagonalization. From a random unit
 vector v_1, products with J and J^T build orthonormal U and V with
 
     J V = U B,    J^T U = V B^T + beta v e^T,    B upper bidiagonal,
 
 and the singular values of the small B approximate the extreme ones of J *from inside*:
-``sigma_max(B) <= sigma_max(J)`` and ``sigma_min(B) >= sigma_min(J)``. The largest
-converges within a few vectors; a tiny smallest one, in a crowd of others, slowly. So
-the value given is an upper bound of sigma_min, and a truly worse step may hide behind
-it, never a better one. The part of ``J^T U p - sigma V q`` outside of the space, which
-is ``beta |p_m|``, gives the usual error bound: some singular value of J lies within it.
-Both bases are fully re-orthogonalised, and J^T J, which would square the condition
-number, is never formed.
+``sigma_max(B) <= sigma_max(J)`` and ``sigma_min(B) >= sigma_min(J)``. The largest value
+converges within a few vectors; a tiny smallest value, close to many others, converges
+slowly. The result is an upper bound of sigma_min: the step can be worse conditioned
+than it shows, but not better. The part of ``J^T U p - sigma V q`` outside the space has
+norm ``beta |p_m|``, which is the usual error bound: some singular value of J lies
+within it. Both bases are fully re-orthogonalized, and J^T J, which would square the
+condition number, is never formed.
 
 References:
     Golub & Kahan 1965, "Calculating the Singular Values and Pseudo-Inverse of a
@@ -48,22 +47,22 @@ from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import evaluate, in_dtype, sample
-from jaxinv.solvers.krylov import orthonormalise
+from jaxinv.solvers.krylov import orthonormalize
 
 
 class Conditioning(NamedTuple):
-    """Extreme singular values of a map, or of many (then all fields have an axis).
+    """Extreme singular values of a map, or of several maps along an axis of all fields.
 
     Attributes:
-        largest: shape (...). A lower bound of the largest singular value.
-        smallest: shape (...). An upper bound of the smallest singular value. Values
-            below ``eps * largest`` are rounding: read them as zero.
-        largest_error: shape (...). A singular value lies this close to ``largest``.
-        smallest_error: shape (...). A singular value lies this close to ``smallest``.
-            Large beside it: there may well be smaller ones; use more vectors.
-        condition: shape (...). ``largest / smallest``.
-        amplification: shape (...). ``|output| / (|input| smallest)``: by how much the
-            inverse may magnify a *relative* error, at least in the worst direction.
+        largest: Lower bound of the largest singular value, shape (...).
+        smallest: Upper bound of the smallest singular value, shape (...). Values below
+            ``eps * largest`` are rounding errors of zero.
+        largest_error: A singular value lies this close to ``largest``, shape (...).
+        smallest_error: A singular value lies this close to ``smallest``, shape (...).
+            If it is large in comparison, use more vectors: smaller values may exist.
+        condition: ``largest / smallest``, shape (...).
+        amplification: ``|output| / (|input| smallest)``, shape (...): a lower bound of
+            the factor by which the inverse can magnify a *relative* error.
     """
 
     largest: Float[Array, "..."]
@@ -83,33 +82,33 @@ def step_conditioning(
     num_vectors: AtLeastOne = 40,
     key: PRNGKeyArray | None = None,
 ) -> Conditioning:
-    """Extreme singular values of every step of a trajectory.
+    """Compute the extreme singular values of every step of a trajectory.
 
-    Index ``i - 1`` of a field belongs to the step from ``x[i]`` to ``x[i-1]``. The one
-    with the largest ``amplification`` is where most of the noise is lost.
+    Index ``i - 1`` of a field belongs to the step from ``x[i]`` to ``x[i-1]``. The step
+    with the largest ``amplification`` loses most of the noise.
 
     Args:
-        sampler: the table.
-        denoise: callable pytree ``(x, t) -> f`` on one sample, differentiable in both
+        sampler: The table.
+        denoise: Callable pytree ``(x, t) -> f`` on one sample, differentiable in both
             modes.
-        trajectory: the states x at all noise levels, data first, from
+        trajectory: The states x at all noise levels, data first, from
             :func:`jaxinv.sample_trajectory` or ``invert(return_trajectory=True)``.
-        num_vectors: size of the Krylov spaces. A step costs one linearised forward
-            and one reverse pass per vector, and memory for two such sets of states
-            beside the activations of one reverse pass.
-        key: for the start vectors; by default a fixed one.
+        num_vectors: Size of the Krylov spaces. Each step costs one linearized forward
+            and one reverse pass per vector, and memory for two such sets of states in
+            addition to the activations of one reverse pass.
+        key: Random key of the start vectors; fixed by default.
 
     Returns:
         The singular values, each field of shape (N,).
 
     Raises:
-        ValueError: if the trajectory does not have N + 1 finite states of float32 or
+        ValueError: If the trajectory does not have N + 1 finite states of float32 or
             float64, if there is less than one vector, or if the denoiser does not map
             a state's shape to itself.
 
     Example:
-        A model whose data are always 0 predicts x itself, and DDIM scales all states
-        by the ratio of the noise levels:
+        If the data are always 0, the model predicts x itself, and DDIM scales all
+        states by the ratio of the noise levels:
 
         >>> import jax, jaxinv as ji
         >>> sampler = ji.euler(ji.time_grid(ji.variance_exploding(0.02, 20.0), 10))
@@ -140,24 +139,24 @@ def trajectory_conditioning(
     num_vectors: AtLeastOne = 40,
     key: PRNGKeyArray | None = None,
 ) -> Conditioning:
-    """Extreme singular values of the whole map from the noise to the data.
+    """Compute the extreme singular values of the whole map from noise to data.
 
     Args:
-        sampler: the table.
-        denoise: callable pytree ``(x, t) -> f`` on one sample, differentiable in both
+        sampler: The table.
+        denoise: Callable pytree ``(x, t) -> f`` on one sample, differentiable in both
             modes.
-        noise: the noise at which the map is linearised, as for :func:`jaxinv.sample`.
-        num_vectors: size of the Krylov space. A vector costs about six samplings;
+        noise: The noise at which the map is linearized, as for :func:`jaxinv.sample`.
+        num_vectors: Size of the Krylov space. Each vector costs about six samplings;
             the memory is that of all states and one reverse pass through the model.
-        key: for the start vector; by default a fixed one.
+        key: Random key of the start vector; fixed by default.
 
     Returns:
-        The singular values, each field of shape (). The smallest is often below what
-        the dtype resolves, and ``smallest`` then only an upper bound: it suffices to
-        say that the noise is lost.
+        The singular values, each field of shape (). The smallest is often below the
+        resolution of the dtype. The upper bound ``smallest`` then suffices to show that
+        the noise is lost.
 
     Raises:
-        ValueError: for a noise or denoiser that :func:`jaxinv.sample` refuses, or less
+        ValueError: For a noise or denoiser that :func:`jaxinv.sample` refuses, or less
             than one vector.
     """
     noise = jnp.asarray(noise)
@@ -184,7 +183,7 @@ def _steps(
         i, x = pair
 
         def step(x: Array) -> Array:
-            # What older states add is constant and drops out of the derivative.
+            # Terms of older states are constant and have no derivative.
             y = x / table.scale[i]
             f = evaluate(table, denoise, i, y)
             return table.scale[i - 1] * (table.a[i - 1, 0] * y + table.b[i - 1, 0] * f)
@@ -207,8 +206,8 @@ def _whole(
     key: Array,
 ) -> Conditioning:
     denoise = rebuild(arrays)
-    # Without the checkpoint the activations of all steps would be kept. It takes
-    # functions only, not every callable.
+    # Without the checkpoint the activations of all steps would be stored. It accepts
+    # only functions, not every callable.
     recomputed = jax.checkpoint(lambda x, t: denoise(x, t))
 
     def whole(noise: Array) -> Array:
@@ -225,13 +224,13 @@ def of_function(
     num_vectors: int,
     start: Array,
 ) -> Conditioning:
-    """Extreme singular values of the Jacobian of a function at x."""
+    """Compute the extreme singular values of the Jacobian of a function at x."""
     value, push = jax.linearize(function, x)
     size_after = norm(value) if size_after is None else size_after
     pull = jax.linear_transpose(push, x)
-    small, beta = bidiagonalise(push, lambda u: pull(u)[0], start, num_vectors)
+    small, beta = bidiagonalize(push, lambda u: pull(u)[0], start, num_vectors)
     left, sigma, _ = jnp.linalg.svd(small)
-    # Half of the residual's square: it belongs to a pair (U p, V q) of norm sqrt(2).
+    # Half of the squared residual, because the pair (U p, V q) has norm sqrt(2).
     errors = beta * jnp.abs(left[-1]) / 2**0.5
     return Conditioning(
         largest=sigma[0],
@@ -243,24 +242,24 @@ def of_function(
     )
 
 
-def bidiagonalise(
+def bidiagonalize(
     push: Callable[[Array], Array],
     pull: Callable[[Array], Array],
     start: Float[Array, "*shape"],
     num_vectors: int,
 ) -> tuple[Float[Array, "m m"], Float[Array, ""]]:
-    """Golub-Kahan bidiagonalisation of a linear map, fully re-orthogonalised.
+    """Bidiagonalize a linear map (Golub-Kahan) with full re-orthogonalization.
 
     Args:
         push: ``v -> J v``, of any shape.
         pull: ``u -> J^T u``.
-        start: the first right vector; of any length but 0.
-        num_vectors: size of the spaces; at most the number of unknowns is used.
+        start: The first right vector, of any positive length.
+        num_vectors: Size of the spaces, limited to the number of unknowns.
 
     Returns:
-        The upper bidiagonal B, shape (m, m), and the norm of what ``J^T u_m`` has
-        outside of the space. If the space is invariant before it has m vectors, B is
-        filled up by a value between its extreme singular values, and the norm is 0.
+        The upper bidiagonal B, shape (m, m), and the norm of the part of ``J^T u_m``
+        outside the space. If the space is invariant before it has m vectors, B is
+        padded with a value between its extreme singular values, and the norm is 0.
     """
     m = min(num_vectors, start.size)
     after = jax.eval_shape(push, start)
@@ -272,13 +271,13 @@ def bidiagonalise(
         k: Array, carry: tuple[Array, Array, Array, Array]
     ) -> tuple[Array, Array, Array, Array]:
         left, right, diagonal, above = carry
-        u, alpha, _ = orthonormalise(left, push(right[k]))
-        v, beta, _ = orthonormalise(right, pull(u))
+        u, alpha, _ = orthonormalize(left, push(right[k]))
+        v, beta, _ = orthonormalize(right, pull(u))
         return (
             left.at[k].set(u),
             right.at[k + 1].set(v),
-            # Without a new right vector there is no column. |J v_1| is in the range of
-            # the singular values found, so as a filling it changes no extreme.
+            # Without a new right vector there is no column. |J v_1| lies between the
+            # extreme singular values, so padding with it changes neither.
             diagonal.at[k].set(jnp.where(jnp.any(right[k] != 0), alpha, diagonal[0])),
             above.at[k].set(beta),
         )

@@ -1,20 +1,20 @@
-r"""Order measured: on a differential equation with a known solution.
+r"""Measured order, on a differential equation with a known solution.
 
-Coefficients say what a row is exact for. What it is worth on a model is measured:
+The coefficients of a row determine the functions for which it is exact. Its error on a
+model is measured:
 
-* the *local error* of a row is what it gets wrong when all the states that it uses are
-  exact. A method of order p has local errors of size ``h^(p+1)``;
+* the *local error* of a row is its error if all states that it uses are exact. A method
+  of order p has local errors of size ``h^(p+1)``;
 * the *global error* is that of a whole trajectory, of size ``h^p`` for a stable method.
 
-Both are taken from a denoiser with an exact solution: by default data from a normal
-distribution of variance s^2, whose ODE has the closed form, in y and for schedules with
-signal 1,
+Both use a denoiser with an exact solution, for data from a normal distribution of
+variance s^2. For schedules with signal 1, its ODE has the closed form
 
     f = tau y / (s^2 + tau^2),          y = c sqrt(s^2 + tau^2),
 
 and for a flow, with ``V = (1 - tau)^2 s^2 + tau^2``, ``f = (tau - (1 - tau) s^2) y /
-V`` and ``y = c sqrt(V)``. Every coefficient of a table is at work there: y is not a
-polynomial, and neither is the prediction in log-SNR.
+V`` and ``y = c sqrt(V)``. Neither y nor the prediction in log-SNR is a polynomial, so
+that every coefficient of a table matters.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,17 +32,17 @@ from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import Sampler, sample
 from jaxinv.sampling.state import state_of
 
-#: Standard deviation of the data of the analytic model.
+#: Standard deviation s of the data of the analytic model.
 DEVIATION = 0.5
 
 
 class Convergence(NamedTuple):
-    """Errors on finer and finer grids.
+    """Errors on refined grids.
 
     Attributes:
-        order: slope of log error over log number of steps.
-        num_steps: shape (m,). The numbers of steps.
-        errors: shape (m,). The errors, relative to the exact solution.
+        order: Slope of log error over log number of steps.
+        num_steps: Numbers of steps, shape (m,).
+        errors: Errors relative to the exact solution, shape (m,).
     """
 
     order: float
@@ -52,15 +52,14 @@ class Convergence(NamedTuple):
 
 @checked
 def local_error(table: LinearMultistep, flow: bool = False) -> Float[np.ndarray, "n"]:
-    """What every row of a table gets wrong on the analytic model.
+    """Return the local error of every row of a table on the analytic model.
 
     Args:
-        table: the table, on the host.
-        flow: whether it is one of a flow-matching schedule.
+        table: The table, on the host.
+        flow: Whether the table is for a flow-matching schedule.
 
     Returns:
-        ``y[i-1]`` as the row makes it from exact states, less the exact one, at index
-        i - 1; relative to the exact one.
+        The relative error of ``y[i-1]``, computed from exact states, at index i - 1.
     """
     tau = np.asarray(table.tau, np.float64)
     y, f = analytic_solution(tau, flow)
@@ -76,7 +75,7 @@ def local_error(table: LinearMultistep, flow: bool = False) -> Float[np.ndarray,
 def analytic_solution(
     tau: Float[np.ndarray, "n"], flow: bool
 ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
-    """The analytic model's y and its slope f at noise levels."""
+    """Return the analytic model's y and its slope f at noise levels."""
     s = 1 - tau if flow else np.ones_like(tau)
     variance = s**2 * DEVIATION**2 + tau**2
     slope = tau - s * DEVIATION**2 if flow else tau
@@ -90,12 +89,12 @@ def local_order(
     *,
     flow: bool = False,
 ) -> Convergence:
-    """The power of h with which the local errors of full rows vanish, measured.
+    """Measure the power of h with which the local errors of full rows vanish.
 
     Args:
-        make: makes the table with a number of steps, on grids of one family.
-        num_steps: the numbers of steps.
-        flow: whether the tables are of a flow-matching schedule.
+        make: Function from a number of steps to a table, on grids of one family.
+        num_steps: The numbers of steps.
+        flow: Whether the tables are for a flow-matching schedule.
 
     Returns:
         The power (p + 1 for a method of order p), and the largest local errors.
@@ -116,17 +115,17 @@ def convergence_order(
     family: Family = "vp",
     exact_start: bool = False,
 ) -> Convergence:
-    """The order of whole trajectories of a sampler on the analytic model, measured.
+    """Measure the order of a sampler's trajectories on the analytic model.
 
-    Runs in the precision that is enabled; take float64 (``jax.enable_x64``) for more
-    than second order.
+    The computation uses the enabled precision; enable float64 (``jax.enable_x64``) for
+    orders above two.
 
     Args:
-        make: makes the sampler with a number of steps, on grids of one family.
-        num_steps: the numbers of steps.
-        family: of the schedule.
-        exact_start: start a bidirectional sampler from its exact state rather than
-            from one array, whose start-up rows are of lower order.
+        make: Function from a number of steps to a sampler, on grids of one family.
+        num_steps: The numbers of steps.
+        family: The family of the schedule.
+        exact_start: Whether a bidirectional sampler starts from its exact state rather
+            than from one array, whose start-up rows have a lower order.
 
     Returns:
         The order, and the errors of the samples.
@@ -149,14 +148,14 @@ def convergence_order(
 
 
 def analytic_denoiser(sampler: Sampler, family: Family) -> Denoiser:
-    """The analytic model, given the levels that a sampler asks for.
+    """Return the analytic model at the noise levels of a sampler.
 
     Args:
-        sampler: its times and noise levels.
-        family: of the schedule; decides the scale of a state.
+        sampler: The sampler, for its times and noise levels.
+        family: The family of the schedule, which defines the scale of a state.
 
     Returns:
-        A denoiser; at the sampler's own times it is exact.
+        A denoiser that is exact at the sampler's own times.
     """
     times, tau = jnp.asarray(sampler.model_time), jnp.asarray(sampler.tau)
     return jax.tree_util.Partial(_slope, times, tau, family)

@@ -1,18 +1,19 @@
-r"""Whether a decoder can be inverted without gradients, and whether it can be at all.
+r"""Invertibility of a decoder, with and without gradients.
 
 **Cocoercivity.** The forward step method ``z <- z - rho (T(z) - T(z*))`` with ``T =
-E(D(.))`` comes closer to the latent z* with every step as long as
+E(D(.))`` approaches the latent z* in every step if
 
     <T(z) - T(z*), z - z*>  >=  beta |T(z) - T(z*)|^2    and    0 < rho < 2 beta,
 
-since then ``|z' - z*|^2 <= |z - z*|^2 - rho (2 beta - rho) |T(z) - T(z*)|^2``. It need
-hold along the iteration only. The largest beta for which it holds at an iterate is the
-quotient of the two sides; where it is negative, the step leads away from z*.
+since then ``|z' - z*|^2 <= |z - z*|^2 - rho (2 beta - rho) |T(z) - T(z*)|^2``. The
+condition is only needed along the iteration. The largest beta that satisfies it at an
+iterate is the quotient of the two sides; if it is negative, the step leads away from
+z*.
 
-**Conditioning.** Two latents whose decodings are the same image cannot be told apart
-from it by any method. The singular values of the decoder's Jacobian say how nearly that
-is the case: 8 bits leave an error of 0.0011 in every pixel, and a direction with the
-singular value s is known to about ``0.0011 / s``.
+**Conditioning.** No method can distinguish two latents that decode to the same image.
+The singular values of the decoder's Jacobian show how close a decoder comes to that: 8
+bits leave an error of 0.0011 in every pixel, and a direction with the singular value s
+is determined to about ``0.0011 / s``.
 
 References:
     Hong et al. 2024, "Gradient-free Decoder Inversion in Latent Diffusion Models",
@@ -39,16 +40,16 @@ from jaxinv.solvers.iteration import dot
 
 
 class Cocoercivity(NamedTuple):
-    """How cocoercive ``E(D(.))`` was along an iteration.
+    """Cocoercivity of ``E(D(.))`` along an iteration of n iterates.
 
     Attributes:
-        beta: shape (n,). The quotient at every iterate; infinite where T(z) = T(z*).
-        smallest: shape (). The least of them.
-        largest_step: shape (). ``2 smallest``: step sizes below it are proved to
-            converge along this iteration; none if it is not positive.
-        satisfied: shape (). Whether the step size that was taken is below it.
-        errors: shape (n,). ``|z - z*| / |z*|`` of every iterate.
-        differences: shape (n,). ``|E(D(z)) - E(x)| / |E(x)|`` of every iterate.
+        beta: The quotient at every iterate, shape (n,); infinite if T(z) = T(z*).
+        smallest: The smallest quotient, shape ().
+        largest_step: ``2 smallest``, shape (). Smaller step sizes provably converge
+            along this iteration; none does if this is not positive.
+        satisfied: Whether the step size of the iteration is smaller, shape ().
+        errors: ``|z - z*| / |z*|`` of every iterate, shape (n,).
+        differences: ``|E(D(z)) - E(x)| / |E(x)|`` of every iterate, shape (n,).
     """
 
     beta: Float[Array, "n"]
@@ -69,23 +70,23 @@ def cocoercivity(
     *,
     limits: Limits = (0.0, 1.0),
 ) -> Cocoercivity:
-    """Cocoercivity of ``E(D(.))`` along a gradient-free inversion.
+    """Measure the cocoercivity of ``E(D(.))`` along a gradient-free inversion.
 
     Args:
-        encode: as for :func:`jaxinv.invert_decoder`.
-        decode: likewise.
-        image: the image.
-        solution: the latent z* that the iteration should find: the one that the image
-            was made from, or the best that is known.
-        method: the iteration, all of it; by default the forward step method.
-        limits: as for :func:`jaxinv.invert_decoder`.
+        encode: See :func:`jaxinv.invert_decoder`.
+        decode: See :func:`jaxinv.invert_decoder`.
+        image: The image.
+        solution: The latent z* that the iteration should find: the original latent of
+            the image, or the best known approximation.
+        method: The complete iteration; by default the forward step method.
+        limits: See :func:`jaxinv.invert_decoder`.
 
     Returns:
-        The quotients, one for each iteration, and what follows for the step size.
-        ``jax.vmap`` it over samples and look at ``satisfied`` to see who violates it.
+        The quotient of each iteration, and the resulting limit on the step size. Apply
+        ``jax.vmap`` over samples to find those that are not ``satisfied``.
 
     Raises:
-        ValueError: as :func:`jaxinv.invert_decoder`; for a solution that is not finite
+        ValueError: As :func:`jaxinv.invert_decoder`; for a solution that is not finite
             or of another shape than the encoder's latents.
 
     References:
@@ -94,7 +95,7 @@ def cocoercivity(
     method = ForwardStep() if method is None else method
     if not isinstance(method, ForwardStep | InertialKM):
         raise ValueError(
-            "cocoercivity is about the forward step method and the inertial KM "
+            "cocoercivity is defined for the forward step method and the inertial KM "
             f"iteration, got {type(method).__name__}"
         )
     pixels = as_pixels(image, limits)
@@ -118,7 +119,7 @@ def _along(
     latent, _ = check_networks(encode, decode, image)
     if latent.shape != solution.shape:
         raise ValueError(
-            f"the encoder's latent has shape {latent.shape}, the solution "
+            f"the encoder's latent has shape {latent.shape}, but the solution has "
             f"{solution.shape}"
         )
     first = encode(image).astype(image.dtype)
@@ -139,7 +140,7 @@ def _along(
 
     def quotient(z: Array, r: Array) -> Array:
         moved, error = r - target, z - solution
-        # Of unit vectors: neither inner product leaves float32's range.
+        # Unit vectors keep both inner products within the range of float32.
         long, far = norm(moved), norm(error)
         cosine = dot(moved / at_least_tiny(long), error / at_least_tiny(far))
         return cosine * far / long
@@ -165,21 +166,21 @@ def decoder_conditioning(
     num_vectors: AtLeastOne = 40,
     key: PRNGKeyArray | None = None,
 ) -> Conditioning:
-    """Extreme singular values of a decoder's Jacobian at a latent.
+    """Compute the extreme singular values of a decoder's Jacobian at a latent.
 
     Args:
-        decode: callable pytree, one latent to one image, differentiable in both modes,
+        decode: Callable pytree, one latent to one image, differentiable in both modes,
             without clipping.
-        latent: where to look.
-        num_vectors: size of the Krylov space; each costs one linearised pass forwards
-            and one backwards.
-        key: for the start vector; by default a fixed one.
+        latent: The latent.
+        num_vectors: Size of the Krylov space. Each vector costs one linearized forward
+            and one reverse pass.
+        key: Random key of the start vector; fixed by default.
 
     Returns:
         The singular values, each field of shape ().
 
     Raises:
-        ValueError: for a latent that is not finite.
+        ValueError: For a latent that is not finite.
     """
     latent = jnp.asarray(latent)
     check_finite(latent, "latent")

@@ -1,4 +1,4 @@
-r"""Order and stability of a table: what its coefficients alone say.
+r"""Order and stability of a table, from its coefficients alone.
 
 **Order conditions.** A row is of order p if it is exact wherever the solution y is a
 polynomial in tau of degree p. With ``t[j] = tau[i+j] - tau[i]``, ``h = tau[i] -
@@ -6,22 +6,22 @@ tau[i-1]`` and t[-1] = -h, the residuals are
 
     C[i,q] = (t[-1]^q - sum_j (a[i,j] t[j]^q + q b[i,j] t[j]^(q-1))) / h^q.
 
-A row of order p has C[i,q] = 0 for q <= p, and is off by ``C[i,p+1] h^(p+1) / (p+1)!``
-times the next derivative. Exponential rows (DPM-Solver++, ``o_belm_log_snr``) are exact
-for other functions than polynomials: theirs vanish up to q = 1 and are small beyond, as
-h becomes small. What they are worth is measured by
-:func:`jaxinv.analysis.local_error`.
+A row of order p has C[i,q] = 0 for q <= p, and its error is ``C[i,p+1] h^(p+1) /
+(p+1)!`` times the next derivative. Exponential rows (DPM-Solver++, ``o_belm_log_snr``)
+are exact for functions other than polynomials: their residuals vanish up to q = 1, and
+beyond that only in the limit of small h. :func:`jaxinv.analysis.local_error` measures
+their error.
 
 **Zero-stability.** Without a model (f = 0) a row is a linear map of the last k states,
 with the companion matrix
 
     M[i] = [ a[i,0] .. a[i,k-1] ;  I  0 ],
 
-and an error made at level m arrives at level l multiplied by the product of all
-matrices between. A family of tables is zero-stable if these products stay bounded as
-its steps are refined; on uneven steps the eigenvalues of single matrices do not decide
-that, products do. They are taken over the actual grid, for every m and l. The reverse
-products, of the inverses, say what the inverse of a bidirectional table does to errors.
+and the product of all matrices from level m to level l multiplies an error made at
+level m. A family of tables is zero-stable if these products stay bounded as the steps
+are refined. On uneven steps the eigenvalues of single matrices do not determine that;
+the products over the actual grid do, for every m and l. The reverse products of the
+inverse matrices give the growth of errors in the inverse of a bidirectional table.
 
 References:
     Hairer, Norsett & Wanner 1993, "Solving Ordinary Differential Equations I", III.2
@@ -36,10 +36,11 @@ from jaxtyping import Float
 from jaxinv.checks import checked
 from jaxinv.samplers.table import LinearMultistep
 
-#: Growth of errors up to which a table counts as stable on its grid.
+#: Limit on the growth of errors for a table that counts as stable on its grid.
 LARGEST_GROWTH = 100.0
 
-# Residuals of order conditions below this, relative to their largest term, are zero.
+# Residuals of order conditions count as zero below this, relative to their largest
+# term.
 _ROUNDING = 1e-9
 
 
@@ -47,15 +48,15 @@ _ROUNDING = 1e-9
 def order_conditions(
     table: LinearMultistep, highest: int = 7
 ) -> Float[np.ndarray, "n q+1"]:
-    """Residuals of the order conditions of every row.
+    """Compute the residuals of the order conditions of every row.
 
     Args:
-        table: the table, on the host.
-        highest: the largest degree q.
+        table: The table, on the host.
+        highest: The largest degree q.
 
     Returns:
-        C[i,q] at index (i - 1, q), in units of ``h[i]^q``; for a row between two
-        states of one level, as EDICT's are, h is what the whole row spans.
+        C[i,q] at index (i - 1, q), in units of ``h[i]^q``. For rows between two states
+        of one level, as in EDICT, h is the span of the whole row.
     """
     a, b, tau = (np.asarray(v, np.float64) for v in (table.a, table.b, table.tau))
     conditions = []
@@ -74,15 +75,15 @@ def order_conditions(
 
 @checked
 def row_orders(table: LinearMultistep, highest: int = 7) -> np.ndarray:
-    """The order of every row: the largest p whose conditions 0 .. p it meets.
+    """Return the order of every row: the largest p whose conditions 0 .. p it meets.
 
     Args:
-        table: the table, on the host.
-        highest: the largest order to look for.
+        table: The table, on the host.
+        highest: The largest order to check.
 
     Returns:
-        shape (N,), integers; -1 for a row that is not exact for a constant. Exponential
-        rows have 1 here.
+        Integers, shape (N,); -1 for a row that is not exact for a constant, 1 for
+        exponential rows.
     """
     a, b, tau = (np.asarray(v, np.float64) for v in (table.a, table.b, table.tau))
     met = np.zeros((table.num_steps, highest + 2), bool)
@@ -99,23 +100,23 @@ def row_orders(table: LinearMultistep, highest: int = 7) -> np.ndarray:
 
 
 def _unit(tau: np.ndarray, i: int, used: int) -> float:
-    """The step of row i, or what the row spans if that is none."""
+    """Return the step of row i, or the span of the row if the step is zero."""
     return float(tau[i] - tau[i - 1] or tau[i + used - 1] - tau[i - 1] or 1.0)
 
 
 class ZeroStability(NamedTuple):
-    """What the rows alone do to errors.
+    """Growth of errors by the rows of a table alone.
 
     Attributes:
-        growth: the largest norm (maximum norm) of any product of companion matrices:
-            by how much sampling multiplies an error. Infinite if it overflows.
-        inverse_growth: the same for inversion; NaN for tables that are not
+        growth: Largest maximum norm of any product of companion matrices: the factor by
+            which sampling multiplies an error. Infinite if it overflows.
+        inverse_growth: The same factor for inversion; NaN for tables that are not
             bidirectional.
-        radius: shape (N - k + 1,). Spectral radius of every full row's matrix. Above 1
-            by ``O(h)`` is harmless where steps vary.
-        stable: whether ``growth`` is at most :data:`LARGEST_GROWTH`. On one grid that
-            is a convention; zero-stability proper is that ``growth`` stays bounded from
-            grid to grid, as N becomes large.
+        radius: Spectral radius of every full row's matrix, shape (N - k + 1,). Values
+            above 1 by ``O(h)`` are harmless if steps vary.
+        stable: Whether ``growth`` is at most :data:`LARGEST_GROWTH`. This is a
+            convention for one grid; zero-stability proper means that ``growth`` stays
+            bounded over grids of increasing N.
     """
 
     growth: float
@@ -126,19 +127,19 @@ class ZeroStability(NamedTuple):
 
 @checked
 def zero_stability(table: LinearMultistep) -> ZeroStability:
-    """How errors grow by the rows of a table alone, over its own grid.
+    """Compute the growth of errors by the rows of a table alone, over its own grid.
 
-    Rows without full history are left out: they act on fewer states.
+    Rows without full history are omitted, because they act on fewer states.
 
     Args:
-        table: the table, on the host.
+        table: The table, on the host.
 
     Returns:
         Growth in both directions, and a verdict.
 
     Example:
-        O-BELM is stable on Stable Diffusion's grid; with three states and the highest
-        order, rows are not:
+        O-BELM is stable on Stable Diffusion's grid; BELM with three states and the
+        highest order is not:
 
         >>> import jaxinv as ji
         >>> grid = ji.time_grid(ji.scaled_linear(), 50)
@@ -162,7 +163,7 @@ def zero_stability(table: LinearMultistep) -> ZeroStability:
 
 @checked
 def companion_matrices(table: LinearMultistep) -> Float[np.ndarray, "m k k"]:
-    """The matrix of every row with full history; index i - 1 for the row of level i."""
+    """Return the companion matrix of every row with full history, data end first."""
     k = table.history
     full = np.asarray(table.a, np.float64)[: table.num_steps + 1 - k]
     matrices = np.zeros((len(full), k, k))
@@ -172,13 +173,13 @@ def companion_matrices(table: LinearMultistep) -> Float[np.ndarray, "m k k"]:
 
 
 def _growth(matrices: Float[np.ndarray, "m k k"]) -> float:
-    """Largest maximum norm of the products of consecutive matrices, first to last."""
+    """Return the largest maximum norm of products of consecutive matrices."""
     k = matrices.shape[-1]
     products = np.zeros((0, k, k))
     largest = 1.0
     with np.errstate(over="ignore", invalid="ignore"):
         for matrix in matrices:
-            # One product for every place at which an error can be made.
+            # One product for every level at which an error can occur.
             products = matrix @ np.concatenate([products, np.eye(k)[None]])
             norms = np.max(np.sum(np.abs(products), axis=2), axis=1)
             largest = max(largest, float(np.max(norms)))

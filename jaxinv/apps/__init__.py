@@ -1,1 +1,1 @@
-"""What inversion is for: watermarks and editing."""
+"""Applications of inversion: watermarks and editing."""

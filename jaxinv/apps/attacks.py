@@ -1,7 +1,6 @@
-"""What happens to images on their way: what a watermark has to survive.
+"""Attacks on images that a watermark should survive.
 
-Each function takes 8-bit pixels and gives 8-bit pixels of the same size. The work is
-Pillow's.
+Each function maps 8-bit pixels to 8-bit pixels of the same size, with Pillow.
 """
 
 import functools
@@ -21,10 +20,10 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 
 @checked
 def jpeg(pixels: Pixels, quality: Annotated[int, Range(1, 95)]) -> Pixels:
-    """Compress and decompress.
+    """Compress and decompress an image.
 
     Args:
-        pixels: the image.
+        pixels: The image.
         quality: 1 to 95.
 
     Returns:
@@ -37,13 +36,13 @@ def jpeg(pixels: Pixels, quality: Annotated[int, Range(1, 95)]) -> Pixels:
 
 @checked
 def gaussian_noise(pixels: Pixels, std: float, seed: int | None = None) -> Pixels:
-    """Adds noise.
+    """Add Gaussian noise.
 
     Args:
-        pixels: the image.
-        std: standard deviation, 1 being the whole range.
-        seed: of the noise; by default the image's own checksum, so that one image gives
-            one result and two images different noises.
+        pixels: The image.
+        std: Standard deviation, in units of the whole range.
+        seed: Seed of the noise; by default the image's checksum, so that the result is
+            reproducible and different images get different noises.
 
     Returns:
         The image, clipped.
@@ -56,7 +55,7 @@ def gaussian_noise(pixels: Pixels, std: float, seed: int | None = None) -> Pixel
 
 @checked
 def blur(pixels: Pixels, radius: float) -> Pixels:
-    """Blurs with a Gaussian of so many pixels."""
+    """Blur an image with a Gaussian whose radius is in pixels."""
     return np.array(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
 
 
@@ -64,11 +63,11 @@ def blur(pixels: Pixels, radius: float) -> Pixels:
 def crop_and_rescale(
     pixels: Pixels, share: Annotated[float, Range(0, 1, above=True)]
 ) -> Pixels:
-    """Cut the middle out and enlarge it to the old size.
+    """Crop the center of an image and enlarge it to the original size.
 
     Args:
-        pixels: the image.
-        share: of height and of width that is kept, at most 1.
+        pixels: The image.
+        share: Fraction of height and width that is kept, at most 1.
 
     Returns:
         The image.
@@ -82,7 +81,7 @@ def crop_and_rescale(
 
 @checked
 def rotate(pixels: Pixels, degrees: float) -> Pixels:
-    """Turns about the centre; the corners that appear take the mean colour."""
+    """Rotate an image about its center, filling the corners with the mean color."""
     fill = tuple(round(float(c)) for c in pixels.mean((0, 1)))
     turned = Image.fromarray(pixels).rotate(
         degrees, Image.Resampling.BICUBIC, fillcolor=fill
@@ -92,11 +91,11 @@ def rotate(pixels: Pixels, degrees: float) -> Pixels:
 
 @checked
 def brightness(pixels: Pixels, factor: float) -> Pixels:
-    """Multiplies all values, clipped."""
+    """Multiply all values by a factor and clip them."""
     return np.array(ImageEnhance.Brightness(Image.fromarray(pixels)).enhance(factor))
 
 
-#: The attacks of an evaluation, by name.
+#: The attacks used in evaluations, by name.
 ATTACKS: Mapping[str, Callable[[Pixels], Pixels]] = {
     "none": lambda pixels: pixels,
     "JPEG 90": functools.partial(jpeg, quality=90),

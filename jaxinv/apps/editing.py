@@ -1,14 +1,14 @@
 r"""Editing: invert with one prompt, sample with another.
 
-The noise of an image under the prompt that describes it, sampled with another prompt,
-keeps what both prompts have in common. Two things keep more:
+Invert an image with a prompt that describes it, and sample its noise with another
+prompt: the result preserves what both prompts share. Two options preserve more:
 
-* **Freezing.** The first steps, nearest to the noise, decide the layout. If they are
-  done with the source prompt, only the rest follows the target.
-* **A mask.** Outside of it the states are replaced, at every step, by those of the
-  inverted trajectory, which ends in the image itself: no states of its making are
-  needed, and nothing outside of the mask drifts. The better the inversion, the better
-  what is made inside of the mask fits to what is kept.
+* **Freezing.** The first steps, closest to the noise, determine the layout. If they use
+  the source prompt, only the other steps follow the target.
+* **A mask.** Outside the mask, the states of every step are replaced by those of the
+  inverted trajectory, which ends in the image itself. No states of the original
+  sampling are needed, and nothing outside the mask drifts. The better the inversion,
+  the better the edited part fits the preserved part.
 
 References:
     Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387, Section 5
@@ -34,11 +34,11 @@ from jaxinv.sampling.steps import Rows
 
 
 class Edit(NamedTuple):
-    """An edited latent, and the inversion that it rests on.
+    """An edited latent and the inversion of the source.
 
     Attributes:
-        latent: the edited one.
-        inversion: of the source; with its trajectory.
+        latent: The edited latent.
+        inversion: The inversion of the source, with its trajectory.
     """
 
     latent: Float[Array, "*shape"]
@@ -56,33 +56,33 @@ def edit(
     freeze: int = 0,
     **options: Any,
 ) -> Edit:
-    """Changes a latent from what one prompt says to what another does.
+    """Edit a latent from a source prompt to a target prompt.
 
     Args:
-        sampler: a table, bidirectional or not.
-        source: the model with the prompt that the latent shows.
-        target: the model with the prompt that it shall show.
-        latent: what to edit.
-        mask: 1 where the latent may change, 0 where it has to stay, values between
-            blend; broadcast to the latent. None changes everything. See
+        sampler: A table, bidirectional or not.
+        source: The model with the prompt that describes the latent.
+        target: The model with the prompt that should describe the result.
+        latent: The latent to edit.
+        mask: 1 where the latent may change, 0 where it must not; values in between
+            blend. Broadcast to the latent. None allows changes everywhere. See
             :mod:`jaxinv.apps.masks`.
-        freeze: number of first steps, from the noise end, that follow the source. Of a
-            bidirectional sampler of k states, the first k - 1 always do: its state at
-            the noise end is that of the source.
-        **options: of :func:`jaxinv.invert`.
+        freeze: Number of first steps, from the noise end, that use the source. In a
+            bidirectional sampler with k states, the first k - 1 steps always do,
+            because its state at the noise end is that of the source.
+        **options: Options of :func:`jaxinv.invert`.
 
     Returns:
-        The edited latent with the inversion. Without a mask its certificate says
-        whether the source prompt would lead back; with one, the latent outside is
-        kept in any case.
+        The edited latent with the inversion. Without a mask, the certificate of the
+        inversion shows whether the source prompt reproduces the latent; with a mask,
+        the latent outside is preserved in any case.
 
     Raises:
-        ValueError: for a sampler that is not a table, a mask of another shape or with
+        ValueError: For a sampler that is not a table, a mask of another shape or with
             values outside of [0, 1], a freeze outside of ``0 .. N``, or as
             :func:`jaxinv.invert`.
 
     Example:
-        The same prompt twice edits nothing:
+        Editing with equal prompts changes nothing:
 
         >>> import jax, jaxinv as ji
         >>> from jaxinv.apps import editing
@@ -95,13 +95,13 @@ def edit(
     """
     if not isinstance(sampler, LinearMultistep):
         raise ValueError(
-            "editing works on the states of a table such as jaxinv.o_belm(grid); "
-            f"{getattr(sampler, 'name', type(sampler).__name__)!r} is none"
+            "editing needs the states of a table such as jaxinv.o_belm(grid), got "
+            f"{getattr(sampler, 'name', type(sampler).__name__)!r}"
         )
     latent = jnp.asarray(latent)
     check_finite(latent, "latent")
     if not 0 <= freeze <= sampler.num_steps:
-        raise ValueError(f"freeze counts steps, 0 to {sampler.num_steps}, got {freeze}")
+        raise ValueError(f"freeze must be 0 to {sampler.num_steps} steps, got {freeze}")
     weights = None if mask is None else _checked(mask, latent)
     check_denoiser(target, latent)
     inversion = invert(sampler, source, latent, return_trajectory=True, **options)
@@ -116,7 +116,7 @@ def edit(
 
 
 def _checked(mask: ArrayLike, latent: Array) -> Array:
-    """The mask as an array that broadcasts; ValueError if it cannot be one."""
+    """Return the mask as an array that broadcasts, or raise ValueError."""
     weights = jnp.asarray(mask, latent.dtype)
     try:
         fits = jnp.broadcast_shapes(weights.shape, latent.shape) == latent.shape
@@ -125,7 +125,7 @@ def _checked(mask: ArrayLike, latent: Array) -> Array:
     if not fits:
         raise ValueError(
             f"the mask of shape {weights.shape} does not fit a latent of shape "
-            f"{latent.shape}; jaxinv.apps.masks.latent_mask makes one of pixels"
+            f"{latent.shape}; jaxinv.apps.masks.latent_mask converts masks of pixels"
         )
     check_finite(weights, "mask")
     if not isinstance(weights, jax.core.Tracer):
@@ -145,7 +145,7 @@ def _regenerate(
     mask: Array | None,
     freeze: int,
 ) -> Array:
-    """Samples from the noise end: first with the source, then with the target."""
+    """Sample from the noise end: first with the source, then with the target."""
     source, target = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
     dtype = trajectory.dtype
     at_source, at_target = (Rows(sampler, d, dtype) for d in (source, target))

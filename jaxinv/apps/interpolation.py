@@ -1,16 +1,15 @@
-r"""Interpolation between two samples, on the states that made them.
+r"""Interpolation between two samples, through their noises or states.
 
-Noise of n numbers lies near a sphere of radius ``sqrt(n)``: the straight line between
-two draws leaves it, and a model has never seen what lies there. Spherical interpolation
-stays on it. With the angle omega between the two,
+Noise of n numbers lies near a sphere of radius ``sqrt(n)``. The straight line between
+two noises leaves the sphere, for points that a model has never seen. Spherical
+interpolation stays on it. With the angle omega between the two noises,
 
     w_a = sin((1 - t) omega) / sin(omega),      w_b = sin(t omega) / sin(omega).
 
-A bidirectional sampler starts from a state of several arrays that belong together, one
-trajectory after all. They are mixed with *the same* weights, those of the outermost
-array, which is the noise: so the mixture is again close to a trajectory, and at t = 0
-and t = 1 it is the state of either end, bit for bit. Sampling it gives both ends back
-as exactly as the sampler's round trip does.
+A bidirectional sampler starts from a state of several arrays of one trajectory. They
+are mixed with *the same* weights, those of the outermost array, which is the noise. The
+mixture is again close to a trajectory, and equals the given states at t = 0 and t = 1
+bit for bit. Sampling then reproduces both ends as exactly as the sampler's round trip.
 
 References:
     Shoemake 1985, "Animating Rotation with Quaternion Curves", SIGGRAPH (slerp).
@@ -33,21 +32,21 @@ def interpolate(
     second: Float[Array, "*shape"] | SamplerState,
     t: float | Float[Array, ""],
 ) -> Float[Array, "*shape"] | SamplerState:
-    """A point between two noises, or between two states at the noise end.
+    """Interpolate between two noises, or between two states at the noise end.
 
     Args:
-        first: the noise or state at t = 0.
-        second: the noise or state at t = 1.
-        t: where between them; beyond 0 and 1 it extrapolates. Use ``jax.vmap`` for
-            more than one.
+        first: The noise or state at t = 0.
+        second: The noise or state at t = 1.
+        t: The position; values outside [0, 1] extrapolate. Use ``jax.vmap`` for several
+            positions.
 
     Returns:
-        What :func:`jaxinv.sample` turns into a sample between theirs; at t = 0 and 1
-        exactly what was given.
+        A noise or state for :func:`jaxinv.sample`, exactly the given ones for t = 0 and
+        t = 1.
 
     Raises:
-        ValueError: for two that do not belong to one sampler, have different shapes or
-            dtypes, are not finite, or are states at the data end.
+        ValueError: For states of different samplers, different shapes or dtypes, values
+            that are not finite, or states at the data end.
 
     Example:
         >>> import jax, jaxinv as ji
@@ -61,7 +60,7 @@ def interpolate(
         values = _mix(first.values, second.values, first.x, second.x, t)
         words, arithmetic = None, "float"
         if first.arithmetic == second.arithmetic and first.words is not None:
-            # Words are kept where the values are still theirs: at both ends.
+            # The integer words are only valid for unchanged values, at both ends.
             assert second.words is not None
             arithmetic = first.arithmetic
             words = (
@@ -80,7 +79,7 @@ def interpolate(
 def _mix(
     first: Array, second: Array, x: Array, x_other: Array, t: float | Array
 ) -> Array:
-    """Spherical weights of x and x_other, applied to first and second."""
+    """Apply the spherical weights of x and x_other to first and second."""
     if first.shape != second.shape or first.dtype != second.dtype:
         raise ValueError(
             f"cannot interpolate between shape {first.shape}, {first.dtype} and shape "
@@ -93,14 +92,14 @@ def _mix(
     cosine /= jnp.sqrt(jnp.sum(x * x) * jnp.sum(x_other * x_other))
     angle = jnp.arccos(jnp.clip(cosine, -1, 1))
     sine = jnp.sin(angle)
-    # Two that point the same way (or opposite ways, where no way between them is
-    # shorter than another): a straight line.
+    # A straight line for equal directions, and for opposite directions, which have no
+    # unique shortest arc.
     parallel = sine < jnp.sqrt(jnp.finfo(first.dtype).eps)
     safe = jnp.where(parallel, 1, sine)
     weight = jnp.where(parallel, 1 - t, jnp.sin((1 - t) * angle) / safe)
     weight_other = jnp.where(parallel, t, jnp.sin(t * angle) / safe)
     mixed = weight * first + weight_other * second
-    # Rounding would leave the ends a little off.
+    # Without this, rounding would change the ends.
     return jnp.where(t == 0, first, jnp.where(t == 1, second, mixed))
 
 
@@ -108,7 +107,7 @@ def _check_states(first: SamplerState, second: SamplerState) -> None:
     for state in (first, second):
         if state.end != "noise":
             raise ValueError(
-                "states are interpolated at the noise end; this one is at the "
+                "states are interpolated at the noise end, got a state at the "
                 f"{state.end} end"
             )
     kinds = [(state.sampler, state.num_steps) for state in (first, second)]

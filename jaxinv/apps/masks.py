@@ -1,9 +1,8 @@
-r"""Masks: which part of an image an edit may change.
+r"""Masks: the part of an image that an edit may change.
 
-A mask has the value 1 where the image may change and 0 where it has to stay. One can be
-given in pixels; or be found, as where the model sees a difference between two prompts:
-the image's latent is noised, both predict the noise, and where they disagree is what
-the prompts disagree about.
+A mask is 1 where the image may change and 0 where it must not. It can be given in
+pixels, or computed from two prompts: noise is added to the image's latent, the model
+predicts the noise with each prompt, and the mask is 1 where the predictions differ.
 
 References:
     Couairon et al. 2023, "DiffEdit", arXiv:2210.11427, Section 3.2.
@@ -27,18 +26,18 @@ _Share = Annotated[float, Range(0, 1, above=True, below=True)]
 
 @checked
 def latent_mask(mask: ArrayLike, factor: int) -> Float[np.ndarray, "h w 1"]:
-    """A mask of pixels as one of latents: all that sees a changing pixel may change.
+    """Convert a mask of pixels to a mask of latents, by the maximum over each block.
 
     Args:
         mask: (H, W) or (H, W, 1), booleans or values in [0, 1].
-        factor: of the autoencoder; divides height and width.
+        factor: The autoencoder's downsampling factor, which divides height and width.
 
     Returns:
-        The greatest value of each block.
+        The largest value of each block.
 
     Raises:
-        ValueError: for another shape, values out of range, or a factor that does not
-            divide.
+        ValueError: For another shape, values out of range, or a factor that does not
+            divide the shape.
     """
     values = np.asarray(mask, np.float32)
     if values.ndim == 3 and values.shape[-1] == 1:
@@ -69,24 +68,24 @@ def prediction_mask(
     samples: AtLeastOne = 10,
     threshold: _Share = 0.5,
 ) -> Float[Array, "h w 1"]:
-    """Where two denoisers disagree about a latent.
+    """Return a mask of the positions where two denoisers disagree about a latent.
 
     Args:
-        schedule: of the model.
-        source: the model with the prompt that the image shows.
-        target: the model with another prompt.
-        latent: of the image.
-        key: random key of the noises.
-        strength: how much noise: a share of the schedule's training times.
-        samples: noises to average over.
-        threshold: share of the largest disagreement (after values beyond three times
-            the mean are cut off) from which the mask is 1.
+        schedule: The schedule of the model.
+        source: The model with the prompt that describes the image.
+        target: The model with another prompt.
+        latent: The latent of the image.
+        key: Random key of the noises.
+        strength: Amount of noise, as a fraction of the schedule's training times.
+        samples: Number of noises to average over.
+        threshold: Fraction of the largest disagreement from which the mask is 1.
+            Disagreements are first clipped to three times their mean.
 
     Returns:
         The mask, of zeros and ones.
 
     Raises:
-        ValueError: for denoisers that do not fit the latent.
+        ValueError: For denoisers that do not fit the latent.
 
     References:
         Couairon et al. 2023, arXiv:2210.11427, Section 3.2 and Appendix A.
@@ -98,7 +97,7 @@ def prediction_mask(
     level = round(strength * (schedule.num_train_timesteps - 1))
     tau, time = schedule.taus[level], schedule.model_times[level]
     scale = schedule.scale(tau)
-    # What the data weighs in x = scale (s x0 + tau e): s is 1, or 1 - tau for a flow.
+    # The weight of the data in x = scale (s x0 + tau e): s is 1, or 1 - tau for flows.
     weight = scale * (1 - tau if schedule.family == "flow" else 1)
     numbers = tuple(jnp.asarray(v, latent.dtype) for v in (weight, scale * tau, time))
     parts = split_callable(source), split_callable(target)

@@ -111,7 +111,7 @@ def to_json(value: Mapping[str, Any], indent: int | None = None) -> str:
     """Format a JSON object from Python and array scalars.
 
     JSON has no NaN and no infinity: they become ``null``.
-    With ``indent`` there is a line for each value.
+    With ``indent``, every value has its own line.
 
     >>> to_json({"a": np.float32(0.5), "b": float("nan")})
     '{"a": 0.5, "b": null}'
@@ -165,8 +165,8 @@ def atomic_folder(
 ) -> Iterator[Path]:
     """Make a folder appear only when it is complete.
 
-    Yields a fresh folder beside the wanted one. It is renamed at the end, or removed if
-    anything was raised.
+    The context yields a temporary folder next to the target. It is renamed at the end,
+    or removed if anything was raised.
 
     Args:
         folder: The folder to make.
@@ -181,7 +181,7 @@ def atomic_folder(
     """
     folder = Path(folder).absolute()
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} exists and is no folder")
+        raise FileExistsError(f"{folder} exists and is not a folder")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise FileExistsError(f"{folder} exists and is not empty")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ steps precede their use:
 The hints are ``int``, ``float`` (finite unless a range allows otherwise), ``bool``,
 ``str``, ``None``, ``Any``, ``Literal``, unions, ``tuple`` and ``dict`` of them, with a
 :class:`jaxinv.checks.Range` for numbers and a :class:`jaxinv.checks.Length` for texts,
-lists and objects. A value is never converted: 8.0 and true are no integers.
+lists and objects. Values are never converted: 8.0 and true are not integers.
 
 The alternative msgspec 0.22 uses the last of two equal keys, does not read -Infinity,
 accepts NaN for a number without limits, and does not name the options of a ``Literal``.
@@ -47,7 +47,7 @@ from jaxinv.files.folders import read_regular
 #: Default limit on the size of a file: more than any configuration or index needs.
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 32
-_TEXT = Length(0, 1000)  # of a text that declares no Length
+_TEXT = Length(0, 1000)  # for texts without a declared Length
 
 _Record = TypeVar("_Record")
 
@@ -221,7 +221,7 @@ def check_field(name: str, value: Any, kind: Any) -> None:
 
 
 def _plain(value: Any, kind: Any, limits: tuple[Any, ...]) -> Any:
-    """Return a value of a type that is no list or object; NotImplemented if not."""
+    """Return a value that is not a list or object, or NotImplemented."""
     if kind is str:
         length = next((x for x in limits if isinstance(x, Length)), _TEXT)
         text = isinstance(value, str) and length.holds(value) and is_text(value)

@@ -106,9 +106,9 @@ class Parts(NamedTuple):
     """The configurations of a pipeline's networks, which fit one another.
 
     Attributes:
-        unet: Of the UNet.
-        vae: Of the autoencoder.
-        text_encoder: Of the text encoder.
+        unet: Configuration of the UNet.
+        vae: Configuration of the autoencoder.
+        text_encoder: Configuration of the text encoder.
         image_size: (height, width), pixels, that the UNet was trained on.
     """
 

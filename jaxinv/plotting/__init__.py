@@ -1,4 +1,4 @@
-"""Pictures of inversions, made without pyplot: no global state, no display needed."""
+"""Figures of inversions, without pyplot: no global state, and no display needed."""
 
 from jaxinv.plotting.charts import confusion_matrices, residual_curves, spectra
 from jaxinv.plotting.panel import (

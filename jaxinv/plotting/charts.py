@@ -1,4 +1,4 @@
-"""Charts: residuals, spectra, and who was taken for whom."""
+"""Charts: residuals, spectra and confusion matrices."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator
 
-_COLOURS = ("#2c6fbb", "#c8742c", "#1a7f4e", "#8e5bb5", "#b8a01f", "#b3362a", "#7a8194")
+_COLORS = ("#2c6fbb", "#c8742c", "#1a7f4e", "#8e5bb5", "#b8a01f", "#b3362a", "#7a8194")
 
 
 def residual_curves(
@@ -18,13 +18,13 @@ def residual_curves(
     x_label: str = "step",
     y_label: str = "relative residual",
 ) -> Figure:
-    """Curves over their index, on a logarithmic scale.
+    """Plot curves over their index, on a logarithmic scale.
 
     Args:
-        curves: By their names; NaN, and what is not positive, is left out.
-        title: Stands above.
-        x_label: Of the index.
-        y_label: Of the values.
+        curves: The curves, by name; NaN and values that are not positive are omitted.
+        title: Title of the figure.
+        x_label: Label of the index.
+        y_label: Label of the values.
 
     Returns:
         The figure.
@@ -34,8 +34,8 @@ def residual_curves(
     for k, (name, values) in enumerate(curves.items()):
         y = np.asarray(values, np.float64)
         y = np.where(y > 0, y, np.nan)
-        colour = _COLOURS[k % len(_COLOURS)]
-        axes.plot(np.arange(len(y)), y, "-o", markersize=3, color=colour, label=name)
+        color = _COLORS[k % len(_COLORS)]
+        axes.plot(np.arange(len(y)), y, "-o", markersize=3, color=color, label=name)
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=x_label, ylabel=y_label, title=title)
@@ -47,12 +47,12 @@ def residual_curves(
 def spectra(
     noises: Mapping[str, Float[np.ndarray, "h w"]], radius: float, title: str
 ) -> Figure:
-    """Moduli of Fourier coefficients, zero in the middle, with a circle around the key.
+    """Plot moduli of Fourier coefficients around zero, with a circle around the key.
 
     Args:
         noises: One channel of each noise, by name.
-        radius: Of the circle, in frequencies.
-        title: Stands above all.
+        radius: Radius of the circle, in frequencies.
+        title: Title of the figure.
 
     Returns:
         The figure.
@@ -64,8 +64,8 @@ def spectra(
         moduli = np.abs(np.fft.fftshift(np.fft.fft2(np.asarray(noise), norm="ortho")))
         h, w = moduli.shape
         shown = ax.imshow(np.maximum(moduli, 0.05), norm=LogNorm(0.05, 5), cmap="magma")
-        centre = (w // 2, h // 2)
-        ax.add_patch(Circle(centre, radius + 0.5, fill=False, edgecolor="white"))
+        center = (w // 2, h // 2)
+        ax.add_patch(Circle(center, radius + 0.5, fill=False, edgecolor="white"))
         ax.set(xticks=[], yticks=[])
         ax.set_title(name, fontsize=9)
     figure.colorbar(shown, ax=list(axes), shrink=0.8, label="modulus")
@@ -76,11 +76,11 @@ def spectra(
 def confusion_matrices(
     matrices: Mapping[str, Int[np.ndarray, "k k"]], title: str
 ) -> Figure:
-    """Which key was found (columns) in images with which key (rows).
+    """Plot the keys that were found (columns) in images with each key (rows).
 
     Args:
-        matrices: Counts, by the name of what found them.
-        title: Stands above all.
+        matrices: Counts, by the name of the method.
+        title: Title of the figure.
 
     Returns:
         The figure.

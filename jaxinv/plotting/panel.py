@@ -1,4 +1,4 @@
-"""Pictures of inversions: images, noises, and what is left between them."""
+"""Panels of images, noises and their differences."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from jaxinv.files import open_atomically
 
 _INK, _FAINT, _GOOD, _BAD = "#1f2430", "#7a8194", "#1a7f4e", "#b3362a"
-_FONT = "DejaVu Sans"  # ships with matplotlib: the picture is the same everywhere
+_FONT = "DejaVu Sans"  # ships with matplotlib, so that figures are reproducible
 
 
 class Tile(NamedTuple):
@@ -20,9 +20,9 @@ class Tile(NamedTuple):
 
     Attributes:
         picture: (h, w, 3) in [0, 1].
-        title: What it is.
-        caption: A figure that belongs to it; may be empty.
-        good: Colours the caption: green, red, or grey for None.
+        title: Title of the picture.
+        caption: A number below the picture; may be empty.
+        good: Color of the caption: green for true, red for false, gray for None.
     """
 
     picture: Float[np.ndarray, "h w 3"]
@@ -35,7 +35,7 @@ class Row(NamedTuple):
     """One row of a panel.
 
     Attributes:
-        label: Stands left of the row.
+        label: Label to the left of the row.
         tiles: The pictures, None for an empty place.
     """
 
@@ -46,13 +46,13 @@ class Row(NamedTuple):
 def latent_picture(
     latent: Float[np.ndarray, "h w c"], *, reach: float = 3.0
 ) -> Float[np.ndarray, "h w 3"]:
-    """Shows the first three channels of a latent as red, green and blue.
+    """Show the first three channels of a latent as red, green and blue.
 
     Args:
-        latent: A latent or a noise, at least one channel; of two, or one, the last is
-            repeated.
-        reach: The values ``-reach`` and ``reach`` become 0 and 1: 3 standard deviations
-            of unit noise.
+        latent: A latent or a noise; the last channel is repeated if there are fewer
+            than three.
+        reach: The values ``-reach`` and ``reach`` become 0 and 1; by default three
+            standard deviations of unit noise.
 
     Returns:
         A picture in [0, 1].
@@ -65,31 +65,31 @@ def latent_picture(
 def difference_picture(
     a: Float[np.ndarray, "h w c"], b: Float[np.ndarray, "h w c"], *, gain: float
 ) -> Float[np.ndarray, "h w 3"]:
-    """Shows a signed difference around grey.
+    """Show a signed difference around gray.
 
     Args:
         a: An image or latent.
-        b: Another one of that shape.
-        gain: The difference is multiplied by this; half the range is then white.
+        b: Another image or latent of the same shape.
+        gain: Factor of the difference; half the range is then white.
 
     Returns:
-        A picture in [0, 1]; equal values are mid-grey, NaN is magenta.
+        A picture in [0, 1]; equal values are mid-gray, NaN is magenta.
     """
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     channels = np.minimum(np.arange(3), difference.shape[-1] - 1)
     shown = gain * difference[..., channels] / 2 + 0.5
-    # What is not a number must not look like no difference.
+    # NaN must not look like a difference of zero.
     magenta = np.array([1.0, 0.0, 1.0])
     return np.where(np.isfinite(shown), np.clip(shown, 0, 1), magenta)
 
 
 def panel(rows: Sequence[Row], title: str, footnote: str = "") -> Figure:
-    """Lays pictures out in rows, with captions.
+    """Lay pictures out in rows, with captions.
 
     Args:
         rows: The rows, from the top.
-        title: Stands above all.
-        footnote: Stands below all.
+        title: Title of the figure.
+        footnote: Text at the bottom.
 
     Returns:
         The figure.
@@ -102,7 +102,7 @@ def panel(rows: Sequence[Row], title: str, footnote: str = "") -> Figure:
     width = left + columns * (tile + gap_x) + 0.1
     height = top + len(rows) * (tile + gap_y) - gap_y + bottom
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
-    # Prompts and file names are not mathematics, whatever dollars they contain.
+    # Dollar signs in prompts and file names do not denote mathematics.
     style: dict[str, Any] = {"family": _FONT, "color": _INK, "parse_math": False}
     figure.text(
         0.2 / width, 1 - 0.38 / height, title, fontsize=13, weight="bold", **style
@@ -153,13 +153,13 @@ def film_strip(
     *,
     frames: int = 8,
 ) -> Figure:
-    """Lays some of many pictures side by side, evenly chosen, both ends included.
+    """Lay out evenly spaced pictures of a sequence side by side, both ends included.
 
     Args:
-        pictures: Of a trajectory, say, in [0, 1].
-        title: Stands above.
-        labels: One for each picture; their numbers by default.
-        frames: How many to show at most.
+        pictures: The sequence, such as a trajectory, in [0, 1].
+        title: Title of the figure.
+        labels: One label for each picture; by default the index.
+        frames: Largest number of pictures to show.
 
     Returns:
         The figure.
@@ -180,7 +180,7 @@ def film_strip(
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Writes a figure as a PNG file, atomically.
+    """Write a figure as a PNG file, atomically.
 
     Args:
         figure: The figure.

@@ -156,7 +156,7 @@ def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolutio
     def body(s: State) -> State:
         k = s.k
         product = matvec(jax.tree.map(lambda rows: rows[k], s.basis))
-        w, length, h = orthonormalise(s.basis, product)
+        w, length, h = orthonormalize(s.basis, product)
         new = length > 0
         column = jnp.sum(s.rotation * h.at[k + 1].set(length), axis=1)
         diagonal = jnp.hypot(column[k], length)
@@ -199,7 +199,7 @@ def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolutio
     return LinearSolution(x, residual, end.products)
 
 
-def orthonormalise(basis: Any, w: Any) -> tuple[Any, Array, Array]:
+def orthonormalize(basis: Any, w: Any) -> tuple[Any, Array, Array]:
     """The part of w that is orthogonal to a basis, as a unit vector.
 
     Args:

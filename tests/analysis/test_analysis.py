@@ -9,7 +9,7 @@ from gaussian_mixture import SHAPE, gaussian_mixture
 
 import jaxinv as ji
 from jaxinv.analysis import (
-    bidiagonalise,
+    bidiagonalize,
     step_conditioning,
     trajectory_conditioning,
 )
@@ -226,10 +226,10 @@ def test_bad_input_is_refused_with_what_would_be_right(change, message):
         step_conditioning(table, **(good | change))
 
 
-def test_bidiagonalisation_reproduces_the_matrix_in_orthonormal_bases(float64):
+def test_bidiagonalization_reproduces_the_matrix_in_orthonormal_bases(float64):
     matrix = jnp.asarray(spectrum([3.0, 2.0, 1.0, 0.5, 0.25]))
     start = jnp.arange(1.0, 6.0)
-    small, beta = bidiagonalise(
+    small, beta = bidiagonalize(
         lambda v: matrix @ v, lambda u: matrix.T @ u, start, num_vectors=9
     )
     assert small.shape == (5, 5)

@@ -204,7 +204,7 @@ def test_what_cannot_be_interpolated_is_refused():
     other = ji.SamplerState(first.values, "bdia", 6, "noise")
     for pair, message in (
         ((first, second.values), "between a state and an array"),
-        ((first, data), "at the noise end; this one is at the data end"),
+        ((first, data), "at the noise end, got a state at the data end"),
         ((first, other), "states of different samplers"),
         ((first.values, first.values[0]), "cannot interpolate between shape"),
         ((first.values, first.values * jnp.nan), "second end must be finite"),

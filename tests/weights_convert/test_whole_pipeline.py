@@ -132,7 +132,7 @@ def test_an_incomplete_or_foreign_pipeline_is_named(source, tmp_path):
 
 def test_an_output_that_cannot_be_written_is_an_error(diffusers_folder, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    for target, match in (("file", "is no folder"), ("file/dst", "file")):
+    for target, match in (("file", "is not a folder"), ("file/dst", "file")):
         refused = run(diffusers_folder, tmp_path / target)
         assert refused.exit_code == BAD_INPUT
         assert "error:" in refused.stderr

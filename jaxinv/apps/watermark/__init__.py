@@ -1,8 +1,8 @@
-r"""Watermarks in the noise that an image is made from.
+r"""Watermarks in the noise from which an image is generated.
 
-Nothing is added to the image: a key is put into the noise, the sampler makes an image
-of it, and whoever holds the key inverts the image and looks for it in the noise. So
-detection is as good as the inversion.
+A key is embedded in the noise, and the sampler generates an image from it. To detect
+the watermark, the holder of the key inverts the image and searches its noise for the
+key. Detection is therefore only as good as the inversion.
 
     key = watermark.tree_ring_key(jax.random.key(0), pipe.latent_shape, radius=3)
     noise = key.embed(jax.random.normal(jax.random.key(1), pipe.latent_shape))

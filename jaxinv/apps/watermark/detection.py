@@ -1,4 +1,4 @@
-"""From an image to the statistic: decoder inversion, sampler inversion, score."""
+"""Detection: decoder inversion, sampler inversion, and the score of the noise."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,11 +23,11 @@ Key = TreeRingKey | GaussianShadingKey
 
 
 class Detection(NamedTuple):
-    """What was found in an image.
+    """The result of a search for a key in an image.
 
     Attributes:
-        score: against the key.
-        inversion: the noise with both certificates.
+        score: Score of the noise against the key.
+        inversion: The noise, with the certificates of both inversions.
     """
 
     score: Score
@@ -46,40 +46,39 @@ def detect(
     decoder: str | Method = "anderson",
     **options: Any,
 ) -> Detection:
-    """Looks for a key in the noise of an image.
+    """Search the noise of an image for a key.
 
-    If the prompt that the image was made with is known, give it with its guidance; if
-    not, the empty prompt without guidance is the usual guess, and the default. On
-    ``emoji64`` that guess costs most of the marks of pictures that were made with
-    guidance (``benchmarks/results/watermark_judgement.md``).
+    Pass the prompt and guidance of the image if they are known. The default is the
+    usual guess, the empty prompt without guidance. On ``emoji64`` it misses most
+    watermarks of images that were generated with guidance
+    (``benchmarks/results/watermark_judgement.md``).
 
     Args:
-        pipe: the model that would have made the image.
-        key: the key.
+        pipe: The model that would have generated the image.
+        key: The key.
         image: (h, w, 3), floats in [0, 1] or ``uint8``.
-        sampler: the sampler that would have made it.
-        prompt: text or its vectors.
-        negative_prompt: likewise.
-        guidance_scale: likewise.
-        decoder: how the decoder is inverted.
-        **options: of :func:`jaxinv.invert`.
+        sampler: The sampler that would have generated the image.
+        prompt: The prompt, as text or vectors.
+        negative_prompt: The negative prompt, as text or vectors.
+        guidance_scale: The guidance scale.
+        decoder: Settings of the decoder inversion.
+        **options: Options of :func:`jaxinv.invert`.
 
     Returns:
-        The score, for :func:`jaxinv.apps.watermark.judge`, with the inversion that it
-        rests on. An unconverged inversion has ``converged=False`` and is scored all the
-        same.
+        The score, for :func:`jaxinv.apps.watermark.judge`, and the inversion. An
+        inversion with ``converged=False`` is also scored.
 
     Raises:
-        ValueError: as :meth:`jaxinv.LatentDiffusion.invert`; for a key of another
-            shape than this image's noise.
+        ValueError: If :meth:`jaxinv.LatentDiffusion.invert` raises it, or if the key
+            has another shape than this image's noise.
     """
     height, width = jnp.shape(image)[:2] if jnp.ndim(image) == 3 else (0, 0)
     channels = pipe.vae.config.latent_channels
     expected = (height // pipe.factor, width // pipe.factor, channels)
     if height and expected != key.shape:
         raise ValueError(
-            f"this key is for noise of shape {key.shape}, but an image of {height}x"
-            f"{width} has {expected} in {pipe.name}"
+            f"this key is for noise of shape {key.shape}, but the noise of a {height}x"
+            f"{width} image has shape {expected} in {pipe.name}"
         )
     denoise = pipe.denoiser(prompt, negative_prompt, guidance_scale)
     found = pipe.invert(image, sampler, denoise, decoder=decoder, **options)
@@ -89,27 +88,27 @@ def detect(
 def classify(
     keys: Sequence[TreeRingKey], noise: Float[Array, "h w c"]
 ) -> Float[Array, "k"]:
-    """Distances of a noise to several keys; the nearest is the likeliest.
+    """Return the distances of a noise to several keys; the closest key is likeliest.
 
     Args:
-        keys: of one shape, radius and channel.
-        noise: found by inversion.
+        keys: Keys with equal shape, radius and channel.
+        noise: Noise recovered by inversion.
 
     Returns:
         The distances, in the order of the keys.
 
     Raises:
-        ValueError: for no keys, or keys that differ in more than their values.
+        ValueError: For no keys, or keys that differ in more than their values.
 
     References:
         Hong et al. 2024, arXiv:2311.18387, Section 5 (classification of watermarks).
     """
     if not keys or not all(isinstance(key, TreeRingKey) for key in keys):
-        raise ValueError("expected at least one key, all of them tree-ring keys")
+        raise ValueError("expected at least one key, and only tree-ring keys")
     kinds = {(key.shape, key.radius, key.channel) for key in keys}
     if len(kinds) > 1:
         raise ValueError(
-            "keys can be told apart if they share shape, radius and channel; got "
+            "keys can be compared if they share shape, radius and channel; got "
             + ", ".join(map(str, sorted(kinds)))
         )
     first = keys[0]

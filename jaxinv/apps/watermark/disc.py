@@ -1,4 +1,4 @@
-"""A disc of the Fourier plane of a real array: its coefficients, pairs and rings."""
+"""A disc in the Fourier plane of a real array: its coefficients, pairs and rings."""
 
 import jax
 import jax.numpy as jnp
@@ -9,28 +9,29 @@ from jaxtyping import Array
 def disc_pairs(
     shape: tuple[int, int, int], radius: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of one coefficient of each conjugate pair in a disc, zero left out."""
+    """Return the indices of one coefficient of each conjugate pair, without zero."""
     u, v = np.mgrid[-radius : radius + 1, 0 : radius + 1]
     chosen = (u**2 + v**2 <= radius**2) & ((v > 0) | (u > 0))
     return u[chosen] % shape[0], v[chosen] % shape[1]
 
 
 def modulus(shape: tuple[int, int, int]) -> np.ndarray:
-    """Of every frequency of the plane, in its unit."""
+    """Return the modulus of every frequency of the plane."""
     u, v = ((np.arange(n) + n // 2) % n - n // 2 for n in shape[:2])
     return np.hypot(u[:, None], v[None, :])
 
 
 def ring_numbers(shape: tuple[int, int, int], radius: int) -> np.ndarray:
-    """The number of the ring, from 1, of each pair."""
+    """Return the number of each pair's ring, starting from 1."""
     moduli = modulus(shape)[disc_pairs(shape, radius)]
     return np.maximum(np.ceil(moduli - 1e-9).astype(int), 1)
 
 
 def ring_weights(shape: tuple[int, int, int], radius: int) -> np.ndarray:
-    """The matrix of the means over rings, of the coordinates of a disc.
+    """Return the matrix that maps the coordinates of a disc to means over rings.
 
-    A coordinate that is sqrt 2 times a real part counts twice, as the pair is two.
+    A coordinate that is sqrt 2 times a real part counts twice, because it stands for a
+    pair of coefficients.
     """
     ring = ring_numbers(shape, radius)
     weights = np.zeros((radius, 1 + 2 * len(ring)))
@@ -42,7 +43,7 @@ def ring_weights(shape: tuple[int, int, int], radius: int) -> np.ndarray:
 
 
 def circle_basis(shape: tuple[int, int, int], radius: int) -> np.ndarray:
-    """Orthonormal rows: real and the same at all frequencies of one modulus."""
+    """Return orthonormal rows that are real and constant on each circle."""
     rows, columns = disc_pairs(shape, radius)
     moduli = np.concatenate([[0.0], modulus(shape)[rows, columns]])
     same = np.unique(moduli)[:, None] == moduli
@@ -52,7 +53,7 @@ def circle_basis(shape: tuple[int, int, int], radius: int) -> np.ndarray:
 
 
 def disc_plane(values: Array, shape: tuple[int, int, int], radius: int) -> Array:
-    """The real array of these coordinates; its other coefficients are 0."""
+    """Return the real array with these coordinates and zeros outside the disc."""
     rows, columns = disc_pairs(shape, radius)
     count = len(rows)
     pairs = jax.lax.complex(values[1 : 1 + count], values[1 + count :]) / 2**0.5

@@ -1,20 +1,20 @@
 r"""Gaussian Shading: a message in the signs of the noise.
 
-Every bit of the message is repeated over a block of the noise, the repeated bits are
-encrypted with a stream cipher, which makes them look like coin tosses, and each decides
-the sign of one number of the noise. Marked noise is distributed as any other: without
-the secret nothing is to be seen in one image, while two that share a key share their
-signs. The message is read by decrypting them and taking the majority of each block.
+Every bit of the message is repeated over a block of the noise. A stream cipher encrypts
+the repeated bits, so that they are distributed like coin tosses, and each sets the sign
+of one number of the noise. Marked noise has the distribution of any other noise:
+without the secret, one image reveals nothing, but two images with the same key share
+their signs. To read the message, the signs are decrypted, and each block's majority is
+taken.
 
 A latent that does not depend on the secret matches each bit with probability 1/2,
-whatever it looks like: its signs meet coin tosses. At least m of k matches happen with
-the probability
+whatever its distribution. The probability of at least m matches out of k is
 
     P(m) = sum_{i >= m} binom(k, i) / 2^k.
 
-The mark is not bound to what the picture shows: who has the noise of a marked picture
-can make another picture of it, which then carries the message. A message that names its
-picture (and a secret of its own) tells which picture was copied.
+The mark is not bound to the content of the image: anybody with the noise of a marked
+image can generate another image from it, which then carries the message. A message that
+identifies its image (and a secret of its own) reveals which image was copied.
 
 References:
     Yang et al. 2024, "Gaussian Shading", arXiv:2404.04956, Sections 3.2 to 3.4.
@@ -35,14 +35,14 @@ from jaxinv.apps.watermark.tree_ring import check_noise
 
 
 class GaussianShadingScore(NamedTuple):
-    """What was read of a message.
+    """The message read from a noise, compared with the key.
 
     Attributes:
-        bits: shape (k,). The message as it was read.
-        matches: shape (). How many bits are the key's.
-        accuracy: shape (). Their share; NaN, with no matches, for noise that is not
-            finite.
-        figures: what the noise looks like.
+        bits: The message as read, shape (k,).
+        matches: Number of bits that equal the key's, shape ().
+        accuracy: Fraction of these bits, shape (); NaN, with no matches, for noise that
+            is not finite.
+        figures: Statistics of the noise.
     """
 
     bits: Bool[Array, "k"]
@@ -57,9 +57,9 @@ class GaussianShadingKey:
     """A message and its secret; from :func:`gaussian_shading_key`. A pytree.
 
     Attributes:
-        message: shape (k,). The bits.
-        keystream: the cipher's bits, of the noise's shape.
-        secret: shape (48,). The cipher's key (32 bytes) and nonce (16).
+        message: The bits, shape (k,).
+        keystream: The cipher's bits, of the noise's shape.
+        secret: The cipher's key (32 bytes) and nonce (16), shape (48,).
         blocks: (h, w, c) of the block over which a bit is repeated (static).
     """
 
@@ -70,51 +70,51 @@ class GaussianShadingKey:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(h, w, c) of the noise."""
+        """Shape (h, w, c) of the noise."""
         h, w, c = self.keystream.shape
         return h, w, c
 
     def embed(self, noise: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
-        """The noise with the signs of the message.
+        """Return the noise with the signs of the message.
 
         Args:
-            noise: unit noise of the key's shape, independent of everything else.
+            noise: Unit noise of the key's shape, independent of everything else.
 
         Returns:
-            The marked noise: the same magnitudes.
+            The marked noise, with the magnitudes of ``noise``.
 
         Raises:
-            ValueError: for another shape.
+            ValueError: For another shape.
         """
         noise = check_noise(noise, self.shape)
         signs = _spread(self.message, self.shape, self.blocks) ^ self.keystream
         return jnp.where(signs, jnp.abs(noise), -jnp.abs(noise))
 
     def score(self, noise: Float[Array, "h w c"]) -> GaussianShadingScore:
-        """Reads the message.
+        """Read the message.
 
         Args:
-            noise: found by inversion, of the key's shape.
+            noise: Noise of the key's shape, recovered by inversion.
 
         Returns:
-            The bits, and how many are the key's; see :func:`false_positive_rate`.
+            The bits, and the number of matches; see :func:`false_positive_rate`.
 
         Raises:
-            ValueError: for another shape.
+            ValueError: For another shape.
         """
         noise = check_noise(noise, self.shape)
-        # All is decided by signs that the keystream has tossed, zeros included, so that
-        # the complement of the keystream gives the complement of every bit: whatever
-        # the noise is, both are as likely.
+        # Every decision depends on signs that the keystream flips, also for zeros, so
+        # that the complement of the keystream gives the complement of every bit: for
+        # any noise, both are equally likely.
         signs = jnp.where((noise > 0) ^ self.keystream, 1.0, -1.0)
         votes = _gather(signs, self.blocks)
-        # Blocks of even size can be undecided: then the magnitudes decide, and the
-        # first number where these are undecided, too, as in constant noise.
+        # Ties in blocks of even size are broken by the magnitudes, and if these are
+        # tied, as in constant noise, by the first number.
         sums = _gather(signs * jnp.abs(noise), self.blocks)
         sums = jnp.where(sums == 0, _first(signs, self.blocks), sums)
         bits = jnp.where(votes == 0, sums, votes) > 0
         matches = jnp.sum(bits == self.message)
-        # Comparisons with NaN are false, and false is a bit like any other.
+        # Comparisons with NaN are false, which would count as a bit.
         known = jnp.all(jnp.isfinite(noise))
         share = jnp.where(known, matches / len(self.message), jnp.nan)
         matches = jnp.where(known, matches, 0)
@@ -128,24 +128,25 @@ def gaussian_shading_key(
     message: ArrayLike | None = None,
     secret: bytes | None = None,
 ) -> GaussianShadingKey:
-    """Makes a key.
+    """Make a key.
 
     Args:
         shape: (h, w, c) of the noise.
-        blocks: (h, w, c) of the block over which a bit is repeated. Published is (8, 8,
-            1), which gives a latent of 64x64x4 256 bits.
-        message: the bits, as many as there are blocks; drawn by the operating system's
-            generator if None.
-        secret: 48 bytes, ChaCha20's key and nonce; likewise. Images that share one
-            share all their signs: nobody reads them, but anybody sees that they are
-            alike. Two messages must not share one.
+        blocks: (h, w, c) of the block over which a bit is repeated. The paper uses (8,
+            8, 1), which gives 256 bits in a latent of 64x64x4.
+        message: One bit for each block; drawn by the operating system's generator if
+            None.
+        secret: ChaCha20's key and nonce, 48 bytes; drawn by the operating system's
+            generator if None. Images with the same secret share all their signs, which
+            shows that they are related without revealing the message. Two messages must
+            not share a secret.
 
     Returns:
         The key.
 
     Raises:
-        ValueError: for blocks that do not divide the shape, a message that is not as
-            many bits, or a secret of another length.
+        ValueError: For blocks that do not divide the shape, or a message or secret of
+            the wrong length.
 
     Example:
         >>> import jax
@@ -159,7 +160,7 @@ def gaussian_shading_key(
         Yang et al. 2024, arXiv:2404.04956, Section 3.2; ChaCha20: RFC 8439.
     """
     if len(shape) != 3 or len(blocks) != 3 or min(*shape, *blocks) < 1:
-        raise ValueError(f"expected (h, w, c) twice, got {shape} and {blocks}")
+        raise ValueError(f"expected two shapes (h, w, c), got {shape} and {blocks}")
     if any(n % b for n, b in zip(shape, blocks, strict=True)):
         raise ValueError(f"blocks of {blocks} do not divide noise of shape {shape}")
     size = int(np.prod(shape))
@@ -185,17 +186,17 @@ def gaussian_shading_key(
 
 
 def false_positive_rate(matches: ArrayLike, bits: int) -> Float[np.ndarray, "..."]:
-    """Return how probable so many matches are without the mark, for any latent.
+    """Return the probability of at least this many matches in an unmarked latent.
 
     Args:
-        matches: number of matching bits.
-        bits: length of the message.
+        matches: Number of matching bits.
+        bits: Length of the message.
 
     Returns:
-        The probability of at least as many.
+        The probability, which holds for any latent.
 
     Raises:
-        ValueError: unless ``0 <= matches <= bits``.
+        ValueError: Unless ``0 <= matches <= bits``.
 
     References:
         Yang et al. 2024, arXiv:2404.04956, Eq. 8.
@@ -209,17 +210,17 @@ def false_positive_rate(matches: ArrayLike, bits: int) -> Float[np.ndarray, "...
 
 
 def matches_for(rate: float, bits: int) -> int:
-    """The fewest matches whose false positive rate is at most a given one.
+    """Return the smallest number of matches with at most a given false positive rate.
 
     Args:
-        rate: between 0 and 1.
-        bits: length of the message.
+        rate: The false positive rate, between 0 and 1.
+        bits: Length of the message.
 
     Returns:
         The number of matches from which an image counts as marked.
 
     Raises:
-        ValueError: for a rate that not even all bits reach.
+        ValueError: If even a match of all bits has a larger rate.
 
     >>> matches_for(1e-6, 64), matches_for(1e-6, 256)
     (51, 167)
@@ -239,7 +240,7 @@ def _chacha20(secret: bytes, length: int) -> bytes:
 
 
 def _spread(bits: Array, shape: tuple[int, ...], blocks: tuple[int, ...]) -> Array:
-    """Every bit over its block."""
+    """Repeat every bit over its block."""
     spread = bits.reshape([n // b for n, b in zip(shape, blocks, strict=True)])
     for axis, block in enumerate(blocks):
         spread = jnp.repeat(spread, block, axis)
@@ -247,13 +248,13 @@ def _spread(bits: Array, shape: tuple[int, ...], blocks: tuple[int, ...]) -> Arr
 
 
 def _first(values: Array, blocks: tuple[int, ...]) -> Array:
-    """The first number of every block."""
+    """Return the first number of every block."""
     i, j, k = blocks
     return values[::i, ::j, ::k].reshape(-1)
 
 
 def _gather(values: Array, blocks: tuple[int, ...]) -> Array:
-    """The sum of every block."""
+    """Return the sum of every block."""
     (h, w, c), (i, j, k) = values.shape, blocks
     split = values.reshape(h // i, i, w // j, j, c // k, k)
     return jnp.sum(split, (1, 3, 5)).reshape(-1)

@@ -1,4 +1,4 @@
-"""Files of keys: readable by their owner only, and never overwritten."""
+"""Key files: readable by their owner only, and never overwritten."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from jaxinv.files.json_fields import check_field, naming, read_json
 
 _FORMAT = "jaxinv watermark key 1"
 _MAX_BYTES = 16 * 2**20
-_MAX_SIZE = 2**22  # numbers of a noise
+_MAX_SIZE = 2**22  # limit on the numbers of a noise
 _Side = Annotated[int, Range(1, 2**16)]
 _Sides = tuple[_Side, _Side, _Side]
 # The fields of a key file, by scheme.
@@ -47,20 +47,20 @@ _FIELDS: dict[str, dict[str, Any]] = {
 def write_key(
     path: str | os.PathLike[str], key: TreeRingKey | GaussianShadingKey
 ) -> None:
-    """Writes a key, readable by its owner only, whole or not at all.
+    """Write a key atomically, readable by its owner only.
 
     Args:
-        path: a file that does not exist.
-        key: the key.
+        path: A file that does not exist.
+        key: The key.
 
     Raises:
-        FileExistsError: if there is anything of that name.
-        OSError: if the file cannot be written.
+        FileExistsError: If the path exists.
+        OSError: If the file cannot be written.
     """
     path = Path(path)
     body = _record(key)
     text = json.dumps({**body, "sha256": _digest(body)}, indent=1) + "\n"
-    # Files of mkstemp belong to their owner alone; a link never replaces anything.
+    # Files of mkstemp are readable by their owner only; a link never replaces a file.
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent or ".")
     try:
         with os.fdopen(handle, "w") as file:
@@ -78,30 +78,30 @@ def write_key(
 
 
 def _place(written: str, path: Path) -> None:
-    """Give a written file its name, if that is free."""
+    """Give a written file its name unless the name exists."""
     try:
         os.link(written, path)
     except FileExistsError:
         raise
     except OSError:
-        # No hard links here, as on many network drives: the name is taken first, and
-        # replaced by the whole file then.
+        # Many network drives have no hard links: reserve the name, then replace it by
+        # the complete file.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         os.replace(written, path)
 
 
 def read_key(path: str | os.PathLike[str]) -> TreeRingKey | GaussianShadingKey:
-    """Reads a key that :func:`write_key` wrote.
+    """Read a key that :func:`write_key` wrote.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The key.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not a key, or was damaged.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not a key, or is damaged.
     """
     path = Path(path)
     if not path.exists():
@@ -109,9 +109,9 @@ def read_key(path: str | os.PathLike[str]) -> TreeRingKey | GaussianShadingKey:
     with naming(f"{path} is not a watermark key"):
         body = read_json(path, max_bytes=_MAX_BYTES)
         if body.get("format") != _FORMAT:
-            raise ValueError("it does not say that it is one")
+            raise ValueError("its format is not that of key files")
         if body.pop("sha256", None) != _digest(body):
-            raise ValueError("its checksum is wrong: it was changed or damaged")
+            raise ValueError("its checksum is wrong: the file was changed or damaged")
         return _key(body)
 
 

@@ -1,9 +1,9 @@
-r"""Exact p-values: the latent is held fixed, and the key is what is random.
+r"""Exact p-values, for a fixed latent and a random key.
 
-A detector that trusts the latent to be white noise of a known variance finds every key
-in a latent that is not: an empty band in loud surroundings is near to all of them. But
-the key was drawn at random, and whoever made the latent did not know it. So ask instead
-how often a *fresh* key would have come as near to *this* latent,
+A detector that assumes the latent to be white noise of known variance finds every key
+in some other latents: an empty band in loud surroundings is close to all keys. But the
+key was drawn at random, and unknown to whoever made the latent. The p-value is
+therefore the probability that a *fresh* key comes as close to *this* latent,
 
     p = P_{k'} ( T(c, k') <= T(c, k) ),
 
@@ -13,20 +13,20 @@ estimated. For normal keys the probability has a closed form:
 
 * all coordinates free (``random`` keys of m values): the direction of k' is uniform on
   the sphere, so that a quarter of the squared chord between the directions of c and k'
-  is Beta((m - 1)/2, (m - 1)/2): the one-sided t-test of their correlation. The scale of
-  the latent drops out. (:class:`Direction`)
-* few values, each on a whole ring (``ring`` keys of r values of variance 1/2): with a,
+  is Beta((m - 1)/2, (m - 1)/2). This is the one-sided t-test of their correlation, and
+  independent of the scale of the latent. (:class:`Direction`)
+* few values, each on a whole ring (``ring`` keys of r values of variance 1/2): if a are
   the means of the latent over the rings, 2 |a - d'|^2 is noncentral chi-squared with r
-  degrees of freedom and the noncentrality 2 |a|^2. (:class:`Distance`)
+  degrees of freedom and noncentrality 2 |a|^2. (:class:`Distance`)
 
-The first is uniform for white noise of any variance and a *fixed* key, too, as then the
-direction of c is uniform. The second is not: a weak ring key is near to much noise. A
-ring key's p-value is therefore the larger of the two, with the direction taken in all
-coordinates of the disc: it errs to the safe side either way. (:class:`Rings`)
+The first is also uniform for white noise of any variance and a *fixed* key, because the
+direction of c is then uniform. The second is not: a weak ring key is close to many
+noises. The p-value of a ring key is therefore the larger of the two, with the direction
+in all coordinates of the disc, which is conservative in both settings. (:class:`Rings`)
 
-A key of zeros has nothing random. Of the latent alone it can be tested only whether a
-band is quieter than its neighbors: the band's share of the energy of both is a Beta
-variable for white noise of any variance, and for no other noise. (:class:`Share`)
+A key of zeros is not random. The latent alone can only show whether a band is quieter
+than its neighbors: the band's share of the energy of both is a Beta variable for white
+noise of any variance, and for no other noise. (:class:`Share`)
 
 References:
     Lehmann and Romano 2005, "Testing Statistical Hypotheses", Section 15.2
@@ -44,16 +44,16 @@ class Direction(NamedTuple):
     """The angle between a latent and a key whose coordinates are all free.
 
     Attributes:
-        chord: shape (). A quarter of the squared chord between the unit vectors: 0 for
-            one direction, 1 for opposite ones.
-        size: shape (). Number of coordinates.
+        chord: A quarter of the squared chord between the unit vectors, shape (): 0 for
+            equal, 1 for opposite directions.
+        size: Number of coordinates, shape ().
     """
 
     chord: Float[Array, ""]
     size: Float[Array, ""]
 
     def p_value(self) -> Float[np.ndarray, "..."]:
-        """Return the probability that a fresh key lies as near in direction."""
+        """Return the probability that a fresh key is as close in direction."""
         from scipy.special import betainc
 
         chord, half = _float64(self.chord), (_float64(self.size) - 1) / 2
@@ -61,12 +61,12 @@ class Direction(NamedTuple):
 
 
 class Distance(NamedTuple):
-    """The distance between a latent's rings and a key's.
+    """The distance between the rings of a latent and of a key.
 
     Attributes:
-        squared: shape (). Twice the squared distance.
-        noncentrality: shape (). Twice the squared norm of the latent's rings.
-        size: shape (). Number of rings.
+        squared: Twice the squared distance, shape ().
+        noncentrality: Twice the squared norm of the latent's rings, shape ().
+        size: Number of rings, shape ().
     """
 
     squared: Float[Array, ""]
@@ -74,20 +74,20 @@ class Distance(NamedTuple):
     size: Float[Array, ""]
 
     def p_value(self) -> Float[np.ndarray, "..."]:
-        """Return the probability that a fresh key lies as near."""
+        """Return the probability that a fresh key is as close."""
         from scipy.stats import ncx2
 
-        # A noncentrality of exactly 0 is outside of SciPy's domain.
+        # A noncentrality of exactly 0 is outside SciPy's domain.
         noncentrality = np.maximum(_float64(self.noncentrality), 1e-12)
         return ncx2.cdf(_float64(self.squared), _float64(self.size), noncentrality)
 
 
 class Rings(NamedTuple):
-    """Both, for a key of rings.
+    """Direction and distance, for a key of rings.
 
     Attributes:
-        direction: of all coordinates of the disc.
-        distance: of the means over its rings.
+        direction: Statistic of all coordinates of the disc.
+        distance: Statistic of the means over its rings.
     """
 
     direction: Direction
@@ -99,12 +99,12 @@ class Rings(NamedTuple):
 
 
 class Share(NamedTuple):
-    """The energy of a band, as a share of it and a reference together.
+    """The energy of a band, as a share of the energy of the band and a reference.
 
     Attributes:
-        shares: shape (k,). One for each reference.
-        inside: shape (). Degrees of freedom of the band.
-        references: shape (k,). Degrees of freedom of each reference.
+        shares: The share for each reference, shape (k,).
+        inside: Degrees of freedom of the band, shape ().
+        references: Degrees of freedom of each reference, shape (k,).
     """
 
     shares: Float[Array, "k"]
@@ -112,7 +112,7 @@ class Share(NamedTuple):
     references: Float[Array, "k"]
 
     def p_value(self) -> Float[np.ndarray, "..."]:
-        """Return the largest probability, of all references, of a band so quiet."""
+        """Return the largest probability over references of a band this quiet."""
         from scipy.special import betainc
 
         inside = _float64(self.inside)[..., None] / 2
@@ -123,15 +123,15 @@ class Share(NamedTuple):
 def direction(
     latent: Float[Array, "m"], key: Float[Array, "m"], axis: int = -1
 ) -> Direction:
-    """Compare directions.
+    """Compare the directions of a latent and a key.
 
     Args:
-        latent: coordinates of the latent.
-        key: coordinates of the key.
-        axis: of the coordinates.
+        latent: Coordinates of the latent.
+        key: Coordinates of the key.
+        axis: Axis of the coordinates.
 
     Returns:
-        The statistic; a latent of zeros has no direction, and counts as opposite.
+        The statistic; a latent of zeros counts as opposite.
     """
     norm = jnp.linalg.norm(latent, axis=axis, keepdims=True)
     unit = latent / jnp.where(norm > 0, norm, 1)

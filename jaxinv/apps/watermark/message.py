@@ -1,4 +1,4 @@
-"""Messages of Gaussian Shading as people write them: bits, hexadecimal digits, text."""
+"""Messages of Gaussian Shading, written as bits, hexadecimal digits or text."""
 
 import re
 
@@ -10,16 +10,16 @@ def read_message(text: str, bits: int) -> Bool[np.ndarray, "k"]:
     """Return the bits of a message.
 
     Args:
-        text: ``"bits:0110..."`` or ``"hex:6a61..."``, exactly as many as there are; or
-            any other text, with ``"text:"`` before it or not, in UTF-8, which may be
-            shorter: zeros follow it.
-        bits: how many bits the message has.
+        text: ``"bits:0110..."`` or ``"hex:6a61..."`` of the exact length; or any other
+            text, optionally after ``"text:"``, which is encoded as UTF-8 and padded
+            with zeros.
+        bits: Number of bits of the message.
 
     Returns:
-        The bits, the most significant of each byte first.
+        The bits, the most significant bit of each byte first.
 
     Raises:
-        ValueError: for an empty message, other digits, or a length that does not fit.
+        ValueError: For an empty message, other digits, or a length that does not fit.
 
     >>> "".join(str(int(bit)) for bit in read_message("hex:5a", 8))
     '01011010'
@@ -29,7 +29,7 @@ def read_message(text: str, bits: int) -> Bool[np.ndarray, "k"]:
         kind, body = "text", text
     if kind == "text":
         if not body or "\0" in body:
-            raise ValueError("expected a message, of at least one letter and no NUL")
+            raise ValueError("expected a message of at least one letter and no NUL")
         code = body.encode()
         if 8 * len(code) > bits:
             raise ValueError(
@@ -56,7 +56,7 @@ def read_message(text: str, bits: int) -> Bool[np.ndarray, "k"]:
 
 
 def as_hex(bits: Bool[np.ndarray, "k"]) -> str | None:
-    """Return bits as hexadecimal digits; None if they are no whole number of digits."""
+    """Return bits as hexadecimal digits, or None unless there are 4 for each digit."""
     if len(bits) % 4:
         return None
     nibbles = np.asarray(bits, int).reshape(-1, 4) @ np.array([8, 4, 2, 1])
@@ -64,7 +64,7 @@ def as_hex(bits: Bool[np.ndarray, "k"]) -> str | None:
 
 
 def as_text(bits: Bool[np.ndarray, "k"]) -> str | None:
-    """Return bits as printable text, zeros at the end left out; None if they are not.
+    """Return bits as text without zeros at the end, or None if it is not printable.
 
     >>> as_text(read_message("fox 7", 64)), as_text(np.ones(64, bool))
     ('fox 7', None)

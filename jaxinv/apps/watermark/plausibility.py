@@ -1,9 +1,9 @@
-r"""Could this be noise that inverting a picture gives?
+r"""Plausibility: whether a latent can be the noise of an image.
 
-A p-value says how near a latent is to a key. It does not say that the latent is the
-noise of any picture, and against a key of zeros it means nothing unless it is. So a few
-figures of the *unmarked* coefficients are looked at first, by channel (the mean of a
-channel apart, which a brighter picture shifts):
+A p-value measures the closeness of a latent to a key. It does not show that the latent
+is the noise of any image, and for a key of zeros it is meaningless if it is not. A few
+figures of the *unmarked* coefficients are therefore checked first, by channel (except
+the mean of a channel, which depends on the brightness of the image):
 
 * the mean power (1 for unit noise);
 * the spectral flatness, geometric over arithmetic mean of the power |F|^2, as its
@@ -11,17 +11,16 @@ channel apart, which a brighter picture shifts):
   periodic arrays; 0 for a single spike);
 * the kurtosis of the values (3 for Gaussian noise);
 * the power of the marked band over that of the rest of its channel;
-* and, for a key of zeros and a quiet band, how much of what is left in it is in
-  circles: a weak ring key is quiet, too.
+* for a key of zeros and a quiet band, the share of the remaining power in circles: the
+  band of a weak ring key is quiet, too.
 
-What inversion finds is not perfectly white, least of all in pictures that were edited.
-The bounds are therefore wide. They were set after looking at 1,240 noises recovered
-from marked and unmarked pictures of ``emoji64``, by exact and naive inverses, with
-prompts known and unknown, after JPEG, blur, noise, crops, turns and brightening, so
-that all marked ones lie within them (``benchmarks/results/watermark_judgement.md``).
-Other models have not been measured. They are bounds of sanity: what lies within may
-still not be noise, and the p-values of keys that were drawn at random do not rely on
-them.
+Recovered noise is not perfectly white, least of all for edited images. The bounds are
+therefore wide. They contain all marked noises among 1,240 that were recovered from
+marked and unmarked images of ``emoji64``, by exact and naive inversion, with known and
+unknown prompts, after JPEG, blur, noise, crops, rotations and brightening
+(``benchmarks/results/watermark_judgement.md``). Other models have not been measured.
+The bounds are only a sanity check: a latent within them may still not be noise, and the
+p-values of keys that were drawn at random do not depend on them.
 """
 
 from typing import NamedTuple
@@ -30,38 +29,38 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-#: Mean power of a channel, outside of the mark.
+#: Bounds of the mean power of a channel, outside the mark.
 POWER = (0.25, 6.0)
-#: Of the channel that carries a Tree-Ring.
+#: The same bounds for the channel that carries a Tree-Ring.
 MARKED_POWER = (0.4, 2.5)
-#: Logarithm of the flatness around that of white noise, beside what chance adds.
+#: Bounds of the logarithm of the flatness, relative to white noise, without chance.
 FLATNESS = (-0.577 - 1.0, -0.577)
 #: Standard deviation of the logarithm of an exponential variable, pi / sqrt 6.
 _LOG_DEVIATION = 1.283
 _DEVIATIONS = 3.5
 KURTOSIS = (1.4, 20.0)
-#: Power of the band over that of its surroundings; the lower bound times the key's.
+#: Bounds of the band's power relative to its surroundings; the lower times the key's.
 BAND = (0.05, 100.0)
-#: Mean square in circles over that beside them, in a band of zeros.
+#: Bound of the mean square in circles relative to the rest, in a band of zeros.
 CIRCLES = 20.0
 
 
 class NoiseFigures(NamedTuple):
-    """What a latent looks like, apart from its mark.
+    """Statistics of a latent apart from its mark.
 
     Attributes:
-        power: shape (c,). Mean power of the unmarked coefficients of each channel.
-        log_flatness: shape (c,). Logarithm of their spectral flatness.
-        kurtosis: shape (c,). Of each channel's values.
-        unmarked: shape (c,). Number of unmarked coefficients.
-        marked: shape (c,). Whether a channel carries a band.
-        band: shape (). Power of the band over that of the rest of its channel; 1 where
-            there is no band.
-        key: shape (). The key's, at most 1; 0 for a key of zeros and where there is no
+        power: Mean power of the unmarked coefficients of each channel, shape (c,).
+        log_flatness: Logarithm of their spectral flatness, shape (c,).
+        kurtosis: Kurtosis of each channel's values, shape (c,).
+        unmarked: Number of unmarked coefficients, shape (c,).
+        marked: Whether a channel carries a band, shape (c,).
+        band: Power of the band relative to the rest of its channel, shape (); 1 without
+            a band.
+        key: Power of the key, at most 1, shape (); 0 for a key of zeros and without a
             band.
-        circles: shape (). In a quiet band and for a key of zeros, the mean square of
-            what depends on the modulus of the frequency alone, over that of the rest; 1
-            otherwise.
+        circles: In a quiet band and for a key of zeros, the mean square of the part
+            that only depends on the modulus of the frequency, relative to the rest,
+            shape (); 1 otherwise.
     """
 
     power: Float[Array, "c"]
@@ -80,13 +79,13 @@ def noise_figures(
     channel: int | None = None,
     key_power: Float[Array, ""] | float = 0.0,
 ) -> NoiseFigures:
-    """Measure a latent.
+    """Compute the statistics of a latent.
 
     Args:
-        noise: the latent.
-        inside: the Fourier coefficients that carry the mark; None if none does.
-        channel: of the mark.
-        key_power: mean square of the key's coordinates.
+        noise: The latent.
+        inside: The Fourier coefficients that carry the mark, or None.
+        channel: The channel of the mark.
+        key_power: Mean square of the key's coordinates.
 
     Returns:
         The figures; see :func:`doubts`.
@@ -94,7 +93,7 @@ def noise_figures(
     height, width, channels = noise.shape
     noise = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
     outside = np.ones((height, width, channels), bool)
-    outside[0, 0] = False  # a brighter picture is no less noisy
+    outside[0, 0] = False  # this depends on the brightness of the image
     marked = np.zeros(channels, bool)
     if inside is not None and channel is not None:
         outside[..., channel] = ~inside
@@ -107,7 +106,7 @@ def noise_figures(
     log_flatness = jnp.sum(logs, (0, 1), where=outside) / count
     log_flatness -= jnp.log(jnp.maximum(mean, tiny))
     centered = noise - jnp.mean(noise, (0, 1))
-    # In units of the largest value: no overflow, whatever the scale.
+    # In units of the largest value, so that nothing overflows.
     centered /= jnp.maximum(jnp.max(jnp.abs(centered), (0, 1)), tiny)
     second, fourth = (jnp.mean(centered**n, (0, 1)) for n in (2, 4))
     band, key = jnp.ones((), mean.dtype), jnp.zeros((), mean.dtype)
@@ -128,14 +127,13 @@ def noise_figures(
 
 
 def doubts(figures: NoiseFigures) -> dict[str, Bool[np.ndarray, "..."]]:
-    """Say what speaks against a latent being noise.
+    """List the reasons against a latent being noise, and whether they apply.
 
     Args:
-        figures: from :func:`noise_figures`; a batch of them, too.
+        figures: The result of :func:`noise_figures`, or a batch of results.
 
     Returns:
-        For each reason, in the order in which they count, whether it holds. Figures
-        that are not numbers are a reason.
+        Whether each reason applies, in the order of precedence. NaN counts as a reason.
     """
     power, flat, kurtosis, unmarked, marked, band, key, circles = (
         np.asarray(part, np.float64) for part in figures
@@ -148,7 +146,7 @@ def doubts(figures: NoiseFigures) -> dict[str, Bool[np.ndarray, "..."]]:
         "its spectrum is not that of white noise": _beyond(
             flat, FLATNESS[0] - chance, FLATNESS[1] + chance
         ),
-        "its values are not distributed as noise is": _beyond(
+        "its values are not distributed like noise": _beyond(
             kurtosis, np.asarray(KURTOSIS[0]), np.asarray(KURTOSIS[1])
         ),
         "the marked band is far quieter than noise or this key would be": ~(

@@ -1,31 +1,31 @@
 r"""Tree-Ring: a key in the Fourier plane of one channel of the noise.
 
-The low frequencies of the noise, a disc around zero, are replaced by the key's. To
-rotate or rescale an image moves them little, and blurring leaves most of them.
+The key replaces the low frequencies of the noise, in a disc around zero. Rotating or
+rescaling an image moves them little, and blurring preserves most of them.
 
-White noise has independent Gaussian Fourier coefficients, but not all of them: those of
-a real array at u and -u are conjugate. A disc is therefore written in *coordinates*
-that are independent: of one of each pair, sqrt 2 times the real and the imaginary part,
-and the coefficient at zero, which is real. Of unit noise all of them have mean 0 and
-variance 1.
+The Fourier coefficients of white noise are Gaussian and independent except that those
+of a real array at u and -u are conjugate. A disc is therefore described by independent
+*coordinates*: sqrt 2 times the real and the imaginary part of one coefficient of each
+pair, and the coefficient at zero, which is real. For unit noise, all coordinates have
+mean 0 and variance 1.
 
-Detection compares the coordinates c of a latent with those of the key, k, and asks how
-often a *fresh key* would have come as near to this latent. That is exact for any latent
-that does not depend on the key, white or not (:mod:`jaxinv.apps.watermark.laws`); the
-published test takes the key as fixed and the latent as white noise, and finds every key
-in a latent whose band is empty and whose rest is loud.
+Detection compares the coordinates c of a latent with the coordinates k of the key. The
+p-value is the probability that a *fresh key* comes as close to this latent. It is exact
+for any latent that does not depend on the key, white or not
+(:mod:`jaxinv.apps.watermark.laws`). The published test assumes a fixed key and a latent
+of white noise, and finds every key in a latent with an empty band and a loud rest.
 
-A ring key is ``radius`` numbers: it can be told from other keys only as far as these
-few numbers are recovered. A key of zeros has no secret at all: what is tested is
-whether the disc is quieter than the frequencies around it, and than the same disc in
-the other channels. Everybody can make a latent of that kind. And nothing binds a mark
-to what a picture shows: who has a marked picture and the model can copy the disc of its
-noise into other noise, and pictures made of that carry the mark, whatever the pattern.
+A ring key consists of ``radius`` numbers, and can be distinguished from other keys only
+as well as these are recovered. A key of zeros has no secret: the test is whether the
+disc is quieter than the frequencies around it and the same disc in the other channels.
+Anybody can make such a latent. No mark is bound to the content of an image: anybody
+with a marked image and the model can copy the disc of its noise into other noise, and
+the images generated from it carry the mark, whatever the pattern.
 
-The disc is centred on the frequency zero, as in the paper. The authors' mask is off by
-one row (31 for 32 of 64), so that it is not its own mirror image and no real noise can
-hold the key: marked noise is 17 to 21 away from its own key, here 1e-5. Their marks
-are found nevertheless.
+The disc is centered at frequency zero, as in the paper. The authors' mask is off by one
+row (31 for 32 of 64), so that it is not symmetric, and no real noise can contain the
+key: marked noise has a distance of 17 to 21 to its own key (1e-5 here). Their marks are
+found nevertheless.
 
 References:
     Wen et al. 2023, "Tree-Ring Watermarks", arXiv:2305.20030, Sections 3.2 to 3.4.
@@ -53,13 +53,13 @@ Pattern = Literal["ring", "random", "zeros"]
 
 
 class TreeRingScore(NamedTuple):
-    """How near a noise is to a key.
+    """Closeness of a noise to a key.
 
     Attributes:
-        distance: shape (). Mean modulus of the difference of the Fourier coefficients
-            in the disc: the smaller, the nearer.
-        law: the statistic, with its law.
-        figures: what the noise looks like apart from the mark.
+        distance: Mean modulus of the difference of the Fourier coefficients in the
+            disc, shape ().
+        law: The statistic, with its distribution.
+        figures: Statistics of the noise apart from the mark.
     """
 
     distance: Float[Array, ""]
@@ -73,11 +73,11 @@ class TreeRingKey:
     """A key for noise of one shape; from :func:`tree_ring_key`. A pytree.
 
     Attributes:
-        values: shape (m,). The coordinates of the disc.
+        values: The coordinates of the disc, shape (m,).
         shape: (h, w, c) of the noise (static).
-        radius: of the disc, in frequencies (static).
-        channel: which one is marked (static).
-        pattern: how the values were drawn (static).
+        radius: Radius of the disc, in frequencies (static).
+        channel: The marked channel (static).
+        pattern: The distribution of the values (static).
     """
 
     values: Float[Array, "m"] = dataclasses.field(repr=False)
@@ -87,16 +87,16 @@ class TreeRingKey:
     pattern: Pattern = dataclasses.field(metadata={"static": True})
 
     def embed(self, noise: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
-        """The noise with the key in it, otherwise as it was.
+        """Return the noise with its disc replaced by the key.
 
         Args:
-            noise: unit noise of the key's shape.
+            noise: Unit noise of the key's shape.
 
         Returns:
             The marked noise.
 
         Raises:
-            ValueError: for another shape.
+            ValueError: For another shape.
         """
         noise = check_noise(noise, self.shape)
         plane = noise[..., self.channel]
@@ -105,7 +105,7 @@ class TreeRingKey:
         return noise.at[..., self.channel].set(plane + change.astype(noise.dtype))
 
     def coordinates(self, noise: Float[Array, "h w c"]) -> Float[Array, "m"]:
-        """Those of the disc, of a noise."""
+        """Return the coordinates of a noise in the disc."""
         spectrum = self._spectrum(noise)
         rows, columns = disc_pairs(self.shape, self.radius)
         pairs = spectrum[rows, columns] * 2**0.5
@@ -113,16 +113,16 @@ class TreeRingKey:
         return jnp.concatenate([zero, pairs.real, pairs.imag])
 
     def score(self, noise: Float[Array, "h w c"]) -> TreeRingScore:
-        """Compares a noise with the key.
+        """Compare a noise with the key.
 
         Args:
-            noise: found by inversion, of the key's shape.
+            noise: Noise of the key's shape, recovered by inversion.
 
         Returns:
             Distance and statistic; see :func:`p_value`.
 
         Raises:
-            ValueError: for another shape.
+            ValueError: For another shape.
         """
         noise = check_noise(noise, self.shape)
         found = self.coordinates(noise)
@@ -148,11 +148,11 @@ class TreeRingKey:
         return TreeRingScore((zero + 2 * jnp.sum(moduli)) / len(found), law, figures)
 
     def _ring_distance(self, found: Array) -> Distance:
-        """Of the means over the rings, in which keys are normal of variance 1/2."""
+        """Return the distance of means over rings, where keys have variance 1/2."""
         weights = ring_weights(self.shape, self.radius)
         latent, key = weights @ found, weights @ self.values
-        # Any function of the latent may take its place. No key has so much energy, and
-        # the law is slow where the noncentrality is large.
+        # Any function of the latent is allowed here. No key has this much energy, and
+        # the distribution is slow to compute for a large noncentrality.
         limit = (8 * self.radius) ** 0.5
         norm = jnp.linalg.norm(latent)
         latent = latent * jnp.minimum(1, limit / jnp.maximum(norm, limit / 2))
@@ -163,18 +163,18 @@ class TreeRingKey:
         )
 
     def _circles(self, found: Array, power: Array) -> Array:
-        """Mean square of the means over circles, over that of the rest of the disc."""
+        """Return the mean square of the means over circles, relative to the rest."""
         basis = circle_basis(self.shape, self.radius)
         inside = jnp.sum((basis @ found) ** 2)
         beside = jnp.sum((found - basis.T @ (basis @ found)) ** 2)
         beside = beside / (basis.shape[1] - basis.shape[0])
-        # No picture's noise is found to less than -30 dB of its power; and what is not
-        # quiet needs no second look.
+        # No image's noise is recovered to less than -30 dB of its power, and a band
+        # that is not quiet needs no further test.
         ratio = inside / basis.shape[0] / jnp.maximum(beside, 1e-3 * power)
         return jnp.where(jnp.mean(found**2) < power / 2, ratio, 1)
 
     def _share_law(self, noise: Array) -> Share:
-        """Of the disc against the ring of two frequencies around it, and others."""
+        """Compare the disc with the surrounding ring and the other channels."""
         noise = noise.astype(self.values.dtype)
         power = jnp.abs(jnp.fft.fft2(noise, axes=(0, 1), norm="ortho")) ** 2
         disc = modulus(self.shape) <= self.radius
@@ -186,7 +186,7 @@ class TreeRingKey:
             references.append((discs, others * disc.sum()))
         energy = jnp.stack([energy for energy, _ in references])
         total = inside + energy
-        # Nothing anywhere is no mark.
+        # A latent of zeros has no mark.
         shares = jnp.where(total > 0, inside / jnp.where(total > 0, total, 1), 1)
         return Share(
             shares,
@@ -207,24 +207,24 @@ def tree_ring_key(
     channel: int = -1,
     pattern: Pattern = "ring",
 ) -> TreeRingKey:
-    """Draws a key.
+    """Draw a key.
 
     Args:
-        key: random key; whoever has it has the watermark's.
+        key: Random key, which must be kept as secret as the watermark's key.
         shape: (h, w, c) of the noise.
-        radius: of the disc. Published is 10 for latents of 64x64: the same share of
-            smaller ones is ``ceil(10 / 64 * min(h, w))``.
-        channel: the channel that is marked; negative counts from the last.
-        pattern: ``"ring"``: one real value for each ring around zero, which rotations
-            keep, but of which two with a small radius are alike;
-            ``"random"``: every coefficient by itself; ``"zeros"``: all 0, a mark
-            without a secret.
+        radius: Radius of the disc. The paper uses 10 for latents of 64x64; the same
+            share of smaller latents is ``ceil(10 / 64 * min(h, w))``.
+        channel: The marked channel; negative numbers count from the last.
+        pattern: ``"ring"``: one real value for each ring around zero, which is
+            invariant under rotations, but keys of small radius resemble each other;
+            ``"random"``: an independent value for every coefficient; ``"zeros"``: all
+            0, a mark without a secret.
 
     Returns:
         The key.
 
     Raises:
-        ValueError: for a radius that does not fit, or an unknown channel or pattern.
+        ValueError: For a radius that does not fit, or an unknown channel or pattern.
 
     Example:
         >>> import jax
@@ -258,7 +258,7 @@ def tree_ring_key(
     elif pattern == "random":
         values = jax.random.normal(key, (1 + 2 * count,))
     else:
-        # The real part of a Fourier coefficient of unit noise has the variance 1/2.
+        # The real part of a Fourier coefficient of unit noise has variance 1/2.
         drawn = jax.random.normal(key, (radius,)) / 2**0.5
         real = 2**0.5 * drawn[ring_numbers(shape, radius) - 1]
         values = jnp.concatenate([drawn[:1], real, jnp.zeros(count)])
@@ -266,7 +266,7 @@ def tree_ring_key(
 
 
 def check_noise(noise: Array, shape: tuple[int, int, int]) -> Array:
-    """The noise as an array; ValueError unless it has the key's shape."""
+    """Return the noise as an array, or raise ValueError for another shape."""
     if jnp.shape(noise) != shape:
         raise ValueError(
             f"this key is for noise of shape {shape}, got {jnp.shape(noise)}"

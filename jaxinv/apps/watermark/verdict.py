@@ -1,4 +1,4 @@
-"""From a score to one of three answers: found, not found, cannot judge."""
+"""Verdicts: one of three answers to a score: found, not found, cannot judge."""
 
 from typing import Literal, NamedTuple
 
@@ -17,13 +17,13 @@ Answer = Literal["found", "not found", "cannot judge"]
 
 
 class Verdict(NamedTuple):
-    """What a score means.
+    """The meaning of a score.
 
     Attributes:
-        answer: ``"found"``, ``"not found"``, or ``"cannot judge"`` of a latent that is
-            not plausible as the noise of a picture.
-        p_value: see :func:`p_value`.
-        reason: why it cannot be judged; None if it can.
+        answer: ``"found"``, ``"not found"``, or ``"cannot judge"`` for a latent that is
+            not plausible as the noise of an image.
+        p_value: See :func:`p_value`.
+        reason: The reason why the latent cannot be judged, or None.
     """
 
     answer: Answer
@@ -32,22 +32,23 @@ class Verdict(NamedTuple):
 
 
 def p_value(score: Score) -> Float[np.ndarray, "..."]:
-    """Return how often another key comes as near to this noise.
+    """Return the probability that another key comes as close to this noise.
 
-    Computed on the host, in float64. For keys that were drawn at random, which are all
-    but those of zeros, it is exact for any latent that does not depend on the key. Of a
-    latent that was copied from a marked one it says nothing. For a key of zeros it is
-    exact for white noise of any variance only: :func:`judge` looks at the noise first.
+    It is computed on the host, in float64. For keys that were drawn at random (all
+    patterns except zeros), it is exact for any latent that does not depend on the key,
+    and meaningless for a latent that was copied from a marked one. For a key of zeros
+    it is only exact for white noise, of any variance; :func:`judge` checks the noise
+    first.
 
     Args:
-        score: of a key's ``score``; a batch of them, too.
+        score: The result of a key's ``score``, or a batch of results.
 
     Returns:
-        The p-value: a given value or less has at most that probability. Of white noise
-        and ``"random"`` keys it is uniform on [0, 1].
+        The p-value: the probability of a value of at most p is at most p. It is uniform
+        on [0, 1] for white noise and ``"random"`` keys.
 
     References:
-        Wen et al. 2023, arXiv:2305.20030, Eq. 5, with the key random in place of the
+        Wen et al. 2023, arXiv:2305.20030, Eq. 5, with a random key instead of a random
         noise (:mod:`jaxinv.apps.watermark.laws`); Yang et al. 2024, arXiv:2404.04956,
         Eq. 8.
     """
@@ -57,19 +58,19 @@ def p_value(score: Score) -> Float[np.ndarray, "..."]:
 
 
 def judge(score: Score, rate: float = 1e-3) -> Verdict:
-    """Say whether a noise carries a key's mark.
+    """Decide whether a noise carries a key's mark.
 
     Args:
-        score: of one noise.
-        rate: the largest p-value of a mark, between 0 and 1: about this share of
+        score: The score of one noise.
+        rate: The largest p-value of a mark, between 0 and 1. About this fraction of
             unmarked latents is called marked.
 
     Returns:
-        The verdict. A latent that does not look like the noise of any picture (see
-        :mod:`jaxinv.apps.watermark.plausibility`) is not judged, whatever its p-value.
+        The verdict. Latents that are not plausible as the noise of an image
+        (:mod:`jaxinv.apps.watermark.plausibility`) are not judged.
 
     Raises:
-        ValueError: for another rate, or a batch of scores.
+        ValueError: For another rate, or a batch of scores.
 
     Example:
         >>> import jax
