@@ -142,4 +142,16 @@ def __getattr__(name: str) -> Any:
         from jaxinv.pipeline import LatentDiffusion
 
         return LatentDiffusion
+    if name == "__version__":
+        from importlib import metadata
+
+        try:
+            return metadata.version("jaxinv")
+        except metadata.PackageNotFoundError:  # a checkout that is not installed
+            return "0+unknown"
     raise AttributeError(f"module 'jaxinv' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, those that are imported on first use among them."""
+    return [*__all__, "__version__"]

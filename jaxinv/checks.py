@@ -434,6 +434,38 @@ def shown(value: Any) -> str:
     return f"a value of type {type(value).__name__}"
 
 
+def figures(value: Any, spec: str = "") -> str:
+    """Return a number, or the range of several; "?" for those that have no value yet.
+
+    >>> figures(np.float32(2.5e-7), ".1e"), figures(np.array([1, 5]))
+    ('2.5e-07', '1 to 5')
+    """
+    if not _has_values(value):
+        return "?"
+    numbers = np.asarray(value)
+    low, high = (f"{each:{spec}}" for each in (numbers.min(), numbers.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def verdict(converged: Any) -> str:
+    """Return what became of a sample, or of the samples of a batch.
+
+    >>> verdict(np.array(True)), verdict(np.array([True, False]))
+    ('converged', '1 of 2 converged')
+    """
+    if not _has_values(converged):
+        return "convergence not known"
+    flags = np.asarray(converged)
+    if flags.ndim == 0:
+        return "converged" if flags else "not converged"
+    return f"{flags.sum()} of {flags.size} converged"
+
+
+def _has_values(value: Any) -> bool:
+    array = isinstance(value, jax.Array | np.ndarray | np.generic)
+    return array and not isinstance(value, jax.core.Tracer) and value.size > 0
+
+
 def one_line(said: object, most: int | None = None) -> str:
     """Return a text, or what an error says, without line breaks and not too long."""
     text = " ".join(str(said).split())

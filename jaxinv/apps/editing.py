@@ -44,6 +44,10 @@ class Edit(NamedTuple):
     latent: Float[Array, "*shape"]
     inversion: InversionResult
 
+    def __repr__(self) -> str:
+        """Return the verdict on its inversion, without the arrays."""
+        return f"Edit: {self.inversion!r}"
+
 
 @checked
 def edit(

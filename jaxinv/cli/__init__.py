@@ -8,8 +8,11 @@ the same command goes on with. Those of ``watermark detect`` are the verdict: 0 
 not found, 3 cannot judge; 2 bad input, 70 an unexpected failure.
 """
 
+from typing import Annotated
+
 import typer
 
+from jaxinv import __version__
 from jaxinv.cli.commands.batch import batch
 from jaxinv.cli.commands.convert import convert
 from jaxinv.cli.commands.demo import demo
@@ -19,18 +22,33 @@ from jaxinv.cli.commands.invert import invert
 from jaxinv.cli.commands.sample import sample
 from jaxinv.cli.commands.watermark import app as watermark
 
-app = typer.Typer(
-    name="jaxinv",
-    help="Exact inversion of diffusion models: an image to its noise and back.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+app = typer.Typer(name="jaxinv", no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (demo, invert, batch, sample, edit, interpolate, convert):
     app.command()(command)
 app.add_typer(watermark)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"jaxinv {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version.",
+            is_eager=True,
+            callback=_print_version,
+        ),
+    ] = False,
+) -> None:
+    """Exact inversion of diffusion models: an image to its noise and back."""
+
+
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     app()

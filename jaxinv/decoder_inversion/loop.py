@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxinv.checks import figures, verdict
 from jaxinv.decoder_inversion.method import Method
 from jaxinv.decoder_inversion.problem import Problem
 from jaxinv.norms import norm, relative
@@ -54,6 +55,15 @@ class DecoderInversion(NamedTuple):
     num_products: Int[Array, ""]
     converged: Bool[Array, ""]
     history: Float[Array, "n+1"]
+
+    def __repr__(self) -> str:
+        """Return the verdict in one line, without the arrays."""
+        return (
+            f"DecoderInversion: {verdict(self.converged)}, "
+            f"residual {figures(self.residual, '.2g')} "
+            f"(encoder {figures(self.encoder_residual, '.2g')}), "
+            f"{figures(self.iterations)} iterations"
+        )
 
 
 class _Carry(NamedTuple):

@@ -26,7 +26,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from jaxinv.checks import checked
+from jaxinv.checks import checked, figures
 from jaxinv.diffusion.prediction import check_digits
 from jaxinv.diffusion.schedule import Family, NoiseSchedule, Spacing, shifted
 
@@ -66,6 +66,11 @@ class TimeGrid:
     model_time: Float[np.ndarray, "n+1"]
     init_noise_scale: float = 1.0
     family: Family = "vp"
+
+    def __repr__(self) -> str:
+        """Return its family, number of steps and noise levels."""
+        levels = figures(self.tau, ".3g")
+        return f"TimeGrid: {self.family}, {self.num_steps} steps, tau {levels}"
 
     def __post_init__(self) -> None:
         steps = np.diff(self.tau)

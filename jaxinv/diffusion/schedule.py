@@ -34,7 +34,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float
 
-from jaxinv.checks import Positive, Range, checked
+from jaxinv.checks import Positive, Range, checked, figures
 
 Family = Literal["vp", "flow", "ve"]
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
@@ -73,6 +73,13 @@ class NoiseSchedule:
     steps_offset: int = 0
     set_alpha_to_one: bool = True
     shift: float = 1.0
+
+    def __repr__(self) -> str:
+        """Return its family, noise levels and what its networks predict."""
+        return (
+            f"NoiseSchedule: {self.family}, {len(self.taus)} levels, "
+            f"tau {figures(self.taus, '.3g')}, predicts {self.prediction_type}"
+        )
 
     def __post_init__(self) -> None:
         taus = self.taus

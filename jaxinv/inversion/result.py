@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxinv.checks import figures, verdict
 from jaxinv.inversion.row_residuals import per_level
 from jaxinv.inversion.verification import Verified
 from jaxinv.sampling.sample import Sampler
@@ -74,6 +75,15 @@ class InversionResult(NamedTuple):
     state_converged: Bool[Array, ""]
     state_reconstruction: Float[Array, ""]
     stages: Int[Array, ""]
+
+    def __repr__(self) -> str:
+        """Return the verdict in one line, without the arrays."""
+        return (
+            f"InversionResult: {verdict(self.converged)}, "
+            f"reconstruction {figures(self.reconstruction, '.1e')}, "
+            f"residual {figures(self.residual, '.1e')}, "
+            f"{figures(self.num_evals)} evaluations"
+        )
 
 
 def wrap_up(

@@ -92,6 +92,15 @@ class LatentDiffusion:
     image_size: tuple[int, int] = dataclasses.field(metadata={"static": True})
     name: str = dataclasses.field(metadata={"static": True})
 
+    def __repr__(self) -> str:
+        """Return its name, sizes and number of parameters."""
+        count = sum(math.prod(getattr(x, "shape", ())) for x in jax.tree.leaves(self))
+        height, width = self.image_size
+        return (
+            f"LatentDiffusion: {self.name}, {width}x{height} pixels, latents "
+            f"{self.latent_shape}, {count / 1e6:.3g} million parameters"
+        )
+
     @property
     def factor(self) -> int:
         """Image height over latent height, and the same for the widths."""

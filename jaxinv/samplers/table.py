@@ -78,6 +78,11 @@ class LinearMultistep:
     order: int = dataclasses.field(metadata={"static": True})
     bidirectional: bool = dataclasses.field(default=False, metadata={"static": True})
 
+    def __repr__(self) -> str:
+        """Return its name, number of steps and order."""
+        steps = self.num_steps if hasattr(self.a, "shape") else "?"
+        return f"{self.name or 'table'}: {steps} steps, order {self.order}"
+
     @property
     def num_steps(self) -> int:
         """Number of steps, N."""

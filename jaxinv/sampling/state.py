@@ -44,6 +44,14 @@ class SamplerState:
     words: tuple[Array, Array] | None = None
     arithmetic: str = dataclasses.field(default="float", metadata={"static": True})
 
+    def __repr__(self) -> str:
+        """Return which sampler's state it is, and its shape."""
+        shape = getattr(self.values, "shape", "?")
+        return (
+            f"SamplerState: {self.end} end of {self.num_steps} steps of "
+            f"{self.sampler or 'a table'}, shape {shape}, {self.arithmetic}"
+        )
+
     @property
     def x(self) -> Float[Array, "*shape"]:
         """The outermost state: ``x[0]`` at the data end, ``x[N]`` at the noise end."""

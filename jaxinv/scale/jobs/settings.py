@@ -6,10 +6,12 @@ where the first was stopped; any difference means another job.
 
 import hashlib
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
+
+import jaxinv
 from jaxinv.files.digests import file_digests
 from jaxinv.loading.load import loaded_files
 from jaxinv.scale.jobs.folder import FORMAT
@@ -47,19 +49,11 @@ def describe_job(
         else {"row_shape": list(shape), "chunk_rows": chunk_rows},
         "about": {
             "root": str(manifest.root.absolute()),
-            "jaxinv": _version("jaxinv"),
-            "jax": _version("jax"),
+            "jaxinv": jaxinv.__version__,
+            "jax": jax.__version__,
             **about,
         },
     }
-
-
-def _version(package: str) -> str | None:
-    """None where a checkout is used that was not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def model_fingerprint(folder: Path, variant: str | None = None) -> str:
