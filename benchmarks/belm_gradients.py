@@ -22,7 +22,6 @@ from benchmarks import belm_plots
 from benchmarks.belm_setting import COMPILING, EVALUATION, Cell, Setting, alike, make
 from benchmarks.report import table
 from benchmarks.samples import make_samples
-from jaxinv.samplers.edict import rows_of_edict
 
 TITLE = "Reversible gradients"
 WAYS = ("autodiff", "checkpoint", "reversible")
@@ -65,8 +64,6 @@ def measure(setting: Setting, what: tuple[Any, ...], found: Any) -> dict[str, An
     name, steps = what
     pipe = setting.pipe
     sampler = make(name, pipe.schedule, steps)
-    if sampler.coupled:
-        sampler = rows_of_edict(sampler)
     samples = make_samples(pipe, 2, setting.arguments.seed)
     target = samples.noises[1]
     arguments = pipe, samples.noises[0], samples.conds[0], samples.uncond, target
@@ -134,8 +131,8 @@ def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
         "against",
     )
     worst = max(e for v in found.values() for e in v["errors"]["reversible"])
-    return f"""{__doc__.split(chr(10) * 2, 1)[1].strip()} Guidance 1. EDICT is the
-table of rows that it is equivalent to. Errors are relative, of the reversible gradient.
+    return f"""{__doc__.split(chr(10) * 2, 1)[1].strip()} Guidance 1. Errors
+are relative, of the reversible gradient.
 
 {table(header, rows)}
 

@@ -20,7 +20,6 @@ from benchmarks.mixture import COMPONENTS, DIMENSIONS, VARIANCE, mixture, soluti
 from benchmarks.report import table
 from jaxinv.analysis.tables import LARGEST_GROWTH
 from jaxinv.diffusion.grid import make_grid
-from jaxinv.samplers.edict import rows_of_edict
 from jaxinv.sampling.state import state_of
 
 TITLE = "Order and stability"
@@ -102,11 +101,10 @@ def orders(expected: Expected, steps: tuple[int, ...], seed: int) -> dict[str, A
         sampler = expected.make(log_snr_grid(schedule, n))
         exact = jax.vmap(lambda x: solution(model, sampler, x))  # noqa: B023
         x = np.asarray(exact(noise))
-        rows = rows_of_edict(sampler) if sampler.coupled else sampler
-        local.append(float(np.max(local_errors(rows, model, x))))
+        local.append(float(np.max(local_errors(sampler, model, x))))
         whole.append(global_error(sampler, model, jnp.asarray(x)))
-    full = rows.num_steps + 1 - rows.history
-    row_order = int(np.min(ji.analysis.row_orders(rows)[:full]))
+    full = sampler.num_rows + 1 - sampler.history
+    row_order = int(np.min(ji.analysis.row_orders(sampler)[:full]))
     analytic = ji.analysis.convergence_order(
         lambda n: expected.make(log_snr_grid(schedule, n)),
         steps[-2:],
@@ -143,8 +141,7 @@ def stability(expected: Expected, steps: tuple[int, ...]) -> list[list[Any]]:
     for spacing in ("log_snr", "leading"):
         for n in steps:
             sampler = expected.make(make_grid(schedule, n, spacing))
-            rows = rows_of_edict(sampler) if sampler.coupled else sampler
-            verdict = ji.analysis.zero_stability(rows)
+            verdict = ji.analysis.zero_stability(sampler)
             growths = verdict.growth, verdict.inverse_growth
             found.append([spacing, n, *map(float, growths)])
     return found
@@ -165,13 +162,11 @@ def verdict(grids: list[list[Any]]) -> tuple[str, bool]:
 
 def local_errors(rows: ji.LinearMultistep, model: Any, x: np.ndarray) -> np.ndarray:
     """What every full row makes of exact states, off by how much; (samples, rows)."""
-    own = np.searchsorted(x_levels(rows), np.asarray(rows.tau))
-    x = x[:, own]
     y = x / np.asarray(rows.scale)[:, None]
     times = jnp.asarray(rows.model_time)
     f = np.asarray(jax.vmap(jax.vmap(model), (0, None))(jnp.asarray(x), times))
     errors, k = [], rows.history
-    for i in range(1, rows.num_steps + 2 - k):
+    for i in range(1, rows.num_rows + 2 - k):
         used = slice(i, i + k)
         made = np.einsum("j,bjd->bd", rows.a[i - 1], y[:, used])
         made += np.einsum("j,bjd->bd", rows.b[i - 1], f[:, used])
@@ -180,18 +175,11 @@ def local_errors(rows: ji.LinearMultistep, model: Any, x: np.ndarray) -> np.ndar
     return np.array(errors)
 
 
-def x_levels(rows: ji.LinearMultistep) -> np.ndarray:
-    """The noise levels of a table, each once."""
-    return np.unique(np.asarray(rows.tau))
-
-
 def global_error(sampler: Any, model: Any, x: Any) -> float:
     """Relative error of samples, root mean square, from exact states where possible."""
 
     def one(x: Any) -> Any:
-        if sampler.coupled:
-            start = state_of(sampler, jnp.stack([x[-1], x[-1]]), "noise")
-        elif sampler.bidirectional:
+        if sampler.bidirectional:
             start = state_of(sampler, x[-sampler.history :], "noise")
         else:
             start = x[-1] / sampler.init_noise_scale

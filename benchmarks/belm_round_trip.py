@@ -4,8 +4,7 @@ Held-out pictures are encoded to latents, inverted, and sampled from what the in
 returns: its state, which makes the round trip exact but for rounding, or its one array
 of noise, which does not. Inversion and sampling run in one of three arithmetics: plain
 float32, compensated sums, and integers whose additions undo one another bit by bit.
-EDICT has no rows of its own; in the latter two it runs as the table of rows that it is
-equivalent to. DDIM is inverted naively.
+DDIM is inverted naively.
 """
 
 import argparse
@@ -20,7 +19,6 @@ import numpy as np
 import jaxinv as ji
 from benchmarks.belm_setting import COMPILING, GUIDED, Cell, Setting, alike, make
 from benchmarks.report import table
-from jaxinv.samplers.edict import rows_of_edict
 from jaxinv.sampling.lossless import ARITHMETICS
 
 TITLE = "Round trip of real pictures"
@@ -90,8 +88,6 @@ def measure(setting: Setting, what: tuple[Any, ...], found: Any) -> dict[str, An
     steps, guidance, name, arithmetic, images = what
     pipe = setting.pipe
     sampler = make(name, pipe.schedule, steps)
-    if arithmetic != "float" and sampler.coupled:
-        sampler = rows_of_edict(sampler)
     pictures = setting.held_out(images)
     outcome: dict[str, list[Any]] = {"state_db": [], "bits": [], "array_db": []}
     for image, caption in zip(pictures.images, pictures.captions, strict=True):

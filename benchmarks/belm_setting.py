@@ -158,8 +158,6 @@ def alike(sampler: Any, history: int | None = None) -> Any:
         history: of tables, to sample with only: fill rows up with zeros to so many
             states. All tables of so many steps are then one program.
     """
-    if sampler.coupled:
-        return sampler
     sampler = dataclasses.replace(sampler, name="table", order=1)
     if history is None:
         return sampler

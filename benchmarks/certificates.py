@@ -232,15 +232,8 @@ def run_batch(
 
 def _plain(state: Any, sampler: Any) -> Any:
     """A batch of states in floats, whatever arithmetic they were found in."""
-    if isinstance(sampler, ji.LinearMultistep) and state.sampler == "edict_rows":
-        raise ValueError("EDICT's rows are another sampler")
-    return ji.SamplerState(
-        np.asarray(state.values),
-        sampler.name,
-        sampler.num_steps,
-        "noise",
-        coupled=sampler.coupled,
-    )
+    values = np.asarray(state.values)
+    return ji.SamplerState(values, sampler.name, sampler.num_steps, "noise")
 
 
 def plan(tries: int, seed: int) -> list[tuple[str, str, str, int]]:

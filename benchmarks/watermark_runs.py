@@ -244,7 +244,7 @@ class Setting:
             if run.attack == FOREIGN
             else float(ji.nmse_db(result.noise, noise)),
             "converged": bool(result.converged),
-            "evals": int(result.num_evals) - sampler.num_steps,  # less the way back
+            "evals": int(result.num_evals) - sampler.num_rows,  # less the way back
             "seconds": time.monotonic() - began,
         }
         if run.scheme == "shading":

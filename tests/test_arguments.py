@@ -234,10 +234,10 @@ def test_arguments_that_are_missing_or_unknown_are_named_with_their_function():
 def test_numbers_of_numpy_and_jax_are_numbers():
     grid = ji.time_grid(SCHEDULE, np.int64(20))
     assert grid.num_steps == 20
-    assert ji.edict(grid, np.float32(0.5)).p == 0.5
+    assert ji.edict(grid, np.float32(0.5)).a[0, 0] == 0.25
     assert type(ji.Anderson(history=np.int32(3)).history) is int
     assert type(ji.Anderson(history=jnp.int32(3)).history) is int
-    assert ji.edict(grid, jnp.float32(0.5)).p == 0.5
+    assert ji.edict(grid, jnp.float32(0.5)).a[0, 0] == 0.25
     with pytest.raises(ValueError, match="history must be an integer"):
         ji.Anderson(history=jnp.float32(3.5))
 

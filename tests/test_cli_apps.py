@@ -268,7 +268,6 @@ def test_a_key_that_is_none_or_of_another_model_is_explained(picture, small, tmp
     [
         (["--mask", "nowhere.png"], ("no such image",)),
         (["--freeze", 9, "--steps", 4], ("--freeze 9",)),
-        (["--sampler", "edict"], ("o-belm",)),
         (["--sampler", "magic"], ("unknown sampler",)),
     ],
 )

@@ -120,9 +120,9 @@ def step_conditioning(
     """
     trajectory = jnp.asarray(trajectory)
     check_finite(trajectory, "trajectory")
-    if trajectory.ndim < 1 or trajectory.shape[0] != sampler.num_steps + 1:
+    if trajectory.ndim < 1 or trajectory.shape[0] != sampler.num_rows + 1:
         raise ValueError(
-            f"expected the {sampler.num_steps + 1} states of a sampler with "
+            f"expected the {sampler.num_rows + 1} states of a sampler with "
             f"{sampler.num_steps} steps, got an array of shape {trajectory.shape}"
         )
     arrays, rebuild = split_callable(denoise)
@@ -192,7 +192,7 @@ def _steps(
         start = jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
         return of_function(step, x, after, num_vectors, start)
 
-    steps = jnp.arange(1, table.num_steps + 1)
+    steps = jnp.arange(1, table.num_rows + 1)
     return jax.lax.map(one, (steps, trajectory[1:]))
 
 

@@ -29,7 +29,7 @@ from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.diffusion.schedule import Family
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling.sample import Sampler, sample
+from jaxinv.sampling.sample import sample
 from jaxinv.sampling.state import state_of
 
 #: Standard deviation s of the data of the analytic model.
@@ -63,13 +63,24 @@ def local_error(table: LinearMultistep, flow: bool = False) -> Float[np.ndarray,
     """
     tau = np.asarray(table.tau, np.float64)
     y, f = analytic_solution(tau, flow)
+    seen, x = levels_seen(table), np.asarray(table.scale) * y
+    f = f[seen] * (x / x[seen])  # the model is linear
     errors = []
-    for i in range(1, table.num_steps + 1):
-        used = min(table.history, table.num_steps + 1 - i)
+    for i in range(1, table.num_rows + 1):
+        used = min(table.history, table.num_rows + 1 - i)
         row = slice(i, i + used)
         made = table.a[i - 1, :used] @ y[row] + table.b[i - 1, :used] @ f[row]
         errors.append(made / y[i - 1] - 1)
     return np.array(errors)
+
+
+def levels_seen(table: LinearMultistep) -> np.ndarray:
+    """Return the level whose noise level the model takes each state to have.
+
+    It is the state's own but where a table gives the model the time of a higher one.
+    """
+    times = np.asarray(table.model_time)
+    return np.searchsorted(times, times, side="right") - 1
 
 
 def analytic_solution(
@@ -102,14 +113,14 @@ def local_order(
     errors = []
     for n in num_steps:
         table = make(n)
-        full = n + 1 - table.history
+        full = table.num_rows + 1 - table.history
         errors.append(np.max(np.abs(local_error(table, flow)[:full])))
     return _fit(num_steps, errors)
 
 
 @checked
 def convergence_order(
-    make: Callable[[int], Sampler],
+    make: Callable[[int], LinearMultistep],
     num_steps: Sequence[int] = (64, 128, 256),
     *,
     family: Family = "vp",
@@ -137,8 +148,7 @@ def convergence_order(
         x = np.asarray(sampler.scale) * analytic_solution(tau, family == "flow")[0]
         denoise = analytic_denoiser(sampler, family)
         if exact_start:
-            ends = [-1, -1] if sampler.coupled else range(-sampler.history, 0)
-            state = state_of(sampler, jnp.asarray(x[list(ends)]), "noise")
+            state = state_of(sampler, jnp.asarray(x[-sampler.history :]), "noise")
             found = sample(sampler, denoise, state)
         else:
             noise = jnp.asarray(x[-1] / sampler.init_noise_scale)
@@ -147,7 +157,7 @@ def convergence_order(
     return _fit(num_steps, errors)
 
 
-def analytic_denoiser(sampler: Sampler, family: Family) -> Denoiser:
+def analytic_denoiser(sampler: LinearMultistep, family: Family) -> Denoiser:
     """Return the analytic model at the noise levels of a sampler.
 
     Args:
@@ -157,7 +167,11 @@ def analytic_denoiser(sampler: Sampler, family: Family) -> Denoiser:
     Returns:
         A denoiser that is exact at the sampler's own times.
     """
-    times, tau = jnp.asarray(sampler.model_time), jnp.asarray(sampler.tau)
+    levels = np.unique(levels_seen(sampler))
+    times, tau = (
+        jnp.asarray(np.asarray(values)[levels])
+        for values in (sampler.model_time, sampler.tau)
+    )
     return jax.tree_util.Partial(_slope, times, tau, family)
 
 

@@ -60,8 +60,8 @@ def order_conditions(
     """
     a, b, tau = (np.asarray(v, np.float64) for v in (table.a, table.b, table.tau))
     conditions = []
-    for i in range(1, table.num_steps + 1):
-        used = min(table.history, table.num_steps + 1 - i)
+    for i in range(1, table.num_rows + 1):
+        used = min(table.history, table.num_rows + 1 - i)
         h = _unit(tau, i, used)
         t = (tau[i - 1 : i + used] - tau[i]) / h
         row = []
@@ -86,9 +86,9 @@ def row_orders(table: LinearMultistep, highest: int = 7) -> np.ndarray:
         exponential rows.
     """
     a, b, tau = (np.asarray(v, np.float64) for v in (table.a, table.b, table.tau))
-    met = np.zeros((table.num_steps, highest + 2), bool)
+    met = np.zeros((table.num_rows, highest + 2), bool)
     for i, row in enumerate(order_conditions(table, highest), start=1):
-        used = min(table.history, table.num_steps + 1 - i)
+        used = min(table.history, table.num_rows + 1 - i)
         h = _unit(tau, i, used)
         t = np.abs(tau[i : i + used] - tau[i]) / h
         for q, residual in enumerate(row):
@@ -165,7 +165,7 @@ def zero_stability(table: LinearMultistep) -> ZeroStability:
 def companion_matrices(table: LinearMultistep) -> Float[np.ndarray, "m k k"]:
     """Return the companion matrix of every row with full history, data end first."""
     k = table.history
-    full = np.asarray(table.a, np.float64)[: table.num_steps + 1 - k]
+    full = np.asarray(table.a, np.float64)[: table.num_rows + 1 - k]
     matrices = np.zeros((len(full), k, k))
     matrices[:, 0] = full
     matrices[:, 1:, :-1] = np.eye(k - 1)

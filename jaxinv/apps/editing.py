@@ -71,7 +71,7 @@ def edit(
             blend. Broadcast to the latent. None allows changes everywhere. See
             :mod:`jaxinv.apps.masks`.
         freeze: Number of first steps, from the noise end, that use the source. In a
-            bidirectional sampler with k states, the first k - 1 steps always do,
+            bidirectional sampler with k states, the first k - 1 rows always do,
             because its state at the noise end is that of the source.
         **options: Options of :func:`jaxinv.invert`.
 
@@ -81,9 +81,8 @@ def edit(
         the latent outside is preserved in any case.
 
     Raises:
-        ValueError: For a sampler that is not a table, a mask of another shape or with
-            values outside of [0, 1], a freeze outside of ``0 .. N``, or as
-            :func:`jaxinv.invert`.
+        ValueError: For a mask of another shape or with values outside of [0, 1], a
+            freeze outside of ``0 .. sampler.num_steps``, or as :func:`jaxinv.invert`.
 
     Example:
         Editing with equal prompts changes nothing:
@@ -97,11 +96,6 @@ def edit(
         >>> bool(ji.nmse_db(same, latent) < -100)
         True
     """
-    if not isinstance(sampler, LinearMultistep):
-        raise ValueError(
-            "editing needs the states of a table such as jaxinv.o_belm(grid), got "
-            f"{getattr(sampler, 'name', type(sampler).__name__)!r}"
-        )
     latent = jnp.asarray(latent)
     check_finite(latent, "latent")
     if not 0 <= freeze <= sampler.num_steps:
@@ -156,8 +150,8 @@ def _regenerate(
     table = at_source.table
     scale = table.scale.reshape((-1,) + (1,) * (trajectory.ndim - 1))
     kept = trajectory / scale
-    level = at_source.top if sampler.bidirectional else table.num_steps
-    between = min(level, table.num_steps - freeze)
+    level = at_source.top if sampler.bidirectional else table.num_rows
+    between = min(level, table.num_rows - freeze * table.rows_per_step)
     first = at_source if freeze else at_target
     if sampler.bidirectional:
         window = first.resume(values, level)

@@ -20,12 +20,11 @@ from jaxinv.diffusion.diffusers_levels import Request
 from jaxinv.diffusion.grid import INVERTIBLE_RATIO, make_grid, steps_that_keep_the_noise
 from jaxinv.diffusion.schedule import NoiseSchedule, Spacing, TimestepSpacing
 from jaxinv.samplers.diffusers_sampler import table_from_options
-from jaxinv.sampling.sample import Sampler as AnySampler
 
 SPACINGS: tuple[str, ...] = get_args(Spacing)
 
 # What each is called in print, and itself on a grid.
-_SAMPLERS: dict[str, tuple[str, Callable[[ji.TimeGrid], AnySampler]]] = {
+_SAMPLERS: dict[str, tuple[str, Callable[[ji.TimeGrid], ji.LinearMultistep]]] = {
     "ddim": ("DDIM", ji.ddim),
     "dpmpp_2m": ("DPM-Solver++ 2M", ji.dpmpp_2m),
     "dpmpp_3m": ("DPM-Solver++ 3M", ji.dpmpp_3m),
@@ -36,7 +35,7 @@ _SAMPLERS: dict[str, tuple[str, Callable[[ji.TimeGrid], AnySampler]]] = {
     "euler": ("Euler", ji.euler),
 }
 # Exact by construction: their state is a pair of arrays.
-_PAIRED: dict[str, tuple[str, Callable[[ji.TimeGrid], AnySampler]]] = {
+_PAIRED: dict[str, tuple[str, Callable[[ji.TimeGrid], ji.LinearMultistep]]] = {
     "o_belm": ("O-BELM", ji.o_belm),
     "o_belm_log_snr": ("O-BELM in log-SNR", ji.o_belm_log_snr),
     "bdia": ("BDIA", ji.bdia),
@@ -66,13 +65,13 @@ class Sampler(NamedTuple):
     Attributes:
         name: a name among ``SAMPLER_NAMES``.
         title: how it is called in print.
-        table: the sampler itself; a table of coefficients but for EDICT.
+        table: the sampler itself.
         worst_ratio: smallest ``tau[i-1] / tau[i]``.
     """
 
     name: str
     title: str
-    table: AnySampler
+    table: ji.LinearMultistep
     worst_ratio: float
 
 
@@ -99,7 +98,7 @@ def make_sampler(
             f"of steps that the model was trained with, got {steps}"
         )
     title, on_grid = {**_SAMPLERS, **_PAIRED}[name]
-    table: AnySampler
+    table: ji.LinearMultistep
     in_diffusers = schedule.family == "vp" and spacing in get_args(TimestepSpacing)
     if in_diffusers and name == "ddim":
         table = ji.ddim_diffusers(schedule, steps, spacing)  # type: ignore[arg-type]
@@ -107,13 +106,13 @@ def make_sampler(
         table = _diffusers_table(schedule, name, steps, spacing)
     else:
         table = on_grid(make_grid(schedule, steps, spacing))  # type: ignore[arg-type]
-    tau = np.asarray(table.tau)
-    return Sampler(name, title, table, float((tau[:-1] / tau[1:]).min()))
+    tau = np.unique(table.tau)
+    return Sampler(name, title, table, float((tau[:-1] / tau[1:]).min(initial=1)))
 
 
 def _diffusers_table(
     schedule: NoiseSchedule, name: str, steps: int, spacing: str
-) -> AnySampler:
+) -> ji.LinearMultistep:
     """The table of diffusers' scheduler of a name, on a VP schedule."""
     config = _IN_DIFFUSERS[name]
     if config["_class_name"] == UNIPC:

@@ -143,7 +143,7 @@ def algorithm_1(
         )
         return solution.value, one_step(solution, jnp.ones((), jnp.int32))
 
-    steps = jnp.arange(1, table.num_steps + 1, dtype=jnp.int32)
+    steps = jnp.arange(1, table.num_rows + 1, dtype=jnp.int32)
     return jax.lax.scan(step, x0, steps)[1]
 
 

@@ -36,9 +36,9 @@ def certify(
         ValueError: if the trajectory does not have N + 1 states.
     """
     trajectory = jnp.asarray(trajectory)
-    if trajectory.ndim < 1 or trajectory.shape[0] != sampler.num_steps + 1:
+    if trajectory.ndim < 1 or trajectory.shape[0] != sampler.num_rows + 1:
         raise ValueError(
-            f"expected the {sampler.num_steps + 1} states of a sampler with "
+            f"expected the {sampler.num_rows + 1} states of a sampler with "
             f"{sampler.num_steps} steps, got an array of shape {trajectory.shape}"
         )
     arrays, rebuild = split_callable(denoise)
@@ -62,7 +62,7 @@ def row_errors(
     """The relative residuals of ``y[1] .. y[N]``, from N evaluations."""
     outputs = jax.lax.map(
         lambda pair: evaluate(table, denoise, *pair),
-        (jnp.arange(1, table.num_steps + 1), states),
+        (jnp.arange(1, table.num_rows + 1), states),
         batch_size=_BATCH,
     )
     return residuals(table, start, states, outputs)[1]

@@ -2,7 +2,7 @@ r"""Explicit inversion: read the rows of a bidirectional sampler backwards.
 
 A bidirectional row gives its oldest state as readily as its newest
 (:mod:`jaxinv.sampling.steps`), so a *state* at the data end, k states for a table, is
-followed up to the noise end without solving anything: one evaluation per step, exact
+followed up to the noise end without solving anything: one evaluation per row, exact
 but for rounding, and sampling from the state reached there retraces every step.
 
 Real data are one array. The other k - 1 states at the data end are then *made*, in one
@@ -52,9 +52,9 @@ from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.verification import judge, misfit, nudged, unverified
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.lossless import Arithmetic, invert_exactly, sample_exactly
-from jaxinv.sampling.sample import Sampler, descend
+from jaxinv.sampling.sample import descend
 from jaxinv.sampling.state import SamplerState, state_of
-from jaxinv.sampling.steps import Rows, Stepper, in_dtype, stepper
+from jaxinv.sampling.steps import Rows, Window, in_dtype
 from jaxinv.solvers import Anderson, Solver
 
 Start = Literal["implicit", "euler"]
@@ -102,11 +102,13 @@ class Explicit:
         )
 
 
-def climb(steps: Stepper, window: Any, rtol: float | None = None) -> tuple[Any, Solved]:
-    """Undo all steps, from a window at level 0.
+def climb(
+    rows: Rows, window: Window, rtol: float | None = None
+) -> tuple[Window, Solved]:
+    """Undo all rows, from a window at level 0.
 
     Args:
-        steps: the steps of a bidirectional sampler.
+        rows: the rows of a bidirectional sampler.
         window: where to begin.
         rtol: as of :class:`Explicit`.
 
@@ -114,18 +116,18 @@ def climb(steps: Stepper, window: Any, rtol: float | None = None) -> tuple[Any, 
         The window at the noise end, and the trajectory ``y[1] .. y[N]``.
     """
 
-    def step(window: Any, i: Array) -> tuple[Any, tuple[Array, Array]]:
-        window, error = steps.up(i, window)
-        return window, (steps.newest(window), error)
+    def step(window: Window, i: Array) -> tuple[Window, tuple[Array, Array]]:
+        window, error = rows.up(i, window)
+        return window, (window.states[0], error)
 
-    window, (states, errors) = jax.lax.scan(step, window, jnp.arange(1, steps.top + 1))
+    window, (states, errors) = jax.lax.scan(step, window, jnp.arange(1, rows.top + 1))
     rtol = default_row_rtol(states.dtype) if rtol is None else rtol
-    evals = jnp.full((), steps.undo_evals, jnp.int32)
-    all_errors = steps.start_up(window, errors)
+    evals = jnp.full((), rows.undo_evals, jnp.int32)
+    all_errors = rows.start_up(window, errors)
     solved = Solved(
-        jnp.concatenate([states, steps.older(window)]),
+        jnp.concatenate([states, window.states[1:]]),
         all_errors,
-        jnp.ones((steps.num_steps,), jnp.int32),
+        jnp.ones_like(all_errors, jnp.int32),
         evals,
         evals,
         jnp.max(all_errors) <= rtol,
@@ -134,25 +136,19 @@ def climb(steps: Stepper, window: Any, rtol: float | None = None) -> tuple[Any, 
     return window, solved
 
 
-def _way_back(sampler: Sampler, *, resumed: bool = False) -> int:
-    """Evaluations of sampling from noise, or from a state."""
-    n = sampler.num_steps
-    return 2 * n if sampler.coupled else n - resumed
-
-
 def unwind(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     denoise: Denoiser,
-    start: Float[Array, "*shape"] | SamplerState,
+    start: SamplerState,
     keep: bool,
     rtol: float | None,
 ) -> InversionResult:
-    """Invert the state of a bidirectional sampler, or one array by EDICT.
+    """Invert the state of a bidirectional sampler.
 
     Args:
         sampler: the sampler.
         denoise: the denoiser.
-        start: the state at the data end; of EDICT also an array, for a pair of that.
+        start: the state at the data end.
         keep: whether to return the trajectory.
         rtol: largest relative error of the reconstruction that counts as converged;
             None to leave the way back out.
@@ -160,25 +156,23 @@ def unwind(
     Returns:
         The result, with the state at the noise end.
     """
-    given = start
-    if not isinstance(start, SamplerState):
-        start = state_of(sampler, jnp.stack([start] * sampler.history), "data")
     check_denoiser(denoise, start.values[0])
-    steps = stepper(sampler, denoise, start.values.dtype)
-    window, solved = climb(steps, steps.resume(start.values, 0))
-    state = state_of(sampler, steps.values(window, steps.top), "noise")
+    rows = Rows(sampler, denoise, start.values.dtype)
+    window, solved = climb(rows, rows.resume(start.values, 0))
+    state = state_of(sampler, rows.values(window, rows.top), "noise")
     verified = unverified(solved)
     if rtol is not None:
         scale = jnp.asarray(sampler.init_noise_scale, start.values.dtype)
-        fixed, state_x, origin = jax.lax.stop_gradient((state, state.x / scale, given))
+        fixed, state_x, origin = jax.lax.stop_gradient((state, state.x / scale, start))
         moved = dataclasses.replace(fixed, values=nudged(fixed.values))
         end, *states = (
             descend(sampler, denoise, start, keep=False)[0]
             for start in (state_x, fixed, moved)
         )
-        x0 = origin.x if isinstance(origin, SamplerState) else origin
-        error = misfit(end[0], x0)
-        evals = _way_back(sampler) + 2 * _way_back(sampler, resumed=True)
+        error = misfit(end[0], origin.x)
+        # A state is resumed: fewer rows, and one evaluation for each inner array.
+        n = sampler.num_rows
+        evals = n + 2 * (n - 1)
         verified = judge(solved, error, states, origin, rtol, evals=evals)
         verified = jax.lax.stop_gradient(verified)
     return wrap_up(sampler, start.x, solved.states, verified, keep, state)
@@ -204,6 +198,7 @@ def first_states(
         name="ddim",
         order=1,
         bidirectional=False,
+        rows_per_step=1,
     )
     arrays, rebuild = split_callable(denoise)
     fixed, known, y = jax.lax.stop_gradient((ddim, arrays, start))
@@ -261,7 +256,7 @@ def unwind_exactly(
         start = state_of(sampler, values, "data")
     state, fits = invert_exactly(sampler, arrays, rebuild, start, arithmetic)
     errors = _start_up_errors(sampler, arrays, rebuild, state.values)
-    k, n = sampler.history, sampler.num_steps
+    k, n = sampler.history, sampler.num_rows
     walked = (n + 1 - k) + 2 * (k - 2) + 1
     counts = jnp.ones((n,), jnp.int32)
     if iterations is not None:
@@ -282,7 +277,7 @@ def unwind_exactly(
         # The integers retrace: there is nothing in the last place to move.
         x0 = given.x if isinstance(given, SamplerState) else given
         error, states = misfit(again(noise)[0], x0), [again(state)]
-        both = _way_back(sampler) + (k - 2) + _way_back(sampler, resumed=True)
+        both = n + (k - 2) + (n - 1)
         verified = judge(solved, error, states, given, rtol, evals=both)
         verified = jax.lax.stop_gradient(verified)
     return InversionResult(

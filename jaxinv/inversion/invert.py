@@ -67,15 +67,15 @@ from jaxinv.inversion.verification import (
     worth_repeating,
 )
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling.lossless import Arithmetic, check_arithmetic, exact_table
-from jaxinv.sampling.sample import Sampler, draw, in_dtype
+from jaxinv.sampling.lossless import Arithmetic, check_arithmetic
+from jaxinv.sampling.sample import draw, in_dtype
 from jaxinv.sampling.state import SamplerState, check_state, labelled, unlabelled
 from jaxinv.solvers import Solver
 
 
 @checked
 def invert(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     denoise: Denoiser,
     x0: Float[Array, "*shape"] | SamplerState,
     *,
@@ -103,7 +103,7 @@ def invert(
         denoise: callable pytree ``(x, t) -> f`` on one sample.
         x0: the data, one sample of any shape without a batch axis; or the state of a
             bidirectional sampler at the data end, which can only be inverted
-            explicitly, as EDICT can.
+            explicitly.
         strategy: ``"auto"``, ``"explicit"``, ``"trajectory"``, ``"stepwise"`` or
             ``"naive"``, or a value with settings such as ``Trajectory(chunk=8)``, or a
             tuple of such values, each for the samples that the ones before left
@@ -116,8 +116,7 @@ def invert(
             longer memory only, which visits noise levels between those of the grid.
         return_trajectory: keep the states of all noise levels.
         arithmetic: for the explicit inversion of bidirectional samplers, as of
-            :func:`jaxinv.sample`: ``"compensated"`` or ``"bits"``. EDICT is then run
-            as its rows, two for each of its steps.
+            :func:`jaxinv.sample`: ``"compensated"`` or ``"bits"``.
         verify: sample from what was found. Without, ``reconstruction`` is NaN and
             ``converged`` False: ``solved`` is all that is known.
         reconstruction_rtol: the relative error of the data that ``converged`` promises
@@ -149,30 +148,26 @@ def invert(
     References:
         Hong et al. 2024, arXiv:2311.18387, Algorithms 1 and 2 (``"stepwise"``).
     """
-    check_arithmetic(arithmetic)
-    if arithmetic != "float":
-        sampler = exact_table(sampler, arithmetic)
+    check_arithmetic(arithmetic, sampler)
     if isinstance(x0, SamplerState):
         check_state(x0, sampler, "data")
     else:
         x0 = jnp.asarray(x0)
         check_finite(x0, "data x0")
+    if isinstance(x0, SamplerState) or arithmetic != "float":
+        check_explicit(strategy, solver)
     dtype = x0.values.dtype if isinstance(x0, SamplerState) else x0.dtype
     rtol = check_rtol(verify, reconstruction_rtol, dtype)
     arrays, rebuild = split_callable(denoise)
     if arithmetic != "float":
-        check_explicit(sampler, strategy, solver)
         if return_trajectory:
             raise ValueError("return_trajectory needs arithmetic='float'")
-        assert isinstance(sampler, LinearMultistep)
         return unwind_exactly(sampler, arrays, rebuild, x0, arithmetic, rtol)
     program = unlabelled(sampler)
-    if isinstance(x0, SamplerState) or not isinstance(program, LinearMultistep):
-        check_explicit(sampler, strategy, solver)
-        start = unlabelled(x0) if isinstance(x0, SamplerState) else x0
+    if isinstance(x0, SamplerState):
+        start = unlabelled(x0)
         found = _unwind(program, arrays, rebuild, start, return_trajectory, rtol)
         return labelled(found, sampler)
-    assert isinstance(sampler, LinearMultistep)
     plan = make_plan(sampler, strategy, solver, schedule)
     # A denoiser may close over what a caller differentiates or batches: nothing but the
     # absence of all callers says that it does not.
@@ -204,11 +199,11 @@ def check_rtol(verify: bool, rtol: float | None, dtype: Any) -> float | None:
     return float(rtol)
 
 
-def check_explicit(sampler: Sampler, strategy: Any, solver: Any) -> None:
-    """Raise ValueError for what a state, and EDICT, cannot be inverted by."""
+def check_explicit(strategy: Any, solver: Any) -> None:
+    """Raise ValueError for a strategy or solver that is not explicit inversion."""
     if strategy not in ("auto", "explicit") or solver is not None:
         raise ValueError(
-            f"a state, or {sampler.name!r} itself, is inverted explicitly; got "
+            "a state, and any data with an arithmetic, is inverted explicitly; got "
             f"strategy={strategy!r}, solver={solver!r}"
         )
 
@@ -330,10 +325,10 @@ def _invert(
 
 @jax.jit(static_argnames=("rebuild", "keep", "rtol"))
 def _unwind(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     arrays: list[Any],
     rebuild: Any,
-    start: Array | SamplerState,
+    start: SamplerState,
     keep: bool,
     rtol: float | None,
 ) -> InversionResult:

@@ -58,7 +58,7 @@ class Naive:
     ) -> Solved:
         """Walk up the grid; see :class:`jaxinv.inversion.stages.Stage`."""
         del known, active
-        n = table.num_steps
+        n = table.num_rows
 
         def step(y: Array, i: Array) -> tuple[Array, Array]:
             y = naive_step(table, denoise, i, y, self.evaluate_at)

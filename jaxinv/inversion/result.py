@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxinv.checks import figures, verdict
 from jaxinv.inversion.row_residuals import per_level
 from jaxinv.inversion.verification import Verified
-from jaxinv.sampling.sample import Sampler
+from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.state import SamplerState, state_of
 
 
@@ -18,7 +18,8 @@ class InversionResult(NamedTuple):
     ``noise`` and ``state`` are two answers, and each has its own verdict:
     ``reconstruction`` and ``converged`` belong to ``noise``, ``state_reconstruction``
     and ``state_converged`` to ``state``. For samplers that start from one array, which
-    are all but the bidirectional ones, both answers are the same.
+    are all but the bidirectional ones, both answers are the same. N counts the rows of
+    the sampler's table, which are its steps (of EDICT: two for each).
 
     A verdict proves the *reconstruction*: the sampler turns this noise into this data.
     Where a step has several preimages, it need not be the noise that once made the
@@ -38,7 +39,7 @@ class InversionResult(NamedTuple):
             i = 1 .. N, all states taken from the trajectory. NaN where it was not
             measured (``naive``; see :func:`certify`). After an explicit inversion the
             last k - 1 are those of the start-up rows, which ``noise`` alone relies on
-            and ``state`` does not; EDICT's last one counts how its pair differs.
+            and ``state`` does not.
         iterations: shape (N,). Solver iterations that worked on each step.
         num_evals: shape (). Total evaluations of the denoiser for this sample, those of
             the way back included.
@@ -87,7 +88,7 @@ class InversionResult(NamedTuple):
 
 
 def wrap_up(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     x0: Float[Array, "*shape"],
     states: Float[Array, "n *shape"],
     verified: Verified,

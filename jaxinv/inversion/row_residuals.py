@@ -134,7 +134,7 @@ def rows_matrix(table: LinearMultistep, slopes: Float[Array, "n"]) -> Array:
     """The matrix of that system: entry (i - 1, m - 1) weighs d[m] in row i."""
     return (
         _banded(table.a, slopes.dtype)
-        - jnp.eye(table.num_steps, k=-1, dtype=slopes.dtype)
+        - jnp.eye(table.num_rows, k=-1, dtype=slopes.dtype)
         + output_matrix(table) * slopes
     )
 

@@ -12,7 +12,6 @@ from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.trajectory import Trajectory
 from jaxinv.inversion.trajectory_newton import NewtonTrajectory
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling.sample import Sampler
 from jaxinv.solvers import (
     Anderson,
     FixedPoint,
@@ -38,7 +37,7 @@ SOLVERS: dict[str, Solver] = {
 FINISH: tuple[Stage, ...] = (Trajectory(), NewtonTrajectory())
 
 
-def auto_strategy(sampler: Sampler) -> Strategy:
+def auto_strategy(sampler: LinearMultistep) -> Strategy:
     """What ``strategy="auto"`` begins with for a sampler.
 
     Args:

@@ -128,7 +128,7 @@ class Trajectory(LoopStage):
             guess = jnp.where(known.solved, known.states, guess)
             aim = jnp.where(known.solved, 0, aim)
             most = jnp.where(known.solved, min(REFINING_SWEEPS, self.max_sweeps), most)
-        n = table.num_steps
+        n = table.num_rows
         return _State(
             active=active,
             aim=aim,
@@ -273,7 +273,7 @@ def _sweep(
     s: _State,
 ) -> _State:
     """Evaluate the model at all levels, and move all states."""
-    n = table.num_steps
+    n = table.num_rows
     largest = settings.largest_step
     if largest is None:
         largest = 0.3 if table.history == 1 else 3.0

@@ -58,7 +58,7 @@ class NewtonTrajectory:
         active: Array,
     ) -> Solved:
         """Solve all rows together; see :class:`jaxinv.inversion.stages.Stage`."""
-        n = table.num_steps
+        n = table.num_rows
         rtol = default_row_rtol(start.dtype) if self.rtol is None else self.rtol
         guess = first_guess(table, start) if known is None else known.states
         weights = per_level(1 / _norms_after(start, guess), guess)

@@ -71,7 +71,7 @@ def no_secants(
     Returns:
         Empty secants.
     """
-    n = table.num_steps
+    n = table.num_rows
     m = max(1, min(history, MAX_UNKNOWNS // n))
     size = norm(start) / float(start.size) ** 0.5
     tau = jnp.asarray(table.tau[1:], start.dtype)

@@ -144,7 +144,7 @@ def verify(
         The same with its reconstruction. The states of the way back are kept where
         ``way_back`` returns all of them.
     """
-    n = table.num_steps
+    n = table.num_rows
     noise, state = noise_end(table, solved.states)
     xs = way_back(noise)
     error = misfit(xs[0], x0)

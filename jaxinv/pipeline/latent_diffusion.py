@@ -40,7 +40,8 @@ from jaxinv.pipeline.latents import (
     decode,
     encode,
 )
-from jaxinv.sampling.sample import Sampler, sample
+from jaxinv.samplers.table import LinearMultistep
+from jaxinv.sampling.sample import sample
 from jaxinv.sampling.state import SamplerState
 
 TextVectors = Float[Array, "l d"]
@@ -206,7 +207,7 @@ class LatentDiffusion:
     def invert(
         self,
         image: Image,
-        sampler: Sampler,
+        sampler: LinearMultistep,
         denoise: Denoiser,
         *,
         decoder: str | Method = "anderson",
@@ -235,7 +236,7 @@ class LatentDiffusion:
     @checked
     def generate(
         self,
-        sampler: Sampler,
+        sampler: LinearMultistep,
         denoise: Denoiser,
         noise: Float[Array, "h w c"] | SamplerState,
     ) -> Float[Array, "fh fw 3"]:

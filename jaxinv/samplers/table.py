@@ -5,9 +5,12 @@ with a memory of k states is a table of coefficients,
 
     y[i-1] = sum_{j=0}^{k-1}  a[i,j] y[i+j] + b[i,j] f[i+j],      i = N .. 1,
 
-with one row per step. Rows near the noise end hold zeros where there is no history yet,
-so starting up needs no special code. The coefficients are made once, in float64, and
-the same table drives sampling and inversion.
+with one row per evaluation of the model. For most samplers that is one per step of a
+grid, and level i of the table is level i of the grid; a sampler that evaluates the
+model at states in between has more rows, whose levels may repeat a noise level (EDICT).
+Rows near the noise end hold zeros where there is no history yet, so starting up needs
+no special code. The coefficients are made once, in float64, and the same table drives
+sampling and inversion.
 
 The *order* of a table is that of a row with full history: given exact history it is
 off by ``O(h^(order + 1))``. Rows near the noise end have a lower order. The first,
@@ -53,20 +56,19 @@ class LinearMultistep:
         a: shape (N, k). Row i - 1 weighs the states of the step to ``y[i-1]``.
         b: shape (N, k). The same for the model outputs f.
         scale: shape (N + 1,). ``x[i] = scale[i] * y[i]``.
-        tau: shape (N + 1,). Noise levels, increasing.
-        model_time: shape (N + 1,). What the model is given at each level.
+        tau: shape (N + 1,). Noise levels, never decreasing.
+        model_time: shape (N + 1,). What the model is given with each state.
         init_noise_scale: shape (). Standard deviation of ``x[N]``.
         name: the sampler's name (static).
         order: order of accuracy of its rows with full history (static).
         bidirectional: whether its rows with full history can be read both ways
             (static: decided from the coefficients when the table is made, because
             inside of a compiled program they are not known).
+        rows_per_step: how many rows make a step of the grid (static).
     """
 
     #: What an error message says of where such a value comes from.
     made_by: ClassVar[str] = "jaxinv.ddim and the other samplers"
-    #: The k states of a table belong to k levels.
-    coupled: ClassVar[bool] = False
 
     a: Coefficients
     b: Coefficients
@@ -77,6 +79,7 @@ class LinearMultistep:
     name: str = dataclasses.field(metadata={"static": True})
     order: int = dataclasses.field(metadata={"static": True})
     bidirectional: bool = dataclasses.field(default=False, metadata={"static": True})
+    rows_per_step: int = dataclasses.field(default=1, metadata={"static": True})
 
     def __repr__(self) -> str:
         """Return its name, number of steps and order."""
@@ -84,13 +87,18 @@ class LinearMultistep:
         return f"{self.name or 'table'}: {steps} steps, order {self.order}"
 
     @property
-    def num_steps(self) -> int:
-        """Number of steps, N."""
+    def num_rows(self) -> int:
+        """Number of rows, N: of evaluations of the model that sampling takes."""
         return self.a.shape[0]
 
     @property
+    def num_steps(self) -> int:
+        """Number of steps of the grid."""
+        return self.num_rows // self.rows_per_step
+
+    @property
     def history(self) -> int:
-        """Number of states that a step uses, k."""
+        """Number of states that a row uses, k."""
         return self.a.shape[1]
 
 

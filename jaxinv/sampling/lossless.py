@@ -16,13 +16,11 @@ from jaxtyping import Array, Bool, Float
 
 from jaxinv.callables import check_denoiser
 from jaxinv.derivatives import first_order_only
-from jaxinv.samplers.edict import Edict, rows_of_edict
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.lossless_numbers import COMPENSATED, Words
 from jaxinv.sampling.lossless_numbers import Arithmetic as Numbers
 from jaxinv.sampling.lossless_rows import (
     UnitRows,
-    concrete,
     integers,
     pull_back,
     unit_rows,
@@ -35,37 +33,23 @@ Arithmetic = Literal["float", "compensated", "bits"]
 ARITHMETICS: tuple[str, ...] = get_args(Arithmetic)
 
 
-def check_arithmetic(arithmetic: str) -> None:
-    """Raise ValueError unless there is such an arithmetic."""
+def check_arithmetic(arithmetic: str, sampler: LinearMultistep) -> None:
+    """Raise ValueError unless there is such an arithmetic, and the sampler has it.
+
+    Args:
+        arithmetic: its name.
+        sampler: the sampler that shall run in it.
+    """
     if arithmetic not in ARITHMETICS:
         raise ValueError(
             f"unknown arithmetic {arithmetic!r}; expected one of "
             f"{', '.join(ARITHMETICS)}"
         )
-
-
-def exact_table(sampler: LinearMultistep | Edict, arithmetic: str) -> LinearMultistep:
-    """The table that is run in numbers that lose nothing.
-
-    Args:
-        sampler: a bidirectional sampler.
-        arithmetic: ``"compensated"`` or ``"bits"``.
-
-    Returns:
-        The sampler itself; of EDICT, its rows.
-
-    Raises:
-        ValueError: for a sampler that is not bidirectional, or EDICT with coefficients
-            that are not known yet.
-    """
-    if isinstance(sampler, Edict):
-        return rows_of_edict(jax.tree.map(concrete, sampler))
-    if not sampler.bidirectional:
+    if arithmetic != "float" and not sampler.bidirectional:
         raise ValueError(
             f"arithmetic={arithmetic!r} is for bidirectional samplers such as o_belm, "
             f"bdia and edict; {sampler.name!r} has arithmetic='float' only"
         )
-    return sampler
 
 
 def numbers(arithmetic: str, sampler: LinearMultistep) -> Numbers:
@@ -284,7 +268,7 @@ def _start_up(
     check_denoiser(denoise, noise)
     steps = Rows(sampler, denoise, noise.dtype)
     window = steps.begin(noise)
-    for i in range(steps.num_steps, steps.top, -1):
+    for i in range(sampler.num_rows, steps.top, -1):
         window = steps.down(jnp.asarray(i), window)
     return steps.values(window, steps.top)
 

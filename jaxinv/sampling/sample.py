@@ -1,13 +1,13 @@
 r"""Sampling: from noise to data, with any sampler.
 
-The loop is written once, for one sample: apply the steps of a
-:class:`~jaxinv.sampling.steps.Stepper` from the noise end (i = N) to the data end (i =
+The loop is written once, for one sample: apply the rows of a table
+(:class:`~jaxinv.sampling.steps.Rows`) from the noise end (i = N) to the data end (i =
 1). Use ``jax.vmap`` for more samples.
 
 A sampler starts from one array of noise: tables with a memory have start-up rows of
-lower order for that, and EDICT starts with both of its sequences alike. A bidirectional
-sampler can also go on from a :class:`~jaxinv.sampling.state.SamplerState`, where there
-is nothing to start up: that is the map which :func:`jaxinv.invert` undoes exactly.
+lower order for that. A bidirectional sampler can also go on from a
+:class:`~jaxinv.sampling.state.SamplerState`, where there is nothing to start up: that
+is the map which :func:`jaxinv.invert` undoes exactly.
 """
 
 from typing import Any, Literal, overload
@@ -19,14 +19,8 @@ from jaxtyping import Array, Float
 from jaxinv.callables import check_denoiser, check_finite, split_callable
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
-from jaxinv.samplers.edict import Edict
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling.lossless import (
-    Arithmetic,
-    check_arithmetic,
-    exact_table,
-    sample_exactly,
-)
+from jaxinv.sampling.lossless import Arithmetic, check_arithmetic, sample_exactly
 from jaxinv.sampling.state import (
     SamplerState,
     check_state,
@@ -34,16 +28,14 @@ from jaxinv.sampling.state import (
     state_of,
     unlabelled,
 )
-from jaxinv.sampling.steps import apply_row, evaluate, in_dtype, stepper
+from jaxinv.sampling.steps import Rows, Window, apply_row, evaluate, in_dtype
 
 __all__ = ["apply_row", "evaluate", "in_dtype", "sample", "sample_trajectory"]
-
-Sampler = LinearMultistep | Edict
 
 
 @overload
 def sample(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     denoise: Denoiser,
     noise: Float[Array, "*shape"] | SamplerState,
     *,
@@ -54,7 +46,7 @@ def sample(
 
 @overload
 def sample(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     denoise: Denoiser,
     noise: Float[Array, "*shape"] | SamplerState,
     *,
@@ -65,7 +57,7 @@ def sample(
 
 @checked
 def sample(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     denoise: Denoiser,
     noise: Float[Array, "*shape"] | SamplerState,
     *,
@@ -85,9 +77,7 @@ def sample(
             twice the digits, ``"bits"`` in integers, from which :func:`jaxinv.invert`
             with the same argument returns the identical bits (outside of any
             ``jax.jit``, on the same device). Gradients of both need memory that does
-            not depend on the number of steps, and one more evaluation per step. EDICT
-            is run as the table of its intermediate states, whose data is the second
-            of its pair (:func:`jaxinv.samplers.edict.rows_of_edict`).
+            not depend on the number of steps, and one more evaluation per row.
 
     Returns:
         The state ``x[0]`` at the data end, of the noise's shape and dtype.
@@ -107,13 +97,11 @@ def sample(
         >>> ji.sample(sampler, denoise, noise).shape
         (4, 4, 3)
     """
-    check_arithmetic(arithmetic)
-    if arithmetic != "float":
-        table = exact_table(sampler, arithmetic)
-        arrays, rebuild, start = _checked(table, denoise, noise)
-        end = sample_exactly(table, arrays, rebuild, start, arithmetic)
-        return end if return_state else end.x
+    check_arithmetic(arithmetic, sampler)
     arrays, rebuild, start = _checked(sampler, denoise, noise)
+    if arithmetic != "float":
+        end = sample_exactly(sampler, arrays, rebuild, start, arithmetic)
+        return end if return_state else end.x
     if not return_state:
         return draw(unlabelled(sampler), arrays, rebuild, start, keep=False)[0]
     if not sampler.bidirectional:
@@ -127,7 +115,7 @@ def sample(
 
 @checked
 def sample_trajectory(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     denoise: Denoiser,
     noise: Float[Array, "*shape"] | SamplerState,
 ) -> Float[Array, "n+1 *shape"]:
@@ -139,7 +127,8 @@ def sample_trajectory(
         noise: one sample of unit noise, or a state, as for :func:`sample`.
 
     Returns:
-        The states x, data first: index 0 is the sample, index N the (scaled) noise.
+        The states x, data first: index 0 is the sample, index N the (scaled) noise. N
+        is the table's number of rows (of EDICT twice its number of steps).
 
     Raises:
         ValueError: as :func:`sample`.
@@ -149,7 +138,7 @@ def sample_trajectory(
 
 
 def _checked(
-    sampler: Sampler, denoise: Denoiser, noise: Any
+    sampler: LinearMultistep, denoise: Denoiser, noise: Any
 ) -> tuple[list[Any], Any, Array | SamplerState]:
     """The denoiser in parts, and where to start."""
     if isinstance(noise, SamplerState):
@@ -163,7 +152,7 @@ def _checked(
 
 @jax.jit(static_argnames=("rebuild", "keep"))
 def draw(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     arrays: list[Any],
     rebuild: Any,
     start: Array | SamplerState,
@@ -188,14 +177,17 @@ def draw(
 
 @jax.jit(static_argnames="rebuild")
 def _sample_state(
-    sampler: Sampler, arrays: list[Any], rebuild: Any, start: Array | SamplerState
+    sampler: LinearMultistep,
+    arrays: list[Any],
+    rebuild: Any,
+    start: Array | SamplerState,
 ) -> SamplerState:
     end, _ = descend(sampler, rebuild(arrays), start, keep=False)
     return state_of(sampler, end, "data")
 
 
 def descend(
-    sampler: Sampler, denoise: Denoiser, start: Array | SamplerState, keep: bool
+    sampler: LinearMultistep, denoise: Denoiser, start: Array | SamplerState, keep: bool
 ) -> tuple[Array, Array | None]:
     """Apply all steps, as a part of a caller's program.
 
@@ -211,23 +203,20 @@ def descend(
     """
     if isinstance(start, SamplerState):
         check_denoiser(denoise, start.values[0])
-        steps = stepper(sampler, denoise, start.values.dtype)
-        level = steps.top
-        window = steps.resume(start.values, level)
-        first = start.values[:1] if sampler.coupled else start.values
+        rows = Rows(sampler, denoise, start.values.dtype)
+        level, first = rows.top, start.values
+        window = rows.resume(first, level)
     else:
         check_denoiser(denoise, start)
-        steps = stepper(sampler, denoise, start.dtype)
-        level = steps.num_steps
-        window = steps.begin(start)
+        rows = Rows(sampler, denoise, start.dtype)
+        level = sampler.num_rows
         first = (start * jnp.asarray(sampler.init_noise_scale, start.dtype))[None]
+        window = rows.begin(start)
 
-    scale = jnp.asarray(sampler.scale, first.dtype)
-
-    def step(window: Any, i: Array) -> tuple[Any, Array | None]:
-        window = steps.down(i, window)
-        return window, scale[i - 1] * steps.newest(window) if keep else None
+    def step(window: Window, i: Array) -> tuple[Window, Array | None]:
+        window = rows.down(i, window)
+        return window, rows.table.scale[i - 1] * window.states[0] if keep else None
 
     window, xs = jax.lax.scan(step, window, jnp.arange(level, 0, -1))
     states = None if xs is None else jnp.concatenate([xs[::-1], first])
-    return steps.values(window, 0), states
+    return rows.values(window, 0), states

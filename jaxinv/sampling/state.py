@@ -24,12 +24,11 @@ class SamplerState:
 
     Attributes:
         values: shape (k, ...). The k states, data side first. At the data end
-            ``x[0] .. x[k-1]``, at the noise end ``x[N-k+1] .. x[N]``; of EDICT, whose
-            two sequences share their levels, the pair (x, y) at level 0 or N.
+            ``x[0] .. x[k-1]``, at the noise end ``x[N-k+1] .. x[N]``, where N counts
+            the table's rows (of EDICT: see :func:`jaxinv.edict`).
         sampler: name of the sampler that it belongs to (static).
-        num_steps: that sampler's N (static).
+        num_steps: that sampler's number of steps (static).
         end: ``"noise"`` or ``"data"`` (static).
-        coupled: whether the values belong to one level, as EDICT's do (static).
         words: the states in an arithmetic that loses nothing, two arrays of the shape
             of the values (:mod:`jaxinv.sampling.lossless_numbers`); None for plain
             floats. Where the values have been changed since, the values count.
@@ -40,7 +39,6 @@ class SamplerState:
     sampler: str = dataclasses.field(metadata={"static": True})
     num_steps: int = dataclasses.field(metadata={"static": True})
     end: End = dataclasses.field(metadata={"static": True})
-    coupled: bool = dataclasses.field(default=False, metadata={"static": True})
     words: tuple[Array, Array] | None = None
     arithmetic: str = dataclasses.field(default="float", metadata={"static": True})
 
@@ -55,8 +53,7 @@ class SamplerState:
     @property
     def x(self) -> Float[Array, "*shape"]:
         """The outermost state: ``x[0]`` at the data end, ``x[N]`` at the noise end."""
-        last = self.end == "noise" and not self.coupled
-        return self.values[-1] if last else self.values[0]
+        return self.values[-1] if self.end == "noise" else self.values[0]
 
 
 def unlabelled(value: Any) -> Any:
@@ -88,7 +85,7 @@ def labelled(value: Any, sampler: Any) -> Any:
 
 def state_of(sampler: Any, values: Array, end: End) -> SamplerState:
     """The state of a sampler at one end, from its values."""
-    return SamplerState(values, sampler.name, sampler.num_steps, end, sampler.coupled)
+    return SamplerState(values, sampler.name, sampler.num_steps, end)
 
 
 def check_state(state: SamplerState, sampler: Any, end: End) -> None:

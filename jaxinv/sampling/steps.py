@@ -1,15 +1,14 @@
 r"""One step of a sampler, in either direction, from the window of its last states.
 
-A step of a sampler with a memory of k states maps one *window* of a trajectory to the
-next: ``(y[i], .., y[i+k-1])`` to ``(y[i-1], .., y[i+k-2])``. A :class:`Stepper` is that
-map, and for bidirectional samplers its inverse. All loops over the steps (sampling,
-explicit inversion) are written once, over steppers; a new kind of sampler is a new
-stepper. Both directions of a row use the very same sum of what lies between its two
-outer states (:func:`row_sum`), from the same evaluation of the model.
+A row of a table with a memory of k states maps one *window* of a trajectory to the
+next: ``(y[i], .., y[i+k-1])`` to ``(y[i-1], .., y[i+k-2])``. :class:`Rows` is that map,
+and for bidirectional samplers its inverse. All loops over the rows (sampling, explicit
+inversion) are written over it. Both directions of a row use the very same sum of what
+lies between its two outer states (:func:`row_sum`), from the same evaluation of the
+model.
 """
 
-import functools
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,83 +17,6 @@ from jaxtyping import Array, Float
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.norms import relative
 from jaxinv.samplers.table import LinearMultistep
-
-
-class Stepper(Protocol):
-    """The steps of one sampler with one denoiser, in one dtype.
-
-    A window is any pytree. It is *at level i* if the newest state in it (nearest to the
-    data) is the one of level i.
-
-    Attributes:
-        num_steps: N.
-        top: the highest level that undoing steps leads to: that of the window of a
-            state at the noise end.
-        undo_evals: evaluations of the model that undoing all steps takes, and measuring
-            how far what it leads to is off for a start from one array.
-    """
-
-    num_steps: int
-    top: int
-    undo_evals: int
-
-    def begin(self, noise: Float[Array, "*shape"]) -> Any:
-        """The window at level N of one array of unit noise."""
-        ...
-
-    def resume(self, values: Float[Array, "k *shape"], level: int) -> Any:
-        """The window at a level, 0 or ``top``, of the states x of a sampler's state."""
-        ...
-
-    def values(self, window: Any, level: int) -> Float[Array, "k *shape"]:
-        """The states x of a window at a level, data side first."""
-        ...
-
-    def newest(self, window: Any) -> Float[Array, "*shape"]:
-        """The state y of a window's own level."""
-        ...
-
-    def older(self, window: Any) -> Float[Array, "m *shape"]:
-        """The states y of the levels beyond, as many as the window has."""
-        ...
-
-    def down(self, i: Array, window: Any) -> Any:
-        """The step from level i to i - 1."""
-        ...
-
-    def up(self, i: Array, window: Any) -> tuple[Any, Float[Array, ""]]:
-        """Undo that step: the window at level i, and the step's relative residual."""
-        ...
-
-    def start_up(self, window: Any, errors: Float[Array, "top"]) -> Float[Array, "n"]:
-        """Residuals of all N steps of a start from one array, that of the noise end.
-
-        Args:
-            window: the window at level ``top``.
-            errors: residuals of the steps up to there.
-        """
-        ...
-
-
-@functools.singledispatch
-def stepper(sampler: Any, denoise: Denoiser, dtype: Any) -> Stepper:
-    """The stepper of a sampler; each kind of sampler registers its own.
-
-    Args:
-        sampler: a table, or another sampler.
-        denoise: the denoiser.
-        dtype: of the states.
-
-    Returns:
-        The steps.
-
-    Raises:
-        ValueError: for what is no sampler.
-    """
-    raise ValueError(
-        "expected a sampler such as jaxinv.ddim(grid), got an object of type "
-        f"{type(sampler).__name__}"
-    )
 
 
 class Window(NamedTuple):
@@ -112,34 +34,53 @@ class Window(NamedTuple):
 
 
 class Rows:
-    """The rows of a table; see :class:`Stepper`."""
+    """The rows of a table with one denoiser, in both directions.
+
+    A window is *at level i* if its newest state (nearest to the data) is ``y[i]``.
+
+    Args:
+        table: the table.
+        denoise: the denoiser.
+        dtype: of the states; None where the table has it already.
+
+    Attributes:
+        top: the highest level that undoing rows leads to: that of the window of a
+            state at the noise end.
+        undo_evals: evaluations of the model that undoing all rows takes, and measuring
+            how far what it leads to is off for a start from one array.
+    """
 
     def __init__(
         self, table: LinearMultistep, denoise: Denoiser, dtype: Any = None
     ) -> None:
         self.table = table if dtype is None else in_dtype(table, dtype)
         self.denoise = denoise
-        self.num_steps = table.num_steps
-        self.top = table.num_steps + 1 - table.history
-        # One per step, those between the first states, one more for the start-up rows.
+        self.top = table.num_rows + 1 - table.history
+        # One per row, those between the first states, one more for the start-up rows.
         self.undo_evals = self.top + (table.history - 2) + 1
 
     def begin(self, noise: Array) -> Window:
-        """Zeros where there is no history: the table's zeros keep them out."""
+        """Return the window at the noise end of one array of unit noise.
+
+        It has zeros where there is no history: the table's zeros keep them out.
+        """
         table = self.table
         zeros = jnp.zeros((table.history, *noise.shape), noise.dtype)
         start = noise * table.init_noise_scale / table.scale[-1]
         return Window(zeros.at[0].set(start), zeros)
 
     def resume(self, values: Array, level: int) -> Window:
-        """Evaluates the model at all states between the outer two."""
+        """Return the window at a level, 0 or ``top``, of the states x of a state.
+
+        It takes one evaluation for each state between the outer two.
+        """
         k = self.table.history
         scale = jnp.asarray(self.table.scale)[level : level + k]
         states = values / scale.reshape((-1,) + (1,) * (values.ndim - 1))
         return self.known(states, level)
 
     def known(self, states: Array, level: int) -> Window:
-        """The window of states y."""
+        """Return the window at a level of states y."""
         inner = jnp.arange(1, self.table.history - 1)
         outputs = jnp.zeros_like(states)
         if len(inner):
@@ -151,20 +92,12 @@ class Rows:
         return Window(states, outputs)
 
     def values(self, window: Window, level: int) -> Array:
-        """In the state x."""
+        """Return the states x of a window at a level, data side first."""
         scale = jnp.asarray(self.table.scale)[level : level + len(window.states)]
         return scale.reshape((-1,) + (1,) * (window.states.ndim - 1)) * window.states
 
-    def newest(self, window: Window) -> Array:
-        """The first of the states."""
-        return window.states[0]
-
-    def older(self, window: Window) -> Array:
-        """All but the first of the states."""
-        return window.states[1:]
-
     def down(self, i: Array, window: Window) -> Window:
-        """Evaluates the model at level i and applies the row."""
+        """Apply row i: the window at level i - 1, by one evaluation at level i."""
         states, outputs = window
         f = evaluate(self.table, self.denoise, i, states[0])
         outputs = outputs.at[0].set(f)
@@ -172,7 +105,11 @@ class Rows:
         return Window(_push(states, y), _push(outputs, jnp.zeros_like(f)))
 
     def up(self, i: Array, window: Window) -> tuple[Window, Array]:
-        """Evaluates the model at the oldest state and solves the row for the next."""
+        """Undo row i: the window at level i, and the row's relative residual.
+
+        It takes one evaluation, at the oldest state; the row is then solved for the
+        next one.
+        """
         table, k = self.table, self.table.history
         after, states = window.states[0], window.states[1:]
         f = evaluate(table, self.denoise, i + k - 2, states[-1])
@@ -189,12 +126,16 @@ class Rows:
         return window, error
 
     def start_up(self, window: Window, errors: Array) -> Array:
-        """Appends the residuals of the start-up rows, the last k - 1.
+        """Append the residuals of the start-up rows, the last k - 1.
 
-        Of the outputs that they need, only that of level N is not known yet.
+        Of the outputs that they need, only that of the noise end is not known yet.
+
+        Args:
+            window: the window at level ``top``.
+            errors: residuals of the rows up to there.
         """
         table, states = self.table, window.states
-        last = evaluate(table, self.denoise, jnp.asarray(self.num_steps), states[-1])
+        last = evaluate(table, self.denoise, jnp.asarray(table.num_rows), states[-1])
         outputs = window.outputs.at[-1].set(last)
         found = []
         for m in range(1, table.history):
@@ -204,14 +145,9 @@ class Rows:
         return jnp.concatenate([errors, jnp.stack(found)])
 
 
-@stepper.register
-def _(sampler: LinearMultistep, denoise: Denoiser, dtype: Any) -> Stepper:
-    return Rows(sampler, denoise, dtype)
-
-
-def in_dtype(sampler: Any, dtype: Any) -> Any:
-    """The sampler's coefficients in the dtype of the states."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), sampler)
+def in_dtype(table: LinearMultistep, dtype: Any) -> LinearMultistep:
+    """Return a table with its coefficients in the dtype of the states."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), table)
 
 
 def evaluate(table: LinearMultistep, denoise: Denoiser, i: Array, y: Array) -> Array:

@@ -26,19 +26,19 @@ from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import ConditionalModel, Denoiser, with_condition
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion import InversionResult, Strategy, invert
-from jaxinv.inversion.invert import check_explicit, check_rtol
+from jaxinv.inversion.invert import check_rtol
 from jaxinv.inversion.stages import Stage
 from jaxinv.inversion.strategies import make_plan
 from jaxinv.mesh import DATA, check_mesh, make_mesh, over_data, place_model
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling.sample import Sampler, sample
+from jaxinv.sampling.sample import sample
 from jaxinv.sampling.state import SamplerState, labelled, unlabelled
 from jaxinv.solvers import Solver
 
 
 @checked
 def sample_batch(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     denoise: Denoiser | ConditionalModel,
     noise: Float[Array, "b *shape"],
     conditions: PyTree = None,
@@ -71,7 +71,7 @@ def sample_batch(
 
 @checked
 def invert_batch(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     denoise: Denoiser | ConditionalModel,
     x0: Float[Array, "b *shape"],
     conditions: PyTree = None,
@@ -118,11 +118,7 @@ def invert_batch(
         ValueError: as :func:`jaxinv.invert`, for empty or unequal batches, or a batch
             size that the mesh does not divide.
     """
-    plan: Any = strategy
-    if isinstance(sampler, LinearMultistep):
-        plan = make_plan(sampler, strategy, solver, schedule)
-    else:
-        check_explicit(sampler, strategy, solver)
+    plan = make_plan(sampler, strategy, solver, schedule)
     check_rtol(verify, reconstruction_rtol, jnp.result_type(x0))
     task = Inversion(plan, return_trajectory, verify, reconstruction_rtol)
     found = _over_batches(task, sampler, denoise, x0, conditions, mesh, batch_size)
@@ -133,7 +129,7 @@ def invert_batch(
 class Sampling:
     """What is done to each sample."""
 
-    def __call__(self, sampler: Sampler, denoise: Denoiser, x: Array) -> Any:
+    def __call__(self, sampler: LinearMultistep, denoise: Denoiser, x: Array) -> Any:
         """Samples."""
         return sample(sampler, denoise, x)
 
@@ -147,7 +143,7 @@ class Inversion:
     verify: bool = True
     rtol: float | None = None
 
-    def __call__(self, sampler: Sampler, denoise: Denoiser, x: Array) -> Any:
+    def __call__(self, sampler: LinearMultistep, denoise: Denoiser, x: Array) -> Any:
         """Invert."""
         return invert(
             sampler,
@@ -162,7 +158,7 @@ class Inversion:
 
 @jax.jit(static_argnames=("task", "rebuild", "mesh"), donate_argnames="x")
 def on_mesh(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     arrays: list[Any],
     x: Array,
     conditions: PyTree,
@@ -183,7 +179,9 @@ def on_mesh(
         mesh: the devices (static).
     """
 
-    def part(sampler: Sampler, arrays: list[Any], x: Array, conditions: PyTree) -> Any:
+    def part(
+        sampler: LinearMultistep, arrays: list[Any], x: Array, conditions: PyTree
+    ) -> Any:
         def one(x: Array, condition: PyTree) -> Any:
             return task(sampler, with_condition(rebuild(arrays), condition), x)
 
@@ -194,7 +192,7 @@ def on_mesh(
 
 def _over_batches(
     task: Any,
-    sampler: Sampler,
+    sampler: LinearMultistep,
     denoise: Any,
     x: Any,
     conditions: PyTree,

@@ -17,7 +17,7 @@ from jaxinv.callables import split_callable
 from jaxinv.checks import AtLeastOne, Range, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion import invert
-from jaxinv.sampling.sample import Sampler
+from jaxinv.samplers.table import LinearMultistep
 
 
 class Memory(NamedTuple):
@@ -59,7 +59,7 @@ class Fit(NamedTuple):
 
 @checked
 def predict_memory(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     denoise: Denoiser,
     shape: Sequence[AtLeastOne],
     *,
@@ -118,7 +118,7 @@ def predict_memory(
 @checked
 def largest_batch(
     limit_bytes: Annotated[int, Range(1)],
-    sampler: Sampler,
+    sampler: LinearMultistep,
     denoise: Denoiser,
     shape: Sequence[AtLeastOne],
     *,

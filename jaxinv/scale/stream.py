@@ -22,8 +22,7 @@ from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import ConditionalModel, Denoiser, with_condition
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion import InversionResult, Strategy
-from jaxinv.inversion.explicit import unwind
-from jaxinv.inversion.invert import check_explicit, check_rtol
+from jaxinv.inversion.invert import check_rtol
 from jaxinv.inversion.result import wrap_up
 from jaxinv.inversion.stages import (
     InOnePiece,
@@ -47,8 +46,8 @@ from jaxinv.inversion.verification import (
 )
 from jaxinv.mesh import make_mesh, place_model
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling.sample import Sampler, in_dtype
 from jaxinv.sampling.state import labelled, unlabelled
+from jaxinv.sampling.steps import in_dtype
 from jaxinv.scale.lanes import Lanes
 from jaxinv.scale.stations import Onward, Station, flow
 from jaxinv.solvers import Solver
@@ -215,31 +214,12 @@ class WayBackMachine(OnePiece):
         return Found(result, best, again, ~best.noise_is_found & ~idle)
 
 
-@dataclasses.dataclass(frozen=True)
-class UnwindingMachine(OnePiece):
-    """The explicit inverse of a sampler that is no table, EDICT.
-
-    Attributes:
-        verify: whether to sample from what is found.
-        rtol: largest relative error of the reconstruction; None for the default.
-    """
-
-    verify: bool
-    rtol: float | None
-
-    def run(self, model: Any, item: Sample) -> Found:
-        """Return the result."""
-        denoise = _denoiser(self.rebuild, model, item)
-        rtol = check_rtol(self.verify, self.rtol, item.x0.dtype)
-        return Found(unwind(model[0], denoise, item.x0, False, rtol))
-
-
 def _denoiser(rebuild: Any, model: Any, item: Sample) -> Denoiser:
     return with_condition(rebuild(model[1]), item.condition)
 
 
 def inversion_stations(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     denoise: Denoiser | ConditionalModel,
     *,
     first: int,
@@ -286,13 +266,6 @@ def inversion_stations(
 
         return Station(make, route)
 
-    if not isinstance(sampler, LinearMultistep):
-        check_explicit(sampler, strategy, solver)
-
-        def leave(key: Any, item: Sample, found: Found) -> Any:
-            return labelled(found.result, sampler), 1
-
-        return [station(UnwindingMachine(rebuild, verify, reconstruction_rtol), leave)]
     plan = make_plan(sampler, strategy, solver, schedule)
     last = len(plan) - 1
 
@@ -339,7 +312,7 @@ def _nothing_known(found: Solved, keep: bool) -> Verified:
 
 @checked
 def invert_stream(
-    sampler: Sampler,
+    sampler: LinearMultistep,
     denoise: Denoiser | ConditionalModel,
     samples: Iterable[Any],
     *,

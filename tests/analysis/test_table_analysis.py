@@ -9,7 +9,6 @@ from core_cases import SCHEDULES, grid_of
 import jaxinv as ji
 from jaxinv import analysis
 from jaxinv.diffusion.grid import make_grid
-from jaxinv.samplers.edict import rows_of_edict
 
 VP = SCHEDULES["vp"]
 SD = ji.scaled_linear(set_alpha_to_one=False, steps_offset=1)
@@ -46,7 +45,7 @@ def test_rows_meet_the_order_conditions_that_they_claim(
 
 
 def test_edicts_rows_are_of_first_order_where_the_two_states_are_of_one_level_too():
-    rows = rows_of_edict(ji.edict(make_grid(VP, 20)))
+    rows = ji.edict(make_grid(VP, 20))
     np.testing.assert_array_equal(rows.tau[0::2][:-1], rows.tau[1::2])
     assert np.all(np.isfinite(analysis.order_conditions(rows)))
     assert np.all(analysis.row_orders(rows) >= 1)
@@ -68,6 +67,7 @@ def test_the_first_condition_that_fails_is_the_error_on_a_power():
     [
         (family(ji.ddim), 1),
         (family(ji.bdia, gamma=0.5), 1),
+        (family(ji.edict), 1),
         (family(ji.o_belm), 2),
         (family(ji.o_belm_log_snr), 2),
         (family(ji.o_belm_log_snr, prediction="data"), 2),
@@ -113,7 +113,7 @@ def test_edict_is_of_first_order(float64):
 @pytest.mark.parametrize(("steps", "spacing"), GRIDS)
 def test_verdicts_on_stable_diffusions_schedule_are_those_of_the_theory(steps, spacing):
     grid = make_grid(SD, steps, spacing)
-    stable = [ji.o_belm(grid), ji.o_belm_log_snr(grid), rows_of_edict(ji.edict(grid))]
+    stable = [ji.o_belm(grid), ji.o_belm_log_snr(grid), ji.edict(grid)]
     stable += [ji.bdia(grid, gamma) for gamma in (0.5, 0.96, 1.0)]
     for table in stable:
         assert analysis.zero_stability(table).stable, table.name

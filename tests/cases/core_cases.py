@@ -130,6 +130,7 @@ BIDIRECTIONAL = {
     ),
     "bdia": _bidirectional(ji.bdia, 1, gamma=0.5),
     "bdia_1": _bidirectional(ji.bdia, 2, gamma=1.0),
+    "edict": _bidirectional(ji.edict, 1, even_flow=False),
 }
 
 SAMPLERS |= BIDIRECTIONAL

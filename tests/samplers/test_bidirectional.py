@@ -14,13 +14,11 @@ import jaxinv as ji
 from jaxinv.analysis import zero_stability
 from jaxinv.diffusion.grid import make_grid
 from jaxinv.inversion.stepwise import Stepwise
-from jaxinv.samplers.edict import rows_of_edict
 
 VP = SCHEDULES["vp"]
 STEPS = 20
 REVERSIBLE = {key: case.build for key, case in BIDIRECTIONAL.items()} | {
     "o_belm_4": lambda schedule, n: ji.o_belm(make_grid(schedule, n), 4),
-    "edict": lambda schedule, n: ji.edict(make_grid(schedule, n)),
 }
 
 
@@ -30,6 +28,7 @@ def stretched(gain, x, t):
 
 
 DENOISE = Partial(stretched, 0.5)
+BITS = {"arithmetic": "bits"}
 
 
 def data(dtype, seed=3):
@@ -100,14 +99,61 @@ def test_even_steps_make_milnes_predictor():
     np.testing.assert_allclose(table.b[0], -0.1 * np.array([8, -4, 8, 0]) / 3)
 
 
+def stretched_numpy(x, t):
+    return 0.5 * np.sin(x + 0.001 * t)
+
+
+def paper_edict(grid, p, noise):
+    """EDICT line by line, in the state x; the pairs (x, y), and the inner x, by level.
+
+    Wallace et al. 2023, Eq. 13 (each sequence with the other's output) and Eq. 14
+    (mixing).
+    """
+    alpha, sigma = grid.scale, grid.tau * grid.scale
+    x = y = noise
+    pairs, inner = {grid.num_steps: (x, y)}, {}
+    for i in range(grid.num_steps, 0, -1):
+        a = alpha[i - 1] / alpha[i]
+        b = sigma[i - 1] - a * sigma[i]
+        x = inner[i] = a * x + b * stretched_numpy(y, grid.model_time[i])
+        y = a * y + b * stretched_numpy(x, grid.model_time[i])
+        x = p * x + (1 - p) * y
+        y = p * y + (1 - p) * x
+        pairs[i - 1] = x, y
+    return pairs, inner
+
+
+def undo_paper_edict(grid, p, x, y):
+    """The noise end of EDICT by its lines undone, last first (Eq. 15)."""
+    alpha, sigma = grid.scale, grid.tau * grid.scale
+    for i in range(1, grid.num_steps + 1):
+        a = alpha[i - 1] / alpha[i]
+        b = sigma[i - 1] - a * sigma[i]
+        y = (y - (1 - p) * x) / p
+        x = inner = (x - (1 - p) * y) / p
+        y = (y - b * stretched_numpy(x, grid.model_time[i])) / a
+        x = (x - b * stretched_numpy(y, grid.model_time[i])) / a
+    return inner, y
+
+
 @pytest.mark.parametrize("p", [0.5, 0.93, 1.0])
-def test_edict_is_a_bidirectional_table_of_its_intermediate_states(p, float64):
-    sampler = ji.edict(make_grid(VP, STEPS), p)
-    rows = rows_of_edict(sampler)
-    noise = data(float64)
-    pair = ji.sample(sampler, DENOISE, noise, return_state=True).values
-    assert rows.bidirectional
-    assert relative_error(ji.sample(rows, DENOISE, noise), pair[1]) < 1e-12
+@pytest.mark.parametrize("spacing", ["log_snr", "leading"])
+def test_edict_is_the_lines_of_its_paper_in_both_directions(spacing, p, float64):
+    grid = make_grid(VP, STEPS, spacing)
+    sampler, noise = ji.edict(grid, p), np.asarray(data(float64))
+    pairs, inner = paper_edict(grid, p, noise)
+    wanted = [pairs[0][1]]
+    for i in range(1, STEPS + 1):
+        wanted += [inner[i], pairs[i][1]]
+    found = ji.sample_trajectory(sampler, DENOISE, noise)
+    assert relative_error(found, np.stack(wanted)) < 1e-13
+    assert (sampler.num_steps, sampler.num_rows) == (STEPS, 2 * STEPS)
+    # From data that both sequences start with, as the paper does; p^-2 of rounding
+    # grows with every step.
+    x0 = wanted[0]
+    state = ji.invert(sampler, DENOISE, x0).state
+    there = np.stack(undo_paper_edict(grid, p, x0, x0))
+    assert relative_error(state.values, there) < 1e-14 * p ** (-2 * STEPS)
 
 
 # --- round trips --------------------------------------------------------------------
@@ -115,8 +161,7 @@ def test_edict_is_a_bidirectional_table_of_its_intermediate_states(p, float64):
 
 def growth(sampler):
     """By how much the rows may multiply rounding errors, the worse of both ways."""
-    table = rows_of_edict(sampler) if sampler.name == "edict" else sampler
-    stability = zero_stability(table)
+    stability = zero_stability(sampler)
     return max(stability.growth, stability.inverse_growth)
 
 
@@ -195,7 +240,7 @@ def test_the_states_at_the_data_end_can_be_made_by_eulers_steps(name, float64):
         ("o_belm", "euler"),
         ("o_belm_4", "implicit"),
         ("o_belm_4", "euler"),
-        ("edict", "implicit"),  # of a pair of equal states
+        ("edict", "implicit"),
     ],
 )
 def test_evaluations_of_an_explicit_inversion_are_counted(name, start):
@@ -243,12 +288,13 @@ def test_an_explicit_inversion_is_differentiable(name, float64):
     assert bound < 1e-2 * abs(slope)
 
 
-def test_a_trajectory_can_be_kept_from_a_state_and_of_a_pair(float64):
+def test_a_trajectory_can_be_kept_from_a_state(float64):
     for name in ("o_belm_4", "edict"):
         sampler = REVERSIBLE[name](VP, STEPS)
         result = ji.invert(sampler, DENOISE, data(float64), return_trajectory=True)
         states = ji.sample_trajectory(sampler, DENOISE, result.state)
-        assert states.shape == result.trajectory.shape == (STEPS + 1, 3, 4)
+        assert states.shape == result.trajectory.shape
+        assert len(states) == sampler.num_rows + 1
         assert relative_error(states, result.trajectory) < 1e-9
 
 
@@ -306,6 +352,9 @@ def test_states_of_another_kind_are_refused():
 
 def test_strategies_that_a_sampler_does_not_have_are_refused():
     grid, x0 = make_grid(VP, 6), data(jnp.float32)
+    state = ji.sample(ji.edict(grid), DENOISE, x0, return_state=True)
+    with pytest.raises(ValueError, match="inverted explicitly"):
+        ji.invert(ji.edict(grid), DENOISE, state, strategy="trajectory")
     for sampler, options, message in (
         (ji.ddim(grid), {"strategy": "explicit"}, "not bidirectional"),
         (ji.ddim(grid), {"strategy": ji.Explicit()}, "not bidirectional"),
@@ -314,8 +363,10 @@ def test_strategies_that_a_sampler_does_not_have_are_refused():
         (ji.o_belm(grid), {"strategy": Stepwise()}, "memory of one state"),
         (ji.o_belm(grid), {"strategy": ji.Algorithm1()}, "memory of one state"),
         (ji.o_belm(grid), {"strategy": "stepwise"}, "read backwards: use 'explicit'"),
-        (ji.edict(grid), {"strategy": "trajectory"}, "inverted explicitly"),
-        (ji.edict(grid), {"solver": "anderson"}, "inverted explicitly"),
+        (ji.edict(grid), {"strategy": "stepwise"}, "read backwards: use 'explicit'"),
+        (ji.edict(grid), {"solver": "anderson"}, "does not use solver='anderson'"),
+        (ji.edict(grid), BITS | {"strategy": "trajectory"}, "inverted explicitly"),
+        (ji.edict(grid), BITS | {"solver": "anderson"}, "inverted explicitly"),
     ):
         with pytest.raises(ValueError, match=message):
             ji.invert(sampler, DENOISE, x0, **options)

@@ -23,8 +23,8 @@ def test_every_row_is_exact_for_a_constant_model_output(sampler, schedule):
     # relative to the largest term, which cancels.
     table = sampler.build(schedule, 20)
     k = table.history
-    for i in range(1, table.num_steps + 1):
-        used = min(k, table.num_steps + 1 - i)
+    for i in range(1, table.num_rows + 1):
+        used = min(k, table.num_rows + 1 - i)
         a, b = table.a[i - 1, :used], table.b[i - 1, :used]
         y = 2.0 + table.tau[i : i + used]
         size = np.abs(a * y).sum() + np.abs(b).sum()

@@ -17,7 +17,7 @@ from jaxinv.pipeline.latent_diffusion import (
     LatentDiffusion,
     TextVectors,
 )
-from jaxinv.sampling.sample import Sampler
+from jaxinv.samplers.table import LinearMultistep
 
 Key = TreeRingKey | GaussianShadingKey
 
@@ -38,7 +38,7 @@ def detect(
     pipe: LatentDiffusion,
     key: Key,
     image: Image,
-    sampler: Sampler,
+    sampler: LinearMultistep,
     *,
     prompt: str | TextVectors = "",
     negative_prompt: str | TextVectors = "",

@@ -20,7 +20,6 @@ from jaxinv.pipeline.conditions import Condition
 from jaxinv.pipeline.latent_diffusion import ImageInversion, LatentDiffusion
 from jaxinv.pipeline.latents import decode, encode
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling.sample import Sampler
 from jaxinv.scale.decoder_lanes import decoder_machine
 from jaxinv.scale.jobs.interface import Answer, Engine, Request
 from jaxinv.scale.jobs.one_by_one import answer
@@ -35,7 +34,7 @@ KEPT_PROMPTS = 256
 @checked
 def continuous(
     pipe: LatentDiffusion,
-    sampler: Sampler,
+    sampler: LinearMultistep,
     *,
     strategy: str = "auto",
     decoder: str = "anderson",
@@ -120,10 +119,8 @@ def continuous(
 
 
 def _stage_names(
-    sampler: Sampler, strategy: str, pipe: LatentDiffusion
+    sampler: LinearMultistep, strategy: str, pipe: LatentDiffusion
 ) -> tuple[str, ...]:
     """What the stages of a strategy are called in certificates."""
-    if not isinstance(sampler, LinearMultistep):
-        return ("explicit",)
     plan = make_plan(sampler, strategy, None, pipe.schedule)
     return tuple(type(stage).__name__.lower() for stage in plan)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxinv.pipeline.latent_diffusion import ImageInversion, LatentDiffusion
-from jaxinv.sampling.sample import Sampler
+from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.state import SamplerState
 from jaxinv.scale.jobs.certificates import decoder_record, sampler_record
 from jaxinv.scale.jobs.interface import Answer, Engine, Request
@@ -17,7 +17,7 @@ from jaxinv.scale.jobs.interface import Answer, Engine, Request
 
 def one_by_one(
     pipe: LatentDiffusion,
-    sampler: Sampler,
+    sampler: LinearMultistep,
     *,
     strategy: str = "auto",
     decoder: str = "anderson",

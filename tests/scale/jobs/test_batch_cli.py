@@ -162,9 +162,7 @@ def test_a_state_of_two_arrays_is_kept_and_sampled_back(alone, tiny, tmp_path, n
     states = noise(tmp_path / "out")
     assert states.shape == (3, 2, *tiny.latent_shape)
     sampler = make_sampler(tiny.schedule, name.replace("-", "_"), 4, "log_snr").table
-    state = ji.SamplerState(
-        states[1], sampler.name, sampler.num_steps, "noise", name == "edict"
-    )
+    state = ji.SamplerState(states[1], sampler.name, sampler.num_steps, "noise")
     again = ji.sample(sampler, tiny.denoiser("cat", "", 5.0), state)
     pixels = read_image(alone.parent / "1.png").pixels
     assert float(ji.nmse_db(again, tiny.encode(pixels))) < -80
