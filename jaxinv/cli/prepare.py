@@ -14,7 +14,6 @@ from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.files.image_reading import ReadImage
 from jaxinv.files.images import fit_image
 from jaxinv.inversion import SOLVERS, STRATEGIES
-from jaxinv.inversion.invert import check_explicit
 from jaxinv.inversion.strategies import make_plan
 
 
@@ -101,8 +100,5 @@ def prepare(
             )
     pipe = ji.load(asked.model, revision=asked.revision, **loading)
     sampler = make_sampler(pipe.schedule, asked.sampler, asked.steps, asked.spacing)
-    if isinstance(sampler.table, ji.LinearMultistep):
-        make_plan(sampler.table, strategy, solver, pipe.schedule)
-    else:
-        check_explicit(sampler.table, strategy, solver)
+    make_plan(sampler.table, strategy, solver, pipe.schedule)
     return Prepared(pipe, sampler, asked, strategy, solver, decoder)

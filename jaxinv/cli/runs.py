@@ -116,7 +116,6 @@ def find_noise(
     output.done(title, phase.seconds)
     stages = (first, "finish") if int(result.stages) > 1 else (first,)
     if result.trajectory is not None:
-        assert isinstance(table, ji.LinearMultistep)
         with progress.phase("measuring the residuals", times):
             residuals = ji.certify(table, watched, result.trajectory)
             residuals.block_until_ready()

@@ -78,8 +78,6 @@ def edit(asked: Options) -> None:
         if asked.mask not in (None, "auto"):
             given = read_image(str(asked.mask), largest)
         ready = prepare(asked.sampling, decoder=asked.decoder_inversion)
-        if not isinstance(ready.sampler.table, ji.LinearMultistep):
-            raise ValueError(f"{ready.asked.sampler} cannot be edited with; use o-belm")
         if asked.freeze > asked.sampling.steps:
             raise ValueError(
                 f"--freeze {asked.freeze} is more than {asked.sampling.steps} steps"
