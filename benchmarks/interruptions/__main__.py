@@ -13,8 +13,8 @@ from pathlib import Path
 
 from benchmarks.interruptions.scenarios import SCENARIOS, Setting, undisturbed
 from benchmarks.report import RESULTS, provenance, save, table
-from benchmarks.scale_job_pictures import write_pictures
-from benchmarks.scale_job_process import Job
+from benchmarks.scale_job.pictures import write_pictures
+from benchmarks.scale_job.process import Job
 
 HEADER = (
     "disturbance",

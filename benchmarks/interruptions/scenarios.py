@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.scale_job_kill import compare
-from benchmarks.scale_job_process import FINISHED, ROOT, Job, JobFailedError
+from benchmarks.scale_job.kill import compare
+from benchmarks.scale_job.process import FINISHED, ROOT, Job, JobFailedError
 
 _POLL = 0.02
 _DAY = 86400.0

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import kstest
 
 import jaxinv as ji
-from benchmarks.watermark_latents import DISC, all_kinds
+from benchmarks.watermark_judgement.latents import DISC, all_kinds
 from jaxinv.apps import watermark
 from jaxinv.apps.attacks import (
     ATTACKS,

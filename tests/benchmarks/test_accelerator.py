@@ -11,12 +11,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import accelerator, accelerator_flops
-from benchmarks.accelerator_flops import peak_flops, product_flops
-from benchmarks.accelerator_jax import call_flops
-from benchmarks.accelerator_model import SMALL, Size, make_inputs, torch_unet
-from benchmarks.accelerator_report import report
-from benchmarks.accelerator_torch import Call, tensors
+from benchmarks.accelerator import __main__ as accelerator
+from benchmarks.accelerator import flops as accelerator_flops
+from benchmarks.accelerator.flops import peak_flops, product_flops
+from benchmarks.accelerator.jax_calls import call_flops
+from benchmarks.accelerator.model import SMALL, Size, make_inputs, torch_unet
+from benchmarks.accelerator.tables import report
+from benchmarks.accelerator.torch_calls import Call, tensors
 from jaxinv.models import abstract_component
 
 # As few layers as there can be: compiling them is what takes the time.

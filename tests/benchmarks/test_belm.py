@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.belm import SECTIONS, main
+from benchmarks.belm.__main__ import SECTIONS, main
 
 # Captions are longer than the small model's text.
 pytestmark = [

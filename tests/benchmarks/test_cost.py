@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.cost import main
+from benchmarks.cost.__main__ import main
 
 
 def test_a_section_is_measured_and_the_others_are_kept(tmp_path):

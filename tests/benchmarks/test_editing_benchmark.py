@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.editing import main
-from benchmarks.editing_runs import Setting
+from benchmarks.editing.__main__ import main
+from benchmarks.editing.runs import Setting
 from training.first.emoji import Emoji, EmojiSet
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.exactness import main
+from benchmarks.exactness.__main__ import main
 
 SMALL = (
     "--samples 1 --samplers 2M --methods naive trajectory --grids log_snr --steps 20 "

@@ -4,12 +4,10 @@ import json
 
 import pytest
 
-from benchmarks import (
-    scale,
-    scale_batching,
-    scale_devices,
-    scale_processes,
-)
+from benchmarks.scale import __main__ as scale
+from benchmarks.scale_batching import __main__ as scale_batching
+from benchmarks.scale_devices import __main__ as scale_devices
+from benchmarks.scale_processes import __main__ as scale_processes
 
 
 @pytest.fixture(scope="module")

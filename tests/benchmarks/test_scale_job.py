@@ -2,15 +2,13 @@
 
 import pytest
 
-from benchmarks import (
-    scale_job,
-    scale_job_kill,
-    scale_job_kill_report,
-    scale_job_many,
-)
-from benchmarks.scale_job_pace import Pace, moments_in_order, pace_of
-from benchmarks.scale_job_pictures import BAD
-from benchmarks.scale_job_process import Looker
+from benchmarks.scale_job import __main__ as scale_job
+from benchmarks.scale_job import kill as scale_job_kill
+from benchmarks.scale_job import kill_tables as scale_job_kill_report
+from benchmarks.scale_job import many as scale_job_many
+from benchmarks.scale_job.pace import Pace, moments_in_order, pace_of
+from benchmarks.scale_job.pictures import BAD
+from benchmarks.scale_job.process import Looker
 from jaxinv.scale.jobs.array import create_array
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.report import share
-from benchmarks.watermark import main
-from benchmarks.watermark_report import verdict
-from benchmarks.watermark_runs import Run
+from benchmarks.watermark.__main__ import main
+from benchmarks.watermark.runs import Run
+from benchmarks.watermark.tables import verdict
 
 
 def test_images_are_inverted_once_and_counted(tmp_path, diffusers_folder):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks import watermark_judgement
-from benchmarks.watermark_latents import CHANNEL, DISC, SHAPE, all_kinds
-from benchmarks.watermark_recovered import COPIED, REPLAYED, forged
+from benchmarks.watermark_judgement import __main__ as watermark_judgement
+from benchmarks.watermark_judgement.latents import CHANNEL, DISC, SHAPE, all_kinds
+from benchmarks.watermark_judgement.recovered import COPIED, REPLAYED, forged
 
 
 def test_a_small_run_has_every_kind_and_few_false_positives(monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxinv as ji
-from benchmarks.schedules_draw import CLASSES, draw
+from benchmarks.schedules.draw import CLASSES, draw
 from jaxinv.diffusion.diffusers_config import DEFAULTS, scheduler_options
 
 EVERY = sorted(name for name in dir(diffusers) if name.endswith("Scheduler"))

@@ -10,8 +10,8 @@ from gaussian_mixture import SHAPE, gaussian_mixture
 from jax.tree_util import Partial
 
 import jaxinv as ji
-from benchmarks.certificates import METHODS, is_false, run_batch
-from benchmarks.certificates_models import MODELS
+from benchmarks.certificates.__main__ import METHODS, is_false, run_batch
+from benchmarks.certificates.models import MODELS
 from jaxinv.inversion import Stepwise
 from jaxinv.inversion.stages import Solved
 from jaxinv.inversion.verification import (

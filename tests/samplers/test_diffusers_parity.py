@@ -18,9 +18,9 @@ import pytest
 import torch
 
 import jaxinv as ji
-from benchmarks.schedules import float32_case, run
-from benchmarks.schedules_compare import TOLERANCE, compare
-from benchmarks.schedules_draw import CLASSES, DEIS, DPM, UNIPC, Case
+from benchmarks.schedules.__main__ import float32_case, run
+from benchmarks.schedules.compare import TOLERANCE, compare
+from benchmarks.schedules.draw import CLASSES, DEIS, DPM, UNIPC, Case
 
 SCALED_LINEAR = {
     "beta_schedule": "scaled_linear",

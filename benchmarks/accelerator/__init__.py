@@ -1,0 +1,1 @@
+"""Stable Diffusion's size on whatever device there is, beside PyTorch."""

@@ -1,0 +1,173 @@
+"""What an accelerator makes of Stable Diffusion's size, beside compiled PyTorch.
+
+    python -m benchmarks.accelerator [--small] [--dtype bfloat16] [--batch 1 4 16 32]
+
+The UNet of Stable Diffusion 2.1 with random weights, the same in both frameworks, on
+whatever device there is: one call of the model, and whole inversions. Cells are kept
+beside the table as JSON lines; a later run measures what it is asked for again and
+leaves the other cells of the same device. PyTorch shares the device's memory: with
+``XLA_PYTHON_CLIENT_PREALLOCATE=false`` in the environment JAX takes what it needs only.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.accelerator.flops import peak_flops
+from benchmarks.accelerator.jax_calls import (
+    call_flops,
+    inversion,
+    model_call,
+    ways,
+)
+from benchmarks.accelerator.model import FULL, SMALL, Size, jax_unet
+from benchmarks.accelerator.tables import report
+from benchmarks.accelerator.torch_calls import torch_calls
+from benchmarks.report import RESULTS, provenance, save
+from benchmarks.samples import read_lines
+from jaxinv.files import open_atomically
+from jaxinv.models import with_options
+from jaxinv.models.layers.flash import has_cudnn
+
+PARTS = ("torch", "call", "naive", "stepwise", "trajectory")
+#: What tells one cell from another; the rest of a cell was measured.
+KEY = ("device", "size", "dtype", "framework", "what", "guided", "batch", "steps")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--small", action="store_true", help="a small UNet")
+    parser.add_argument(
+        "--dtype",
+        nargs="+",
+        choices=("bfloat16", "float16", "float32"),
+        default=["bfloat16"],
+    )
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16, 32])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=3.0, help="of inversions")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=64,
+        help="latents in one call of the trajectory's chunks",
+    )
+    parser.add_argument(
+        "--torch",
+        default="default",
+        choices=("default", "reduce-overhead", "max-autotune", "eager"),
+        help="mode of torch.compile, or eager",
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS / "accelerator.md")
+    arguments = parser.parse_args(argv)
+    for name in ("batch", "steps", "rows", "repeats"):
+        if np.min(getattr(arguments, name)) < 1:
+            parser.error(f"--{name} must be positive")
+    arguments.command = shlex.join(["python", "-m", "benchmarks.accelerator", *argv])
+    return arguments
+
+
+def measure(
+    size: Size, dtype: str, arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """All cells of one data type, each as soon as it is there."""
+    outputs: dict[tuple[int, bool], np.ndarray] = {}
+    # PyTorch first, so that its weights are gone before JAX's come.
+    for cell in (
+        torch_calls(size, dtype, arguments.batch, arguments.torch, arguments.repeats)
+        if "torch" in arguments.parts
+        else []
+    ):
+        output = cell.pop("output", None)
+        if output is not None:
+            outputs[cell["batch"], cell["guided"]] = output
+        yield {"what": "call", **cell}
+    if set(arguments.parts) == {"torch"}:
+        return
+    unet = jax_unet(size, dtype)
+    flops = {guided: call_flops(size, unet, guided) for guided in (False, True)}
+    peak, source = peak_flops(dtype)
+    kernels = ["xla"]
+    if has_cudnn() and dtype != "float32":
+        kernels.append("cudnn")
+    for kernel in kernels:
+        model = with_options(unet, attention=kernel)  # type: ignore[arg-type]
+        common = {"framework": f"JAX, {kernel}", "peak": peak, "peak_source": source}
+        for batch in arguments.batch:
+            for guided in (False, True) if "call" in arguments.parts else ():
+                options = size, model, batch, guided, arguments.repeats
+                cell = fitting(model_call, *options)
+                output, other = cell.pop("output", None), outputs.get((batch, guided))
+                if output is not None and other is not None:
+                    error = np.linalg.norm(output - other) / np.linalg.norm(other)
+                    cell["to_torch"] = float(error)
+                cell |= {"batch": batch, "guided": guided}
+                yield {"what": "call", "flops": batch * flops[guided], **common, **cell}
+            for name, way in ways(arguments.rows, arguments.steps).items():
+                # Whole inversions with the best kernel that there is.
+                if name.split(",")[0] not in arguments.parts or kernel != kernels[-1]:
+                    continue
+                options = batch, arguments.steps, way, arguments.guidance
+                runs = min(3, arguments.repeats)
+                cell = fitting(inversion, size, model, *options, runs)
+                yield {
+                    "what": name,
+                    "guided": True,
+                    "batch": batch,
+                    "steps": arguments.steps,
+                    "flops": cell.get("evaluations", 0) * flops[True],
+                    **common,
+                    **cell,
+                }
+
+
+def fitting(run: Callable[..., dict[str, Any]], *options: Any) -> dict[str, Any]:
+    """A cell, or the reason that there is none where memory does not suffice."""
+    try:
+        return run(*options)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {"reason": "out of memory"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    size = SMALL if arguments.small else FULL
+    kept = arguments.out.with_name(f"{arguments.out.stem}-cells.jsonl")
+    cells = {_key(cell): cell for cell in read_lines(kept)}
+    made = provenance(arguments.command)  # of the code that runs, not of later commits
+    for dtype in arguments.dtype:
+        for measured in measure(size, dtype, arguments):
+            cell = {
+                "device": jax.devices()[0].device_kind,
+                "size": size.name,
+                "dtype": dtype,
+                "made": made,
+                "load": os.getloadavg()[0] / (os.cpu_count() or 1),
+                **measured,
+            }
+            cells[_key(cell)] = cell
+            print("accelerator:", cell, flush=True)
+            with open_atomically(kept) as file:
+                lines = (json.dumps(cell) for cell in cells.values())
+                file.write("".join(f"{line}\n" for line in lines).encode())
+    save(arguments.out, report(list(cells.values())))
+
+
+def _key(cell: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(cell.get(name) for name in KEY)
+
+
+if __name__ == "__main__":
+    main()

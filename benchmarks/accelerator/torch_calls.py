@@ -1,0 +1,101 @@
+"""The same model call in PyTorch: diffusers' UNet, compiled, attention by SDPA."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.accelerator.model import Inputs, Size, make_inputs, torch_unet
+from benchmarks.timing import seconds
+
+GUIDANCE = 5.0
+
+
+class Call(torch.nn.Module):
+    """A model call: unguided, or guided with both branches in one batch."""
+
+    def __init__(self, unet: torch.nn.Module, guided: bool) -> None:
+        super().__init__()
+        self.unet, self.guided = unet, guided
+
+    def forward(self, x: Tensor, t: Tensor, texts: Tensor, uncond: Tensor) -> Tensor:
+        """Predictions for a batch, each sample at its own time."""
+        if not self.guided:
+            return self.unet(x, t, texts, return_dict=False)[0]
+        both = torch.cat([uncond.expand_as(texts), texts])
+        x, t = torch.cat([x, x]), torch.cat([t, t])
+        without, with_text = self.unet(x, t, both, return_dict=False)[0].chunk(2)
+        return without + GUIDANCE * (with_text - without)
+
+
+def tensors(inputs: Inputs, device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The inputs channels first, latents strided channels last, times in float32."""
+    x, t, texts, uncond = (torch.from_numpy(np.array(array)) for array in inputs)
+    x = (
+        x.permute(0, 3, 1, 2)
+        .to(device, dtype)
+        .contiguous(memory_format=torch.channels_last)
+    )
+    return x, t.to(device), texts.to(device, dtype), uncond.to(device, dtype)
+
+
+def torch_calls(
+    size: Size, dtype: str, batches: Sequence[int], how: str, repeats: int
+) -> list[dict[str, Any]]:
+    """Time the model call, unguided and guided.
+
+    Args:
+        size: the model.
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        batches: numbers of images.
+        how: a mode of ``torch.compile``, or ``"eager"``.
+        repeats: timed calls, of which the median counts.
+
+    Returns:
+        A cell for each: seconds and the first output, or why there are none.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_float32_matmul_precision("high")  # TF32, as JAX has by default
+    kind = getattr(torch, dtype)
+    unet = torch_unet(size, kind, device)
+    cells = []
+    for batch in batches:
+        given = tensors(make_inputs(size, batch), device, kind)
+        for guided in (False, True):
+            call: Any = Call(unet, guided)
+            if how != "eager":
+                torch.compiler.reset()  # no dynamic shapes: a program for each batch
+                call = torch.compile(call, mode=how, fullgraph=True, dynamic=False)
+            cell = {"batch": batch, "guided": guided, "framework": f"PyTorch, {how}"}
+            try:
+                cells.append(cell | _timed(call, given, device, repeats))
+            except torch._dynamo.exc.TorchDynamoException as error:
+                # No C++ or Triton compiler here: said in the table, not hidden.
+                reason = " ".join(str(error).strip().split("\n")[:2])
+                cells.append(cell | {"reason": reason})
+            except torch.OutOfMemoryError:
+                cells.append(cell | {"reason": "out of memory"})
+            print("accelerator:", {**cells[-1], "output": None}, flush=True)
+    return cells
+
+
+@torch.inference_mode()
+def _timed(
+    call: Any, given: tuple[Tensor, ...], device: str, repeats: int
+) -> dict[str, Any]:
+    outputs = []
+
+    def run() -> None:
+        outputs[:] = [call(*given)]
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    run()  # compiles
+    spent = seconds(run, max(repeats, 2))
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
+    output = outputs[0].float().permute(0, 2, 3, 1).cpu().numpy()
+    return {"seconds": spent, "device_peak": peak, "output": output}

@@ -1,0 +1,1 @@
+"""Bidirectional samplers: order, exactness, quality."""

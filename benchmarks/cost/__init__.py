@@ -1,0 +1,1 @@
+"""What exact inversion costs in time and memory."""

@@ -1,0 +1,1 @@
+"""Decoder inversion: how near, how fast, in how much memory."""

@@ -1,0 +1,1 @@
+"""How exactly samplers are inverted."""

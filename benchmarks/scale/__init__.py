@@ -1,0 +1,1 @@
+"""All measurements of many images, devices and processes."""

@@ -1,0 +1,1 @@
+"""Eight virtual devices against one."""

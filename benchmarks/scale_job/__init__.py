@@ -1,0 +1,1 @@
+"""What ``jaxinv batch`` survives."""

@@ -1,0 +1,243 @@
+"""``jaxinv batch`` as a program, and what can be seen of its folder from outside."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxinv.scale.jobs import read_array
+
+ROOT = Path(__file__).parents[2]
+FINISHED = 0, 3  # exit codes: 3 where images failed, or did not converge
+
+
+class Job(NamedTuple):
+    """A command line, without the folder of its results.
+
+    Attributes:
+        manifest: the images.
+        options: of ``jaxinv batch``.
+        log: where its starts print to.
+    """
+
+    manifest: Path
+    options: tuple[str, ...]
+    log: Path
+
+
+class JobFailedError(RuntimeError):
+    """A start ended otherwise than by being killed or by finishing."""
+
+
+def start(job: Job, out: Path) -> subprocess.Popen[bytes]:
+    """Starts the program, in a process group of its own."""
+    with open(job.log, "ab") as log:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jaxinv", "batch"),
+                *(str(job.manifest), str(out), *job.options),
+            ],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def kill(process: subprocess.Popen[bytes]) -> bool:
+    """Kills -9 all processes of a start; whether it was still running."""
+    os.killpg(process.pid, signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
+
+
+def finish(process: subprocess.Popen[bytes], job: Job) -> None:
+    """Waits for the end.
+
+    Raises:
+        JobFailedError: if it failed, with the end of what it printed.
+    """
+    if process.wait() not in FINISHED:
+        end = job.log.read_text(errors="replace")[-2000:]
+        raise JobFailedError(f"exit code {process.returncode}: {end}")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def parts(out: Path) -> list[Path]:
+    """The files of commits, in their order."""
+    return sorted((out / "certificates").glob("[0-9]*.jsonl"))
+
+
+def images_in(part: Path) -> list[int]:
+    """The images of a commit; its first line is about the commit itself."""
+    return [record["index"] for record in read_lines(part)[1:]]
+
+
+class Progress:
+    """How many images of a job are on the disk; each commit is read once."""
+
+    def __init__(self, out: Path):
+        self._out, self._counts = out, dict[Path, int]()
+
+    def done(self) -> int:
+        """Images in the commits that are visible now."""
+        for part in parts(self._out):
+            if part not in self._counts:
+                self._counts[part] = len(images_in(part))
+        return sum(self._counts.values())
+
+
+def results_per_image(out: Path, count: int) -> np.ndarray:
+    """In how many records of all commits each image is."""
+    found = [index for part in parts(out) for index in images_in(part)]
+    return np.bincount(found, minlength=count)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file may be half written, by its name; see jaxinv.scale.jobs.folder."""
+    return name.startswith(".") or name.endswith(".__lock")
+
+
+def files(out: Path) -> Iterator[Path]:
+    """All files of a job, those of a writer at work too."""
+    for parent, _, names in os.walk(out):
+        yield from (Path(parent, name) for name in names)
+
+
+def temporaries(out: Path) -> list[str]:
+    """Half-written files, relative to the folder; locks are none."""
+    found = (path for path in files(out) if is_temporary(path.name))
+    return sorted(
+        str(path.relative_to(out))
+        for path in found
+        if not path.name.startswith(".lock-")
+    )
+
+
+def flaw(path: Path, content: bytes, out: Path) -> str | None:
+    """What is wrong with a visible file; None if it is whole."""
+    name = str(path.relative_to(out))
+    if name.startswith("noise.zarr/c/"):
+        return _array_flaw(out / "noise.zarr")
+    texts = content.splitlines() if name.endswith(".jsonl") else [content]
+    try:
+        if not texts:
+            raise ValueError("it is empty")
+        for text in texts:
+            json.loads(text)
+        if not content.endswith(b"\n") and name.endswith(".jsonl"):
+            raise ValueError("its last line does not end")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _array_flaw(path: Path) -> str | None:
+    """What is wrong with an array when its readers read all of it."""
+    try:
+        read_array(path).read().result()
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+class Looker:
+    """Reads every visible file of a folder, if it is new or has changed."""
+
+    def __init__(self, out: Path):
+        self.out, self.read = out, 0
+        self.flaws: dict[str, str] = {}
+        self._known: dict[Path, tuple[int, int, int]] = {}
+
+    def look(self) -> None:
+        """Once."""
+        for path in files(self.out):
+            if is_temporary(path.name):
+                continue
+            try:
+                with open(path, "rb") as file:
+                    found = os.fstat(file.fileno())
+                    version = found.st_ino, found.st_mtime_ns, found.st_size
+                    if self._known.get(path) == version:
+                        continue
+                    content = file.read()
+            except FileNotFoundError:
+                continue
+            self._known[path] = version
+            self.read += 1
+            if wrong := flaw(path, content, self.out):
+                self.flaws[str(path.relative_to(self.out))] = wrong
+
+    def look_again(self) -> None:
+        """Once, all files anew."""
+        self._known.clear()
+        self.look()
+
+
+class Watcher(threading.Thread):
+    """Looks at a folder every few milliseconds while a block runs."""
+
+    def __init__(self, out: Path, pause: float = 0.003):
+        super().__init__(daemon=True)
+        self.looker, self.looks, self._pause = Looker(out), 0, pause
+        self._stop_now = threading.Event()
+
+    def run(self) -> None:
+        """As the class says."""
+        while not self._stop_now.wait(self._pause):
+            self.looker.look()
+            self.looks += 1
+
+    def __enter__(self) -> "Watcher":
+        """Starts."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops."""
+        if not self.is_alive():
+            raise RuntimeError("the watcher has failed")
+        self._stop_now.set()
+        self.join()
+
+
+def processor_seconds(process: subprocess.Popen[bytes]) -> float:
+    """Processor time that a start has taken, in all its threads; 0 once it has ended.
+
+    On a machine with other work it says how far a start has come, as a clock does not.
+    """
+    try:
+        stat = Path(f"/proc/{process.pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_until(
+    process: subprocess.Popen[bytes], reached: Callable[[], bool], pause: float = 0.002
+) -> None:
+    """Waits for a condition or the end of a process, whichever is first."""
+    while process.poll() is None and not reached():
+        time.sleep(pause)
+
+
+def options(model: str, steps: int, cache: Path) -> tuple[str, ...]:
+    """Options of a cheap job."""
+    return (
+        *("--model", model, "--strategy", "naive", "--steps", str(steps)),
+        *("--guidance", "1", "--decoder-inversion", "encoder", "--batch-size", "8"),
+        *("--compilation-cache", str(cache)),
+    )

@@ -1,0 +1,1 @@
+"""Random diffusers configurations against diffusers' own samplers."""

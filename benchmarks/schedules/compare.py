@@ -1,0 +1,220 @@
+"""One configuration in diffusers and here: whole trajectories, and the times told.
+
+diffusers computes its noise levels in float32 and is left to; its steps are then taken
+in float64 (its levels cast, and ``torch.float32`` standing for float64 within
+``step``), so that what remains between the two is no rounding. The network is a smooth
+function of the state and of the time, the same on both sides; the configuration's
+``prediction_type`` decides what its output is taken for.
+"""
+
+import contextlib
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import diffusers
+import jax
+import numpy as np
+import torch
+
+import jaxinv as ji
+from benchmarks.schedules.draw import Case
+
+#: Largest difference of a state, relative to its RMS, that counts as agreement.
+TOLERANCE = 1e-4
+# Times are integers, or float32 in flow matching.
+TIME_TOLERANCE = 1e-6
+
+NOISE = np.random.default_rng(0).standard_normal((2, 4, 3))
+
+# All that this library may answer instead of a sampler, by what its message says.
+REFUSALS = {
+    "clip_sample": "clip_sample",
+    "thresholding": "thresholding=",
+    "beta levels": "use_beta_sigmas",
+    "zero terminal SNR": "rescale_betas_zero_snr|terminal SNR",
+    "stochastic": "stochastic_sampling|sde-dpmsolver",
+    "inverted levels": "invert_sigmas",
+    "learned variance": "variance_type",
+    "UniPC's corrector": "corrector",
+    "order above 3": "solver_order",
+    "flow levels without flow prediction, or the reverse": "only supported together",
+    "spaced levels of a flow": "not supported for flow matching",
+    "flow ending at a VP level": "ends a flow at a level",
+    "dynamic shifting without mu": "use_dynamic_shifting",
+    "mu, sigmas or timesteps that the class does not take": "does not take",
+    "sigmas or timesteps of another length or order": "expected (sigmas|timesteps)",
+    "more steps than training timesteps": "num_steps must be",
+    "offset past the last timestep": "steps_offset",
+    "levels that coincide": "coincide|strictly increase",
+    "a 'trailing' step at timestep -1 of DDIM": "timestep -1",
+    "a step to zero of the noise prediction": "cannot end at zero",
+    "betas": "beta_start|trained_betas",
+    "NaN in diffusers": "returns NaN",
+    "timestep that depends on the machine": "rounds a square root",
+    "digits lost in float32": "error of about .* in float32",
+    "noise prediction of a flow": "data prediction only",
+    "two spaced levels at once": "only one of",
+    "coefficients that overflow": "not finite",
+}
+
+
+class Outcome(NamedTuple):
+    """What became of a case.
+
+    Attributes:
+        kind: ``"agrees"``, ``"refused"``, ``"diffusers raises"``, ``"diffusers NaN"``,
+            ``"states differ"``, ``"times differ"`` or ``"steps differ"``.
+        detail: the reason of a refusal, or diffusers' exception.
+        error: largest difference of a state, relative to its RMS.
+    """
+
+    kind: str
+    detail: str = ""
+    error: float = 0.0
+
+    @property
+    def silent(self) -> bool:
+        """Whether this library gave a sampler that is not diffusers'."""
+        return self.kind.endswith("differ") or self.detail.startswith("unlisted")
+
+
+def network(xp: Any, x: Any, t: Any) -> Any:
+    """A smooth nonlinear stand-in for a network, in any array library."""
+    return 0.8 * xp.tanh(1.3 * x + 0.3) + 0.2 * xp.sin(2.0 * x + 0.01 * t)
+
+
+def compare(case: Case) -> Outcome:
+    """Run a case on both sides."""
+    with warnings.catch_warnings(), jax.enable_x64(True):
+        warnings.simplefilter("ignore")
+        try:
+            table, schedule = read(case)
+        except ValueError as error:
+            return Outcome("refused", reason(str(error)))
+        try:
+            times, theirs = in_diffusers(case)
+        except Exception as error:  # whatever diffusers raises
+            return Outcome("diffusers raises", type(error).__name__)
+        if not np.all(np.isfinite(theirs)):
+            return Outcome("diffusers NaN")
+        if len(times) != table.num_steps:
+            return Outcome("steps differ", f"{len(times)}, {table.num_steps} here")
+        wrong = np.abs(table.model_time[:0:-1] - times) > TIME_TOLERANCE * (1 + times)
+        if np.any(wrong):
+            here = table.model_time[:0:-1]
+            return Outcome("times differ", f"{here[wrong][0]} for {times[wrong][0]}")
+        error = relative_error(trajectory(table, schedule), theirs)
+        kind = "agrees" if error <= TOLERANCE else "states differ"
+        return Outcome(kind, error=error)
+
+
+def read(case: Case) -> tuple[Any, Any]:
+    """The table and the schedule of a case."""
+    config, request = case.config, case.request
+    mu = {key: request[key] for key in ("mu",) if key in request}
+    table = ji.sampler_from_diffusers(config, case.num_steps, **request)
+    return table, ji.schedule_from_diffusers(config, **mu)
+
+
+def reason(message: str) -> str:
+    """The listed reason of a refusal."""
+    for name, pattern in REFUSALS.items():
+        if re.search(pattern, message):
+            return name
+    return f"unlisted: {message}"
+
+
+def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest difference of any state, relative to the state's RMS."""
+    axes = tuple(range(1, theirs.ndim))
+    rms = np.sqrt(np.mean(theirs**2, axis=axes))
+    error = np.abs(ours - theirs).max(axis=axes) / rms
+    return float("inf") if np.any(np.isnan(error)) else float(error.max())
+
+
+def trajectory(table: Any, schedule: Any) -> np.ndarray:
+    """All states x of a table, noise first, in NumPy and float64."""
+    denoise = float64_denoiser(schedule)
+    scale, times, n = table.scale, table.model_time, table.num_steps
+    y, f = {n: NOISE / scale[n]}, {}
+    for i in range(n, 0, -1):
+        f[i] = denoise(scale[i] * y[i], times[i])
+        ages = range(min(table.history, n + 1 - i))
+        y[i - 1] = sum(
+            table.a[i - 1, j] * y[i + j] + table.b[i - 1, j] * f[i + j] for j in ages
+        )
+    return np.stack([scale[i] * y[i] for i in range(n, -1, -1)])
+
+
+def float64_denoiser(schedule: Any) -> Callable[[np.ndarray, float], np.ndarray]:
+    """``ji.as_denoiser`` of the network, in NumPy."""
+    kind = schedule.prediction_type
+
+    def denoise(x: np.ndarray, t: float) -> np.ndarray:
+        out = network(np, x, t)
+        tau = np.exp(np.interp(t, schedule.model_times, np.log(schedule.taus)))
+        if kind == "v_prediction":
+            return (out + tau * x) / np.sqrt(1 + tau**2)
+        if kind == "sample":
+            return (x * np.sqrt(1 + tau**2) - out) / tau
+        return out
+
+    return denoise
+
+
+def in_diffusers(case: Case, *, double: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """The timesteps and all states of diffusers' own scheduler, noise first."""
+    try:
+        return _in_diffusers(case, double, None)
+    except (AssertionError, IndexError):
+        # Where its first two timesteps are the same, it has to be told where it is.
+        return _in_diffusers(case, double, 0)
+
+
+def _in_diffusers(
+    case: Case, double: bool, begin_index: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    scheduler = getattr(diffusers, case.name).from_config(case.config)
+    request = dict(case.request)
+    if case.name != "DPMSolverMultistepScheduler" or "timesteps" not in request:
+        request["num_inference_steps"] = case.num_steps
+    scheduler.set_timesteps(**request)
+    if begin_index is not None:
+        scheduler.set_begin_index(begin_index)
+    for name in ("sigmas", "alphas_cumprod", "final_alpha_cumprod"):
+        if double and hasattr(scheduler, name):
+            setattr(scheduler, name, getattr(scheduler, name).double())
+    x = torch.from_numpy(NOISE if double else NOISE.astype(np.float32))
+    states = [x]
+    with float64_steps(scheduler) if double else contextlib.nullcontext():
+        for t in scheduler.timesteps:
+            out = network(torch, x, t.to(x.dtype))
+            x = scheduler.step(out, t, x).prev_sample
+            states.append(x)
+    return scheduler.timesteps.double().numpy(), torch.stack(states).double().numpy()
+
+
+class _Float64Torch:
+    """torch, where float32 is float64."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+@contextlib.contextmanager
+def float64_steps(scheduler: Any) -> Iterator[None]:
+    """Let a scheduler's ``step`` compute in float64."""
+    module = sys.modules[type(scheduler).__module__]
+    default = torch.get_default_dtype()
+    module.torch = _Float64Torch()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        module.torch = torch
+        torch.set_default_dtype(default)

@@ -1,0 +1,1 @@
+"""Which inversion finds a watermark again."""

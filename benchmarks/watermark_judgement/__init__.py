@@ -1,0 +1,1 @@
+"""What is called marked, what is not, and what cannot be judged."""
