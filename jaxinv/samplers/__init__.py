@@ -1,1 +1,1 @@
-"""Samplers: tables of coefficients (multistep) on a time grid."""
+"""Samplers: tables of multistep coefficients on a time grid."""

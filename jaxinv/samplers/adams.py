@@ -1,8 +1,8 @@
 r"""DEIS and iPNDM: Adams-Bashforth methods of the model output.
 
 Both extrapolate f (the noise prediction of a VP model) from its last k values. DEIS
-does it exactly on the grid at hand; iPNDM takes the textbook's coefficients for even
-steps whatever the grid is.
+integrates the extrapolation exactly on the given grid; iPNDM uses the textbook
+coefficients of even steps on every grid.
 """
 
 import numpy as np
@@ -30,26 +30,26 @@ ADAMS_BASHFORTH = (
 def deis(
     grid: TimeGrid, order: int = 2, *, lower_order_final: bool = True
 ) -> LinearMultistep:
-    """DEIS: the noise prediction interpolated in ``log(sigma / alpha)``.
+    """Return DEIS, which interpolates the noise prediction in ``log(sigma / alpha)``.
 
-    This is the variant that diffusers has ("logrho"): the polynomial through the last
-    ``order`` noise predictions is one in ``log(sigma / alpha)`` and is integrated
-    exactly, ``y[i-1] = y[i] + int e d(sigma / alpha)`` for a VP model. Since that
-    variable is minus half the log-SNR, it is the exponential Adams-Bashforth method in
-    its noise form.
+    This is the variant of diffusers ("logrho"): the polynomial through the last
+    ``order`` noise predictions is a polynomial in ``log(sigma / alpha)`` and is
+    integrated exactly, ``y[i-1] = y[i] + int e d(sigma / alpha)`` for a VP model. Since
+    that variable is minus half the log-SNR, DEIS is the exponential Adams-Bashforth
+    method in its noise form.
 
     Args:
-        grid: the noise levels.
+        grid: The noise levels.
         order: 1 (then this is DDIM) to 3.
-        lower_order_final: when there are fewer than 15 steps, make the last step of
-            first and the one before it of at most second order, as diffusers does.
+        lower_order_final: Whether the last step has first order and the step before it
+            at most second order if there are fewer than 15 steps, as in diffusers.
 
     Returns:
-        A table of this order with a memory of as many states (of all states, on a grid
-        with fewer steps).
+        A table of this order with a memory of ``order`` states (fewer on a grid with
+        fewer steps).
 
     Raises:
-        ValueError: for another order.
+        ValueError: For another order.
 
     References:
         Zhang & Chen 2023, "Fast Sampling of Diffusion Models with Exponential
@@ -66,26 +66,25 @@ def deis(
 
 @checked
 def ipndm(grid: TimeGrid, order: int = 4) -> LinearMultistep:
-    """iPNDM: Adams-Bashforth with the constant coefficients of even steps.
+    """Return iPNDM: Adams-Bashforth with the constant coefficients of even steps.
 
     ``y[i-1] = y[i] + (tau[i-1] - tau[i]) sum_j c[j] f[i+j]`` with c = (1), (3, -1)/2,
-    (23, -16, 5)/12 or (55, -59, 37, -9)/24; the first steps take what there is.
+    (23, -16, 5)/12 or (55, -59, 37, -9)/24; the first steps use fewer outputs.
 
-    Those are right for even steps in ``tau``, where a row of k outputs has order k. On
-    other smoothly varying grids (log-SNR, Karras) steps change by ``O(h^2)`` from one
-    to the next and orders 3 and 4 drop to 2, as the table then says; :func:`deis` keeps
-    its order there.
+    These coefficients are exact for even steps in ``tau``, where a row of k outputs has
+    order k. On other smoothly varying grids (log-SNR, Karras) successive steps differ
+    by ``O(h^2)``, and orders 3 and 4 drop to 2; :func:`deis` keeps its order there.
 
     Args:
-        grid: the noise levels.
+        grid: The noise levels.
         order: 1 (then this is DDIM) to 4.
 
     Returns:
-        A table with a memory of ``order`` states (of all states, on a grid with fewer
-        steps); its ``order`` is 2 for order 3 and 4 unless the steps are even.
+        A table with a memory of ``order`` states (fewer on a grid with fewer steps).
+        Its ``order`` is 2 for orders 3 and 4 unless the steps are even.
 
     Raises:
-        ValueError: for another order.
+        ValueError: For another order.
 
     References:
         Zhang & Chen 2023, arXiv:2204.13902, Appendix H.2; Liu et al. 2022, "Pseudo

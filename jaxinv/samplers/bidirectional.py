@@ -1,51 +1,52 @@
-r"""Bidirectional samplers: tables whose rows can be read both ways, exactly.
+r"""Bidirectional samplers: tables whose rows are explicit in both directions.
 
 A row of k states that uses the oldest state, but not the model's output there,
 
     y[i-1] = sum_{j<k-1} (a[i,j] y[i+j] + b[i,j] f[i+j])  +  a[i,k-1] y[i+k-1],
 
-is explicit in both directions: solved for ``y[i+k-1]`` it needs no output that it does
-not have. No solver, no residual; the inverse is exact but for rounding. Every sampler
-with exact inversion that has been proposed is such a row, with one choice or another of
-its ``2k - 1`` coefficients. They are chosen here by *order conditions*: the row is
-exact wherever the solution is a polynomial in tau up to a degree,
+is explicit in both directions: solved for ``y[i+k-1]``, it needs only known outputs.
+The inverse needs no solver and is exact up to rounding. All proposed samplers with
+exact inversion are such rows, with different choices of the ``2k - 1`` coefficients.
+Here they are chosen by *order conditions*: the row is exact if the solution is a
+polynomial in tau up to a degree,
 
     t[-1]^q = sum_j a[j] t[j]^q + q b[j] t[j]^(q-1),     t[j] = tau[i+j],   q = 0, 1, ..
 
-which is a small linear system on whatever grid there is. In flow matching tau is the
-flow's own time and f its velocity, so these samplers run on flows as they are.
+which is a small linear system on any grid. In flow matching, tau is the time of the
+flow and f its velocity, so these samplers also run on flows.
 
-All rows are those of the papers' equations, and so is the inverse. BELM's repository
-inverts BDIA with a first step that leaves out the model's output (a noise of norm 23.5
-where it is 15.0), and its interpolation scripts do so for O-BELM; that is not this. How
-the second state at the data end is made is an option of
-:class:`jaxinv.inversion.explicit.Explicit`.
+The rows and inverses follow the equations of the papers. BELM's repository differs: it
+inverts BDIA with a first step that omits the model's output (a noise of norm 23.5
+instead of 15.0), and its interpolation scripts do so for O-BELM. The second state at
+the data end is an option of :class:`jaxinv.inversion.explicit.Explicit`.
 
-**How high the order can be.** With all 2k - 1 coefficients the order is 2k - 2: 2, 4, 6
-for k = 2, 3, 4 (:func:`belm`). But Dahlquist's first barrier allows a zero-stable
-explicit row of k states an order of k at most, so only k = 2 survives: the others
-multiply rounding errors by a factor of more than 4 per step. Stable rows of higher k
-have coefficients to spare. On even steps:
+**The highest order.** With all 2k - 1 coefficients the order is 2k - 2: 2, 4, 6 for
+k = 2, 3, 4 (:func:`belm`). But by Dahlquist's first barrier, a zero-stable explicit row
+of k states has at most order k, so of these only k = 2 is stable: k = 3 and 4 multiply
+rounding errors by more than 4 per step. Stable rows of higher k have free coefficients.
+On even steps:
 
-* k = 3: a row of order 3 has ``a[1] = 5 + 4 a[2]``, and its extraneous roots leave
-  the unit disc for every a[2], or meet the root 1. So order 2 is left. Normalised by
-  the sum of b, as it enters the global error, the error constant is at least that of
+* k = 3: a row of order 3 has ``a[1] = 5 + 4 a[2]``, and for every a[2] its extraneous
+  roots leave the unit disc or coincide with the root 1. So order 2 remains. Normalized
+  by the sum of b, as it enters the global error, the error constant is at least that of
   k = 2: a third state gains nothing.
-* k = 4: ``y[i-1]`` from ``y[i+3]`` and three slopes, ``h (8/3, -4/3, 8/3)``, is of
-  order 4 with the roots of ``z^4 = 1``: Milne's predictor. No stable row has more.
+* k = 4: ``y[i-1]`` from ``y[i+3]`` and three slopes, ``h (8/3, -4/3, 8/3)``, has order
+4
+  and the roots of ``z^4 = 1``: Milne's predictor. No stable row has a higher order.
 
-:func:`o_belm` makes these two, k = 2 and k = 4, on uneven steps. Every root on the unit
-circle is the price of reading both ways: what one direction damps the other amplifies.
+:func:`o_belm` provides these two, k = 2 and k = 4, on uneven steps. All roots lie on
+the unit circle, the price of being explicit both ways: errors that one direction damps
+are amplified by the other.
 
-**Steps that shrink** towards the data, as those of samplers do, help one direction. The
-extraneous root of O-BELM is ``-(h[i] / h[i+1])^2``: errors that alternate in sign
-shrink in sampling, by ``(h[1] / h[N])^2`` in all, and *grow by its inverse* in
-inversion (2e5 on Stable Diffusion's schedule, uniform in log-SNR).
-:mod:`jaxinv.samplers.bidirectional_log_snr` asks for order in log-SNR instead, where
-the roots stay nearer to the unit circle. Where steps *grow* on the way to the data, as
-those of a flow do near its noise end on a grid uniform in log-SNR, sampling amplifies:
-by 5e4 with 200 steps. Flows want even steps in t, the spacing ``"linspace"``.
-:func:`jaxinv.analysis.zero_stability` tells for any grid.
+**Steps that shrink** toward the data, as is usual, help one direction. The extraneous
+root of O-BELM is ``-(h[i] / h[i+1])^2``: errors that alternate in sign shrink in
+sampling by a total of ``(h[1] / h[N])^2``, and *grow by its inverse* in inversion (2e5
+on Stable Diffusion's schedule, uniform in log-SNR). The rows of
+:mod:`jaxinv.samplers.bidirectional_log_snr` have their order in log-SNR, and their
+roots stay closer to the unit circle. If steps *grow* toward the data, as those of a
+flow near its noise end on a grid uniform in log-SNR, sampling amplifies errors: by 5e4
+with 200 steps. Use even steps in t for flows, the spacing ``"linspace"``, and
+:func:`jaxinv.analysis.zero_stability` to analyze any grid.
 
 References:
     Wang et al. 2024, "BELM: Bidirectional Explicit Linear Multi-step Sampler for Exact
@@ -68,33 +69,33 @@ from jaxinv.samplers.table import LinearMultistep, from_rows
 # Weights of the states and of the outputs of a row, newest first.
 Row = tuple[Sequence[float], Sequence[float]]
 
-# Which states and outputs, counted from level i, a row of k = 4 uses.
+# The states and outputs, counted from level i, that a row of k = 4 uses.
 MILNE = ((0, 3), (0, 1, 2))
 
 
 @checked
 def o_belm(grid: TimeGrid, k: int = 2) -> LinearMultistep:
-    r"""O-BELM: the bidirectional row of least truncation error that is stable.
+    r"""Return O-BELM: the stable bidirectional row with the least truncation error.
 
     With ``h[i] = tau[i] - tau[i-1]`` and ``r = h[i] / h[i+1]``, k = 2 is
 
         y[i-1] = r^2 y[i+1] + (1 - r^2) y[i] - (h[i] + r h[i]) f[i],
 
-    of second order; on even steps the leapfrog. k = 4 takes ``y[i]``, ``y[i+3]`` and
-    the slopes f[i], f[i+1], f[i+2], with the five weights that make it of fourth order;
-    on even steps Milne's predictor. It starts with rows of k = 2, whose error bounds
-    that of a whole trajectory by ``O(h^2)`` unless one starts from a state. k = 3 does
-    not exist: see :mod:`jaxinv.samplers.bidirectional`.
+    of second order; on even steps it is the leapfrog method. k = 4 uses ``y[i]``,
+    ``y[i+3]`` and the slopes f[i], f[i+1], f[i+2], with the five weights of fourth
+    order; on even steps it is Milne's predictor. It starts with rows of k = 2, whose
+    error limits that of the whole trajectory to ``O(h^2)`` unless the start is a state.
+    k = 3 does not exist: see :mod:`jaxinv.samplers.bidirectional`.
 
     Args:
-        grid: the noise levels, at least k steps.
-        k: number of states that a row uses, 2 or 4.
+        grid: The noise levels, at least k steps.
+        k: Number of states in a row, 2 or 4.
 
     Returns:
         A bidirectional table of order k.
 
     Raises:
-        ValueError: for another k, fewer steps than k, or equal neighbouring levels.
+        ValueError: For another k, fewer steps than k, or equal neighboring levels.
 
     References:
         Wang et al. 2024, arXiv:2410.07273, Eq. 18; Hairer, Norsett & Wanner 1993,
@@ -102,9 +103,8 @@ def o_belm(grid: TimeGrid, k: int = 2) -> LinearMultistep:
     """
     if k == 3:
         raise ValueError(
-            "o_belm has k = 2 or 4: a stable row of three states is of second order "
-            "with no smaller error than that of k = 2 (see "
-            "jaxinv.samplers.bidirectional)"
+            "o_belm has k = 2 or 4: a stable row of three states has second order and "
+            "an error no smaller than that of k = 2 (see jaxinv.samplers.bidirectional)"
         )
     check_grid("o_belm", grid, k, (2, 4))
     rows = [euler_row(grid, grid.num_steps)]
@@ -120,22 +120,22 @@ def o_belm(grid: TimeGrid, k: int = 2) -> LinearMultistep:
 
 @checked
 def belm(grid: TimeGrid, k: int = 2) -> LinearMultistep:
-    """BELM of highest order: all ``2k - 1`` coefficients from order conditions.
+    """Return BELM of the highest order, with all coefficients from order conditions.
 
-    k = 2 is :func:`o_belm`. k = 3 and 4 have the orders 4 and 6 and are *not
-    zero-stable*: they multiply the slightest error by more than 4 at every step, and
-    are here to show it (:func:`jaxinv.analysis.zero_stability`). Rows near the noise
-    end, which have fewer states, are those of smaller k, and the first is Euler's.
+    k = 2 is :func:`o_belm`. k = 3 and 4 have orders 4 and 6 and are *not zero-stable*:
+    they multiply every error by more than 4 per step, and only serve to demonstrate
+    that (:func:`jaxinv.analysis.zero_stability`). Rows near the noise end, which have
+    fewer states, are those of smaller k; the first is Euler's.
 
     Args:
-        grid: the noise levels, at least k steps.
-        k: number of states that a row uses, 2 to 4.
+        grid: The noise levels, at least k steps.
+        k: Number of states in a row, 2 to 4.
 
     Returns:
         A bidirectional table of order ``2k - 2``.
 
     Raises:
-        ValueError: for another k, fewer steps than k, or equal neighbouring levels.
+        ValueError: For another k, fewer steps than k, or equal neighboring levels.
 
     References:
         Wang et al. 2024, arXiv:2410.07273, Section 3.
@@ -150,28 +150,28 @@ def belm(grid: TimeGrid, k: int = 2) -> LinearMultistep:
 
 @checked
 def bdia(grid: TimeGrid, gamma: float = 0.96) -> LinearMultistep:
-    r"""BDIA: DDIM's step forward, less what DDIM's step back misses.
+    r"""Return BDIA: DDIM's step forward plus gamma times the error of its step back.
 
         x[i-1] = DDIM(x[i]; i -> i-1) + gamma (x[i+1] - DDIM(x[i]; i -> i+1)),
 
-    both steps with the one output at level i. In the coordinate y, with
+    where both steps use the output at level i. In the coordinate y, with
     ``g = gamma scale[i+1] / scale[i-1]`` and the steps h of :func:`o_belm`,
 
         y[i-1] = g y[i+1] + (1 - g) y[i] - (h[i] + g h[i+1]) f[i].
 
-    ``g = r^2`` would be O-BELM: BDIA with its gamma chosen anew at every step. With
-    ``gamma -> 0`` the row becomes DDIM's, which is not bidirectional itself.
+    ``g = r^2`` would be O-BELM: BDIA with another gamma in every step. In the limit
+    ``gamma -> 0`` the row becomes DDIM's, which is not bidirectional.
 
     Args:
-        grid: the noise levels, at least two steps.
-        gamma: in (0, 1]. Inversion multiplies some errors by ``1 / gamma`` per step.
+        grid: The noise levels, at least two steps.
+        gamma: In (0, 1]. Inversion multiplies some errors by ``1 / gamma`` per step.
 
     Returns:
-        A bidirectional table of two states; of first order, or for gamma = 1 of second
-        where steps vary smoothly.
+        A bidirectional table of two states. It has first order, or second order for
+        gamma = 1 if steps vary smoothly.
 
     Raises:
-        ValueError: for another gamma, fewer than two steps, or equal neighbouring
+        ValueError: For another gamma, fewer than two steps, or equal neighboring
             levels.
 
     References:
@@ -179,8 +179,8 @@ def bdia(grid: TimeGrid, gamma: float = 0.96) -> LinearMultistep:
     """
     if not 0 < gamma <= 1:
         raise ValueError(
-            f"bdia needs 0 < gamma <= 1, got {gamma!r}: gamma = 0 is ddim, which "
-            "cannot be read both ways, and beyond 1 errors grow without bound"
+            f"bdia needs 0 < gamma <= 1, got {gamma!r}: gamma = 0 is ddim, which is "
+            "not bidirectional, and above 1 errors grow without bound"
         )
     check_grid("bdia", grid, 2, (2,))
     rows = [euler_row(grid, grid.num_steps)]
@@ -192,12 +192,12 @@ def bdia(grid: TimeGrid, gamma: float = 0.96) -> LinearMultistep:
 
 
 def euler_row(grid: TimeGrid, i: int) -> Row:
-    """The row to level i - 1 from level i alone."""
+    """Return the row to level i - 1 from level i alone."""
     return [1.0], [grid.tau[i - 1] - grid.tau[i]]
 
 
 def leapfrog_row(grid: TimeGrid, i: int) -> Row:
-    """The row of O-BELM with two states to level i - 1."""
+    """Return the row of O-BELM with two states to level i - 1."""
     before, after = np.diff(grid.tau[i - 1 : i + 2])
     r = before / after
     return [1 - r**2, r**2], [-before * (1 + r)]
@@ -206,7 +206,7 @@ def leapfrog_row(grid: TimeGrid, i: int) -> Row:
 def polynomial_row(
     grid: TimeGrid, i: int, states: Sequence[int], slopes: Sequence[int]
 ) -> Row:
-    """The row to level i - 1 that is exact for polynomials in tau."""
+    """Return the row to level i - 1 that is exact for polynomials in tau."""
     tau = grid.tau - grid.tau[i - 1]
     weights = polynomial_weights(tau[i + np.array(states)], tau[i + np.array(slopes)])
     a, b = np.zeros(max(states) + 1), np.zeros(max(slopes) + 1)
@@ -217,11 +217,11 @@ def polynomial_row(
 def polynomial_weights(
     states: Float[np.ndarray, "m"], slopes: Float[np.ndarray, "n"]
 ) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "n"]]:
-    """Weights that give ``p(0)`` from values and slopes, for polynomials p.
+    """Return weights of values and slopes that give ``p(0)`` for polynomials p.
 
     Args:
-        states: where the value of p is known.
-        slopes: where its derivative is known.
+        states: Positions of known values of p.
+        slopes: Positions of known derivatives of p.
 
     Returns:
         The weights of both, exact for degrees up to ``m + n - 1``.
@@ -237,7 +237,7 @@ def polynomial_weights(
 def table_of_rows(
     grid: TimeGrid, rows: Sequence[Row], k: int, *, name: str, order: int
 ) -> LinearMultistep:
-    """The table of rows that are given from the noise end on."""
+    """Return the table of rows that are given from the noise end to the data end."""
     a, b = np.zeros((grid.num_steps, k)), np.zeros((grid.num_steps, k))
     for row, (of_states, of_outputs) in zip(
         reversed(range(grid.num_steps)), rows, strict=True
@@ -260,7 +260,7 @@ def check_grid(name: str, grid: TimeGrid, k: int, known: tuple[int, ...]) -> Non
         )
     if np.any(np.diff(grid.tau) <= 0):
         raise ValueError(
-            f"{name} needs noise levels that all differ, but tau[0] = tau[1] = "
-            f"{grid.tau[0]:.3g}: a step that goes nowhere forgets the oldest state and "
-            "cannot be read backwards"
+            f"{name} needs distinct noise levels, but tau[0] = tau[1] = "
+            f"{grid.tau[0]:.3g}: a step of length zero forgets the oldest state and "
+            "cannot be undone"
         )

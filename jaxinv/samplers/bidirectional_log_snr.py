@@ -1,8 +1,8 @@
 r"""Bidirectional samplers in log-SNR: exact inversion with few steps.
 
-:mod:`jaxinv.samplers.bidirectional` asks that rows be exact for polynomials in tau.
-Fast samplers ask for more: that the *prediction* be a polynomial in half the log-SNR
-``lambda``, and that the rest of the ODE be solved exactly
+The rows of :mod:`jaxinv.samplers.bidirectional` are exact for solutions that are
+polynomials in tau. Fast samplers are instead exact if the *prediction* is a polynomial
+in half the log-SNR ``lambda``, because they solve the rest of the ODE exactly
 (:mod:`jaxinv.samplers.exponential`). With ``z = y / s``, s the signal (1 for VP and
 VE), ``dz/dlambda = -exp(-lambda) e`` for the noise prediction e, and ``dz/dlambda = D -
 z`` for the data prediction D. A row of k states and some outputs is then determined by
@@ -12,30 +12,31 @@ z`` for the data prediction D. A row of k states and some outputs is then determ
 
       z = -int_0^u v^m exp(-v) dv   or   z = int_0^u v^m exp(v - u) dv,
 
-again a small linear system. Since e and D are linear in y and f, such a row is a row of
-a, b like any other, and just as bidirectional.
+again a small linear system. Since e and D are linear in y and f, this is an ordinary
+bidirectional row of coefficients a and b.
 
-**Which prediction.** Let the model's data prediction have the Jacobian d (0 where it
-removes everything as noise, 1 where it keeps all). For k = 2 and steps of length h in
-lambda, the product of the two roots of a row is ``-a[1]``, whatever the model; so the
-extraneous one is, to first order in h,
+**Choice of the prediction.** Let d be the Jacobian of the model's data prediction (0 if
+it removes everything as noise, 1 if it keeps everything). For k = 2 and steps of length
+h in lambda, the product of the two roots of a row is ``-a[1]`` for any model; so the
+extraneous root is, to first order in h,
 
     O-BELM in tau:             -(1 - (1 + d) h)
     noise prediction:          -(1 - (1/3 + d) h)
     data prediction:           -(1 + (1/3 - d) h).
 
-Sampling wants it inside of the unit circle, inversion outside. In tau it is well
-inside: sampling is safe and inversion amplifies. The data prediction, which multistep
-samplers of few steps use, leaves the circle for d < 1/3, which are most directions:
-sampling amplifies its own errors. The noise prediction is between: stable for d > -1/3,
-with rounding amplified in inversion by a hundredth of what O-BELM does to it. It is the
-default, and measurements agree: on a guided mixture of Gaussians and grids uniform in
-log-SNR its error is 0.35 to 0.8 of that of DPM-Solver++(2M), from 10 to 100 steps, and
-that of the data prediction is up to five times 2M's. On ``emoji64`` without guidance
-it is 5 dB nearer to the converged solution than 2M with 10 evaluations and 2 dB with
-20, and level beyond; at guidance 3 it is 1 to 15 dB behind 2M, and O-BELM in tau ahead
-of both (``benchmarks/belm.py``), presumably because guidance makes d less than -1/3 in
-some directions.
+Sampling is stable if it lies inside the unit circle, inversion if it lies outside. In
+tau it lies well inside: sampling is stable, and inversion amplifies errors. With the
+data prediction, the choice of multistep samplers with few steps, it lies outside for
+d < 1/3, that is in most directions, and sampling amplifies its own errors. The noise
+prediction lies in between: it is stable for d > -1/3, and inversion amplifies rounding
+by a hundredth of the factor of O-BELM. It is the default, in agreement with
+measurements. On a guided mixture of Gaussians and grids uniform in log-SNR, its error
+is 0.35 to 0.8 times that of DPM-Solver++(2M), for 10 to 100 steps; the error of the
+data prediction is up to five times that of 2M. On ``emoji64`` without guidance, it is 5
+dB closer to the converged solution than 2M with 10 evaluations, 2 dB closer with 20,
+and equal with more. At guidance 3, it is 1 to 15 dB worse than 2M, and O-BELM in tau is
+better than both (``benchmarks/belm.py``), presumably because guidance makes d less than
+-1/3 in some directions.
 
 References:
     Wang et al. 2024, "BELM", arXiv:2410.07273 (the bidirectional constraint).
@@ -83,16 +84,16 @@ def o_belm_log_snr(
     infinite log-SNR (pure data, or a flow's pure noise) are those of :func:`o_belm`.
 
     Args:
-        grid: the noise levels, at least k steps.
-        k: number of states that a row uses, 2 or 4.
-        prediction: what is a polynomial in lambda, ``"noise"`` or ``"data"``.
+        grid: The noise levels, at least k steps.
+        k: Number of states in a row, 2 or 4.
+        prediction: The prediction interpolated in lambda, ``"noise"`` or ``"data"``.
 
     Returns:
         A bidirectional table of order k.
 
     Raises:
-        ValueError: for another k or prediction, fewer steps than k, or equal
-            neighbouring levels.
+        ValueError: For another k or prediction, fewer steps than k, or equal
+            neighboring levels.
     """
     if prediction not in get_args(Prediction):
         raise ValueError(
@@ -119,7 +120,7 @@ def _row(
     slopes: Sequence[int],
     prediction: Prediction,
 ) -> Row:
-    """The row to level i - 1 from the given states and predictions."""
+    """Return the row to level i - 1 from the given states and predictions."""
     levels, points = i + np.array(states), i + np.array(slopes)
     u = grid.log_snr - grid.log_snr[i - 1]
     of_z, of_prediction = exponential_weights(u[levels], u[points], prediction)
@@ -141,11 +142,11 @@ def exponential_weights(
     slopes: Float[np.ndarray, "n"],
     prediction: Prediction,
 ) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "n"]]:
-    """Weights that give z(0) from values of z and of a prediction.
+    """Return weights of values of z and of a prediction that give z(0).
 
     Args:
-        states: where z is known, in lambda.
-        slopes: where the prediction is known.
+        states: Positions of known values of z, in lambda.
+        slopes: Positions of known predictions.
         prediction: ``"noise"``, in the unit in which ``dz/du = -exp(-u) e``, or
             ``"data"``, ``dz/du = D - z``.
 
@@ -160,7 +161,8 @@ def exponential_weights(
         decay = math.exp(-u)
         system[0, column] = 1 if prediction == "noise" else decay
         for m in range(count - 1):
-            # Both integrals are phi functions; powers of u in units of the row's size.
+            # Both integrals are phi functions; powers of u are in units of the row's
+            # size.
             integral = math.factorial(m) * (u / size) ** (m + 1)
             if prediction == "noise":
                 system[m + 1, column] = -integral * decay * phi(m + 1, u)

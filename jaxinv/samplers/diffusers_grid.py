@@ -3,7 +3,7 @@ r"""The noise levels that diffusers' schedulers visit, from their configurations
 DDIMScheduler visits the grids of :func:`jaxinv.time_grid`. The multistep schedulers
 (DPM-Solver, DEIS, UniPC) differ:
 
-* they space N + 1 timesteps and drop the one nearest to the data;
+* they space N + 1 timesteps and drop the one closest to the data;
 * the step to the data ends at ``tau = 0`` or at the smallest training level
   (``final_sigmas_type``; DEIS has its own rule);
 * with Karras, exponential or Lu's levels, the network is given a *rounded* timestep
@@ -11,10 +11,10 @@ DDIMScheduler visits the grids of :func:`jaxinv.time_grid`. The multistep schedu
 * with flow levels, t runs over another range than in FlowMatchEulerDiscreteScheduler;
 * with "trailing" and some N they take N + 1 steps, the last one at timestep -1.
 
-All of it is reproduced here, since an image can only be inverted on the levels on which
-it was made. Where diffusers computes in float32, so does this module, because a
-truncated timestep hangs on the last bit (:mod:`jaxinv.diffusion.diffusers_schedule`).
-Where that bit depends on the machine on which diffusers runs, nothing is returned.
+All this is reproduced here, since an image can only be inverted on the levels that
+generated it. This module computes in float32 where diffusers does, because a truncated
+timestep depends on the last bit (:mod:`jaxinv.diffusion.diffusers_schedule`). If that
+bit depends on the machine on which diffusers runs, an error is raised.
 
 References:
     diffusers 0.42, ``DPMSolverMultistepScheduler``, ``DEISMultistepScheduler``,
@@ -72,27 +72,27 @@ def grid_from_diffusers(
     timesteps: Sequence[float] | np.ndarray | None = None,
     mu: float | None = None,
 ) -> TimeGrid:
-    """The grid on which a diffusers scheduler takes ``num_steps`` steps.
+    """Return the grid on which a diffusers scheduler takes ``num_steps`` steps.
 
     Args:
-        config: the parsed ``scheduler_config.json``, a scheduler's ``config``, the
-            file, or the folder that holds it. ``_class_name`` decides the rules.
-        num_steps: N, as ``set_timesteps`` is asked for it.
-        sigmas: as for :func:`jaxinv.sampler_from_diffusers`.
-        timesteps: as for :func:`jaxinv.sampler_from_diffusers`.
-        mu: as for :func:`jaxinv.sampler_from_diffusers`.
+        config: The parsed ``scheduler_config.json``, a scheduler's ``config``, the
+            file, or the folder that holds it. Its ``_class_name`` selects the rules.
+        num_steps: N, the argument of ``set_timesteps``.
+        sigmas: See :func:`jaxinv.sampler_from_diffusers`.
+        timesteps: See :func:`jaxinv.sampler_from_diffusers`.
+        mu: See :func:`jaxinv.sampler_from_diffusers`.
 
     Returns:
-        The grid, ``N + 1`` levels (or as many as diffusers visits); ``model_time`` is
-        what diffusers gives the network.
+        The grid of ``N + 1`` levels (or as many as diffusers visits). Its
+        ``model_time`` is the time that diffusers gives the network.
 
     Raises:
-        ValueError: for a scheduler or an option that is not supported, a number of
-            steps that the schedule does not have, or levels that coincide.
-        FileNotFoundError: if the file does not exist.
+        ValueError: For a scheduler or an option that is not supported, an invalid
+            number of steps, or levels that coincide.
+        FileNotFoundError: If the file does not exist.
 
     Warns:
-        LossyGridWarning: as :func:`jaxinv.time_grid`.
+        LossyGridWarning: See :func:`jaxinv.time_grid`.
 
     Example:
         >>> import warnings
@@ -107,7 +107,7 @@ def grid_from_diffusers(
         schedule = schedule_of_options(options, mu)
         request = Request(num_steps, sigmas, timesteps, mu)
         grid = make_diffusers_grid(options, schedule, request)
-    # Of the caller of a checked function.
+    # The stack level of the caller of a checked function.
     warn_if_lossy(schedule, grid, stacklevel=4)
     return grid
 
@@ -115,7 +115,7 @@ def grid_from_diffusers(
 def make_diffusers_grid(
     options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
 ) -> TimeGrid:
-    """:func:`grid_from_diffusers` of resolved options, without its warning."""
+    """Return :func:`grid_from_diffusers` of resolved options, without its warning."""
     name = options["_class_name"]
     if name not in SUPPORTED:
         raise ValueError(
@@ -136,7 +136,7 @@ def make_diffusers_grid(
     else:
         times = training_timesteps(options, schedule, request)
         levels = training_sigmas(schedule)[np.maximum(times, 0).astype(int)]
-    # The levels of a scheduler are kept in float32.
+    # Schedulers store their levels in float32.
     levels = levels.astype(np.float32).astype(np.float64)
     if np.any(np.diff(levels) >= 0):
         raise ValueError(
@@ -159,7 +159,7 @@ def make_diffusers_grid(
 def _check_request(
     options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
 ) -> None:
-    """Raise ValueError for what this class's ``set_timesteps`` does not take."""
+    """Raise ValueError for arguments that this class's ``set_timesteps`` refuses."""
     name, flow = options["_class_name"], schedule.family == "flow"
     dynamic = bool(options.get("use_dynamic_shifting"))
     plain = name == DPM and not flow and not level_rule(options)
@@ -174,8 +174,8 @@ def _check_request(
         )
     if name == UNIPC and dynamic and not flow:
         raise ValueError(
-            f"use_dynamic_shifting of {name} does not take effect without flow levels: "
-            "it is supported with use_flow_sigmas only"
+            f"use_dynamic_shifting of {name} has no effect without flow levels: it is "
+            "only supported with use_flow_sigmas"
         )
     for key, is_taken in taken.items():
         value = getattr(request, key)

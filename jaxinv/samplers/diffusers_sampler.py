@@ -1,15 +1,15 @@
 r"""A diffusers scheduler as a table, from its configuration.
 
-An image that a diffusers pipeline made is inverted on the table of the scheduler that
-made it: same levels, same timesteps for the network, same coefficients, with every
-peculiarity (lowered orders, second-order "3M", steps that end at ``tau = 0``).
+An image from a diffusers pipeline is inverted with the table of the scheduler that
+generated it: the same levels, timesteps for the network, and coefficients, including
+all peculiarities (lowered orders, second-order "3M", steps that end at ``tau = 0``).
 
-One of them concerns networks that do not predict noise. With Karras or exponential
-levels the network is given an integer timestep next to the level, and diffusers turns
-its prediction into noise at the *level*, while a denoiser of this library
-(:func:`jaxinv.as_denoiser`), which sees the timestep only, does so at the timestep's
-own level ``tau'``. Both are linear in the same prediction, so the noise that diffusers
-uses is ``u f + w y`` with known u and w, and the table takes that in.
+One peculiarity concerns networks that do not predict noise. On Karras or exponential
+levels, the network is given an integer timestep close to the level, and diffusers
+converts its prediction to noise at the *level*. A denoiser of this library
+(:func:`jaxinv.as_denoiser`) only knows the timestep, and converts at its level
+``tau'``. Both are linear in the same prediction, so the noise that diffusers uses is
+``u f + w y`` with known u and w, which the table includes.
 
 References:
     diffusers 0.42, ``src/diffusers/schedulers``.
@@ -51,9 +51,9 @@ from jaxinv.samplers.multistep import ddim_diffusers, euler
 from jaxinv.samplers.table import LinearMultistep, from_rows
 from jaxinv.samplers.unipc import unip
 
-# Options that change the method into something that is no table, or another grid.
+# Options that turn the method into something other than a table, or change the grid.
 _REFUSED = {
-    "thresholding": "a sample's own quantiles decide the step",
+    "thresholding": "the step depends on quantiles of the sample",
     "use_beta_sigmas": "this spacing is not supported",
     "invert_sigmas": "this grid is not supported",
     "stochastic_sampling": "the sampler is not deterministic",
@@ -70,52 +70,51 @@ def sampler_from_diffusers(
     timesteps: Sequence[float] | np.ndarray | None = None,
     mu: float | None = None,
 ) -> LinearMultistep:
-    """The sampler that a diffusers ``scheduler_config.json`` describes.
+    """Return the sampler that a diffusers ``scheduler_config.json`` describes.
 
-    Supported: DDIMScheduler; DPMSolverMultistepScheduler (dpmsolver++ and dpmsolver,
+    Supported are DDIMScheduler; DPMSolverMultistepScheduler (dpmsolver++ and dpmsolver,
     orders 1 to 3, midpoint and heun); DEISMultistepScheduler (orders 1 to 3);
     UniPCMultistepScheduler without its corrector (orders 1 to 3, bh1 and bh2);
-    FlowMatchEulerDiscreteScheduler. All timestep spacings, Karras, exponential, Lu's
-    and flow levels, dynamic shifts.
+    FlowMatchEulerDiscreteScheduler; with all timestep spacings, Karras, exponential,
+    Lu's and flow levels, and dynamic shifts.
 
-    The keyword arguments are those of the class's ``set_timesteps``, and an image needs
-    those that *its pipeline* passed. Pipelines of Stable Diffusion pass none: the
-    configuration alone decides. Pipelines of flow models pass levels of their own, so
-    that the configuration alone describes another sampler: FLUX's pass
-    ``sigmas=np.linspace(1, 1 / N, N)`` (FLUX.1-schnell in 4 steps visits 1, 0.75, 0.5,
-    0.25, 0, where the scheduler alone visits 1, 0.667, 0.334, 0.001, 0), and, for the
-    checkpoints with ``use_dynamic_shifting``, ``mu`` of the image's size. Look at the
-    pipeline's call of ``retrieve_timesteps``.
+    The keyword arguments are those of the class's ``set_timesteps``. Pass the arguments
+    that *the pipeline* of the image passed. Pipelines of Stable Diffusion pass none.
+    Pipelines of flow models pass their own levels, so that the configuration alone
+    describes another sampler: FLUX's pass ``sigmas=np.linspace(1, 1 / N, N)``
+    (FLUX.1-schnell in 4 steps visits 1, 0.75, 0.5, 0.25, 0, where the scheduler alone
+    visits 1, 0.667, 0.334, 0.001, 0), and for checkpoints with ``use_dynamic_shifting``
+    also ``mu`` for the image size. See the pipeline's call of ``retrieve_timesteps``.
 
     Args:
-        config: the parsed JSON, a scheduler's ``config``, the file, or the folder that
-            holds it; read as ``from_config`` of the class in ``_class_name`` reads it.
-            To invert what another scheduler class made with these options, change
-            ``_class_name``.
-        num_steps: N, as ``set_timesteps`` is asked for it. The table has as many steps
-            as diffusers takes, which for some N in the spacing "trailing" are N + 1.
+        config: The parsed JSON, a scheduler's ``config``, the file, or the folder that
+            holds it; read like ``from_config`` of the class in ``_class_name``. Change
+            ``_class_name`` to invert images of another scheduler class with these
+            options.
+        num_steps: N, the argument of ``set_timesteps``. The table has as many steps as
+            diffusers takes: N + 1 for some N in the spacing "trailing".
         sigmas: N decreasing noise levels in (0, 1], before any shift
             (FlowMatchEulerDiscreteScheduler; UniPC with flow levels).
         timesteps: N decreasing timesteps (DPMSolverMultistepScheduler without spaced
             levels; FlowMatchEulerDiscreteScheduler, also with ``sigmas``).
-        mu: the shift of this image's size, for ``use_dynamic_shifting``
-            (FlowMatchEulerDiscreteScheduler; UniPC with flow levels); ignored without
-            it, as in diffusers.
+        mu: The shift for the image size, for ``use_dynamic_shifting``
+            (FlowMatchEulerDiscreteScheduler; UniPC with flow levels); ignored
+            otherwise, as in diffusers.
 
     Returns:
         The table, on :func:`jaxinv.grid_from_diffusers` of the same arguments. Use it
         with denoisers of the schedule :func:`jaxinv.schedule_from_diffusers` reads.
 
     Raises:
-        ValueError: for anything that is not supported, naming what is; for arguments
-            that the class does not take; and, unless JAX computes in float64
-            (``jax_enable_x64``), for a table that would lose digits in float32: a step
-            from almost pure noise, far down, with a network that predicts v or data
-            (cosine betas on "linspace" or "trailing" timesteps).
-        FileNotFoundError: if the file does not exist.
+        ValueError: For unsupported schedulers or options; for arguments that the class
+            does not take; and, unless JAX computes in float64 (``jax_enable_x64``), for
+            a table that would lose digits in float32: a long step from almost pure
+            noise with a network that predicts v or data (cosine betas on "linspace" or
+            "trailing" timesteps).
+        FileNotFoundError: If the file does not exist.
 
     Warns:
-        LossyGridWarning: as :func:`jaxinv.time_grid`.
+        LossyGridWarning: See :func:`jaxinv.time_grid`.
 
     Example:
         >>> import warnings
@@ -132,15 +131,15 @@ def sampler_from_diffusers(
         if name not in SUPPORTED:
             raise ValueError(
                 f"the scheduler {shown(name)} is not supported; supported are "
-                f"{', '.join(SUPPORTED)}. For any schedule, schedule_from_diffusers "
-                "and a sampler of this library (dpmpp_2m, ipndm, ...) can be used, but "
-                "not to invert what that scheduler made"
+                f"{', '.join(SUPPORTED)}. schedule_from_diffusers and a sampler of "
+                "this library (dpmpp_2m, ipndm, ...) work for any schedule, but do not "
+                "invert images of that scheduler"
             )
         options = scheduler_options(config)
         schedule = schedule_of_options(options, mu)
         request = Request(num_steps, sigmas, timesteps, mu)
         table, grid = table_from_options(options, schedule, request)
-    # Of the caller of a checked function.
+    # The stack level of the caller of a checked function.
     warn_if_lossy(schedule, grid, stacklevel=4)
     return table
 
@@ -148,12 +147,12 @@ def sampler_from_diffusers(
 def table_from_options(
     options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
 ) -> tuple[LinearMultistep, TimeGrid]:
-    """:func:`sampler_from_diffusers` of resolved options, without its warning.
+    """Return :func:`sampler_from_diffusers` of resolved options without its warning.
 
     Args:
-        options: from :func:`jaxinv.diffusion.diffusers_config.scheduler_options`.
-        schedule: the schedule; it need not be that of the options.
-        request: what a pipeline passes.
+        options: From :func:`jaxinv.diffusion.diffusers_config.scheduler_options`.
+        schedule: The schedule; it need not be that of the options.
+        request: Arguments that a pipeline passes to ``set_timesteps``.
 
     Returns:
         The table and its grid.
@@ -179,8 +178,8 @@ def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     )
     if config["algorithm_type"] != "dpmsolver++" and grid.tau[0] == 0:
         raise ValueError(
-            f"algorithm_type {config['algorithm_type']!r} cannot end at zero, in "
-            'diffusers neither: set final_sigmas_type to "sigma_min"'
+            f"algorithm_type {config['algorithm_type']!r} cannot end at zero, also not "
+            'in diffusers: set final_sigmas_type to "sigma_min"'
         )
     second_order: SecondOrder = _choice(
         config,
@@ -219,15 +218,15 @@ def _deis(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
 
 
 def _unip(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
-    # The corrector of step index s works at the start of step s + 1: none is needed
-    # after the last step.
+    # The corrector of step index s runs at the start of step s + 1: the last step has
+    # none.
     disabled = set(config["disable_corrector"])
     if missing := [s for s in range(grid.num_steps - 1) if s not in disabled]:
         raise ValueError(
             "UniPC's corrector changes the state after the network has seen it, which "
-            "is no linear multistep method: only the predictor is supported. Set "
-            f"disable_corrector to list(range({grid.num_steps - 1})), in diffusers as "
-            f"well; it is enabled for step {missing[0]}"
+            "is not a linear multistep method: only the predictor is supported. Set "
+            f"disable_corrector to list(range({grid.num_steps - 1})), also in "
+            f"diffusers; it is enabled for step {missing[0]}"
         )
     variant = _choice(
         config,
@@ -251,25 +250,25 @@ def _refuse_nan(grid: TimeGrid, *, at_zero: bool, standing: bool) -> None:
     """Raise ValueError where diffusers' last step divides zero by zero.
 
     Args:
-        grid: the grid.
-        at_zero: whether it does so if the step ends at ``tau = 0``.
-        standing: whether it does so if the step goes nowhere.
+        grid: The grid.
+        at_zero: Whether it does so if the step ends at ``tau = 0``.
+        standing: Whether it does so if the step has length zero.
     """
-    where = "ends at zero" if grid.tau[0] == 0 else "goes nowhere"
+    where = "ends at zero" if grid.tau[0] == 0 else "has length zero"
     if (grid.tau[0] == 0 and at_zero) or (grid.tau[0] == grid.tau[1] and standing):
         raise ValueError(
-            f"diffusers returns NaN with these options: its last step {where}, which "
-            "its formula of this order does not allow"
+            f"diffusers returns NaN with these options: its last step {where}, for "
+            "which its formula of this order is undefined"
         )
 
 
-# Names of other schedulers' options that a diffusers class takes for its own.
+# Option names of other schedulers that a diffusers class accepts as its own.
 _DPM_TYPES = ("dpmsolver", "dpmsolver++")
 _SOLVER_TYPES = ("midpoint", "heun", "logrho", "bh1", "bh2")
 
 
 def _choice(config: Mapping[str, Any], key: str, known: Mapping[str, Any]) -> Any:
-    """The meaning of an option."""
+    """Return the meaning of an option."""
     value = config[key]
     if value not in known:
         raise ValueError(
@@ -286,13 +285,13 @@ def _order(config: Mapping[str, Any]) -> int:
 
 
 def _refuse_options(options: Mapping[str, Any], schedule: NoiseSchedule) -> None:
-    """Raise ValueError for options under which the scheduler is not such a table."""
+    """Raise ValueError for options that make the scheduler something else."""
     name, flow = options["_class_name"], schedule.family == "flow"
     if options.get("clip_sample"):
         raise ValueError(
             "clip_sample (True by default in DDIMScheduler) clips every data "
-            "prediction, which is no linear multistep method: only clip_sample=False "
-            "is supported"
+            "prediction, which is not a linear multistep method: only "
+            "clip_sample=False is supported"
         )
     for key, reason in _REFUSED.items():
         if options.get(key):
@@ -300,8 +299,8 @@ def _refuse_options(options: Mapping[str, Any], schedule: NoiseSchedule) -> None
     variance = str(options.get("variance_type"))
     if variance.startswith("learned"):
         raise ValueError(
-            f"variance_type={variance!r} is not supported: the network predicts a "
-            "variance as well"
+            f"variance_type={variance!r} is not supported: the network also predicts a "
+            "variance"
         )
     spacings = [key for key in _SPACINGS if options.get(key)]
     if len(set(spacings) - {"use_lu_lambdas"}) > 1:
@@ -319,7 +318,7 @@ def _refuse_options(options: Mapping[str, Any], schedule: NoiseSchedule) -> None
     if flow and (noise or not options.get("predict_x0", True)):
         raise ValueError(
             "a flow is sampled by its data prediction only (algorithm_type "
-            '"dpmsolver++", predict_x0=True), in diffusers neither'
+            '"dpmsolver++", predict_x0=True), also in diffusers'
         )
 
 
@@ -329,10 +328,10 @@ _SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas")
 def _converting_at_the_level(
     table: LinearMultistep, schedule: NoiseSchedule, grid: TimeGrid
 ) -> LinearMultistep:
-    """The table for f as converted at the level of the (rounded) model time.
+    """Return the table for f converted at the level of the (rounded) model time.
 
-    The prediction eliminated from f at the level and f at the model time's own level,
-    both ``p prediction + q y``, gives the noise at the level, ``u f + w y``.
+    f at the level and f at the level of the model time are both ``p prediction + q y``.
+    Eliminating the prediction gives the noise at the level, ``u f + w y``.
     """
     if schedule.prediction_type not in ("v_prediction", "sample"):
         return table

@@ -1,8 +1,8 @@
-r"""DPM-Solver++ and DPM-Solver, multistep: constructors of tables.
+r"""Tables of the multistep DPM-Solver++ and DPM-Solver.
 
 Both are Adams-Bashforth methods in half the log-SNR ``lambda`` (see
 :mod:`jaxinv.samplers.exponential`), of the data prediction ``D = y - tau f``
-(DPM-Solver++) or of the noise prediction (DPM-Solver). Their first order is
+(DPM-Solver++) or of the noise prediction (DPM-Solver). Their first-order version is
 :func:`~jaxinv.samplers.multistep.ddim`.
 """
 
@@ -15,7 +15,7 @@ from jaxinv.samplers.exponential import (
 )
 from jaxinv.samplers.table import LinearMultistep, from_rows
 
-# What the published third-order row weighs the integral of u^2 with.
+# Factor on the integral of u^2 in the published third-order row.
 PUBLISHED_CURVATURE = 0.5
 
 
@@ -23,7 +23,7 @@ PUBLISHED_CURVATURE = 0.5
 def dpmpp_2m(
     grid: TimeGrid, *, lower_order_final: bool = True, euler_at_final: bool = False
 ) -> LinearMultistep:
-    r"""DPM-Solver++(2M), the sampler most people use.
+    r"""Return DPM-Solver++(2M), the most widely used sampler.
 
     With ``h = lambda[i-1] - lambda[i]`` and ``r = (lambda[i] - lambda[i+1]) / h``,
 
@@ -33,10 +33,10 @@ def dpmpp_2m(
     two factors). The first step is of first order, and so is a step to ``tau = 0``.
 
     Args:
-        grid: the noise levels.
-        lower_order_final: make the last step of first order when there are fewer than
-            15 steps, as diffusers does.
-        euler_at_final: make it of first order for any number of steps.
+        grid: The noise levels.
+        lower_order_final: Whether the last step has first order if there are fewer than
+            15 steps, as in diffusers.
+        euler_at_final: Whether the last step always has first order.
 
     Returns:
         A second-order table with a memory of two states (one, on a grid of one step).
@@ -53,21 +53,21 @@ def dpmpp_2m(
 def dpmpp_3m(
     grid: TimeGrid, *, lower_order_final: bool = True, euler_at_final: bool = False
 ) -> LinearMultistep:
-    r"""DPM-Solver++(3M): the data prediction interpolated over three levels.
+    r"""Return DPM-Solver++(3M), which interpolates the data prediction over 3 levels.
 
-    The parabola through D[i], D[i+1], D[i+2] is integrated exactly, which makes it of
-    third order. The published code, and diffusers with it, is of second order: see
+    The parabola through D[i], D[i+1], D[i+2] is integrated exactly, which gives third
+    order. The published code and diffusers have second order: see
     :func:`dpmpp_3m_diffusers`.
 
     Args:
-        grid: the noise levels.
-        lower_order_final: when there are fewer than 15 steps, make the last step of
-            first and the one before it of second order, as diffusers does.
-        euler_at_final: make the last step of first order for any number of steps.
+        grid: The noise levels.
+        lower_order_final: Whether the last step has first and the step before it second
+            order if there are fewer than 15 steps, as in diffusers.
+        euler_at_final: Whether the last step always has first order.
 
     Returns:
-        A third-order table with a memory of three states (of all states, on a grid with
-        fewer steps).
+        A third-order table with a memory of three states (fewer on a grid with fewer
+        steps).
 
     References:
         Lu et al. 2022, "DPM-Solver++", arXiv:2211.01095, Eq. 8 and 9, with three terms.
@@ -81,20 +81,20 @@ def dpmpp_3m(
 def dpmpp_3m_diffusers(
     grid: TimeGrid, *, lower_order_final: bool = True, euler_at_final: bool = False
 ) -> LinearMultistep:
-    r"""DPM-Solver++(3M) as diffusers steps, for images that were made with it.
+    r"""Return DPM-Solver++(3M) as implemented by diffusers, to invert its images.
 
-    The published code takes the second divided difference for the second derivative,
-    which is twice as large. Its last correction is thus half of the exact one, and the
-    method is of second order (measured in the tests), with a smaller error than 2M.
+    The published code uses the second divided difference as the second derivative,
+    which is twice as large. Its last correction is therefore half the exact one, and
+    the method has second order (measured in the tests), with a smaller error than 2M.
 
     Args:
-        grid: the noise levels.
-        lower_order_final: as for :func:`dpmpp_3m`.
-        euler_at_final: as for :func:`dpmpp_3m`.
+        grid: The noise levels.
+        lower_order_final: See :func:`dpmpp_3m`.
+        euler_at_final: See :func:`dpmpp_3m`.
 
     Returns:
-        A second-order table with a memory of three states (of all states, on a grid
-        with fewer steps).
+        A second-order table with a memory of three states (fewer on a grid with fewer
+        steps).
 
     References:
         diffusers' ``DPMSolverMultistepScheduler`` with ``solver_order=3``.
@@ -109,19 +109,19 @@ def dpmpp_3m_diffusers(
 def dpm_solver_2m(
     grid: TimeGrid, *, lower_order_final: bool = True, euler_at_final: bool = False
 ) -> LinearMultistep:
-    r"""DPM-Solver of second order, multistep: the noise prediction e in place of D.
+    r"""Return the second-order multistep DPM-Solver, with the noise prediction e.
 
     For a VP model, with h and r as in :func:`dpmpp_2m` and e = f,
 
         y[i-1] = y[i] - tau[i-1] (e^h - 1) [(1 + 1/(2r)) e[i] - 1/(2r) e[i+1]].
 
-    Third order is ``deis(grid, 3)``, which is the same method with exact integrals.
+    For third order use ``deis(grid, 3)``, the same method with exact integrals.
 
     Args:
-        grid: the noise levels.
-        lower_order_final: make the last step of first order when there are fewer than
-            15 steps, as diffusers does.
-        euler_at_final: make it of first order for any number of steps.
+        grid: The noise levels.
+        lower_order_final: Whether the last step has first order if there are fewer than
+            15 steps, as in diffusers.
+        euler_at_final: Whether the last step always has first order.
 
     Returns:
         A second-order table with a memory of two states (one, on a grid of one step).

@@ -1,6 +1,6 @@
 r"""Exponential Adams-Bashforth methods: Euler's step plus corrections in log-SNR.
 
-Write ``y = s D + tau e`` with the data prediction D, the noise prediction e and the
+Let ``y = s D + tau e`` with the data prediction D, the noise prediction e and the
 signal s (1 for VP and VE, ``1 - t`` for flow matching), and let ``lambda = log(s/tau)``
 be half the log-SNR. Variation of constants gives two exact forms of a step of length
 ``h = lambda[i-1] - lambda[i]`` from level i to level i - 1,
@@ -20,10 +20,10 @@ the functions :func:`phi`. A level of pure noise has lambda = -inf: differences 
 reach it vanish, which is their limit. Since D and e are linear in y and f, every such
 method is a table.
 
-The order of a step is what its history allows: the first is Euler's. An error of size
-``h^2`` made once is enough to bound the order of everything after it by 2, so a method
-of order 3 shows its order only when the first step is short (of size ``h^1.5`` or less)
-or when D hardly changes there, as it does near pure noise.
+The order of a step is limited by its history: the first is Euler's. A single error of
+size ``h^2`` limits the order of the whole trajectory to 2, so a method of order 3 only
+reaches its order if the first step is short (of size ``h^1.5`` or less), or if D hardly
+changes there, as is the case near pure noise.
 
 References:
     Lu et al. 2022, "DPM-Solver++", arXiv:2211.01095, Eq. 8 (data form).
@@ -40,11 +40,11 @@ from jaxtyping import Float, Int
 from jaxinv.diffusion.grid import TimeGrid
 
 Prediction = Literal["data", "noise"]
-# How a second-order row weighs its difference: the exact integral, or one of two values
-# that agree with it to leading order in h.
+# Weight of the difference in a second-order row: the exact integral, or one of two
+# values that agree with it to leading order in h.
 SecondOrder = Literal["exact", "midpoint", "linear"]
 
-# diffusers lowers the order of the last steps below this number of steps.
+# diffusers lowers the order of the last steps if there are fewer steps than this.
 FEW_STEPS = 15
 
 
@@ -56,17 +56,17 @@ def exponential_rows(
     second_order: SecondOrder = "midpoint",
     curvature: float = 1.0,
 ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
-    """Coefficients of the method with a given order at every step.
+    """Return the coefficients of the method with a given order at every step.
 
     Args:
-        grid: the noise levels.
-        orders: shape (N,). Order of the step to level i - 1 at index i - 1, 1 to 3.
-        prediction: what is interpolated.
-        second_order: weight of the difference in rows of order 2.
-        curvature: factor on the integral of ``u^2`` in rows of order 3; 1 is exact.
+        grid: The noise levels.
+        orders: Order of the step to level i - 1 at index i - 1, 1 to 3, shape (N,).
+        prediction: The prediction to interpolate.
+        second_order: Weight of the difference in rows of order 2.
+        curvature: Factor on the integral of ``u^2`` in rows of order 3; 1 is exact.
 
     Returns:
-        The tables a and b, shape (N, k) each with k the largest order.
+        The coefficients a and b, shape (N, k) each, where k is the largest order.
     """
     n, k = grid.num_steps, int(orders.max())
     tau, signal, log_snr = grid.tau, grid.signal, grid.log_snr
@@ -105,18 +105,18 @@ def exponential_rows(
 def multistep_orders(
     grid: TimeGrid, order: int, *, last: tuple[int, ...] = ()
 ) -> Int[np.ndarray, "n"]:
-    """The order of every step: as much as history allows, lowered at the data end.
+    """Return the order of every step, limited by history and lowered at the data end.
 
-    A step to ``tau = 0`` has infinite length in log-SNR and is of order 1, whatever
-    ``last`` says; so is a step that goes nowhere, ``tau[0] = tau[1]``.
+    A step to ``tau = 0`` has infinite length in log-SNR and always order 1; so has a
+    step of length zero, ``tau[0] = tau[1]``.
 
     Args:
-        grid: the noise levels.
-        order: nominal order.
-        last: caps on the last steps, ``last[0]`` for the step to level 0.
+        grid: The noise levels.
+        order: Nominal order.
+        last: Limits for the last steps, ``last[0]`` for the step to level 0.
 
     Returns:
-        shape (N,). Index i - 1 for the step to level i - 1.
+        The orders, shape (N,), with index i - 1 for the step to level i - 1.
     """
     n = grid.num_steps
     orders = np.minimum(order, n - np.arange(n))
@@ -128,12 +128,12 @@ def multistep_orders(
 
 
 def lowered_last(grid: TimeGrid, *, few: bool, always: bool = False) -> tuple[int, ...]:
-    """Orders of the last steps as diffusers lowers them, last step first.
+    """Return the orders of the last steps, lowered as in diffusers, last step first.
 
     Args:
-        grid: the noise levels.
-        few: lower the last two when there are fewer than 15 steps.
-        always: lower the last for any number of steps.
+        grid: The noise levels.
+        few: Whether to lower the last two if there are fewer than 15 steps.
+        always: Whether to lower the last for any number of steps.
     """
     if few and grid.num_steps < FEW_STEPS:
         return (1, 2)
@@ -150,10 +150,10 @@ def check_order(name: str, order: int, largest: int) -> None:
 
 
 def phi(k: int, z: float) -> float:
-    """The exponential integrators' ``phi_k(z) = int_0^1 e^((1-u)z) u^(k-1)/(k-1)! du``.
+    """Compute ``phi_k(z) = int_0^1 e^((1-u)z) u^(k-1)/(k-1)! du``.
 
-    By its series near 0, where the recurrence ``phi_k = (phi_{k-1} - 1/(k-1)!) / z``
-    cancels.
+    The series is used near 0, where the recurrence ``phi_k = (phi_{k-1} - 1/(k-1)!) /
+    z`` cancels.
     """
     if abs(z) < 1:
         return sum(z**j / math.factorial(j + k) for j in range(20))
@@ -164,7 +164,7 @@ def phi(k: int, z: float) -> float:
 
 
 def divided_differences(nodes: Float[np.ndarray, "k"]) -> Float[np.ndarray, "k k"]:
-    """Row m weighs k values to their divided difference over nodes 0 .. m.
+    """Return weights whose row m gives the divided difference over nodes 0 .. m.
 
     Nodes at minus infinity are allowed at the end: their differences are 0.
     """

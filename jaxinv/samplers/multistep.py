@@ -1,6 +1,6 @@
 r"""Multistep samplers: constructors of :class:`~jaxinv.samplers.table.LinearMultistep`.
 
-Each is a formula for a table of coefficients on a grid, and nothing else.
+Each is a formula for a table of coefficients on a grid.
 """
 
 from typing import get_args
@@ -15,12 +15,12 @@ from jaxinv.samplers.table import LinearMultistep, from_rows
 
 @checked
 def ddim(grid: TimeGrid) -> LinearMultistep:
-    """Deterministic DDIM: Euler's method in ``tau``.
+    """Return deterministic DDIM: Euler's method in ``tau``.
 
     ``y[i-1] = y[i] + (tau[i-1] - tau[i]) f[i]``
 
     Args:
-        grid: the noise levels.
+        grid: The noise levels.
 
     Returns:
         A first-order table with a memory of one state.
@@ -34,10 +34,10 @@ def ddim(grid: TimeGrid) -> LinearMultistep:
 
 @checked
 def euler(grid: TimeGrid) -> LinearMultistep:
-    """Euler's method: :func:`ddim` under the name it has in flow matching.
+    """Return Euler's method: :func:`ddim` under its name in flow matching.
 
     Args:
-        grid: the noise levels.
+        grid: The noise levels.
 
     Returns:
         A first-order table with a memory of one state.
@@ -52,33 +52,33 @@ def euler(grid: TimeGrid) -> LinearMultistep:
 def ddim_diffusers(
     schedule: NoiseSchedule, num_steps: int, spacing: TimestepSpacing | None = None
 ) -> LinearMultistep:
-    """DDIM exactly as diffusers' ``DDIMScheduler`` steps, for images made with it.
+    """Return DDIM as implemented by diffusers' ``DDIMScheduler``, to invert its images.
 
-    That scheduler steps from timestep t to ``t - T // N`` whatever its grid is. Where
-    the next grid time is another one (``"linspace"``; ``"trailing"`` when N does not
-    divide T) it carries the state x over unchanged and reads it as one of the next
-    time. In the coordinate y that is a factor ``scale(t - T // N) / scale[i-1]`` on the
-    whole row; on all other grids the factor is 1 and this is :func:`ddim`.
+    That scheduler steps from timestep t to ``t - T // N`` on every grid. If the next
+    time of the grid is another one (``"linspace"``; ``"trailing"`` if N does not divide
+    T), it reuses the state x unchanged at that time. In the coordinate y this is a
+    factor ``scale(t - T // N) / scale[i-1]`` on the whole row; on all other grids the
+    factor is 1, and the result is :func:`ddim`.
 
     Args:
-        schedule: a variance-preserving schedule.
+        schedule: A variance-preserving schedule.
         num_steps: N.
         spacing: ``"leading"``, ``"trailing"`` or ``"linspace"``; by default the
             schedule's own.
 
     Returns:
-        A table with a memory of one state (first order where the factor is 1).
+        A table with a memory of one state, of first order if the factor is 1.
 
     Raises:
-        ValueError: if the schedule is not VP, or for a spacing or number of steps that
-            diffusers does not have (or, in the spacing ``"trailing"``, where it takes
-            one more step than asked, from the data on as if it were noise).
+        ValueError: If the schedule is not VP, or for a spacing or number of steps that
+            diffusers does not have; also for spacing ``"trailing"`` with an N for which
+            diffusers takes one more step, from the data as if it were noise.
     """
     spacing = spacing or schedule.timestep_spacing
     if schedule.family != "vp" or spacing not in get_args(TimestepSpacing):
         raise ValueError(
-            "diffusers' DDIMScheduler has a VP schedule and the spacings leading, "
-            f"trailing and linspace; got {schedule.family!r} and {spacing!r}"
+            "diffusers' DDIMScheduler needs a VP schedule and the spacing leading, "
+            f"trailing or linspace; got {schedule.family!r} and {spacing!r}"
         )
     check_num_steps(schedule, num_steps)
     check_trailing(schedule, num_steps, spacing)

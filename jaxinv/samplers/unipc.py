@@ -1,8 +1,8 @@
-r"""UniP: the predictor of UniPC, a table like any other.
+r"""UniP: the predictor of UniPC, as a table.
 
-UniPC's corrector spends no model call of its own: it goes back over the step once the
-output at its end is known, and changes the *state* there after the model has seen it.
-That is not a linear multistep method of the states, so only the predictor is here.
+UniPC's corrector needs no additional model call: it repeats a step once the output at
+its end is known, and thereby changes the *state* after the model has seen it. This is
+not a linear multistep method in the states, so only the predictor is implemented.
 """
 
 from typing import Literal, get_args
@@ -20,7 +20,7 @@ from jaxinv.samplers.table import LinearMultistep, from_rows
 
 Variant = Literal["bh1", "bh2"]
 
-# B(h) is h or e^h - 1: as a weight of the difference, linear or DPM-Solver's midpoint.
+# B(h) = h or e^h - 1 weighs the difference linearly, or like DPM-Solver's midpoint.
 _SECOND_ORDER: dict[Variant, SecondOrder] = {"bh1": "linear", "bh2": "midpoint"}
 
 
@@ -33,27 +33,27 @@ def unip(
     prediction: Prediction = "data",
     lower_order_final: bool = True,
 ) -> LinearMultistep:
-    """UniP of order 1 to 3, with either choice of the function B(h).
+    """Return UniP of order 1 to 3, with either choice of the function B(h).
 
     With order 2, ``"bh2"`` has the rows of :func:`dpmpp_2m`. Order 3 solves for the
     weights that integrate a parabola exactly, which leaves no choice of B(h): its rows
     of full order are those of :func:`dpmpp_3m`.
 
     Args:
-        grid: the noise levels.
+        grid: The noise levels.
         order: 1 (then this is DDIM) to 3.
         variant: ``"bh1"`` for B(h) = h, ``"bh2"`` for ``B(h) = e^h - 1``.
-        prediction: what is interpolated, ``"data"`` or ``"noise"``.
-        lower_order_final: lower the order of the last steps to the number of steps
-            left, for any number of steps, as the paper and diffusers do. It costs
-            order 3 its order: a step of order 1 is off by ``O(h^2)``.
+        prediction: The interpolated prediction, ``"data"`` or ``"noise"``.
+        lower_order_final: Whether the order of the last steps is at most the number of
+            remaining steps, as in the paper and diffusers. This reduces order 3,
+            because a step of order 1 has an error of ``O(h^2)``.
 
     Returns:
-        A table of this order with a memory of as many states (of all states, on a grid
-        with fewer steps).
+        A table of this order with a memory of ``order`` states (fewer on a grid with
+        fewer steps).
 
     Raises:
-        ValueError: for another order, variant or prediction.
+        ValueError: For another order, variant or prediction.
 
     References:
         Zhao et al. 2023, "UniPC: A Unified Predictor-Corrector Framework for Fast
