@@ -17,10 +17,11 @@ from jaxinv.callables import split_callable
 from jaxinv.checks import checked
 from jaxinv.decoder_inversion.derivative import attach_derivative, refuse_derivative
 from jaxinv.decoder_inversion.gradient_free import Encoder
-from jaxinv.decoder_inversion.loop import DecoderInversion, run
+from jaxinv.decoder_inversion.loop import DecoderInversion, whole
 from jaxinv.decoder_inversion.method import Method
 from jaxinv.decoder_inversion.methods import METHODS
 from jaxinv.decoder_inversion.problem import Limits, Problem
+from jaxinv.loops import run
 
 
 @checked
@@ -201,8 +202,9 @@ def _invert(
 
     inputs = (image, arrays)
     if not method.iterations:  # nothing but the encoder: ordinary differentiation
-        return run(problem(inputs), method, tolerance)
-    found = run(problem(jax.lax.stop_gradient(inputs)), method, tolerance)
+        loop = whole(problem(inputs), method, tolerance)
+        return loop.finish(loop.begin())
+    found = run(whole(problem(jax.lax.stop_gradient(inputs)), method, tolerance))
     equation = getattr(method, "equation", None)
     if equation is None:
         why = (

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxinv.checks import figures, verdict
 from jaxinv.decoder_inversion.method import Method
 from jaxinv.decoder_inversion.problem import Problem
+from jaxinv.loops import Loop
 from jaxinv.norms import norm, relative
 
 
@@ -84,7 +85,56 @@ class _Carry(NamedTuple):
 _PROGRESS = 1e-3
 
 
-def begin(problem: Problem, method: Method) -> _Carry:
+def whole(problem: Problem, method: Method, tolerance: float | None) -> Loop:
+    """Return the loop from E(x), whose last iterate is seen as it finishes.
+
+    Args:
+        problem: what to solve.
+        method: how.
+        tolerance: the residual at which an image counts as reached; None for the
+            default of :meth:`jaxinv.decoder_inversion.problem.Problem.tolerance`.
+
+    Returns:
+        A loop whose result is the best iterate, a :class:`DecoderInversion`.
+    """
+
+    def finish(carry: _Carry) -> DecoderInversion:
+        decoded = problem.decoded(carry.z)
+        return _found(
+            problem, method, _seen(problem, method, carry, decoded), tolerance
+        )
+
+    return Loop(
+        begin=lambda: _begin(problem, method),
+        running=lambda carry: _running(method, carry),
+        advance=lambda carry: _stepped(problem, method, carry)[1],
+        finish=finish,
+    )
+
+
+def in_lanes(problem: Problem, method: Method, tolerance: float | None) -> Loop:
+    """Return the same loop with one more iteration, which sees the last iterate.
+
+    What finishing evaluates, all lanes would: here it evaluates nothing. The iterate
+    that this makes after the last one is dropped.
+    """
+
+    def advance(state: tuple[_Carry, Array]) -> tuple[_Carry, Array]:
+        carry, _ = state
+        goes_on = _running(method, carry)
+        seen, moved = _stepped(problem, method, carry)
+        carry = jax.tree.map(lambda a, b: jnp.where(goes_on, a, b), moved, seen)
+        return carry, ~goes_on
+
+    return Loop(
+        begin=lambda: (_begin(problem, method), jnp.array(False)),
+        running=lambda state: ~state[1],
+        advance=advance,
+        finish=lambda state: _found(problem, method, state[0], tolerance),
+    )
+
+
+def _begin(problem: Problem, method: Method) -> _Carry:
     """At E(x), which has not been decoded yet."""
     dtype = problem.latent.dtype
     infinite, zero = jnp.array(jnp.inf, dtype), jnp.zeros((), jnp.int32)
@@ -103,15 +153,28 @@ def begin(problem: Problem, method: Method) -> _Carry:
     )
 
 
-def running(method: Method, carry: _Carry) -> Bool[Array, ""]:
+def _running(method: Method, carry: _Carry) -> Bool[Array, ""]:
     """Whether there is another iterate to be made; the last one is then only seen."""
     return (carry.k < method.iterations) & ~carry.stop
 
 
-def judged(
+def _stepped(problem: Problem, method: Method, carry: _Carry) -> tuple[_Carry, _Carry]:
+    """The carry once its iterate was seen, and that with the next iterate."""
+    decoded, after, memory = method.step(problem, carry.k, carry.z, carry.memory)
+    seen = _seen(problem, method, carry, decoded)
+    change = relative(after - carry.z, after)
+    # A method may step back from where the decoding overflows, if it can.
+    stop = seen.stop | ~jnp.all(jnp.isfinite(after))
+    moved = seen._replace(
+        k=seen.k + 1, z=after, memory=memory, change=change, stop=stop
+    )
+    return seen, moved
+
+
+def _seen(
     problem: Problem, method: Method, carry: _Carry, decoded: Float[Array, "*image"]
 ) -> _Carry:
-    """The carry after its iterate was seen."""
+    """The carry after its iterate was decoded."""
     dtype = problem.latent.dtype
     misfit = problem.misfit(decoded)
     residual = (norm(misfit) / misfit.size**0.5).astype(dtype)
@@ -130,26 +193,7 @@ def judged(
     )
 
 
-def advance(
-    problem: Problem, method: Method, carry: _Carry
-) -> tuple[_Carry, Float[Array, "*image"]]:
-    """See an iterate and make the next.
-
-    Returns:
-        The carry, and the decoding of the iterate that was seen.
-    """
-    decoded, after, memory = method.step(problem, carry.k, carry.z, carry.memory)
-    carry = judged(problem, method, carry, decoded)
-    change = relative(after - carry.z, after)
-    # A method may step back from where the decoding overflows, if it can.
-    stop = carry.stop | ~jnp.all(jnp.isfinite(after))
-    moved = carry._replace(
-        k=carry.k + 1, z=after, memory=memory, change=change, stop=stop
-    )
-    return moved, decoded
-
-
-def finish(
+def _found(
     problem: Problem, method: Method, last: _Carry, tolerance: float | None
 ) -> DecoderInversion:
     """The result, once the last iterate was seen."""
@@ -167,26 +211,3 @@ def finish(
         converged=last.lowest <= problem.tolerance(tolerance),
         history=last.history,
     )
-
-
-def run(problem: Problem, method: Method, tolerance: float | None) -> DecoderInversion:
-    """Iterate from E(x).
-
-    Args:
-        problem: what to solve.
-        method: how.
-        tolerance: the residual at which an image counts as reached; None for the
-            default of :meth:`jaxinv.decoder_inversion.problem.Problem.tolerance`.
-
-    Returns:
-        The best iterate.
-    """
-    last = begin(problem, method)
-    if method.iterations:
-        last = jax.lax.while_loop(
-            lambda carry: running(method, carry),
-            lambda carry: advance(problem, method, carry)[0],
-            last,
-        )
-    last = judged(problem, method, last, problem.decoded(last.z))
-    return finish(problem, method, last, tolerance)

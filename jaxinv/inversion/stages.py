@@ -5,20 +5,20 @@ A *stage* is a hashable value with a method ``solve``. It gets the table, the de
 trajectory with the residuals of its rows and its cost. A plan is a tuple of stages, run
 by :mod:`jaxinv.inversion.verification`, which samples from what each of them found.
 
-Most stages are loops, and those whose pieces are known (:class:`LoopStage`) can be left
-after any iteration and taken up again, which is what lets the lanes of a batch work on
-without waiting for one another (:mod:`jaxinv.scale.lanes`).
+Most stages are loops (:class:`LoopStage`), which can be left after any iteration and
+taken up again: the lanes of a batch do not wait for one another
+(:mod:`jaxinv.scale.lanes`).
 """
 
 import abc
 import dataclasses
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.loops import Loop, once, run
 from jaxinv.norms import natural_unit
 from jaxinv.samplers.table import LinearMultistep
 
@@ -81,40 +81,21 @@ class Stage(Protocol):
 
 
 class LoopStage(abc.ABC):
-    """A stage in pieces; what makes it a :class:`Stage` is here."""
+    """A stage that is a loop, which can be left after any iteration."""
 
     @abc.abstractmethod
-    def begin(
+    def loop(
         self,
         table: LinearMultistep,
         denoise: Denoiser,
         start: Float[Array, "*shape"],
         known: Solved | None,
         active: Bool[Array, ""],
-    ) -> Any:
-        """Before the first iteration; the arguments are those of ``solve``."""
+    ) -> Loop:
+        """Return the loop whose result is a :class:`Solved`.
 
-    @abc.abstractmethod
-    def running(
-        self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
-    ) -> Bool[Array, ""]:
-        """Whether there is more to do; never, if the sample is not active."""
-
-    @abc.abstractmethod
-    def advance(
-        self,
-        table: LinearMultistep,
-        denoise: Denoiser,
-        start: Float[Array, "*shape"],
-        carry: Any,
-    ) -> Any:
-        """One iteration."""
-
-    @abc.abstractmethod
-    def finish(
-        self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
-    ) -> Solved:
-        """What was found up to here."""
+        The arguments are those of :meth:`Stage.solve`. Finishing evaluates no model.
+        """
 
     def solve(
         self,
@@ -124,63 +105,22 @@ class LoopStage(abc.ABC):
         known: Solved | None,
         active: Bool[Array, ""],
     ) -> Solved:
-        """All iterations; see :class:`Stage`."""
-        carry = jax.lax.while_loop(
-            lambda carry: self.running(table, start, carry),
-            lambda carry: self.advance(table, denoise, start, carry),
-            self.begin(table, denoise, start, known, active),
-        )
-        return self.finish(table, start, carry)
+        """Run all iterations; see :class:`Stage`."""
+        return run(self.loop(table, denoise, start, known, active))
 
 
-@dataclasses.dataclass(frozen=True)
-class InOnePiece(LoopStage):
-    """Any stage as a loop of one iteration.
-
-    Attributes:
-        stage: the stage.
-    """
-
-    stage: Stage
-
-    def begin(
-        self,
-        table: LinearMultistep,
-        denoise: Denoiser,
-        start: Float[Array, "*shape"],
-        known: Solved | None,
-        active: Bool[Array, ""],
-    ) -> Any:
-        """Nothing found yet."""
-        shapes = jax.eval_shape(
-            lambda: self.stage.solve(table, denoise, start, known, active)
-        )
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return active, known, nothing
-
-    def running(
-        self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
-    ) -> Bool[Array, ""]:
-        """Once."""
-        return carry[0]
-
-    def advance(
-        self,
-        table: LinearMultistep,
-        denoise: Denoiser,
-        start: Float[Array, "*shape"],
-        carry: Any,
-    ) -> Any:
-        """All of it."""
-        active, known, _ = carry
-        found = self.stage.solve(table, denoise, start, known, active)
-        return jnp.zeros_like(active), known, found
-
-    def finish(
-        self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
-    ) -> Solved:
-        """What it found."""
-        return carry[2]
+def loop_of(
+    stage: Stage,
+    table: LinearMultistep,
+    denoise: Denoiser,
+    start: Float[Array, "*shape"],
+    known: Solved | None,
+    active: Bool[Array, ""],
+) -> Loop:
+    """Return any stage as a loop: one of a single iteration if it is none."""
+    if isinstance(stage, LoopStage):
+        return stage.loop(table, denoise, start, known, active)
+    return once(lambda: stage.solve(table, denoise, start, known, active), active)
 
 
 @jax.tree_util.register_dataclass

@@ -15,7 +15,6 @@ References:
 """
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -25,12 +24,12 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.stages import LoopStage, Solved
+from jaxinv.loops import Loop
 from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import apply_row, evaluate
-from jaxinv.solvers import Anderson, Solution, Solver
-from jaxinv.solvers import iteration as common
-from jaxinv.solvers.iteration import Residual
+from jaxinv.solvers import Anderson, Solver
+from jaxinv.solvers.iteration import loop_of
 
 
 class Climb(NamedTuple):
@@ -75,145 +74,103 @@ class Stepwise(LoopStage):
 
     solver: Solver = dataclasses.field(default_factory=Anderson)
 
-    def begin(
+    def loop(
         self,
         table: LinearMultistep,
         denoise: Denoiser,
-        start: Array,
+        start: Float[Array, "*shape"],
         known: Solved | None,
-        active: Array,
-    ) -> Climb:
-        """At the data end; see :class:`jaxinv.inversion.stages.LoopStage`."""
+        active: Bool[Array, ""],
+    ) -> Loop:
+        """Return the climb; see :class:`jaxinv.inversion.stages.LoopStage`."""
         del known
         n = table.num_steps
-        x0 = table.scale[0] * start
-        zeros = jnp.zeros_like(x0)
-        one = jnp.ones((), jnp.int32)
-        climb = Climb(
-            i=jnp.where(active, one, n + 1),
-            x_after=x0,
-            f1=zeros,
-            f2=zeros,
-            inner=None,
-            states=jnp.zeros((n, *x0.shape), x0.dtype),
-            errors=jnp.full((n,), jnp.inf, x0.dtype),
-            iterations=jnp.zeros((n,), jnp.int32),
-            solved=jnp.zeros((n,), bool),
-            evals=jnp.zeros((), jnp.int32),
-        )
-        return climb._replace(inner=self._solve(table, denoise, climb).begin())
 
-    def running(self, table: LinearMultistep, start: Array, carry: Climb) -> Array:
-        """Until the noise end."""
-        return carry.i <= table.num_steps
+        def level(climb: Climb) -> Loop:
+            return _level(self.solver, table, denoise, climb)
 
-    def advance(
-        self, table: LinearMultistep, denoise: Denoiser, start: Array, carry: Climb
-    ) -> Climb:
-        """One iteration of the solver, and the step to the next level if it is done."""
-        solve = self._solve(table, denoise, carry)
-        inner = solve.advance(carry.inner)
-        solution = solve.finish(inner)
-        i, x = carry.i, solution.value
-        # The row itself gives the model's output at the solution: no evaluation.
-        a, b = table.a[i - 1, 0], table.b[i - 1, 0]
-        y_after = carry.x_after / table.scale[i - 1]
-        f = (y_after - a * x / table.scale[i]) / jnp.where(b == 0, 1, b)
-        f = jnp.where(b == 0, carry.f1, f)
-
-        def put(values: Array, value: Array) -> Array:
-            kept = jnp.where(done, value, values[i - 1])
-            return values.at[i - 1].set(kept)
-
-        done = ~solve.running(inner)
-        above = Climb(
-            i=i + 1,
-            x_after=x,
-            f1=f,
-            f2=jnp.where(i == 1, f, carry.f1),
-            inner=inner,
-            states=carry.states,
-            errors=carry.errors,
-            iterations=carry.iterations,
-            solved=carry.solved,
-            evals=carry.evals + solution.num_evals,
-        )
-        above = above._replace(inner=self._solve(table, denoise, above).begin())
-        here = carry._replace(inner=inner)
-        moved = jax.tree.map(lambda a, b: jnp.where(done, a, b), above, here)
-        return moved._replace(
-            states=put(carry.states, x / table.scale[i]),
-            errors=put(carry.errors, solution.residual),
-            iterations=put(carry.iterations, solution.iterations),
-            solved=put(carry.solved, solution.converged),
-        )
-
-    def finish(self, table: LinearMultistep, start: Array, carry: Climb) -> Solved:
-        """The states, as far as they are known."""
-        return Solved(
-            carry.states,
-            carry.errors,
-            carry.iterations,
-            carry.evals,
-            carry.evals,
-            jnp.all(carry.solved),
-        )
-
-    def _solve(
-        self, table: LinearMultistep, denoise: Denoiser, climb: Climb
-    ) -> "_Solve":
-        """The implicit equation of the level that a sample is at."""
-        # A lane that is done is at no level; what is computed for it is not kept.
-        i = jnp.minimum(climb.i, table.num_steps)
-        a, b = table.a[i - 1, 0], table.b[i - 1, 0]
-        y_after = climb.x_after / table.scale[i - 1]
-        slope = _extrapolate(table, i, climb.f1, climb.f2)
-        return _Solve(
-            self.solver,
-            residual=lambda x: _step(table, denoise, i, x) - climb.x_after,
-            guess=table.scale[i] * (y_after - b * slope) / a,
-            slope=a * table.scale[i - 1] / table.scale[i],
-            reference=norm(climb.x_after),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Solve:
-    """One implicit solve in pieces; of a solver that has none, in one piece."""
-
-    solver: Any
-    residual: Residual
-    guess: Array
-    slope: Array
-    reference: Array
-
-    def begin(self) -> Any:
-        if not self._rule:
-            return self.guess
-        return common.begin(self._rule, self.guess)
-
-    def advance(self, s: Any) -> Any:
-        if not self._rule:
-            return s
-        return common.advance(self._rule, s, self.reference)
-
-    def running(self, s: Any) -> Array:
-        if not self._rule:
-            return jnp.array(False)
-        return common.running(self._rule, s, self.reference)
-
-    def finish(self, s: Any) -> Solution:
-        if not self._rule:
-            return self.solver(
-                self.residual, s, slope=self.slope, reference=self.reference
+        def begin() -> Climb:
+            x0 = table.scale[0] * start
+            zeros = jnp.zeros_like(x0)
+            one = jnp.ones((), jnp.int32)
+            climb = Climb(
+                i=jnp.where(active, one, n + 1),
+                x_after=x0,
+                f1=zeros,
+                f2=zeros,
+                inner=None,
+                states=jnp.zeros((n, *x0.shape), x0.dtype),
+                errors=jnp.full((n,), jnp.inf, x0.dtype),
+                iterations=jnp.zeros((n,), jnp.int32),
+                solved=jnp.zeros((n,), bool),
+                evals=jnp.zeros((), jnp.int32),
             )
-        return common.finish(self._rule, s, self.reference)
+            return climb._replace(inner=level(climb).begin())
 
-    @functools.cached_property
-    def _rule(self) -> common.Rule | None:
-        if not isinstance(self.solver, common.RuledSolver):
-            return None
-        return self.solver.rule(self.residual, self.guess, slope=self.slope)
+        def advance(climb: Climb) -> Climb:
+            # One iteration of the solver, and on to the next level if it is done.
+            here = level(climb)
+            inner = here.advance(climb.inner)
+            solution = here.finish(inner)
+            i, x = climb.i, solution.value
+            # The row itself gives the model's output at the solution: no evaluation.
+            a, b = table.a[i - 1, 0], table.b[i - 1, 0]
+            y_after = climb.x_after / table.scale[i - 1]
+            f = (y_after - a * x / table.scale[i]) / jnp.where(b == 0, 1, b)
+            f = jnp.where(b == 0, climb.f1, f)
+            done = ~here.running(inner)
+
+            def put(values: Array, value: Array) -> Array:
+                kept = jnp.where(done, value, values[i - 1])
+                return values.at[i - 1].set(kept)
+
+            above = climb._replace(
+                i=i + 1,
+                x_after=x,
+                f1=f,
+                f2=jnp.where(i == 1, f, climb.f1),
+                evals=climb.evals + solution.num_evals,
+            )
+            above = above._replace(inner=level(above).begin())
+            moved = jax.tree.map(
+                lambda a, b: jnp.where(done, a, b), above, climb._replace(inner=inner)
+            )
+            return moved._replace(
+                states=put(climb.states, x / table.scale[i]),
+                errors=put(climb.errors, solution.residual),
+                iterations=put(climb.iterations, solution.iterations),
+                solved=put(climb.solved, solution.converged),
+            )
+
+        def finish(climb: Climb) -> Solved:
+            return Solved(
+                climb.states,
+                climb.errors,
+                climb.iterations,
+                climb.evals,
+                climb.evals,
+                jnp.all(climb.solved),
+            )
+
+        return Loop(begin, lambda climb: climb.i <= n, advance, finish)
+
+
+def _level(
+    solver: Solver, table: LinearMultistep, denoise: Denoiser, climb: Climb
+) -> Loop:
+    """The solve of the implicit equation of the level that a sample is at."""
+    # A lane that is done is at no level; what is computed for it is not kept.
+    i = jnp.minimum(climb.i, table.num_steps)
+    a, b = table.a[i - 1, 0], table.b[i - 1, 0]
+    y_after = climb.x_after / table.scale[i - 1]
+    slope = _extrapolate(table, i, climb.f1, climb.f2)
+    return loop_of(
+        solver,
+        lambda x: _step(table, denoise, i, x) - climb.x_after,
+        table.scale[i] * (y_after - b * slope) / a,
+        slope=a * table.scale[i - 1] / table.scale[i],
+        reference=norm(climb.x_after),
+    )
 
 
 def _step(table: LinearMultistep, denoise: Denoiser, i: Array, x: Array) -> Array:

@@ -27,7 +27,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ from jaxinv.inversion.trajectory_secants import (
     no_secants,
     record,
 )
+from jaxinv.loops import Loop
 from jaxinv.norms import at_least_tiny, norm
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import evaluate
@@ -102,98 +103,78 @@ class Trajectory(LoopStage):
     chunk: AtLeastOne | None = None
     start: Literal["data", "known", "naive"] = "data"
 
-    def begin(
+    def loop(
         self,
         table: LinearMultistep,
         denoise: Denoiser,
         start: Float[Array, "*shape"],
         known: Solved | None,
         active: Bool[Array, ""],
-    ) -> Any:
-        """The first trajectory; see :class:`jaxinv.inversion.stages.LoopStage`."""
-        zero = jnp.zeros((), jnp.int32)
-        evals = depth = zero
+    ) -> Loop:
+        """Return the sweeps; see :class:`jaxinv.inversion.stages.LoopStage`."""
         rtol = self._rtol(start)
         aim = jnp.full((), AIM * rtol, start.dtype)
         most = jnp.full((), self.max_sweeps, jnp.int32)
-        if self.start == "known" and known is not None:
-            guess = known.states
-        elif self.start == "naive":
-            warm = Naive().solve(table, denoise, start, None, active)
-            guess, evals, depth = warm.states, warm.num_evals, warm.depth
-        else:
-            guess = first_guess(table, start)
         if known is not None:
             # The rows were solved, and sampling missed the data: to the last digit now.
-            guess = jnp.where(known.solved, known.states, guess)
             aim = jnp.where(known.solved, 0, aim)
             most = jnp.where(known.solved, min(REFINING_SWEEPS, self.max_sweeps), most)
-        n = table.num_rows
-        return _State(
-            active=active,
-            aim=aim,
-            most=most,
-            sweep=zero,
-            states=guess,
-            last=guess,
-            outputs=jnp.zeros_like(guess),
-            comparable=jnp.array(False),
-            secants=no_secants(table, start, min(self.history, self.max_sweeps)),
-            lowest=zero,
-            best=guess,
-            best_errors=jnp.full((n,), jnp.inf, start.dtype),
-            best_error=jnp.full((), jnp.inf, start.dtype),
-            since_best=zero,
-            restarts=zero,
-            iterations=jnp.zeros((n,), jnp.int32),
-            evals=evals,
-            depth=depth,
-        )
 
-    def running(
-        self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
-    ) -> Bool[Array, ""]:
-        """Until rounding is all that is left, or nothing improves."""
-        rtol = self._rtol(start)
-        good = (carry.best_error <= rtol) & (carry.since_best >= FLOOR_SWEEPS)
-        return (
-            carry.active
-            & (carry.sweep < carry.most)
-            & ~(good | (carry.best_error <= carry.aim))
-            & (carry.restarts <= self.restarts)
-        )
+        def begin() -> _State:
+            zero = jnp.zeros((), jnp.int32)
+            evals = depth = zero
+            if self.start == "known" and known is not None:
+                guess = known.states
+            elif self.start == "naive":
+                warm = Naive().solve(table, denoise, start, None, active)
+                guess, evals, depth = warm.states, warm.num_evals, warm.depth
+            else:
+                guess = first_guess(table, start)
+            if known is not None:
+                guess = jnp.where(known.solved, known.states, guess)
+            n = table.num_rows
+            return _State(
+                sweep=zero,
+                states=guess,
+                last=guess,
+                outputs=jnp.zeros_like(guess),
+                comparable=jnp.array(False),
+                secants=no_secants(table, start, min(self.history, self.max_sweeps)),
+                lowest=zero,
+                best=guess,
+                best_errors=jnp.full((n,), jnp.inf, start.dtype),
+                best_error=jnp.full((), jnp.inf, start.dtype),
+                since_best=zero,
+                restarts=zero,
+                iterations=jnp.zeros((n,), jnp.int32),
+                evals=evals,
+                depth=depth,
+            )
 
-    def advance(
-        self,
-        table: LinearMultistep,
-        denoise: Denoiser,
-        start: Float[Array, "*shape"],
-        carry: Any,
-    ) -> Any:
-        """One sweep."""
-        return _sweep(table, denoise, start, self, carry)
+        def running(s: _State) -> Array:
+            # Until rounding is all that is left, or nothing improves.
+            good = (s.best_error <= rtol) & (s.since_best >= FLOOR_SWEEPS)
+            return (
+                active
+                & (s.sweep < most)
+                & ~(good | (s.best_error <= aim))
+                & (s.restarts <= self.restarts)
+            )
 
-    def finish(
-        self, table: LinearMultistep, start: Float[Array, "*shape"], carry: Any
-    ) -> Solved:
-        """The best trajectory."""
-        return Solved(
-            carry.best,
-            carry.best_errors,
-            carry.iterations,
-            carry.evals,
-            carry.depth,
-            carry.best_error <= self._rtol(start),
-        )
+        def advance(s: _State) -> _State:
+            return _sweep(table, denoise, start, self, aim, s)
+
+        def finish(s: _State) -> Solved:
+            solved = s.best_error <= rtol
+            return Solved(s.best, s.best_errors, s.iterations, s.evals, s.depth, solved)
+
+        return Loop(begin, running, advance, finish)
 
     def _rtol(self, start: Array) -> float:
         return default_row_rtol(start.dtype) if self.rtol is None else self.rtol
 
 
 class _State(NamedTuple):
-    active: Array  # whether there is anything to do at all
-    aim: Array  # the residual of the worst row at which to stop
-    most: Array  # how many sweeps there may be
     sweep: Array
     states: Array  # the trajectory to be evaluated next
     last: Array  # the one that was evaluated last, and the outputs there
@@ -270,6 +251,7 @@ def _sweep(
     denoise: Denoiser,
     start: Float[Array, "*shape"],
     settings: Trajectory,
+    aim: Array,
     s: _State,
 ) -> _State:
     """Evaluate the model at all levels, and move all states."""
@@ -295,7 +277,7 @@ def _sweep(
         since_best >= settings.patience
     )
     # Rows up to here hold; a model is evaluated above only where chunks allow it.
-    holds = errors <= s.aim
+    holds = errors <= aim
     lowest = jnp.where(jnp.all(holds), n, jnp.argmin(holds)).astype(zero.dtype)
     lowest = lowest if settings.chunk is not None else zero
 
@@ -309,9 +291,6 @@ def _sweep(
     proposed = s.states + per_level(shorten, step) * step
 
     return _State(
-        active=s.active,
-        aim=s.aim,
-        most=s.most,
         sweep=s.sweep + 1,
         states=jnp.where(restart, best, proposed),
         last=s.states,

@@ -2,39 +2,31 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
 from jaxinv.callables import split_callable
-from jaxinv.decoder_inversion import loop
 from jaxinv.decoder_inversion.invert import as_method, as_pixels, as_tolerance
-from jaxinv.decoder_inversion.loop import DecoderInversion
+from jaxinv.decoder_inversion.loop import in_lanes
 from jaxinv.decoder_inversion.method import Method
 from jaxinv.decoder_inversion.problem import Limits, Problem
-
-
-class _State(NamedTuple):
-    latent: Array  # E(x)
-    carry: Any
-    seen: Array  # whether the last iterate was decoded: there is no more to do
+from jaxinv.loops import Loop
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderMachine:
-    """Inverts the decoder for one image; see :class:`jaxinv.scale.lanes.Machine`.
+    """Makes the loop that inverts the decoder for one image (:class:`Machine`).
 
     The model is the pair of lists of arrays of :func:`decoder_machine`, the item is an
-    image, ``uint8`` or floats. The last iterate is seen by one more iteration like the
-    others, whose encoding is not counted: a loop has one body.
+    image, ``uint8`` or floats. The state begins with the encoder's latent.
 
     Attributes:
         rebuilds: make encoder and decoder from their arrays.
         method: of decoder inversion.
         limits: as of :func:`jaxinv.invert_decoder`.
-        tolerance: as there.
+        tolerance: as of :func:`jaxinv.invert_decoder`.
     """
 
     rebuilds: tuple[Any, Any]
@@ -42,31 +34,24 @@ class DecoderMachine:
     limits: Limits
     tolerance: float | None
 
-    def begin(self, model: Any, item: Array) -> _State:
-        """Encodes the image."""
-        encode = self.rebuilds[0](model[0])
-        image = as_pixels(item, self.limits)
-        latent = encode(image).astype(image.dtype)
-        carry = loop.begin(self._problem(model, item, latent), self.method)
-        return _State(latent, carry, jnp.array(False))
+    def __call__(self, model: Any, item: Array) -> Loop:
+        """Return the loop."""
 
-    def running(self, model: Any, item: Array, state: _State) -> Bool[Array, ""]:
-        """Until the last iterate was seen."""
-        return ~state.seen
+        def inner(latent: Array) -> Loop:
+            problem = self._problem(model, item, latent)
+            return in_lanes(problem, self.method, self.tolerance)
 
-    def advance(self, model: Any, item: Array, state: _State) -> _State:
-        """One iterate is seen, and the next one made if there is to be one."""
-        problem = self._problem(model, item, state.latent)
-        goes_on = loop.running(self.method, state.carry)
-        moved, decoded = loop.advance(problem, self.method, state.carry)
-        seen = loop.judged(problem, self.method, state.carry, decoded)
-        carry = jax.tree.map(lambda a, b: jnp.where(goes_on, a, b), moved, seen)
-        return _State(state.latent, carry, ~goes_on)
+        def begin() -> tuple[Array, Any]:
+            image = as_pixels(item, self.limits)
+            latent = self.rebuilds[0](model[0])(image).astype(image.dtype)
+            return latent, inner(latent).begin()
 
-    def finish(self, model: Any, item: Array, state: _State) -> DecoderInversion:
-        """The best iterate."""
-        problem = self._problem(model, item, state.latent)
-        return loop.finish(problem, self.method, state.carry, self.tolerance)
+        return Loop(
+            begin,
+            running=lambda state: inner(state[0]).running(state[1]),
+            advance=lambda state: (state[0], inner(state[0]).advance(state[1])),
+            finish=lambda state: inner(state[0]).finish(state[1]),
+        )
 
     def _problem(self, model: Any, item: Array, latent: Array) -> Problem:
         encode, decode = (r(a) for r, a in zip(self.rebuilds, model, strict=True))

@@ -7,7 +7,7 @@ finished are handed out, and the next samples take their places, as servers of l
 models do with sequences. The program is the same whatever is in the lanes, so there is
 one compilation, and a sample's result does not depend on its neighbours.
 
-What runs in a lane is a :class:`Machine`: a loop on one sample in four pure functions.
+What runs in a lane is a :class:`jaxinv.loops.Loop`, which a :data:`Machine` makes.
 :class:`Lanes` holds them on the host, and :mod:`jaxinv.scale.stations` passes samples
 through several.
 
@@ -15,8 +15,8 @@ References:
     Yu et al. 2022, "Orca", OSDI (iteration-level scheduling).
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,32 +25,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Int, PyTree
 
+from jaxinv.loops import Loop, advance_at_most
 from jaxinv.mesh import DATA, check_mesh, over_data
 
-
-class Machine(Protocol):
-    """A loop on one sample, in pieces. A hashable value: it selects the program."""
-
-    def begin(self, model: PyTree, item: PyTree) -> PyTree:
-        """The state before the first iteration.
-
-        Args:
-            model: what all samples share.
-            item: what this sample is, a pytree of arrays.
-        """
-        ...
-
-    def running(self, model: PyTree, item: PyTree, state: PyTree) -> Bool[Array, ""]:
-        """Whether there is more to do."""
-        ...
-
-    def advance(self, model: PyTree, item: PyTree, state: PyTree) -> PyTree:
-        """One iteration."""
-        ...
-
-    def finish(self, model: PyTree, item: PyTree, state: PyTree) -> PyTree:
-        """The result of a state."""
-        ...
+#: Makes the loop on one sample from what all samples share and from what this one is,
+#: both pytrees of arrays. A hashable value: it selects the program.
+Machine = Callable[[Any, Any], Loop]
 
 
 class Lane(NamedTuple):
@@ -89,7 +69,7 @@ def _turn(
     ) -> tuple[Lane, Array, Array]:
         def replaced(lanes: Lane) -> Lane:
             def one(lane: Lane, item: PyTree, refill: Array) -> Lane:
-                new = Lane(jnp.array(True), item, machine.begin(model, item))
+                new = Lane(jnp.array(True), item, machine(model, item).begin())
                 return jax.tree.map(lambda a, b: jnp.where(refill, a, b), new, lane)
 
             return jax.vmap(one)(lanes, fresh, refill)
@@ -97,20 +77,15 @@ def _turn(
         # Beginning may cost an evaluation: outside of vmap it is really conditional.
         lanes = jax.lax.cond(jnp.any(refill), replaced, lambda lanes: lanes, lanes)
 
-        def running(lane: Lane) -> Array:
-            return lane.busy & machine.running(model, lane.item, lane.state)
-
-        def advanced(lane: Lane) -> tuple[Array, PyTree]:
+        def advanced(lane: Lane) -> tuple[Array, PyTree, Array]:
             # Only the state goes through the loop: the item does not change.
-            return jax.lax.while_loop(
-                lambda c: (c[0] < iterations) & running(lane._replace(state=c[1])),
-                lambda c: (c[0] + 1, machine.advance(model, lane.item, c[1])),
-                (jnp.zeros((), jnp.int32), lane.state),
-            )
+            loop = machine(model, lane.item)
+            busy = loop._replace(running=lambda s: lane.busy & loop.running(s))
+            count, state = advance_at_most(busy, lane.state, iterations)
+            return count, state, busy.running(state)
 
-        count, state = jax.vmap(advanced)(lanes)
-        lanes = lanes._replace(state=state)
-        return lanes, jax.vmap(running)(lanes), jnp.max(count)[None]
+        count, state, running = jax.vmap(advanced)(lanes)
+        return lanes._replace(state=state), running, jnp.max(count)[None]
 
     return over_data(part, mesh, shared=1)(model, lanes, fresh, refill)
 
@@ -120,7 +95,7 @@ def _results(machine: Machine, model: PyTree, lanes: Lane, *, mesh: Mesh) -> PyT
     """The results of all lanes, finished or not."""
 
     def part(model: PyTree, lanes: Lane) -> PyTree:
-        return jax.vmap(lambda lane: machine.finish(model, lane.item, lane.state))(
+        return jax.vmap(lambda lane: machine(model, lane.item).finish(lane.state))(
             lanes
         )
 
@@ -131,7 +106,7 @@ class Lanes:
     """The lanes of one machine: where samples are put in, and come out when done.
 
     Args:
-        machine: what runs in each lane.
+        machine: makes the loop that runs in each lane.
         model: what all samples share, on the mesh.
         lanes: how many, on the whole mesh.
         iterations: of each turn: a lane that finishes waits for the end of it.
@@ -251,7 +226,7 @@ class Lanes:
     def _empty(self, fresh: PyTree) -> Lane:
         """Lanes with nothing in them."""
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), fresh)
-        state = jax.eval_shape(self.machine.begin, self.model, one)
+        state = jax.eval_shape(lambda *of: self.machine(*of).begin(), self.model, one)
         busy: Any = jax.ShapeDtypeStruct((), bool)
         empty = Lane(busy, one, state)
         return jax.tree.map(

@@ -6,7 +6,6 @@ found: a sample that the first stage leaves unconverged waits for a lane of the 
 and nobody waits for it.
 """
 
-import abc
 import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -24,15 +23,7 @@ from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion import InversionResult, Strategy
 from jaxinv.inversion.invert import check_rtol
 from jaxinv.inversion.result import wrap_up
-from jaxinv.inversion.stages import (
-    InOnePiece,
-    LoopStage,
-    Problem,
-    Solved,
-    Stage,
-    in_units,
-    pose,
-)
+from jaxinv.inversion.stages import Solved, Stage, in_units, loop_of, pose
 from jaxinv.inversion.strategies import make_plan
 from jaxinv.inversion.verification import (
     Verified,
@@ -44,6 +35,7 @@ from jaxinv.inversion.verification import (
     with_both,
     worth_repeating,
 )
+from jaxinv.loops import Loop, once
 from jaxinv.mesh import make_mesh, place_model
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.state import labelled, unlabelled
@@ -100,7 +92,7 @@ class Found(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StageMachine:
-    """One stage of an inversion; see :class:`jaxinv.scale.lanes.Machine`.
+    """Makes the loop of a stage (:data:`jaxinv.scale.lanes.Machine`).
 
     The model is the pair of the table and the denoiser's arrays, the item a
     :class:`Sample`.
@@ -111,75 +103,41 @@ class StageMachine:
     """
 
     rebuild: Any
-    stage: LoopStage
+    stage: Stage
 
-    def begin(self, model: Any, item: Sample) -> Any:
-        """Return the state before the first iteration."""
-        table, denoise, start, unit = self._problem(model, item)
-        known = None if item.known is None else for_next(item.known)
-        known = in_units(known, unit)
-        return self.stage.begin(table, denoise, start, known, jnp.array(True))
-
-    def running(self, model: Any, item: Sample, state: Any) -> Bool[Array, ""]:
-        """Return whether the stage goes on."""
-        table, _, start, _ = self._problem(model, item)
-        return self.stage.running(table, start, state)
-
-    def advance(self, model: Any, item: Sample, state: Any) -> Any:
-        """Run one iteration of the stage."""
-        table, denoise, start, _ = self._problem(model, item)
-        return self.stage.advance(table, denoise, start, state)
-
-    def finish(self, model: Any, item: Sample, state: Any) -> Solved:
-        """Return what the stage found."""
-        table, _, start, unit = self._problem(model, item)
-        found = with_both(self.stage.finish(table, start, state))
-        return found._replace(states=found.states * unit)
-
-    def _problem(self, model: Any, item: Sample) -> Problem:
+    def __call__(self, model: Any, item: Sample) -> Loop:
+        """Return the loop, whose result is what the stage found."""
         table = in_dtype(model[0], item.x0.dtype)
-        return pose(table, _denoiser(self.rebuild, model, item), item.x0)
+        problem = pose(table, _denoiser(self.rebuild, model, item), item.x0)
+        known = None if item.known is None else for_next(item.known)
+        loop = loop_of(
+            self.stage,
+            problem.table,
+            problem.denoise,
+            problem.start,
+            in_units(known, problem.unit),
+            jnp.array(True),
+        )
+
+        def finish(state: Any) -> Solved:
+            found = with_both(loop.finish(state))
+            return found._replace(states=found.states * problem.unit)
+
+        return loop._replace(finish=finish)
 
 
 @dataclasses.dataclass(frozen=True)
-class OnePiece(abc.ABC):
-    """A function of a sample as a machine of one iteration."""
-
-    rebuild: Any
-
-    def begin(self, model: Any, item: Any) -> Any:
-        """Return nothing yet."""
-        shapes = jax.eval_shape(self.run, model, item)
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jnp.array(True), nothing
-
-    def running(self, model: Any, item: Any, state: Any) -> Bool[Array, ""]:
-        """Return whether it has not run yet."""
-        return state[0]
-
-    def advance(self, model: Any, item: Any, state: Any) -> Any:
-        """Run all of it."""
-        return jnp.array(False), self.run(model, item)
-
-    def finish(self, model: Any, item: Any, state: Any) -> Found:
-        """Return what it found."""
-        return state[1]
-
-    @abc.abstractmethod
-    def run(self, model: Any, item: Any) -> Found:
-        """Return the result."""
-
-
-@dataclasses.dataclass(frozen=True)
-class WayBackMachine(OnePiece):
-    """Sample from what a stage found; the item is a :class:`Tried`.
+class WayBackMachine:
+    """Samples from what a stage found; the item is a :class:`Tried`.
 
     Attributes:
+        rebuild: makes the denoiser from its arrays.
         verify: whether to sample at all.
         rtol: largest relative error of the reconstruction; None for the default.
         refining: of each stage of the plan, whether it can start from a way back.
     """
 
+    rebuild: Any
     verify: bool
     rtol: float | None
     refining: tuple[bool, ...]
@@ -189,8 +147,12 @@ class WayBackMachine(OnePiece):
         """Whether another stage may follow."""
         return len(self.refining) > 1 or any(self.refining)
 
-    def run(self, model: Any, item: Tried) -> Found:
-        """Return the better one of what this stage and those before it found."""
+    def __call__(self, model: Any, item: Tried) -> Loop:
+        """Return the loop."""
+        return once(lambda: self._found(model, item))
+
+    def _found(self, model: Any, item: Tried) -> Found:
+        """The better one of what this stage and those before it found."""
         sample, x0 = item.sample, item.sample.x0
         table = in_dtype(model[0], x0.dtype)
         denoise = _denoiser(self.rebuild, model, sample)
@@ -287,13 +249,10 @@ def inversion_stations(
             return labelled(found.result, sampler), k + 1
         return Onward(first + left[0], item.sample._replace(known=found.verified))
 
-    stages = [
-        stage if isinstance(stage, LoopStage) else InOnePiece(stage) for stage in plan
-    ]
     refining = tuple(refines(stage) for stage in plan)
     way_back = WayBackMachine(rebuild, verify, reconstruction_rtol, refining)
     return [
-        *(station(StageMachine(rebuild, s), tried(k)) for k, s in enumerate(stages)),
+        *(station(StageMachine(rebuild, s), tried(k)) for k, s in enumerate(plan)),
         station(way_back, verified),
     ]
 

@@ -24,21 +24,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxinv.checks import AtLeastOne, Tolerance, checked
+from jaxinv.loops import Loop
 from jaxinv.norms import norm
 from jaxinv.solvers.iteration import (
     Evaluation,
+    IterativeSolver,
     Residual,
     Rule,
-    RuledSolver,
     Stopping,
     dot,
+    iteration,
     plain,
 )
 
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class Anderson(RuledSolver):
+class Anderson(IterativeSolver):
     """Anderson acceleration with a history of m differences.
 
     Attributes:
@@ -54,14 +56,15 @@ class Anderson(RuledSolver):
     rtol: Tolerance | None = None
     patience: AtLeastOne = 10
 
-    def rule(
+    def loop(
         self,
         residual: Residual,
         guess: Float[Array, "*shape"],
         *,
         slope: Float[Array, ""],
-    ) -> Rule:
-        """Its rule; see :class:`jaxinv.solvers.iteration.RuledSolver`."""
+        reference: Float[Array, ""],
+    ) -> Loop:
+        """Return its loop; see :class:`jaxinv.solvers.iteration.IterativeSolver`."""
 
         def update(
             k: Array, z: Array, at: Evaluation, memory: Mixing
@@ -70,7 +73,8 @@ class Anderson(RuledSolver):
 
         memory = no_history(guess, self.history)
         stopping = Stopping(self.max_iterations, self.rtol, patience=self.patience)
-        return Rule(plain(residual), update, memory, stopping)
+        rule = Rule(plain(residual), update, memory, stopping)
+        return iteration(rule, guess, reference)
 
 
 class Mixing(NamedTuple):

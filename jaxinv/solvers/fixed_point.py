@@ -19,22 +19,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxinv.checks import AtLeastOne, Positive, Tolerance, Whole, checked
+from jaxinv.loops import Loop, run
 from jaxinv.solvers.iteration import (
     Evaluation,
+    IterativeSolver,
     Residual,
     Rule,
-    RuledSolver,
     Solution,
     Stopping,
     dot,
-    iterate,
+    iteration,
     plain,
 )
 
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class FixedPoint(RuledSolver):
+class FixedPoint(IterativeSolver):
     """Fixed-point iteration ``z <- z - damping R(z) / slope``.
 
     Attributes:
@@ -50,14 +51,15 @@ class FixedPoint(RuledSolver):
     damping: Positive = 1.0
     patience: AtLeastOne = 10
 
-    def rule(
+    def loop(
         self,
         residual: Residual,
         guess: Float[Array, "*shape"],
         *,
         slope: Float[Array, ""],
-    ) -> Rule:
-        """Its rule; see :class:`jaxinv.solvers.iteration.RuledSolver`."""
+        reference: Float[Array, ""],
+    ) -> Loop:
+        """Return its loop; see :class:`jaxinv.solvers.iteration.IterativeSolver`."""
 
         def update(
             _k: Array, z: Array, at: Evaluation, memory: None
@@ -65,12 +67,13 @@ class FixedPoint(RuledSolver):
             return z - self.damping * at.direction / slope, memory
 
         stopping = Stopping(self.max_iterations, self.rtol, patience=self.patience)
-        return Rule(plain(residual), update, None, stopping)
+        rule = Rule(plain(residual), update, None, stopping)
+        return iteration(rule, guess, reference)
 
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class ForwardStep(RuledSolver):
+class ForwardStep(IterativeSolver):
     """The forward step method, with warm-up and reduction on a plateau.
 
     The defaults are the published settings (also available as ``ForwardStep.paper``):
@@ -100,16 +103,17 @@ class ForwardStep(RuledSolver):
 
     paper: ClassVar["ForwardStep"]
 
-    def rule(
+    def loop(
         self,
         residual: Residual,
         guess: Float[Array, "*shape"],
         *,
         slope: Float[Array, ""],
-    ) -> Rule:
-        """Its rule; see :class:`jaxinv.solvers.iteration.RuledSolver`."""
+        reference: Float[Array, ""],
+    ) -> Loop:
+        """Return its loop; see :class:`jaxinv.solvers.iteration.IterativeSolver`."""
         del slope
-        return self._rule(residual, guess, self.rho)
+        return self._loop(residual, guess, self.rho, reference)
 
     def with_step_size(
         self,
@@ -130,9 +134,11 @@ class ForwardStep(RuledSolver):
         Returns:
             The best iterate with its certificate.
         """
-        return iterate(self._rule(residual, guess, rho), guess, reference)
+        return run(self._loop(residual, guess, rho, reference))
 
-    def _rule(self, residual: Residual, guess: Array, rho: Any) -> Rule:
+    def _loop(
+        self, residual: Residual, guess: Array, rho: Any, reference: Array
+    ) -> Loop:
         one = jnp.ones((), guess.dtype)
 
         def update(
@@ -152,7 +158,8 @@ class ForwardStep(RuledSolver):
 
         memory = (one, one * jnp.inf, jnp.zeros((), jnp.int32))
         stopping = Stopping(self.max_iterations, self.rtol, self.sum_of_squares)
-        return Rule(plain(residual), update, memory, stopping)
+        rule = Rule(plain(residual), update, memory, stopping)
+        return iteration(rule, guess, reference)
 
 
 ForwardStep.paper = ForwardStep()

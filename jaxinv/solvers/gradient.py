@@ -17,19 +17,21 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxinv.checks import AtLeastOne, Tolerance, checked
+from jaxinv.loops import Loop
 from jaxinv.solvers.iteration import (
     Evaluation,
+    IterativeSolver,
     Residual,
     Rule,
-    RuledSolver,
     Stopping,
     dot,
+    iteration,
 )
 
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class Gradient(RuledSolver):
+class Gradient(IterativeSolver):
     """Minimise ``|R(z)|^2`` by an optax gradient transformation.
 
     An iteration is one forward and one reverse pass; the certificate counts it as one
@@ -51,14 +53,15 @@ class Gradient(RuledSolver):
     sum_of_squares: Tolerance = 0.0
     patience: AtLeastOne = 100
 
-    def rule(
+    def loop(
         self,
         residual: Residual,
         guess: Float[Array, "*shape"],
         *,
         slope: Float[Array, ""],
-    ) -> Rule:
-        """Its rule; see :class:`jaxinv.solvers.iteration.RuledSolver`."""
+        reference: Float[Array, ""],
+    ) -> Loop:
+        """Return its loop; see :class:`jaxinv.solvers.iteration.IterativeSolver`."""
         del slope
         optimiser = optax.with_extra_args_support(
             self.transformation
@@ -79,4 +82,5 @@ class Gradient(RuledSolver):
         stopping = Stopping(
             self.max_iterations, self.rtol, self.sum_of_squares, self.patience
         )
-        return Rule(evaluate, update, optimiser.init(guess), stopping)
+        rule = Rule(evaluate, update, optimiser.init(guess), stopping)
+        return iteration(rule, guess, reference)

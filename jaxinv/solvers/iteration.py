@@ -9,23 +9,23 @@ and z the state before it. It is given
   fixed-point update ``z <- F^{-1}(target; f(z))``;
 * a first guess, and the norm to which residuals are relative.
 
-Every solver but Newton's is one rule for the next iterate, a :class:`Rule`, run by
-:func:`iterate`: evaluate, keep the best iterate so far, stop when it is good enough,
-when nothing has improved for ``patience`` iterations, when the residual is not finite,
-or after ``max_iterations``. Whatever happened, the best iterate comes back with its
-residual and says whether it converged; nothing is raised inside of a compiled program.
-The pieces of that loop are public: whoever has many solves to do, in many lanes, runs
-them in a loop of their own (:mod:`jaxinv.inversion.stepwise`).
+Every solver is a loop (:class:`jaxinv.loops.Loop`). Every one but Newton's is a rule for
+the next iterate, a :class:`Rule`, in the same loop (:func:`iteration`): evaluate, keep
+the best iterate so far, stop when it is good enough, when nothing has improved for
+``patience`` iterations, when the residual is not finite, or after ``max_iterations``.
+Whatever happened, the best iterate comes back with its residual and says whether it
+converged; nothing is raised inside of a compiled program. Many solves in many lanes are
+loops within a loop (:mod:`jaxinv.inversion.stepwise`).
 """
 
 import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxinv.loops import Loop, once, run
 from jaxinv.norms import at_least_tiny, norm
 
 Residual = Callable[[Array], Array]
@@ -120,18 +120,22 @@ class Rule(NamedTuple):
     stopping: Stopping
 
 
-class RuledSolver(abc.ABC):
-    """A solver that is a rule: all but Newton's are."""
+class IterativeSolver(abc.ABC):
+    """A solver that is a loop, as all of this library are."""
 
     @abc.abstractmethod
-    def rule(
+    def loop(
         self,
         residual: Residual,
         guess: Float[Array, "*shape"],
         *,
         slope: Float[Array, ""],
-    ) -> Rule:
-        """The rule; the arguments are those of :class:`Solver`."""
+        reference: Float[Array, ""],
+    ) -> Loop:
+        """Return the loop whose result is a :class:`Solution`.
+
+        The arguments are those of :class:`Solver`. Finishing evaluates no model.
+        """
 
     def __call__(
         self,
@@ -141,12 +145,26 @@ class RuledSolver(abc.ABC):
         slope: Float[Array, ""],
         reference: Float[Array, ""],
     ) -> Solution:
-        """Solve from a guess, by :func:`iterate`; see :class:`Solver`."""
-        return iterate(self.rule(residual, guess, slope=slope), guess, reference)
+        """Solve from a guess; see :class:`Solver`."""
+        return run(self.loop(residual, guess, slope=slope, reference=reference))
+
+
+def loop_of(
+    solver: Solver,
+    residual: Residual,
+    guess: Float[Array, "*shape"],
+    *,
+    slope: Float[Array, ""],
+    reference: Float[Array, ""],
+) -> Loop:
+    """Return any solver as a loop: one of a single iteration if it is none."""
+    if isinstance(solver, IterativeSolver):
+        return solver.loop(residual, guess, slope=slope, reference=reference)
+    return once(lambda: solver(residual, guess, slope=slope, reference=reference))
 
 
 class Iterates(NamedTuple):
-    """Where an iteration is: it can be left after any evaluation and taken up again.
+    """Where an iteration is.
 
     Attributes:
         k: shape (). Iterations run.
@@ -167,58 +185,10 @@ class Iterates(NamedTuple):
     finite: Bool[Array, ""]
 
 
-def begin(rule: Rule, guess: Float[Array, "*shape"]) -> Iterates:
-    """Before the first evaluation."""
-    zero = jnp.zeros((), jnp.int32)
-    infinity = jnp.full((), jnp.inf, guess.dtype)
-    return Iterates(zero, guess, rule.memory, guess, infinity, zero, jnp.array(True))
-
-
-def tolerance(rule: Rule, reference: Float[Array, ""]) -> Float[Array, ""]:
-    """The relative residual that counts as converged."""
-    dtype = reference.dtype
-    rtol = default_rtol(dtype) if rule.stopping.rtol is None else rule.stopping.rtol
-    absolute = rule.stopping.sum_of_squares**0.5 / at_least_tiny(reference)
-    return jnp.maximum(rtol, absolute).astype(dtype)
-
-
-def running(rule: Rule, s: Iterates, reference: Float[Array, ""]) -> Bool[Array, ""]:
-    """Whether there is more to do."""
-    return (
-        (s.k < rule.stopping.max_iterations)
-        & ~(s.best_error <= tolerance(rule, reference))
-        & (s.since_best < rule.stopping.patience)
-        & s.finite
-    )
-
-
-def advance(rule: Rule, s: Iterates, reference: Float[Array, ""]) -> Iterates:
-    """One evaluation."""
-    evaluation = rule.evaluate(s.z)
-    error = norm(evaluation.residual) / at_least_tiny(reference)
-    better = error < s.best_error
-    z, memory = rule.update(s.k, s.z, evaluation, s.memory)
-    return Iterates(
-        s.k + 1,
-        z,
-        memory,
-        jnp.where(better, s.z, s.best),
-        jnp.where(better, error, s.best_error),
-        jnp.where(better, 0, s.since_best + 1),
-        jnp.isfinite(error),
-    )
-
-
-def finish(rule: Rule, s: Iterates, reference: Float[Array, ""]) -> Solution:
-    """The best iterate with its certificate."""
-    converged = s.best_error <= tolerance(rule, reference)
-    return Solution(s.best, s.best_error, s.k, s.k, converged)
-
-
-def iterate(
+def iteration(
     rule: Rule, guess: Float[Array, "*shape"], reference: Float[Array, ""]
-) -> Solution:
-    """Run a rule until its stopping rule is met.
+) -> Loop:
+    """Return the loop of a rule.
 
     Args:
         rule: the rule.
@@ -226,14 +196,46 @@ def iterate(
         reference: norm to which residuals are relative.
 
     Returns:
-        The best iterate with its certificate.
+        A loop whose result is the best iterate with its certificate.
     """
-    end = jax.lax.while_loop(
-        lambda s: running(rule, s, reference),
-        lambda s: advance(rule, s, reference),
-        begin(rule, guess),
-    )
-    return finish(rule, end, reference)
+    dtype, stopping = reference.dtype, rule.stopping
+    rtol = default_rtol(dtype) if stopping.rtol is None else stopping.rtol
+    absolute = stopping.sum_of_squares**0.5 / at_least_tiny(reference)
+    tolerance = jnp.maximum(rtol, absolute).astype(dtype)
+
+    def begin() -> Iterates:
+        zero = jnp.zeros((), jnp.int32)
+        infinity = jnp.full((), jnp.inf, guess.dtype)
+        yes = jnp.array(True)
+        return Iterates(zero, guess, rule.memory, guess, infinity, zero, yes)
+
+    def running(s: Iterates) -> Array:
+        return (
+            (s.k < stopping.max_iterations)
+            & ~(s.best_error <= tolerance)
+            & (s.since_best < stopping.patience)
+            & s.finite
+        )
+
+    def advance(s: Iterates) -> Iterates:
+        evaluation = rule.evaluate(s.z)
+        error = norm(evaluation.residual) / at_least_tiny(reference)
+        better = error < s.best_error
+        z, memory = rule.update(s.k, s.z, evaluation, s.memory)
+        return Iterates(
+            s.k + 1,
+            z,
+            memory,
+            jnp.where(better, s.z, s.best),
+            jnp.where(better, error, s.best_error),
+            jnp.where(better, 0, s.since_best + 1),
+            jnp.isfinite(error),
+        )
+
+    def finish(s: Iterates) -> Solution:
+        return Solution(s.best, s.best_error, s.k, s.k, s.best_error <= tolerance)
+
+    return Loop(begin, running, advance, finish)
 
 
 def dot(x: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Float[Array, ""]:

@@ -36,8 +36,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxinv.checks import AtLeastOne, Positive, Tolerance, Whole, checked
+from jaxinv.loops import Loop
 from jaxinv.norms import norm
-from jaxinv.solvers.iteration import Residual, Solution, default_rtol
+from jaxinv.solvers.iteration import (
+    IterativeSolver,
+    Residual,
+    Solution,
+    default_rtol,
+)
 from jaxinv.solvers.krylov import gmres
 
 #: Part of the promised decrease that a step must achieve (Kelley 2003, Eq. 1.21).
@@ -46,7 +52,7 @@ SUFFICIENT_DECREASE = 1e-4
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class NewtonKrylov:
+class NewtonKrylov(IterativeSolver):
     """Inexact Newton with GMRES and backtracking, forward-mode derivatives only.
 
     An iteration costs two evaluations per Krylov vector (the primal and the tangent)
@@ -68,37 +74,25 @@ class NewtonKrylov:
     forcing: Positive = 0.3
     backtracks: Whole = 8
 
-    def __call__(
+    def loop(
         self,
         residual: Residual,
         guess: Float[Array, "*shape"],
         *,
         slope: Float[Array, ""],
         reference: Float[Array, ""],
-    ) -> Solution:
-        """Solve ``residual(z) = 0``; see :mod:`jaxinv.solvers.iteration`."""
+    ) -> Loop:
+        """Return its loop; see :class:`jaxinv.solvers.iteration.IterativeSolver`."""
         dtype = guess.dtype
         reference = jnp.maximum(reference, jnp.finfo(dtype).tiny)
         rtol = default_rtol(dtype) if self.rtol is None else self.rtol
         infinity = jnp.full((), jnp.inf, dtype)
         zero = jnp.zeros((), jnp.int32)
 
-        class State(NamedTuple):
-            k: Array
-            z: Array
-            error: Array  # |R(z)|, relative
-            direction: Array  # the step s from z
-            eta: Array  # |R + R' s| / |R|
-            forcing: Array  # the eta that was asked for
-            best: Array
-            best_error: Array
-            evals: Array
-            downhill: Array  # whether the search for a better iterate can go on
-
-        def running(s: State) -> Array:
+        def running(s: _State) -> Array:
             return (s.k < self.max_iterations) & ~(s.best_error <= rtol) & s.downhill
 
-        def body(s: State) -> State:
+        def advance(s: _State) -> _State:
             first = s.k == 0
             # A lane of a batch that has stopped must not keep the others waiting.
             tries = jnp.where(first, 1, 1 + self.backtracks)
@@ -129,7 +123,7 @@ class NewtonKrylov:
                 rtol=jnp.where(stop, jnp.inf, forcing),
                 max_vectors=self.krylov,
             )
-            return State(
+            return _State(
                 s.k + 1,
                 z,
                 jnp.where(trial.accepted, trial.error, s.error),
@@ -144,7 +138,7 @@ class NewtonKrylov:
 
         # The guess is the first trial step, of length zero from an infinite residual:
         # so the model is compiled in two places, not in three.
-        start = State(
+        start = _State(
             zero,
             guess,
             infinity,
@@ -156,9 +150,25 @@ class NewtonKrylov:
             zero,
             jnp.array(True),
         )
-        end = jax.lax.while_loop(running, body, start)
-        converged = end.best_error <= rtol
-        return Solution(end.best, end.best_error, end.k, end.evals, converged)
+
+        def finish(s: _State) -> Solution:
+            converged = s.best_error <= rtol
+            return Solution(s.best, s.best_error, s.k, s.evals, converged)
+
+        return Loop(lambda: start, running, advance, finish)
+
+
+class _State(NamedTuple):
+    k: Array
+    z: Array
+    error: Array  # |R(z)|, relative
+    direction: Array  # the step s from z
+    eta: Array  # |R + R' s| / |R|
+    forcing: Array  # the eta that was asked for
+    best: Array
+    best_error: Array
+    evals: Array
+    downhill: Array  # whether the search for a better iterate can go on
 
 
 class _Trial(NamedTuple):

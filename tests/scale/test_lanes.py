@@ -8,6 +8,7 @@ from core_cases import coupled_model
 
 import jaxinv as ji
 from jaxinv.diffusion.denoiser import with_condition
+from jaxinv.loops import Loop
 from jaxinv.mesh import make_mesh
 from jaxinv.scale.lanes import Lanes
 from jaxinv.scale.stations import Onward, Station, flow
@@ -101,29 +102,22 @@ def test_what_the_first_stage_leaves_goes_to_the_next(denoise, strengths, one_de
     np.testing.assert_allclose(found[hardest].noise, alone.noise, atol=2e-4)
 
 
-class Countdown:
-    """A machine that counts down from its item; hashable by identity."""
-
-    def begin(self, model, item):
-        return item
-
-    def running(self, model, item, state):
-        return state > 0
-
-    def advance(self, model, item, state):
-        return state - 1
-
-    def finish(self, model, item, state):
-        return {"item": item + model, "left": state}
+def countdown(model, item):
+    """A loop that counts down from its item."""
+    return Loop(
+        begin=lambda: item,
+        running=lambda state: state > 0,
+        advance=lambda state: state - 1,
+        finish=lambda state: {"item": item + model, "left": state},
+    )
 
 
-COUNTDOWN = Countdown()
 LENGTHS = np.array([5, 1, 9, 0, 2, 2, 17, 3, 1, 1, 4], np.int32)
 
 
 def lanes_of(mesh, iterations=4, lanes=3):
     model = jnp.int32(100)
-    return Lanes(COUNTDOWN, model, lanes=lanes, iterations=iterations, mesh=mesh)
+    return Lanes(countdown, model, lanes=lanes, iterations=iterations, mesh=mesh)
 
 
 @pytest.mark.parametrize("iterations", [1, 3, 100])
