@@ -9,8 +9,8 @@ and z the state before it. It is given
   fixed-point update ``z <- F^{-1}(target; f(z))``;
 * a first guess, and the norm to which residuals are relative.
 
-Every solver is a loop (:class:`jaxinv.loops.Loop`). Every one but Newton's is a rule for
-the next iterate, a :class:`Rule`, in the same loop (:func:`iteration`): evaluate, keep
+Every solver is a loop (:class:`jaxinv.loops.Loop`). Every one but Newton's is a rule
+for the next iterate, a :class:`Rule`, in one loop (:func:`iteration`): evaluate, keep
 the best iterate so far, stop when it is good enough, when nothing has improved for
 ``patience`` iterations, when the residual is not finite, or after ``max_iterations``.
 Whatever happened, the best iterate comes back with its residual and says whether it
