@@ -1,14 +1,13 @@
 """Options of the command line, each declared once.
 
-A command takes one value, a frozen dataclass whose fields are its options, in the order
-in which ``--help`` lists them. Fields may be such dataclasses in turn: what several
-commands share is declared here. :func:`unfold` shows Typer the fields one by one.
+A command takes one value, a frozen dataclass. Its fields are the options, in the order
+in which ``--help`` lists them. What several commands share is declared here: fields,
+and dataclasses that may be fields of others. :func:`unfold` shows Typer the fields.
 """
 
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -17,107 +16,103 @@ from jaxinv.files.image_reading import MAX_PIXELS
 
 MAX_SEED = 2**32 - 1
 
-ImageArgument = Annotated[Path, typer.Argument(help="The image to invert.")]
-Prompt = Annotated[
-    str, typer.Option("--prompt", "-p", help="What the image shows, in words.")
-]
-NegativePrompt = Annotated[
-    str, typer.Option("--negative-prompt", help="What guidance pushes away from.")
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
+#: What ``--help`` says of options that several commands have, and their short names.
+_SHARED = {
+    "prompt": ("What the image shows, in words.", "-p"),
+    "negative_prompt": ("What guidance pushes away from.",),
+    "model": (
+        "'emoji64' (inside this package), a diffusers folder, a folder made by 'jaxinv "
+        "convert', or a Hugging Face hub name.",
         "-m",
-        help="'emoji64' (inside this package), a diffusers folder, a folder made by "
-        "'jaxinv convert', or a Hugging Face hub name.",
     ),
-]
-Revision = Annotated[
-    str | None, typer.Option("--revision", help="Branch, tag or commit on the hub.")
-]
-Steps = Annotated[int, typer.Option("--steps", "-n", help="Sampler steps.")]
-Guidance = Annotated[
-    float,
-    typer.Option(
-        "--guidance",
+    "revision": ("Branch, tag or commit on the hub.",),
+    "steps": ("Sampler steps.", "-n"),
+    "guidance": (
+        "Classifier-free guidance scale; as in diffusers, at most 1 is no guidance, "
+        "and the prompt counts.",
         "-g",
-        help="Classifier-free guidance scale; as in diffusers, at most 1 is no "
-        "guidance, and the prompt counts.",
     ),
-]
-SamplerName = Annotated[
-    str,
-    typer.Option(
-        "--sampler",
-        help="ddim, dpmpp-2m, dpmpp-3m (DPM-Solver++), dpm-solver-2m, deis, ipndm, "
-        "unip (UniPC without its corrector), euler; or one that is exact by "
-        "construction, whose noise is a pair of arrays: o-belm, o-belm-log-snr (for "
-        "few steps), bdia, edict.",
+    "sampler": (
+        "ddim, dpmpp-2m, dpmpp-3m (DPM-Solver++), dpm-solver-2m, deis, ipndm, unip "
+        "(UniPC without its corrector), euler; or one that is exact by construction, "
+        "whose noise is a pair of arrays: o-belm, o-belm-log-snr (for few steps), "
+        "bdia, edict.",
     ),
-]
-Grid = Annotated[
-    str,
-    typer.Option(
-        "--spacing",
-        help="Time grid: log-snr (keeps the noise; alias exponential), karras, or, for "
+    "spacing": (
+        "Time grid: log-snr (keeps the noise; alias exponential), karras, or, for "
         "images made with diffusers: leading, trailing, linspace. On these, samplers "
         "that diffusers has step as its scheduler of that name does by default.",
     ),
-]
-AsJson = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON object on standard output, no table."),
-]
-Seed = Annotated[
-    int,
-    typer.Option("--seed", help="Seed of the random noise.", min=0, max=MAX_SEED),
-]
-ImageFile = Annotated[Path, typer.Option("--out", "-o", help="The image to write.")]
-DecoderInversion = Annotated[
-    str,
-    typer.Option(
-        "--decoder-inversion",
-        help="How the image becomes a latent: encoder (alone), anderson, "
-        "forward-step, inertial-km, adam (these need no gradient), gradient or "
-        "gauss-newton. Never worse than the encoder, by image.",
+    "decoder_inversion": (
+        "How the image becomes a latent: encoder (alone), anderson, forward-step, "
+        "inertial-km, adam (these need no gradient), gradient or gauss-newton. Never "
+        "worse than the encoder, by image.",
     ),
-]
-Resize = Annotated[
-    bool,
-    typer.Option(
-        "--resize", help="Crop and resample an image of another size to the model's."
+    "resize": (
+        "Crop and resample an image of another size to the model's.",
+        "--resize",
     ),
-]
-MaxPixels = Annotated[
-    int,
-    typer.Option(
-        "--max-pixels",
-        help="Larger pictures are refused; decoding takes up to 24 bytes a pixel.",
-        min=1,
+    "max_pixels": (
+        "Larger pictures are refused; decoding takes up to 24 bytes a pixel.",
     ),
-]
+    "seed": ("Seed of the random noise.",),
+    "out": ("The image to write.", "-o"),
+    "as_json": ("Print one JSON object on standard output, no table.", "--json"),
+}
+
+
+def option(
+    default: Any = ..., help: str | None = None, *names: str, **settings: Any
+) -> Any:
+    """Return a field that is an option.
+
+    Args:
+        default: Its value if it is not given; ``...`` if it has to be.
+        help: What ``--help`` says of it; None for an option that is shared.
+        *names: Its names, if they are not the field's; or a short one beside it.
+        **settings: More of :func:`typer.Option`.
+    """
+
+    def show(field: str) -> Any:
+        text, *given = _SHARED[field] if help is None else (help, *names)
+        if not any(name.startswith("--") for name in given):
+            given.insert(0, f"--{field.replace('_', '-')}")
+        return typer.Option(*given, help=text, **settings)
+
+    value = {} if default is ... else {"default": default}
+    return dataclasses.field(metadata={"show": show}, **value)
+
+
+def argument(help: str, **settings: Any) -> Any:
+    """Return a field that is an argument.
+
+    Args:
+        help: What ``--help`` says of it.
+        **settings: More of :func:`typer.Argument`.
+    """
+    shown = typer.Argument(help=help, **settings)
+    return dataclasses.field(metadata={"show": lambda _: shown})
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """A model and how it samples: the options that nearly all commands have."""
 
-    negative_prompt: NegativePrompt = ""
-    model: Model = "emoji64"
-    revision: Revision = None
-    steps: Steps = 20
-    guidance: Guidance = 3.0
-    sampler: SamplerName = "ddim"
-    spacing: Grid = "log_snr"
+    negative_prompt: str = option("")
+    model: str = option("emoji64")
+    revision: str | None = option(None)
+    steps: int = option(20)
+    guidance: float = option(3.0)
+    sampler: str = option("ddim")
+    spacing: str = option("log_snr")
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
     """How images are read."""
 
-    resize: Resize = False
-    max_pixels: MaxPixels = MAX_PIXELS
+    resize: bool = option(False)
+    max_pixels: int = option(MAX_PIXELS, min=1)
 
 
 def unfold(command: Callable[[Any], None]) -> Callable[..., None]:
@@ -127,11 +122,12 @@ def unfold(command: Callable[[Any], None]) -> Callable[..., None]:
         command: Takes one annotated argument, an instance of a dataclass.
 
     Returns:
-        The same command with the fields as its parameters, and those of fields that
-        are dataclasses themselves in their place.
+        The command with the fields as its parameters, and for fields that are
+        dataclasses themselves theirs.
     """
-    (settings,) = get_type_hints(command).keys() - {"return"}
-    kind = get_type_hints(command)[settings]
+    (kind,) = (
+        hint for name, hint in get_type_hints(command).items() if name != "return"
+    )
 
     def unfolded(**options: Any) -> None:
         command(_folded(kind, options))
@@ -141,26 +137,26 @@ def unfold(command: Callable[[Any], None]) -> Callable[..., None]:
     return unfolded
 
 
-def _parameters(kind: type, default: Any = None) -> Iterator[inspect.Parameter]:
-    """Yield the fields of a dataclass; their defaults are those of an instance."""
-    hints = get_type_hints(kind, include_extras=True)
+def _parameters(kind: type) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        hint, value = hints[field.name], getattr(default, field.name, field.default)
+        name, hint = field.name, hints[field.name]
         if dataclasses.is_dataclass(hint):
-            yield from _parameters(hint, value)  # type: ignore[arg-type]
-        else:
-            yield inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty
-                if value is dataclasses.MISSING
-                else value,
-                annotation=hint,
-            )
+            yield from _parameters(hint)  # type: ignore[arg-type]
+            continue
+        default = field.default
+        if default is dataclasses.MISSING:
+            default = inspect.Parameter.empty
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[hint, field.metadata["show"](name)],
+        )
 
 
 def _folded(kind: Any, options: Mapping[str, Any]) -> Any:
-    """Return an instance of a dataclass made of all options that it has."""
+    """Return an instance of a dataclass made of those options that it has."""
     hints = get_type_hints(kind)
     return kind(
         **{

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import typer
@@ -18,6 +18,7 @@ from jaxinv.cli import options, record
 from jaxinv.cli.batch_progress import JobProgress, logged
 from jaxinv.cli.commands.watermark import unguided_note
 from jaxinv.cli.console import ExitCode, Output, check_choice, check_guidance, explained
+from jaxinv.cli.options import argument, option
 from jaxinv.cli.prepare import prepare
 from jaxinv.cli.samplers import ONE_ARRAY_NAMES, SAMPLER_NAMES, lossy_note
 from jaxinv.files import check_writable_folder
@@ -38,39 +39,27 @@ class _StoppedError(BaseException):
 class Sampling(options.Sampling):
     """How the images of a job are inverted; some may have a guidance of their own."""
 
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            "--guidance",
-            "-g",
-            help="Of images that have none [3; with --detect 1]; as in diffusers, at "
-            "most 1 is no guidance, and the prompt counts.",
-        ),
-    ] = None  # type: ignore[assignment]  # known once it is prepared
+    guidance: float | None = option(  # type: ignore[assignment]  # None: as it fits
+        None,
+        "Of images that have none [3; with --detect 1]; as in diffusers, at most 1 is "
+        "no guidance, and the prompt counts.",
+        "-g",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Processes:
     """One of several processes."""
 
-    distributed: Annotated[
-        bool,
-        typer.Option(
-            "--distributed",
-            help="One of several processes, of a cluster that JAX finds by itself "
-            "(Slurm, Open MPI, Kubernetes, Cloud TPU), or of the next three options.",
-        ),
-    ] = False
-    coordinator: Annotated[
-        str | None,
-        typer.Option("--coordinator", help="host:port of the first process."),
-    ] = None
-    processes: Annotated[
-        int | None, typer.Option("--processes", help="How many there are.")
-    ] = None
-    process: Annotated[
-        int | None, typer.Option("--process", help="Which of them this is, from 0.")
-    ] = None
+    distributed: bool = option(
+        False,
+        "One of several processes, of a cluster that JAX finds by itself (Slurm, Open "
+        "MPI, Kubernetes, Cloud TPU), or of the next three options.",
+        "--distributed",
+    )
+    coordinator: str | None = option(None, "host:port of the first process.")
+    processes: int | None = option(None, "How many there are.")
+    process: int | None = option(None, "Which of them this is, from 0.")
 
     def join(self) -> hosts.Processes:
         """Return this process among those of the job."""
@@ -88,94 +77,52 @@ class Processes:
 class Options:
     """The options of ``jaxinv batch``."""
 
-    manifest: Annotated[
-        Path,
-        typer.Argument(
-            help="JSONL or CSV file with a path for each image (relative to the file) "
-            "and, if wanted, its prompt, negative_prompt and guidance; or a folder of "
-            "images."
-        ),
-    ]
-    out: Annotated[
-        Path,
-        typer.Argument(help="Folder for the results: new, or one to go on with."),
-    ]
-    prompt: Annotated[
-        str, typer.Option("--prompt", "-p", help="Of images that have none.")
-    ] = ""
+    manifest: Path = argument(
+        "JSONL or CSV file with a path for each image (relative to the file) and, if "
+        "wanted, its prompt, negative_prompt and guidance; or a folder of images."
+    )
+    out: Path = argument("Folder for the results: new, or one to go on with.")
+    prompt: str = option("", "Of images that have none.", "-p")
     sampling: Sampling
-    strategy: Annotated[
-        str, typer.Option("--strategy", help="As of 'jaxinv invert'.")
-    ] = "auto"
-    decoder_inversion: options.DecoderInversion = "anderson"
-    dtype: Annotated[
-        str,
-        typer.Option("--dtype", help="Of the networks: float32 or bfloat16."),
-    ] = "float32"
-    extra_columns: Annotated[
-        bool,
-        typer.Option(
-            "--extra-columns",
-            help="Allow columns in the manifest that mean nothing here; they are kept.",
-        ),
-    ] = False
+    strategy: str = option("auto", "As of 'jaxinv invert'.")
+    decoder_inversion: str = option("anderson")
+    dtype: str = option("float32", "Of the networks: float32 or bfloat16.")
+    extra_columns: bool = option(
+        False,
+        "Allow columns in the manifest that mean nothing here; they are kept.",
+        "--extra-columns",
+    )
     reading: options.Reading
-    max_failures: Annotated[
-        int | None,
-        typer.Option(
-            "--max-failures",
-            help="Give up after more failures than this in one start [no limit].",
-            min=0,
-        ),
-    ] = None
-    retry_failures: Annotated[
-        bool, typer.Option("--retry-failures", help="Try again what has failed before.")
-    ] = False
-    detect: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--detect", help="Look for a watermark: a key file. Give several for more."
-        ),
-    ] = None
-    rate: Annotated[
-        float,
-        typer.Option(
-            "--rate",
-            help="Of --detect: about this share of unmarked images is called marked.",
-        ),
-    ] = 1e-3
-    no_noise: Annotated[
-        bool, typer.Option("--no-noise", help="Write certificates, but no noise.zarr.")
-    ] = False
-    chunk_rows: Annotated[
-        int, typer.Option("--chunk-rows", help="Noises in one file.", min=1)
-    ] = 64
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            "--batch-size",
-            "-b",
-            help="Images at a time on each device (on each group of --model-parallel).",
-            min=1,
-        ),
-    ] = 8
-    model_parallel: Annotated[
-        int,
-        typer.Option(
-            "--model-parallel",
-            help="Devices that share one copy of the parameters.",
-            min=1,
-        ),
-    ] = 1
+    max_failures: int | None = option(
+        None, "Give up after more failures than this in one start [no limit].", min=0
+    )
+    retry_failures: bool = option(
+        False, "Try again what has failed before.", "--retry-failures"
+    )
+    detect: list[Path] | None = option(
+        None, "Look for a watermark: a key file. Give several for more."
+    )
+    rate: float = option(
+        1e-3, "Of --detect: about this share of unmarked images is called marked."
+    )
+    no_noise: bool = option(
+        False, "Write certificates, but no noise.zarr.", "--no-noise"
+    )
+    chunk_rows: int = option(64, "Noises in one file.", min=1)
+    batch_size: int = option(
+        8,
+        "Images at a time on each device (on each group of --model-parallel).",
+        "-b",
+        min=1,
+    )
+    model_parallel: int = option(
+        1, "Devices that share one copy of the parameters.", min=1
+    )
     hosts: Processes
-    compilation_cache: Annotated[
-        Path | None,
-        typer.Option(
-            "--compilation-cache",
-            help="Folder for compiled programs: a restart need not compile again.",
-        ),
-    ] = None
-    as_json: options.AsJson = False
+    compilation_cache: Path | None = option(
+        None, "Folder for compiled programs: a restart need not compile again."
+    )
+    as_json: bool = option(False)
 
 
 @options.unfold

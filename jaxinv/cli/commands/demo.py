@@ -16,6 +16,7 @@ from rich.table import Table
 import jaxinv as ji
 from jaxinv.cli import options, record, runs
 from jaxinv.cli.console import Output, explained
+from jaxinv.cli.options import option
 from jaxinv.cli.prepare import prepare
 from jaxinv.cli.record import decibels
 from jaxinv.cli.samplers import ONE_ARRAY_NAMES, lossy_note
@@ -29,13 +30,13 @@ _GAIN = 10.0
 class Options:
     """The options of ``jaxinv demo``."""
 
-    prompt: options.Prompt = "red heart on a light blue background"
-    steps: options.Steps = 20
-    guidance: options.Guidance = 3.0
-    sampler: options.SamplerName = "ddim"
-    seed: options.Seed = 0
-    out: options.ImageFile = Path("jaxinv-demo.png")
-    as_json: options.AsJson = False
+    prompt: str = option("red heart on a light blue background")
+    steps: int = option(20)
+    guidance: float = option(3.0)
+    sampler: str = option("ddim")
+    seed: int = option(0, min=0, max=options.MAX_SEED)
+    out: Path = option(Path("jaxinv-demo.png"))
+    as_json: bool = option(False)
 
 
 class Found(NamedTuple):

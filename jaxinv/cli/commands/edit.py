@@ -2,17 +2,17 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
-import typer
 from rich.markup import escape
 
 import jaxinv as ji
 from jaxinv.apps import editing, masks
 from jaxinv.cli import options, record, runs
 from jaxinv.cli.console import Output, explained
+from jaxinv.cli.options import argument, option
 from jaxinv.cli.prepare import Prepared, prepare
 from jaxinv.cli.progress import Progress
 from jaxinv.files import check_writable_folder, write_json
@@ -24,42 +24,29 @@ from jaxinv.files.images import fit_image, write_image
 class Sampling(options.Sampling):
     """What is sampled with; with more steps, and exact by construction."""
 
-    steps: options.Steps = 50
-    sampler: options.SamplerName = "o-belm"
+    steps: int = option(50)
+    sampler: str = option("o-belm")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of ``jaxinv edit``."""
 
-    image: Annotated[Path, typer.Argument(help="The image to edit.")]
-    prompt: options.Prompt
-    target: Annotated[
-        str, typer.Option("--target", "-t", help="What the image shall show instead.")
-    ]
-    mask: Annotated[
-        str | None,
-        typer.Option(
-            "--mask",
-            help="A picture of the image's size, white where it may change; or 'auto': "
-            "where the two prompts disagree. Without one, all may change.",
-        ),
-    ] = None
-    freeze: Annotated[
-        int,
-        typer.Option(
-            "--freeze", help="First steps that still follow the old prompt.", min=0
-        ),
-    ] = 0
+    image: Path = argument("The image to edit.")
+    prompt: str = option()
+    target: str = option(..., "What the image shall show instead.", "-t")
+    mask: str | None = option(
+        None,
+        "A picture of the image's size, white where it may change; or 'auto': where "
+        "the two prompts disagree. Without one, all may change.",
+    )
+    freeze: int = option(0, "First steps that still follow the old prompt.", min=0)
     sampling: Sampling
-    decoder_inversion: options.DecoderInversion = "anderson"
+    decoder_inversion: str = option("anderson")
     reading: options.Reading
-    seed: options.Seed = 0
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder for the results [IMAGE-edited]."),
-    ] = None
-    as_json: options.AsJson = False
+    seed: int = option(0, min=0, max=options.MAX_SEED)
+    out: Path | None = option(None, "Folder for the results [IMAGE-edited].", "-o")
+    as_json: bool = option(False)
 
 
 @options.unfold

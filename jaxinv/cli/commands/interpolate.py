@@ -2,17 +2,17 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import typer
 from rich.markup import escape
 
 import jaxinv as ji
 from jaxinv.cli import options, record
 from jaxinv.cli.console import Output, explained
+from jaxinv.cli.options import argument, option
 from jaxinv.cli.prepare import prepare
 from jaxinv.cli.progress import Progress
 from jaxinv.files import check_writable_folder, write_json
@@ -27,34 +27,25 @@ _SAMPLERS = ("o_belm", "bdia")
 class Sampling(options.Sampling):
     """What is sampled with: exact by construction, and without guidance."""
 
-    steps: options.Steps = 50
-    guidance: options.Guidance = 1.0
-    sampler: Annotated[
-        str, typer.Option("--sampler", help="o-belm or bdia: exact by construction.")
-    ] = "o-belm"
+    steps: int = option(50)
+    guidance: float = option(1.0)
+    sampler: str = option("o-belm", "o-belm or bdia: exact by construction.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of ``jaxinv interpolate``."""
 
-    first: Annotated[Path, typer.Argument(help="The image at the start.")]
-    second: Annotated[Path, typer.Argument(help="The image at the end.")]
-    prompt: options.Prompt
-    second_prompt: Annotated[
-        str | None,
-        typer.Option("--second-prompt", help="Of the second image, if another."),
-    ] = None
-    points: Annotated[
-        int, typer.Option("--points", help="Images, both ends included.")
-    ] = 7
+    first: Path = argument("The image at the start.")
+    second: Path = argument("The image at the end.")
+    prompt: str = option()
+    second_prompt: str | None = option(None, "Of the second image, if another.")
+    points: int = option(7, "Images, both ends included.")
     sampling: Sampling
-    decoder_inversion: options.DecoderInversion = "anderson"
+    decoder_inversion: str = option("anderson")
     reading: options.Reading
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the results.")
-    ] = Path("between")
-    as_json: options.AsJson = False
+    out: Path = option(Path("between"), "Folder for the results.", "-o")
+    as_json: bool = option(False)
 
 
 @options.unfold

@@ -2,18 +2,18 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import typer
 from rich.markup import escape
 from rich.table import Table
 
 import jaxinv as ji
 from jaxinv.cli import options, record, runs
 from jaxinv.cli.console import Output, explained
+from jaxinv.cli.options import argument, option
 from jaxinv.cli.prepare import prepare
 from jaxinv.cli.record import decibels
 from jaxinv.cli.samplers import lossy_note
@@ -29,34 +29,24 @@ _GAIN = 10.0
 class Options:
     """The options of ``jaxinv invert``."""
 
-    image: Annotated[Path, typer.Argument(help="The image to invert.")]
-    prompt: options.Prompt
+    image: Path = argument("The image to invert.")
+    prompt: str = option()
     sampling: options.Sampling
-    strategy: Annotated[
-        str,
-        typer.Option(
-            "--strategy",
-            help="auto (exact), explicit (samplers that are exact by construction; "
-            "their auto), trajectory (exact, all steps together), stepwise "
-            "(exact for ddim and euler; for other samplers the published Algorithm 2), "
-            "or naive (DDIM inversion).",
-        ),
-    ] = "auto"
-    solver: Annotated[
-        str | None,
-        typer.Option(
-            "--solver",
-            help="For stepwise only: anderson, fixed-point, forward-step, gradient or "
-            "newton-krylov. By default anderson, and forward-step in Algorithm 2.",
-        ),
-    ] = None
-    decoder_inversion: options.DecoderInversion = "anderson"
+    strategy: str = option(
+        "auto",
+        "auto (exact), explicit (samplers that are exact by construction; their auto), "
+        "trajectory (exact, all steps together), stepwise (exact for ddim and euler; "
+        "for other samplers the published Algorithm 2), or naive (DDIM inversion).",
+    )
+    solver: str | None = option(
+        None,
+        "For stepwise only: anderson, fixed-point, forward-step, gradient or "
+        "newton-krylov. By default anderson, and forward-step in Algorithm 2.",
+    )
+    decoder_inversion: str = option("anderson")
     reading: options.Reading
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder for the results [IMAGE-inverted]."),
-    ] = None
-    as_json: options.AsJson = False
+    out: Path | None = option(None, "Folder for the results [IMAGE-inverted].", "-o")
+    as_json: bool = option(False)
 
 
 @options.unfold

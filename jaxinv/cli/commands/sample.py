@@ -2,16 +2,16 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import typer
 from rich.markup import escape
 
 from jaxinv.cli import options, record, runs
 from jaxinv.cli.console import Output, explained
+from jaxinv.cli.options import option
 from jaxinv.cli.prepare import prepare
 from jaxinv.files import check_writable_file, read_array
 from jaxinv.files.images import image_suffix
@@ -22,24 +22,18 @@ from jaxinv.sampling.state import state_of
 class Options:
     """The options of ``jaxinv sample``."""
 
-    prompt: options.Prompt
+    prompt: str = option()
     sampling: options.Sampling
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed", help="Seed of the noise (default 0).", min=0, max=options.MAX_SEED
-        ),
-    ] = None
-    noise: Annotated[
-        Path | None,
-        typer.Option(
-            "--noise",
-            help="noise.npy of 'jaxinv invert' with the same sampler and steps, in "
-            "place of a seed.",
-        ),
-    ] = None
-    out: options.ImageFile = Path("sample.png")
-    as_json: options.AsJson = False
+    seed: int | None = option(
+        None, "Seed of the noise (default 0).", min=0, max=options.MAX_SEED
+    )
+    noise: Path | None = option(
+        None,
+        "noise.npy of 'jaxinv invert' with the same sampler and steps, in place of a "
+        "seed.",
+    )
+    out: Path = option(Path("sample.png"))
+    as_json: bool = option(False)
 
 
 @options.unfold

@@ -7,7 +7,7 @@ import secrets
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from jaxinv.cli import options, record, runs
 from jaxinv.cli.console import Output, check_choice, explained
+from jaxinv.cli.options import argument, option
 from jaxinv.cli.prepare import Prepared, prepare
 from jaxinv.cli.samplers import ONE_ARRAY_NAMES
 from jaxinv.files import check_writable_file
@@ -29,6 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 SCHEMES = ("tree_ring", "gaussian_shading")
+_IMAGE, _KEY = "The image to look at.", "The key file; keep it to yourself."
 
 
 class DetectionCode(enum.IntEnum):
@@ -45,120 +47,84 @@ class DetectionCode(enum.IntEnum):
 class Sampling(options.Sampling):
     """How an image of somebody else was sampled; of its prompt nothing is known."""
 
-    guidance: Annotated[
-        float,
-        typer.Option(
-            "--guidance",
-            "-g",
-            help="Of the prompt, 1 if it is not known; images of 'embed' have 3 unless "
-            "it was told otherwise. As in diffusers, at most 1 is no guidance, and the "
-            "prompt counts.",
-        ),
-    ] = 1.0
+    guidance: float = option(
+        1.0,
+        "Of the prompt, 1 if it is not known; images of 'embed' have 3 unless it was "
+        "told otherwise. As in diffusers, at most 1 is no guidance, and the prompt "
+        "counts.",
+        "-g",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recovering:
     """How the noise of an image is found."""
 
-    prompt: Annotated[
-        str,
-        typer.Option(
-            "--prompt",
-            "-p",
-            help="What the image was made from, if that is known; with its --guidance. "
-            "Without it marks of guided images are weaker, rings and zeros mostly "
-            "missed.",
-        ),
-    ] = ""
+    prompt: str = option(
+        "",
+        "What the image was made from, if that is known; with its --guidance. Without "
+        "it marks of guided images are weaker, rings and zeros mostly missed.",
+        "-p",
+    )
     sampling: Sampling
-    strategy: Annotated[
-        str,
-        typer.Option("--strategy", help="As of 'jaxinv invert': auto, naive, ..."),
-    ] = "auto"
-    decoder_inversion: options.DecoderInversion = "anderson"
-
-
-_Image = Annotated[Path, typer.Argument(help="The image to look at.")]
-_KeyFile = Annotated[
-    Path, typer.Option("--key", "-k", help="The key file; keep it to yourself.")
-]
+    strategy: str = option("auto", "As of 'jaxinv invert': auto, naive, ...")
+    decoder_inversion: str = option("anderson")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Embed:
     """The options of ``jaxinv watermark embed``."""
 
-    prompt: options.Prompt
-    key: _KeyFile
-    scheme: Annotated[
-        str | None,
-        typer.Option(
-            "--scheme",
-            help="Of a new key: tree-ring (default), or gaussian-shading (carries "
-            "bits).",
-        ),
-    ] = None
-    pattern: Annotated[
-        str,
-        typer.Option(
-            "--pattern",
-            help="Of a new tree-ring: random (default), ring (survives rotations; two "
-            "are alike), or zeros (no secret).",
-        ),
-    ] = "random"
-    message: Annotated[
-        str | None,
-        typer.Option(
-            "--message",
-            help="Of a new gaussian-shading key: text, hex:6A61..., or bits:0110... "
-            "Drawn if not given. One that names this image tells copies of its mark.",
-        ),
-    ] = None
+    prompt: str = option()
+    key: Path = option(..., _KEY, "-k")
+    scheme: str | None = option(
+        None, "Of a new key: tree-ring (default), or gaussian-shading (carries bits)."
+    )
+    pattern: str = option(
+        "random",
+        "Of a new tree-ring: random (default), ring (survives rotations; two are "
+        "alike), or zeros (no secret).",
+    )
+    message: str | None = option(
+        None,
+        "Of a new gaussian-shading key: text, hex:6A61..., or bits:0110... Drawn if "
+        "not given. One that names this image tells copies of its mark.",
+    )
     sampling: options.Sampling
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed",
-            help="Of the noise under the mark. Drawn if not given: whoever knows it "
-            "sees the mark without its key. A drawn one is neither shown nor kept.",
-            min=0,
-        ),
-    ] = None
-    out: options.ImageFile = Path("marked.png")
-    as_json: options.AsJson = False
+    seed: int | None = option(
+        None,
+        "Of the noise under the mark. Drawn if not given: whoever knows it sees the "
+        "mark without its key. A drawn one is neither shown nor kept.",
+        min=0,
+    )
+    out: Path = option(Path("marked.png"))
+    as_json: bool = option(False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Detect:
     """The options of ``jaxinv watermark detect``."""
 
-    image: _Image
-    key: _KeyFile
+    image: Path = argument(_IMAGE)
+    key: Path = option(..., _KEY, "-k")
     recovering: Recovering
-    rate: Annotated[
-        float,
-        typer.Option(
-            "--rate",
-            help="Of images made without the key, at most about this share is called "
-            "marked.",
-        ),
-    ] = 1e-3
+    rate: float = option(
+        1e-3,
+        "Of images made without the key, at most about this share is called marked.",
+    )
     reading: options.Reading
-    as_json: options.AsJson = False
+    as_json: bool = option(False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classify:
     """The options of ``jaxinv watermark classify``."""
 
-    image: _Image
-    key: Annotated[
-        list[Path], typer.Option("--key", "-k", help="A key file; give several.")
-    ]
+    image: Path = argument(_IMAGE)
+    key: list[Path] = option(..., "A key file; give several.", "-k")
     recovering: Recovering
     reading: options.Reading
-    as_json: options.AsJson = False
+    as_json: bool = option(False)
 
 
 @app.command()
