@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxinv import analysis
 from jaxinv import decoder_inversion as decoder
+from jaxinv import solvers as _solvers
 from jaxinv.apps.interpolation import interpolate
 from jaxinv.decoder_inversion import DecoderInversion, invert_decoder
 from jaxinv.diffusion.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
@@ -37,27 +38,15 @@ from jaxinv.inversion import (
 )
 from jaxinv.mesh import make_mesh
 from jaxinv.metrics import nmse_db, psnr
-from jaxinv.samplers.adams import deis, ipndm
-from jaxinv.samplers.bidirectional import bdia, belm, o_belm
-from jaxinv.samplers.bidirectional_log_snr import o_belm_log_snr
+from jaxinv.samplers import registry as _samplers
 from jaxinv.samplers.diffusers_grid import grid_from_diffusers
-from jaxinv.samplers.diffusers_sampler import sampler_from_diffusers
-from jaxinv.samplers.dpm_solver import (
-    dpm_solver_2m,
-    dpmpp_2m,
-    dpmpp_3m,
-    dpmpp_3m_diffusers,
-)
-from jaxinv.samplers.edict import edict
-from jaxinv.samplers.multistep import ddim, ddim_diffusers, euler
-from jaxinv.samplers.table import LinearMultistep
-from jaxinv.samplers.unipc import unip
+from jaxinv.samplers.registry import *  # noqa: F403
 from jaxinv.sampling.sample import sample, sample_trajectory
 from jaxinv.sampling.state import SamplerState
 from jaxinv.scale.batch import invert_batch, sample_batch
 from jaxinv.scale.memory import largest_batch, predict_memory
 from jaxinv.scale.stream import invert_stream
-from jaxinv.solvers import Anderson, FixedPoint, ForwardStep, Gradient, NewtonKrylov
+from jaxinv.solvers import *  # noqa: F403
 
 if TYPE_CHECKING:
     from jaxinv.loading.load import load
@@ -66,18 +55,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Algorithm1",
     "Algorithm2",
-    "Anderson",
     "DecoderInversion",
     "Explicit",
-    "FixedPoint",
-    "ForwardStep",
-    "Gradient",
     "InversionResult",
     "LatentDiffusion",
-    "LinearMultistep",
     "LossyGridWarning",
     "Naive",
-    "NewtonKrylov",
     "NewtonTrajectory",
     "NoiseSchedule",
     "SamplerState",
@@ -85,21 +68,10 @@ __all__ = [
     "Trajectory",
     "analysis",
     "as_denoiser",
-    "bdia",
-    "belm",
     "certify",
     "conditioned",
     "cosine",
-    "ddim",
-    "ddim_diffusers",
     "decoder",
-    "deis",
-    "dpm_solver_2m",
-    "dpmpp_2m",
-    "dpmpp_3m",
-    "dpmpp_3m_diffusers",
-    "edict",
-    "euler",
     "flow_matching",
     "from_v",
     "from_x0",
@@ -110,26 +82,24 @@ __all__ = [
     "invert_batch",
     "invert_decoder",
     "invert_stream",
-    "ipndm",
     "largest_batch",
     "linear",
     "load",
     "make_mesh",
     "nmse_db",
-    "o_belm",
-    "o_belm_log_snr",
     "predict_memory",
     "psnr",
     "sample",
     "sample_batch",
     "sample_trajectory",
-    "sampler_from_diffusers",
     "scaled_linear",
     "schedule_from_diffusers",
     "time_grid",
-    "unip",
     "variance_exploding",
 ]
+# A sampler or a solver is named where it is declared.
+__all__ += _samplers.__all__
+__all__ += _solvers.__all__
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,6 @@ and nothing else. Standard error carries everything else: progress, notes, error
 """
 
 import contextlib
-import difflib
 import enum
 import math
 import warnings
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from jaxinv.files import to_json
+from jaxinv.names import unknown
 
 
 class ExitCode(enum.IntEnum):
@@ -122,11 +122,21 @@ def check_choice(what: str, value: str, known: Iterable[str]) -> str:
     name = value.strip().lower().replace("-", "_")
     if name in known:
         return name
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {as_typed(close[0])}?" if close else ""
-    raise ValueError(
-        f"unknown {what} {value!r}{hint} (there are {', '.join(map(as_typed, known))})"
-    )
+    raise ValueError(unknown(what, value, map(as_typed, known)))
+
+
+def listed(names: Iterable[str], notes: Mapping[str, str] | None = None) -> str:
+    """Return names as text, as the command line spells them, with notes in brackets.
+
+    >>> listed(["o_belm", "bdia"], {"bdia": "old"})
+    'o-belm or bdia (old)'
+    """
+    notes = notes or {}
+    shown = [
+        as_typed(name) + (f" ({notes[name]})" if notes.get(name) else "")
+        for name in names
+    ]
+    return " or ".join([", ".join(shown[:-1]), shown[-1]] if shown[1:] else shown)
 
 
 def as_typed(name: str) -> str:

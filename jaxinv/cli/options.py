@@ -12,9 +12,15 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from jaxinv.cli.console import listed
+from jaxinv.cli.samplers import EXACT_NAMES, ONE_ARRAY_NAMES
+from jaxinv.decoder_inversion import METHODS
 from jaxinv.files.image_reading import MAX_PIXELS
+from jaxinv.samplers.registry import SAMPLERS
 
 MAX_SEED = 2**32 - 1
+
+_NOTES = {name: named.note for name, named in SAMPLERS.items()}
 
 #: What ``--help`` says of options that several commands have, and their short names.
 _SHARED = {
@@ -33,10 +39,8 @@ _SHARED = {
         "-g",
     ),
     "sampler": (
-        "ddim, dpmpp-2m, dpmpp-3m (DPM-Solver++), dpm-solver-2m, deis, ipndm, unip "
-        "(UniPC without its corrector), euler; or one that is exact by construction, "
-        "whose noise is a pair of arrays: o-belm, o-belm-log-snr (for few steps), "
-        "bdia, edict.",
+        f"{listed(ONE_ARRAY_NAMES, _NOTES)}; or one that is exact by construction, "
+        f"whose noise is a pair of arrays: {listed(EXACT_NAMES, _NOTES)}.",
     ),
     "spacing": (
         "Time grid: log-snr (keeps the noise; alias exponential), karras, or, for "
@@ -44,9 +48,8 @@ _SHARED = {
         "that diffusers has step as its scheduler of that name does by default.",
     ),
     "decoder_inversion": (
-        "How the image becomes a latent: encoder (alone), anderson, forward-step, "
-        "inertial-km, adam (these need no gradient), gradient or gauss-newton. Never "
-        "worse than the encoder, by image.",
+        f"How the image becomes a latent: {listed(METHODS)}. Never worse than the "
+        "encoder alone, by image.",
     ),
     "resize": (
         "Crop and resample an image of another size to the model's.",

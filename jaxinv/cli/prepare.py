@@ -13,8 +13,9 @@ from jaxinv.decoder_inversion import METHODS
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.files.image_reading import ReadImage
 from jaxinv.files.images import fit_image
-from jaxinv.inversion import SOLVERS, STRATEGIES
+from jaxinv.inversion import STRATEGIES
 from jaxinv.inversion.strategies import make_plan
+from jaxinv.solvers import SOLVERS
 
 
 class Prepared(NamedTuple):

@@ -107,7 +107,7 @@ def find_noise(
             table,
             watched,
             latent,
-            strategy=strategy,  # type: ignore[arg-type]
+            strategy=strategy,
             solver=ready.solver,
             schedule=ready.pipe.schedule,
             return_trajectory=unmeasured,

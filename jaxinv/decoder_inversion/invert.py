@@ -22,6 +22,7 @@ from jaxinv.decoder_inversion.method import Method
 from jaxinv.decoder_inversion.methods import METHODS
 from jaxinv.decoder_inversion.problem import Limits, Problem
 from jaxinv.loops import run
+from jaxinv.names import unknown
 
 
 @checked
@@ -95,10 +96,8 @@ def as_method(method: str | Method) -> Method:
     """The method of a name, or the value itself; ValueError if it is neither."""
     if isinstance(method, str):
         if method not in METHODS:
-            raise ValueError(
-                f"unknown method {method!r}; expected one of {', '.join(METHODS)}, or "
-                "a value such as jaxinv.decoder.Anderson(iterations=10)"
-            )
+            instead = "a value such as jaxinv.decoder.Anderson(iterations=10)"
+            raise ValueError(unknown("method", method, METHODS, instead))
         return METHODS[method]
     if not all(hasattr(method, name) for name in ("begin", "step", "count")):
         raise ValueError(

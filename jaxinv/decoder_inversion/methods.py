@@ -9,14 +9,28 @@ from jaxinv.decoder_inversion.gradient_free import (
     InertialKM,
 )
 from jaxinv.decoder_inversion.method import Method
+from jaxinv.names import by_name
 
-#: By the names that are accepted wherever a method is.
-METHODS: dict[str, Method] = {
-    "encoder": Encoder(),
-    "gradient": Gradient(),
-    "forward_step": ForwardStep(),
-    "inertial_km": InertialKM(),
-    "adam": Adam(),
-    "anderson": Anderson(),
-    "gauss_newton": GaussNewton(),
-}
+#: What ``jaxinv.decoder`` has of methods.
+__all__ = [
+    "METHODS",
+    "Adam",
+    "Anderson",
+    "Encoder",
+    "ForwardStep",
+    "GaussNewton",
+    "Gradient",
+    "InertialKM",
+    "Method",
+]
+
+#: The methods that have names, with their default settings.
+METHODS: dict[str, Method] = by_name(
+    Encoder(),
+    Gradient(),
+    ForwardStep(),
+    InertialKM(),
+    Adam(),
+    Anderson(),
+    GaussNewton(),
+)

@@ -8,17 +8,11 @@ from jaxinv.inversion.invert import invert
 from jaxinv.inversion.naive import Naive
 from jaxinv.inversion.result import InversionResult
 from jaxinv.inversion.stepwise import Stepwise
-from jaxinv.inversion.strategies import (
-    SOLVERS,
-    STRATEGIES,
-    Strategy,
-    auto_strategy,
-)
+from jaxinv.inversion.strategies import STRATEGIES, auto_strategy
 from jaxinv.inversion.trajectory import Trajectory
 from jaxinv.inversion.trajectory_newton import NewtonTrajectory
 
 __all__ = [
-    "SOLVERS",
     "STRATEGIES",
     "Algorithm1",
     "Algorithm2",
@@ -27,7 +21,6 @@ __all__ = [
     "Naive",
     "NewtonTrajectory",
     "Stepwise",
-    "Strategy",
     "Trajectory",
     "auto_strategy",
     "certify",

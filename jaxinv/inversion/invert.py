@@ -51,7 +51,7 @@ from jaxinv.inversion.implicit_gradient import attach_gradient
 from jaxinv.inversion.naive import Naive
 from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.stages import Solved, Stage, run_stage
-from jaxinv.inversion.strategies import Strategy, make_plan
+from jaxinv.inversion.strategies import make_plan
 from jaxinv.inversion.verification import (
     Verified,
     better_of,
@@ -79,7 +79,7 @@ def invert(
     denoise: Denoiser,
     x0: Float[Array, "*shape"] | SamplerState,
     *,
-    strategy: Strategy | Stage | tuple[Stage, ...] = "auto",
+    strategy: str | Stage | tuple[Stage, ...] = "auto",
     solver: str | Solver | None = None,
     schedule: NoiseSchedule | None = None,
     return_trajectory: bool = False,

@@ -84,7 +84,7 @@ class Stepwise(LoopStage):
     ) -> Loop:
         """Return the climb; see :class:`jaxinv.inversion.stages.LoopStage`."""
         del known
-        n = table.num_steps
+        n = table.num_rows
 
         def level(climb: Climb) -> Loop:
             return _level(self.solver, table, denoise, climb)
@@ -160,7 +160,7 @@ def _level(
 ) -> Loop:
     """The solve of the implicit equation of the level that a sample is at."""
     # A lane that is done is at no level; what is computed for it is not kept.
-    i = jnp.minimum(climb.i, table.num_steps)
+    i = jnp.minimum(climb.i, table.num_rows)
     a, b = table.a[i - 1, 0], table.b[i - 1, 0]
     y_after = climb.x_after / table.scale[i - 1]
     slope = _extrapolate(table, i, climb.f1, climb.f2)

@@ -1,6 +1,7 @@
 """The strategies of :func:`jaxinv.invert`: names, and the plans that they stand for."""
 
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion.algorithm_1 import Algorithm1
@@ -11,34 +12,18 @@ from jaxinv.inversion.stages import Stage
 from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.trajectory import Trajectory
 from jaxinv.inversion.trajectory_newton import NewtonTrajectory
+from jaxinv.names import unknown
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.solvers import (
-    Anderson,
-    FixedPoint,
-    ForwardStep,
-    Gradient,
-    NewtonKrylov,
-    Solver,
-)
+from jaxinv.solvers import SOLVERS, Solver
 
-Strategy = Literal["auto", "explicit", "trajectory", "stepwise", "naive"]
-STRATEGIES: tuple[str, ...] = get_args(Strategy)
-
-SOLVERS: dict[str, Solver] = {
-    "anderson": Anderson(),
-    "fixed_point": FixedPoint(),
-    "forward_step": ForwardStep(),
-    "gradient": Gradient(),
-    "newton_krylov": NewtonKrylov(),
-}
-
+Plan = tuple[Stage, ...]
 
 #: What ``auto`` does for samples that stepwise inversion cannot do, or leaves.
-FINISH: tuple[Stage, ...] = (Trajectory(), NewtonTrajectory())
+FINISH: Plan = (Trajectory(), NewtonTrajectory())
 
 
-def auto_strategy(sampler: LinearMultistep) -> Strategy:
-    """What ``strategy="auto"`` begins with for a sampler.
+def auto_strategy(sampler: LinearMultistep) -> str:
+    """Return the strategy that ``"auto"`` begins with for a sampler.
 
     Args:
         sampler: the sampler.
@@ -57,8 +42,8 @@ def make_plan(
     strategy: Any,
     solver: str | Solver | None,
     schedule: NoiseSchedule | None,
-) -> tuple[Stage, ...]:
-    """The stages of a strategy.
+) -> Plan:
+    """Return the stages of a strategy, in order.
 
     Args:
         sampler: the table.
@@ -66,37 +51,37 @@ def make_plan(
         solver: of the stepwise strategy.
         schedule: the model's schedule.
 
-    Returns:
-        The stages, in order.
-
     Raises:
         ValueError: for what does not exist or cannot be combined.
     """
     known = isinstance(strategy, str) and strategy in STRATEGIES
     stages = strategy if isinstance(strategy, tuple) else (strategy,)
     if not known and not (stages and all(_is_stage(stage) for stage in stages)):
-        raise ValueError(
-            f"unknown strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}, "
-            "or a value such as Trajectory(chunk=8)"
-        )
+        instead = "a value such as Trajectory(chunk=8)"
+        raise ValueError(unknown("strategy", strategy, STRATEGIES, instead))
     if solver is not None and strategy != "stepwise":
         raise ValueError(
             f"a solver is for strategy 'stepwise'; {strategy!r} does not use "
             f"solver={solver!r}"
         )
-    if not known:
-        for stage in stages:
-            _check_fits(stage, sampler)
-        return stages
-    if strategy == "naive":
-        return (Naive(),)
-    if strategy == "explicit" or (strategy == "auto" and sampler.bidirectional):
-        _check_fits(Explicit(), sampler)
+    if known:
+        stages = STRATEGIES[strategy].plan(sampler, solver, schedule)
+    for stage in stages:
+        _check_fits(stage, sampler)
+    return stages
+
+
+def _auto(sampler: LinearMultistep, *_: Any) -> Plan:
+    if sampler.bidirectional:
         return (Explicit(),)
-    if strategy == "trajectory":
-        return (Trajectory(),)
-    if strategy == "auto":
-        return (Stepwise(), *FINISH) if sampler.history == 1 else FINISH
+    return (Stepwise(), *FINISH) if sampler.history == 1 else FINISH
+
+
+def _stepwise(
+    sampler: LinearMultistep,
+    solver: str | Solver | None,
+    schedule: NoiseSchedule | None,
+) -> Plan:
     if sampler.bidirectional:
         raise ValueError(
             f"strategy 'stepwise' does not invert {sampler.name!r}, whose rows can be "
@@ -114,6 +99,35 @@ def make_plan(
         )
     chosen = _solver("forward_step" if solver is None else solver)
     return (Algorithm2(schedule, solver=chosen),)
+
+
+class Named(NamedTuple):
+    """A strategy that has a name.
+
+    Attributes:
+        note: What ``--help`` says of it.
+        plan: Makes its stages for a sampler, a solver or None, and the model's schedule
+            or None.
+    """
+
+    note: str
+    plan: Callable[[LinearMultistep, Any, NoiseSchedule | None], Plan]
+
+
+STRATEGIES: dict[str, Named] = {
+    "auto": Named("exact", _auto),
+    "explicit": Named(
+        "samplers that are exact by construction; their auto",
+        lambda *_: (Explicit(),),
+    ),
+    "trajectory": Named("exact, all steps together", lambda *_: (Trajectory(),)),
+    "stepwise": Named(
+        "exact for samplers that remember one state; for others the published "
+        "Algorithm 2",
+        _stepwise,
+    ),
+    "naive": Named("DDIM inversion", lambda *_: (Naive(),)),
+}
 
 
 def _check_fits(stage: Stage, sampler: LinearMultistep) -> None:
@@ -139,8 +153,6 @@ def _solver(solver: str | Solver) -> Solver:
     if isinstance(solver, str) and solver in SOLVERS:
         return SOLVERS[solver]
     if isinstance(solver, str | type) or not callable(solver):
-        raise ValueError(
-            f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}, or a "
-            "solver value such as Anderson(history=8)"
-        )
+        instead = "a solver value such as Anderson(history=8)"
+        raise ValueError(unknown("solver", solver, SOLVERS, instead))
     return solver

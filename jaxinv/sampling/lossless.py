@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxinv.callables import check_denoiser
 from jaxinv.derivatives import first_order_only
+from jaxinv.names import unknown
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.lossless_numbers import COMPENSATED, Words
 from jaxinv.sampling.lossless_numbers import Arithmetic as Numbers
@@ -41,10 +42,7 @@ def check_arithmetic(arithmetic: str, sampler: LinearMultistep) -> None:
         sampler: the sampler that shall run in it.
     """
     if arithmetic not in ARITHMETICS:
-        raise ValueError(
-            f"unknown arithmetic {arithmetic!r}; expected one of "
-            f"{', '.join(ARITHMETICS)}"
-        )
+        raise ValueError(unknown("arithmetic", arithmetic, ARITHMETICS))
     if arithmetic != "float" and not sampler.bidirectional:
         raise ValueError(
             f"arithmetic={arithmetic!r} is for bidirectional samplers such as o_belm, "

@@ -25,7 +25,7 @@ from jaxinv.callables import check_finite, split_callable
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import ConditionalModel, Denoiser, with_condition
 from jaxinv.diffusion.schedule import NoiseSchedule
-from jaxinv.inversion import InversionResult, Strategy, invert
+from jaxinv.inversion import InversionResult, invert
 from jaxinv.inversion.invert import check_rtol
 from jaxinv.inversion.stages import Stage
 from jaxinv.inversion.strategies import make_plan
@@ -78,7 +78,7 @@ def invert_batch(
     *,
     mesh: Mesh | None = None,
     batch_size: int | None = None,
-    strategy: Strategy | Stage | tuple[Stage, ...] = "auto",
+    strategy: str | Stage | tuple[Stage, ...] = "auto",
     solver: str | Solver | None = None,
     schedule: NoiseSchedule | None = None,
     return_trajectory: bool = False,

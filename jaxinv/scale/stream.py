@@ -20,7 +20,7 @@ from jaxinv.callables import check_finite, split_callable
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import ConditionalModel, Denoiser, with_condition
 from jaxinv.diffusion.schedule import NoiseSchedule
-from jaxinv.inversion import InversionResult, Strategy
+from jaxinv.inversion import InversionResult
 from jaxinv.inversion.invert import check_rtol
 from jaxinv.inversion.result import wrap_up
 from jaxinv.inversion.stages import Solved, Stage, in_units, loop_of, pose
@@ -188,7 +188,7 @@ def inversion_stations(
     lanes: int,
     iterations: int,
     mesh: Mesh,
-    strategy: Strategy | Stage | tuple[Stage, ...] = "auto",
+    strategy: str | Stage | tuple[Stage, ...] = "auto",
     solver: str | Solver | None = None,
     schedule: NoiseSchedule | None = None,
     verify: bool = True,
@@ -279,7 +279,7 @@ def invert_stream(
     lanes: int = 8,
     iterations: int = 4,
     mesh: Mesh | None = None,
-    strategy: Strategy | Stage | tuple[Stage, ...] = "auto",
+    strategy: str | Stage | tuple[Stage, ...] = "auto",
     solver: str | Solver | None = None,
     schedule: NoiseSchedule | None = None,
     verify: bool = True,

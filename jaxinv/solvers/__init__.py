@@ -1,11 +1,13 @@
 """Implicit solvers: hashable values that solve ``R(z) = 0`` for one sample."""
 
+from jaxinv.names import by_name
 from jaxinv.solvers.anderson import Anderson
 from jaxinv.solvers.fixed_point import FixedPoint, ForwardStep
 from jaxinv.solvers.gradient import Gradient
 from jaxinv.solvers.iteration import Solution, Solver
 from jaxinv.solvers.newton_krylov import NewtonKrylov
 
+#: What ``jaxinv`` has of solvers.
 __all__ = [
     "Anderson",
     "FixedPoint",
@@ -15,3 +17,8 @@ __all__ = [
     "Solution",
     "Solver",
 ]
+
+#: The solvers that have names, with their default settings.
+SOLVERS: dict[str, Solver] = by_name(
+    Anderson(), FixedPoint(), ForwardStep(), Gradient(), NewtonKrylov()
+)

@@ -11,16 +11,14 @@ from rich.markup import escape
 
 import jaxinv as ji
 from jaxinv.cli import options, record
-from jaxinv.cli.console import Output, explained
+from jaxinv.cli.console import Output, explained, listed
 from jaxinv.cli.options import argument, option
 from jaxinv.cli.prepare import prepare
 from jaxinv.cli.progress import Progress
+from jaxinv.cli.samplers import EXACT_NAMES
 from jaxinv.files import check_writable_folder, write_json
 from jaxinv.files.image_reading import read_image
 from jaxinv.files.images import write_image
-
-# Samplers that are exact by construction: both ends come back, whatever the guidance.
-_SAMPLERS = ("o_belm", "bdia")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Sampling(options.Sampling):
 
     steps: int = option(50)
     guidance: float = option(1.0)
-    sampler: str = option("o-belm", "o-belm or bdia: exact by construction.")
+    sampler: str = option("o-belm", f"{listed(EXACT_NAMES)}: exact by construction.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +60,7 @@ def interpolate(asked: Options) -> None:
         paths, reading = (asked.first, asked.second), asked.reading
         reads = [read_image(path, reading.max_pixels) for path in paths]
         ready = prepare(
-            asked.sampling, samplers=_SAMPLERS, decoder=asked.decoder_inversion
+            asked.sampling, samplers=EXACT_NAMES, decoder=asked.decoder_inversion
         )
         reads = [
             ready.fit(output, path, read, reading.resize)

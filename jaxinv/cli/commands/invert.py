@@ -12,7 +12,7 @@ from rich.table import Table
 
 import jaxinv as ji
 from jaxinv.cli import options, record, runs
-from jaxinv.cli.console import Output, explained
+from jaxinv.cli.console import Output, explained, listed
 from jaxinv.cli.options import argument, option
 from jaxinv.cli.prepare import prepare
 from jaxinv.cli.record import decibels
@@ -20,6 +20,8 @@ from jaxinv.cli.samplers import lossy_note
 from jaxinv.files import check_writable_folder, write_array, write_json
 from jaxinv.files.image_reading import read_image
 from jaxinv.files.images import write_image
+from jaxinv.inversion import STRATEGIES
+from jaxinv.solvers import SOLVERS
 
 # How much the panel magnifies what is left between two images.
 _GAIN = 10.0
@@ -34,14 +36,12 @@ class Options:
     sampling: options.Sampling
     strategy: str = option(
         "auto",
-        "auto (exact), explicit (samplers that are exact by construction; their auto), "
-        "trajectory (exact, all steps together), stepwise (exact for ddim and euler; "
-        "for other samplers the published Algorithm 2), or naive (DDIM inversion).",
+        f"{listed(STRATEGIES, {k: named.note for k, named in STRATEGIES.items()})}.",
     )
     solver: str | None = option(
         None,
-        "For stepwise only: anderson, fixed-point, forward-step, gradient or "
-        "newton-krylov. By default anderson, and forward-step in Algorithm 2.",
+        f"For stepwise only: {listed(SOLVERS)}. By default anderson, and forward-step "
+        "in Algorithm 2.",
     )
     decoder_inversion: str = option("anderson")
     reading: options.Reading

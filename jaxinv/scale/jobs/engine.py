@@ -75,7 +75,7 @@ def continuous(
         lanes=lanes,
         iterations=iterations,
         mesh=mesh,
-        strategy=strategy,  # type: ignore[arg-type]
+        strategy=strategy,
         schedule=pipe.schedule,
     )
     stages = _stage_names(sampler, strategy, pipe)

@@ -1,0 +1,43 @@
+"""Registries: values that are found by name, and the message for a name that is not."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import TypeVar
+
+_Value = TypeVar("_Value")
+
+
+def by_name(*values: _Value) -> dict[str, _Value]:
+    """Return settings by the names of their classes, in the spelling of functions.
+
+    Args:
+        *values: Instances of classes.
+
+    Example:
+        >>> import jaxinv as ji
+        >>> list(by_name(ji.Anderson(), ji.NewtonKrylov()))
+        ['anderson', 'newton_krylov']
+    """
+    names = [re.sub("(?<=[a-z])(?=[A-Z])", "_", type(v).__name__) for v in values]
+    return dict(zip(map(str.lower, names), values, strict=True))
+
+
+def unknown(what: str, name: object, known: Iterable[str], instead: str = "") -> str:
+    """Return the message for a name that does not exist.
+
+    Args:
+        what: What it should have been the name of.
+        name: The name.
+        known: The names that exist, as a user would write them.
+        instead: What else is accepted.
+
+    Example:
+        >>> print(unknown("solver", "andersen", ["anderson", "gradient"]))
+        unknown solver 'andersen'; did you mean anderson? (there are anderson, gradient)
+    """
+    known = list(known)
+    close = difflib.get_close_matches(str(name).strip().lower(), known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    accepted = ", ".join(known) + (f"; or {instead}" if instead else "")
+    return f"unknown {what} {name!r}{hint} (there are {accepted})"

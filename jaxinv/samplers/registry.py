@@ -1,0 +1,121 @@
+"""Samplers by name: the list that help, messages and tests are made of.
+
+On this library's own grids (log_snr, exponential, karras) a name is a constructor of a
+table. On diffusers' timestep spacings an image was made there, so that the table has to
+be diffusers' own, with every peculiarity: that of the scheduler of that name with its
+default options, on the model's schedule. Names without such a scheduler are this
+library's own samplers, on DDIM's timesteps.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, get_args
+
+from jaxinv.diffusion.diffusers_config import (
+    DDIM,
+    DEIS,
+    DPM,
+    UNIPC,
+    scheduler_options,
+)
+from jaxinv.diffusion.diffusers_levels import Request
+from jaxinv.diffusion.grid import TimeGrid, make_grid
+from jaxinv.diffusion.schedule import NoiseSchedule, Spacing, TimestepSpacing
+from jaxinv.samplers.adams import deis, ipndm
+from jaxinv.samplers.bidirectional import bdia, belm, o_belm
+from jaxinv.samplers.bidirectional_log_snr import o_belm_log_snr
+from jaxinv.samplers.diffusers_sampler import sampler_from_diffusers, table_from_options
+from jaxinv.samplers.dpm_solver import (
+    dpm_solver_2m,
+    dpmpp_2m,
+    dpmpp_3m,
+    dpmpp_3m_diffusers,
+)
+from jaxinv.samplers.edict import edict
+from jaxinv.samplers.multistep import ddim, ddim_diffusers, euler
+from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.unipc import unip
+
+#: What ``jaxinv`` has of samplers.
+__all__ = [
+    "LinearMultistep",
+    "bdia",
+    "belm",
+    "ddim",
+    "ddim_diffusers",
+    "deis",
+    "dpm_solver_2m",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "dpmpp_3m_diffusers",
+    "edict",
+    "euler",
+    "ipndm",
+    "o_belm",
+    "o_belm_log_snr",
+    "sampler_from_diffusers",
+    "unip",
+]
+
+
+class Named(NamedTuple):
+    """A sampler that has a name.
+
+    Attributes:
+        title: What it is called in print.
+        make: Makes it on a grid.
+        scheduler: The options of the diffusers scheduler of that name, or None.
+        note: What ``--help`` adds to the name.
+        exact: Whether it is exact by construction: a bidirectional table, whose state
+            is several arrays.
+    """
+
+    title: str
+    make: Callable[[TimeGrid], LinearMultistep]
+    scheduler: Mapping[str, Any] | None = None
+    note: str = ""
+    exact: bool = False
+
+
+_DPM = {"_class_name": DPM}
+# The noise form cannot end at zero.
+_DPM_SOLVER = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
+
+SAMPLERS: dict[str, Named] = {
+    "ddim": Named("DDIM", ddim, {"_class_name": DDIM, "clip_sample": False}),
+    "dpmpp_2m": Named("DPM-Solver++ 2M", dpmpp_2m, _DPM),
+    "dpmpp_3m": Named("DPM-Solver++ 3M", dpmpp_3m, _DPM | {"solver_order": 3}),
+    "dpm_solver_2m": Named("DPM-Solver 2M", dpm_solver_2m, _DPM | _DPM_SOLVER),
+    "deis": Named("DEIS", deis, {"_class_name": DEIS}),
+    "ipndm": Named("iPNDM", ipndm),
+    "unip": Named("UniP", unip, {"_class_name": UNIPC}, "UniPC without its corrector"),
+    "euler": Named("Euler", euler),
+    "o_belm": Named("O-BELM", o_belm, exact=True),
+    "o_belm_log_snr": Named(
+        "O-BELM in log-SNR", o_belm_log_snr, note="for few steps", exact=True
+    ),
+    "bdia": Named("BDIA", bdia, exact=True),
+    "edict": Named("EDICT", edict, exact=True),
+}
+
+
+def sampler_on_spacing(
+    name: str, schedule: NoiseSchedule, num_steps: int, spacing: Spacing
+) -> LinearMultistep:
+    """Return a sampler on one of the time grids; on diffusers', as diffusers steps.
+
+    Args:
+        name: A key of :data:`SAMPLERS`.
+        schedule: The model's schedule.
+        num_steps: N.
+        spacing: The name of the grid.
+    """
+    named = SAMPLERS[name]
+    theirs = schedule.family == "vp" and spacing in get_args(TimestepSpacing)
+    if named.scheduler is None or not theirs:
+        return named.make(make_grid(schedule, num_steps, spacing))
+    options = dict(named.scheduler)
+    if options["_class_name"] == UNIPC:
+        options["disable_corrector"] = list(range(num_steps + 1))
+    spaced = dataclasses.replace(schedule, timestep_spacing=spacing)  # type: ignore[arg-type]
+    return table_from_options(scheduler_options(options), spaced, Request(num_steps))[0]
