@@ -587,7 +587,9 @@ def test_data_of_another_shape_than_the_model_takes_is_refused(strategy):
 
 @pytest.mark.parametrize("strategy", ["exact", None, 3, ji.Trajectory, (), ("auto",)])
 def test_an_unknown_strategy_is_refused(strategy):
-    message = r"strategy.* must be a .*Stage|unknown strategy .*there are auto, explicit"
+    message = (
+        r"strategy.* must be a .*Stage|unknown strategy .*there are auto, explicit"
+    )
     with pytest.raises(ValueError, match=message):
         ji.invert(
             ji.ddim(ji.time_grid(VP, 4)), stretched, jnp.ones(3), strategy=strategy
