@@ -1,10 +1,11 @@
 """jaxinv: exact inversion of diffusion models in JAX.
 
-From an image back to the noise that the model's own sampler turns into it, with a
-certificate of how exact the answer is. See the README for a first example.
+It recovers the noise from which a model's sampler generates an image, with a
+certificate: numbers that state how exact the result is. See the README for a first
+example.
 
-The numerical core needs no model and no Flax: ``load`` and ``LatentDiffusion`` are
-imported when they are first used.
+The numerical core needs neither models nor Flax: ``load`` and ``LatentDiffusion`` are
+imported on first use.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -123,5 +124,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, those that are imported on first use among them."""
+    """Return the public names, including those that are imported on first use."""
     return [*__all__, "__version__"]

@@ -1,13 +1,15 @@
-r"""What stands between a user's call and the compiled program.
+r"""The step from a user's call to a compiled program.
 
-The public functions are ordinary Python: they check what can be checked on the host,
-with errors that say what was expected, and then call a jitted function. Two things make
-that work for *any* callable:
+Public functions are ordinary Python: they check their arguments on the host, with
+errors that state what was expected, and then call a jitted function. This works for
+*any* callable:
 
-* :func:`split_callable` parts a denoiser into its arrays, which become arguments of the
-  compiled program, and the rest, which selects it. One program serves all parameters.
-* the checks look at values only when there are values: under the caller's ``jax.jit``
-  or ``jax.vmap`` only shapes and dtypes are known, and only they are checked.
+* :func:`split_callable` splits a denoiser into its arrays, which become arguments of
+the
+  compiled program, and the rest, which selects the program. One program serves all
+  parameters.
+* values are checked only if they are known: under the caller's ``jax.jit`` or
+  ``jax.vmap``, only shapes and dtypes are checked.
 """
 
 import dataclasses
@@ -22,7 +24,7 @@ from jaxtyping import Array
 
 @dataclasses.dataclass(frozen=True)
 class _Rebuild:
-    """The part of a callable that is not arrays: hashable, a static argument."""
+    """The part of a callable without arrays, hashable as a static argument."""
 
     treedef: Any
     static: tuple[Any, ...]
@@ -34,25 +36,25 @@ class _Rebuild:
 
 
 class _Marker:
-    """Stands for an array among the static leaves."""
+    """A placeholder for an array among the static leaves."""
 
 
 _ARRAY = _Marker()
 
-#: What the outputs of layers are called that rematerialisation should keep.
+#: Name of the layer outputs that rematerialization should store.
 LAYER = "jaxinv.layer"
 
 
 def split_callable(fn: Callable[..., Any]) -> tuple[list[Any], _Rebuild]:
-    """Part a callable pytree into its arrays and everything else.
+    """Split a callable pytree into its arrays and everything else.
 
     Args:
         fn: a Flax NNX or Equinox module, a ``jax.tree_util.Partial``, a plain
             function, or any pytree of these.
 
     Returns:
-        The list of array leaves, and a hashable value that makes the callable again
-        from such a list.
+        The list of array leaves, and a hashable value that rebuilds the callable from
+        such a list.
     """
     leaves, treedef = jax.tree.flatten(fn)
     arrays_are = jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic
@@ -70,11 +72,11 @@ def check_finite(x: Array, what: str) -> None:
         )
     if x.dtype.itemsize < 4:
         raise ValueError(
-            f"the {what} must be float32 or float64, got {x.dtype}: 16 bits hold no "
-            "state exactly enough to be found again (the network may run in any dtype)"
+            f"the {what} must be float32 or float64, got {x.dtype}: 16-bit states are "
+            "too imprecise to invert; pass float32 (the network may run in any dtype)"
         )
     if x.size == 0:
-        raise ValueError(f"the {what} must have values, got an empty shape {x.shape}")
+        raise ValueError(f"the {what} must not be empty, got shape {x.shape}")
     if isinstance(x, jax.core.Tracer):
         return
     with jax.ensure_compile_time_eval():  # x may be a constant of a caller's jit
@@ -103,8 +105,8 @@ def check_denoiser(denoise: Callable[..., Any], x: Array) -> None:
         ) from error
     if getattr(out, "shape", None) != x.shape:
         raise ValueError(
-            f"the denoiser must return the shape that it is given, {x.shape}; it "
-            f"returned {getattr(out, 'shape', type(out).__name__)}"
+            f"the denoiser must return the shape of its input, {x.shape}; it returned "
+            f"{getattr(out, 'shape', type(out).__name__)}"
         )
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(

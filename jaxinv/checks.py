@@ -1,16 +1,16 @@
-"""Values are what their annotations say, or one line says what was expected.
+"""Checks of values against their annotations, with one-line errors.
 
-An annotation says the type and the range of a value: ``Annotated[int, Range(1, 100)]``.
-:func:`conform` compares a value with it, :func:`describe` puts it into words. Two kinds
-of values are compared so:
+An annotation declares the type and range of a value: ``Annotated[int, Range(1, 100)]``.
+:func:`conform` checks a value against it, and :func:`describe` puts it into words. Two
+kinds of values are checked:
 
-* arguments of public functions and of frozen dataclasses of settings. :func:`checked`
-  compares each argument before anything else happens;
-* fields of JSON that somebody else wrote (:mod:`jaxinv.files.json_fields`).
+* arguments of public functions and of frozen dataclasses of settings, by
+  :func:`checked`;
+* fields of untrusted JSON (:mod:`jaxinv.files.json_fields`).
 
-Compared are numbers, booleans, strings, ``Literal`` names, classes, callables, tuples,
-sequences and mappings of these, and whether something is an array of real numbers at
-all. Shapes and values of arrays are the function's own affair, as are pytrees.
+The checks cover numbers, booleans, strings, ``Literal`` names, classes, callables,
+tuples, sequences and mappings of these, and whether a value is an array of real
+numbers. Functions themselves check pytrees and the shapes and values of arrays.
 """
 
 import collections.abc
@@ -40,10 +40,10 @@ class Range:
     """Allowed numbers, in an annotation: ``Annotated[float, Range(0, above=True)]``.
 
     Attributes:
-        least: The smallest; None for no limit.
-        most: The largest; None for no limit.
-        above: Whether ``least`` itself is not allowed.
-        below: Whether ``most`` itself is not allowed.
+        least: The smallest number; None for no limit.
+        most: The largest number; None for no limit.
+        above: Whether ``least`` itself is excluded.
+        below: Whether ``most`` itself is excluded.
     """
 
     least: float | None = None
@@ -62,7 +62,7 @@ class Range:
         )
 
     def __str__(self) -> str:
-        """Return the limits, in words that follow "a number"."""
+        """Return the limits in words that follow "a number"."""
         words = []
         if self.least is not None:
             words.append(f"{'above' if self.above else 'of at least'} {self.least:g}")
@@ -75,8 +75,8 @@ class Length(NamedTuple):
     """Allowed lengths of a text, a list or an object, in an annotation.
 
     Attributes:
-        least: The smallest.
-        most: The largest.
+        least: The smallest length.
+        most: The largest length.
     """
 
     least: int
@@ -91,10 +91,10 @@ class Length(NamedTuple):
 
 
 AtLeastOne = Annotated[int, Range(1, 10**9)]
-"""A positive number of things."""
+"""A count of at least one."""
 
 Whole = Annotated[int, Range(0, 10**9)]
-"""A number of things that may be zero."""
+"""A count of at least zero."""
 
 Tolerance = Annotated[float, Range(0)]
 """A number that is not negative."""
@@ -104,16 +104,16 @@ Positive = Annotated[float, Range(0, above=True)]
 
 
 def checked(target: _Decorated) -> _Decorated:
-    """Compare the arguments of a function, or of a dataclass, with their annotations.
+    """Check the arguments of a function or dataclass against their annotations.
 
-    Numbers of other types (NumPy's) arrive as Python's, everything else as it was.
+    NumPy's numbers are converted to Python's; all other values are unchanged.
 
     Args:
         target: A function, or a class made by ``dataclasses.dataclass``.
 
     Returns:
-        The same, with the comparison in front. It raises ValueError with one line that
-        names the argument, what it must be and what it was.
+        The function or class with checks. They raise a ValueError of one line that
+        names the argument, the expected value and the given one.
     """
     if isinstance(target, type):
         target.__init__ = _checked_call(target.__init__, target.__name__)  # type: ignore[misc]
@@ -153,7 +153,7 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _order(signature: inspect.Signature) -> str:
-    """Return a hint at the order of the arguments, where it can be mixed up."""
+    """Return a hint about the order of arguments that can be confused."""
     names = [p.name for p in signature.parameters.values() if p.kind is _EITHER]
     if len(names) < 2:
         return ""
@@ -161,12 +161,12 @@ def _order(signature: inspect.Signature) -> str:
 
 
 class Refused(NamedTuple):
-    """Why a value does not conform.
+    """The reason why a value does not conform.
 
     Attributes:
-        place: Where in the value, such as ``[1]``; empty for the value itself.
-        hint: The annotation of what is there.
-        value: What is there.
+        place: Position inside the value, such as ``[1]``; empty for the value itself.
+        hint: The annotation at that position.
+        value: The value at that position.
     """
 
     place: str
@@ -175,11 +175,12 @@ class Refused(NamedTuple):
 
 
 class Dialect(NamedTuple):
-    """What differs between kinds of values that are compared with annotations.
+    """Rules that differ between arguments and fields of JSON.
 
     Attributes:
-        plain: Returns what conforms to a class with limits, or ``NotImplemented``.
-        lists: The classes that stand for tuples and sequences.
+        plain: Function that returns a value that conforms to a class with limits, or
+            ``NotImplemented``.
+        lists: The classes that count as tuples and sequences.
         words: Names of classes.
     """
 
@@ -189,7 +190,7 @@ class Dialect(NamedTuple):
 
 
 def plain(value: Any, hint: Any, limits: tuple[Any, ...]) -> Any:
-    """Return what conforms to a class, or None, with limits, or ``NotImplemented``."""
+    """Return a value that conforms to a class with limits, or ``NotImplemented``."""
     conforms = True
     if hint in (None, types.NoneType):
         conforms = value is None
@@ -206,15 +207,15 @@ def plain(value: Any, hint: Any, limits: tuple[Any, ...]) -> Any:
     elif _is_array(hint):
         conforms = is_real(value)
     elif isinstance(hint, type):
-        with contextlib.suppress(TypeError):  # a protocol that cannot be asked
+        with contextlib.suppress(TypeError):  # a protocol without runtime checks
             conforms = isinstance(value, hint)
     return value if conforms else NotImplemented
 
 
 def _number(value: Any, kind: type, limits: tuple[Any, ...]) -> Any:
-    """The same for a number; without a range it is finite, and fits into 64 bits."""
+    """Return a conforming number; without a range it is finite and has 64 bits."""
     if isinstance(value, jax.Array) and value.shape == ():
-        if isinstance(value, jax.core.Tracer):  # its value is not known yet
+        if isinstance(value, jax.core.Tracer):  # its value is not yet known
             wanted = jnp.integer if kind is int else jnp.number
             return value if jnp.issubdtype(value.dtype, wanted) else NotImplemented
         value = value.item()
@@ -228,14 +229,14 @@ def _number(value: Any, kind: type, limits: tuple[Any, ...]) -> Any:
     largest = sys.float_info.max if kind is float else 2**63 - 1
     ranges = [each for each in limits if isinstance(each, Range)]
     for each in ranges or [Range(-largest, largest)]:
-        infinite = abs(value) == math.inf  # which has to be declared
+        infinite = abs(value) == math.inf  # allowed only if declared
         if not each.holds(value) or (infinite and value not in (each.least, each.most)):
             return NotImplemented
     return value
 
 
 def _takes(value: Any, call: Callable[..., Any]) -> bool:
-    """Return whether something can be called as a protocol's ``__call__``."""
+    """Return whether a value can be called like a protocol's ``__call__``."""
     if not callable(value) or isinstance(value, type):
         return False
     _, *parameters = inspect.signature(call).parameters.values()
@@ -261,7 +262,7 @@ def _is_key(value: Any) -> bool:
 
 
 def is_real(value: Any) -> bool:
-    """Return whether something is, or can become, an array of real numbers."""
+    """Return whether a value is, or can become, an array of real numbers."""
     if isinstance(value, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
         dtype = value.dtype
         if not jnp.issubdtype(dtype, jnp.number) and dtype != np.bool_:
@@ -277,7 +278,7 @@ def is_real(value: Any) -> bool:
         array = np.asarray(value)
     except ValueError:  # a ragged list
         return False
-    # JAX's integers have 32 bits unless told otherwise.
+    # JAX's integers have 32 bits by default.
     return array.dtype.kind == "f" or (
         array.dtype.kind in "iu" and bool(np.all(np.abs(array) < 2**31))
     )
@@ -310,14 +311,14 @@ def conform(
     limits: tuple[Any, ...] = (),
     place: str = "",
 ) -> Any:
-    """Return a value as its annotation has it, or :class:`Refused`.
+    """Return a value converted to its annotated type, or :class:`Refused`.
 
     Args:
         value: Any value.
         hint: The annotation.
-        dialect: Which kind of value it is.
-        limits: What annotates the value, besides.
-        place: Where it is in a larger value.
+        dialect: The kind of value.
+        limits: Further annotations of the value.
+        place: Position of the value in a larger one.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     refused = Refused(place, hint, value)
@@ -332,7 +333,7 @@ def conform(
             args = tuple(each for each in args if not _is_array(each))
         tried = [conform(value, each, dialect, place=place) for each in args]
         good = [each for each in tried if not isinstance(each, Refused)]
-        # What is wrong inside of a list says more than what else there could be.
+        # A fault inside a list is more specific than the list of alternatives.
         inside = [] if good else [each for each in tried if each.place != place]
         return [*good, *inside, refused][0]
     if origin is Literal:
@@ -415,7 +416,7 @@ def describe(
 
 
 def shown(value: Any) -> str:
-    """Return what a value is, in a few words on one line.
+    """Describe a value in a few words on one line.
 
     >>> shown(np.zeros((2, 3)))
     'an array of shape (2, 3) and type float64'
@@ -435,7 +436,7 @@ def shown(value: Any) -> str:
 
 
 def figures(value: Any, spec: str = "") -> str:
-    """Return a number, or the range of several; "?" for those that have no value yet.
+    """Return a number, or the range of several, as text; "?" for tracers.
 
     >>> figures(np.float32(2.5e-7), ".1e"), figures(np.array([1, 5]))
     ('2.5e-07', '1 to 5')
@@ -448,7 +449,7 @@ def figures(value: Any, spec: str = "") -> str:
 
 
 def verdict(converged: Any) -> str:
-    """Return what became of a sample, or of the samples of a batch.
+    """Return whether a sample converged, or how many of a batch did, as text.
 
     >>> verdict(np.array(True)), verdict(np.array([True, False]))
     ('converged', '1 of 2 converged')
@@ -467,7 +468,7 @@ def _has_values(value: Any) -> bool:
 
 
 def one_line(said: object, most: int | None = None) -> str:
-    """Return a text, or what an error says, without line breaks and not too long."""
+    """Return a text or an error's message without line breaks and not too long."""
     text = " ".join(str(said).split())
     if not text and isinstance(said, BaseException):
         return type(said).__name__

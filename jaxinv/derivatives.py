@@ -1,4 +1,4 @@
-"""Derivatives that there are none of are errors, never zeros."""
+"""Errors in place of derivatives that do not exist, which would otherwise be zero."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from jaxtyping import PyTree
 def first_order_only(tree: PyTree, what: str) -> PyTree:
     """Return a pytree of arrays whose derivative is an error.
 
-    Passing what a gradient is computed from through this function makes a second
-    derivative an error. Without, the parts of a gradient that are held constant, such
-    as the solution of an implicit equation, would contribute zeros to it.
+    Apply it to the inputs of a gradient to make second derivatives an error. Otherwise,
+    the constant parts of a gradient, such as the solution of an implicit equation,
+    would contribute zeros to them.
 
     Args:
-        tree: what a backward pass computes with.
-        what: which derivative there is only one of, for the error.
+        tree: The inputs of a backward pass.
+        what: Name of the function with a first derivative only, for the error.
 
     Returns:
         The same values. Differentiating them raises ValueError while tracing.

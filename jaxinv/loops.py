@@ -49,9 +49,9 @@ def advance_at_most(
     """Advance a loop by so many iterations, or fewer if it ends before.
 
     Args:
-        loop: the loop.
-        state: where it is.
-        iterations: how many at most.
+        loop: The loop.
+        state: Where it is.
+        iterations: How many at most.
 
     Returns:
         The number of iterations, and the state after them.
@@ -67,8 +67,8 @@ def once(function: Callable[[], PyTree], active: bool | Bool[Array, ""] = True) 
     """Return a plain function as a loop of one iteration.
 
     Args:
-        function: makes the result, a pytree of arrays.
-        active: whether to call it at all; the result is zeros if not.
+        function: Makes the result, a pytree of arrays.
+        active: Whether to call it at all; the result is zeros if not.
     """
 
     def begin() -> tuple[Array, PyTree]:

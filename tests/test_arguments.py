@@ -255,5 +255,5 @@ def test_a_denoiser_that_returns_no_real_numbers_is_refused(call, dtype):
 
 @pytest.mark.parametrize("call", ["sample", "sample_trajectory", "invert"])
 def test_an_empty_array_is_refused(call):
-    with pytest.raises(ValueError, match=r"must have values, got an empty shape \(0,"):
+    with pytest.raises(ValueError, match=r"must not be empty, got shape \(0,"):
         getattr(ji, call)(TABLE, half, jnp.ones((0, 3)))

@@ -277,7 +277,7 @@ def test_a_prompt_that_is_no_text_is_refused(tiny, prompt):
 
 
 def test_a_prompt_that_does_not_fit_is_cut_with_a_warning(tiny):
-    with pytest.warns(UserWarning, match="and the text encoder reads 16"):
+    with pytest.warns(UserWarning, match="but the text encoder reads only 16"):
         ids = tiny.tokenize("a b c d e f g h i j k l m n o p q")
     assert ids.shape == (16,)
 

@@ -1,8 +1,8 @@
-"""PyTorch weights of diffusers and transformers to Flax modules, and back.
+"""Conversion of PyTorch weights of diffusers and transformers to Flax modules and back.
 
-No PyTorch is needed: safetensors are read through NumPy. Conversion is a handful of
-rules (:mod:`weights_convert.rules`), and strict: every tensor is used exactly once,
-every parameter is filled, every shape is checked.
+PyTorch is not needed: safetensors are read through NumPy. A few rules define the
+conversion (:mod:`weights_convert.rules`). It is strict: every tensor is used exactly
+once, every parameter is filled, and every shape is checked.
 """
 
 from weights_convert.component import load_component, save_component

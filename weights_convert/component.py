@@ -1,4 +1,4 @@
-"""One component: a diffusers folder to a module, and a module to a diffusers folder."""
+"""Loading and saving of one component in a diffusers folder."""
 
 import os
 from collections.abc import Mapping
@@ -41,27 +41,26 @@ def load_component(
     sharding: ShardingRule | None = None,
     variant: str | None = None,
 ) -> Component:
-    """Loads a model from the folder that diffusers or transformers saved it in.
+    """Load a model from a folder that diffusers or transformers saved.
 
     The model is built without values and filled tensor by tensor: nothing is
-    initialised at random, and nothing is held twice.
+    initialized at random or held twice.
 
     Args:
-        folder: Holds ``config.json`` and safetensors (one file, or several with an
-            index; a ``.fp16`` variant is taken if there is no plain one).
+        folder: A folder with ``config.json`` and safetensors (one file, or several with
+            an index; a ``.fp16`` variant is used if there is no plain one).
         dtype: Data type of the computation.
-        param_dtype: Data type of the parameters, whatever they are stored in.
-        sharding: Where the parameters go, as of
-            :func:`jaxinv.load`.
-        variant: Which of several sets of weights to read: ``"fp16"`` for
-            ``*.fp16.safetensors``. The plain one if the folder has none of it.
+        param_dtype: Data type of the parameters, independent of the stored type.
+        sharding: Placement of the parameters; see :func:`jaxinv.load`.
+        variant: Which weights to read if there are several: ``"fp16"`` for
+            ``*.fp16.safetensors``. Folders without it are read from the plain files.
 
     Returns:
         The model that ``config.json`` names.
 
     Raises:
-        WeightsError: If the model is not implemented, a file is broken or a pickle, a
-            tensor is missing, not used, or has the wrong shape.
+        WeightsError: If the model is not implemented, a file is broken or a pickle, or
+            a tensor is missing, not used, or has the wrong shape.
 
     Example:
         ::
@@ -84,7 +83,7 @@ def load_component(
 def _cast(
     folder: Path, tensor: StoredTensor, value: np.ndarray, dtype: np.dtype
 ) -> np.ndarray:
-    """Returns finite values in another data type, if they stay finite."""
+    """Return finite values in another data type, in which they must stay finite."""
     with np.errstate(over="ignore"):
         cast = value.astype(dtype, order="C")
     if cast.dtype.itemsize < value.dtype.itemsize and not np.isfinite(cast).all():
@@ -101,7 +100,7 @@ def _match(
     wanted: Mapping[str, jax.ShapeDtypeStruct],
     variant: str | None,
 ) -> dict[str, StoredTensor]:
-    """Finds the one tensor that each parameter is read from; nothing is left over."""
+    """Match every parameter with one tensor, and every tensor with a parameter."""
     paths = {tensor_name(path, config): path for path in wanted}
     shapes = {path: torch_shape(path, x.shape) for path, x in wanted.items()}
     found: dict[str, StoredTensor] = {}
@@ -124,7 +123,7 @@ def _match(
         if tensor.shape != shapes[path]:
             raise WeightsError(
                 f"{folder}: tensor {shown(tensor.name)} has shape {tensor.shape}, but "
-                f"config.json asks for {shapes[path]}"
+                f"config.json requires {shapes[path]}"
             )
         require_floats(folder, tensor)
         found[path] = tensor
@@ -141,12 +140,12 @@ def _match(
 def save_component(
     module: Component, folder: str | os.PathLike, *, dtype: DTypeLike | None = None
 ) -> None:
-    """Writes a model as diffusers or transformers would, readable by them.
+    """Write a model in the format of diffusers or transformers.
 
     Args:
         module: The model.
-        folder: Where to write; it must not exist, or be empty. It appears only when it
-            is complete.
+        folder: The target, which must not exist or must be empty. It appears only when
+            it is complete.
         dtype: Data type to store; that of the parameters if None.
 
     Raises:
@@ -161,5 +160,5 @@ def save_component(
     stem = "model" if isinstance(config, CLIPTextConfig) else "diffusion_pytorch_model"
     with atomic_folder(folder) as partial:
         write_json(partial / "config.json", config.to_dict(), indent=2)
-        # transformers refuses files that do not say which framework's layout they have.
+        # transformers refuses files that do not name the framework of their layout.
         save_file(tensors, partial / f"{stem}.safetensors", metadata={"format": "pt"})

@@ -1,16 +1,16 @@
-"""The one exception of this package."""
+"""The exception of this package."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be used; the message names the file or tensor and why."""
+    """Error for unusable weights, which names the file or tensor and the reason."""
 
 
 @contextlib.contextmanager
 def as_weights_errors() -> Iterator[None]:
-    """Raise what is wrong with somebody's file as :class:`WeightsError`."""
+    """Raise the errors of a block about files as :class:`WeightsError`."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:

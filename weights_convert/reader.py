@@ -1,4 +1,4 @@
-"""Finding and reading safetensors files, through NumPy.
+"""Safetensors files: finding them and reading them through NumPy.
 
 A component's folder holds one file, or several with an index. Tensors are memory-mapped
 and read one at a time, so that a model is never in memory twice.
@@ -24,16 +24,16 @@ _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-# The length of a header, and the most that one may have. The largest published ones
-# have a few hundred kB.
+# Size of the length of a header, and limit on that length. The largest published
+# headers have a few hundred kB.
 _PREFIX = 8
 _MAX_HEADER = 8 * 2**20
-_SHOWN = 300  # characters of what the library that reads the files says
+_SHOWN = 300  # limit on the characters shown of the reading library's errors
 _Index = Annotated[
     dict[Annotated[str, Length(1, 1000)], Annotated[str, Length(1, 255)]],
     Length(1, 100_000),
 ]
-# The bits of the exponent, which are all set in NaN and infinity.
+# The bits of the exponent, which are all set for NaN and infinity.
 _EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
 
 
@@ -41,10 +41,10 @@ class StoredTensor(NamedTuple):
     """A tensor in a file.
 
     Attributes:
-        name: Its name in the file.
-        shape: Its shape, in PyTorch's layout.
-        dtype: Its data type.
-        read: Reads it.
+        name: The name in the file.
+        shape: The shape, in PyTorch's layout.
+        dtype: The data type.
+        read: Function that returns the values.
     """
 
     name: str
@@ -55,7 +55,7 @@ class StoredTensor(NamedTuple):
 
 @as_weights_errors()
 def read_json(path: Path, max_bytes: int = json_fields.MAX_BYTES) -> dict[str, Any]:
-    """Read a JSON object of a model's folder; links may not leave the folder.
+    """Read a JSON object in a model's folder, which links must not leave.
 
     Raises:
         WeightsError: If the file is missing or is not a JSON object.
@@ -69,7 +69,7 @@ def read_config(folder: Path) -> ComponentConfig:
     """Read a component's configuration.
 
     Raises:
-        WeightsError: If there is none, or it is not implemented.
+        WeightsError: If the file is missing, or the model is not implemented.
     """
     path = folder / "config.json"
     with naming(path):
@@ -77,18 +77,18 @@ def read_config(folder: Path) -> ComponentConfig:
 
 
 def open_tensors(folder: Path, variant: str | None = None) -> list[StoredTensor]:
-    """Opens all tensors of a component; nothing is read yet.
+    """Open all tensors of a component without reading them.
 
     Args:
         folder: The component's folder.
-        variant: As of :func:`weights_convert.load_component`.
+        variant: See :func:`weights_convert.load_component`.
 
     Returns:
-        Every tensor in its files.
+        All tensors in the component's files.
 
     Raises:
-        WeightsError: If there is no safetensors file, or one is broken, or a tensor is
-            stored twice or in a data type that holds no weights.
+        WeightsError: If there is no safetensors file, a file is broken, or a tensor is
+            stored twice or in an unsupported data type.
     """
     tensors: dict[str, StoredTensor] = {}
     root = model_root(folder)
@@ -104,16 +104,16 @@ def open_tensors(folder: Path, variant: str | None = None) -> list[StoredTensor]
 
 
 def open_file(file: Path, root: Path | None = None) -> list[StoredTensor]:
-    """Opens all tensors of one safetensors file; nothing is read yet.
+    """Open all tensors of one safetensors file without reading them.
 
     Args:
         file: The file.
-        root: The folder that it may not leave by a link, from
+        root: The folder that links must not leave, from
             :func:`jaxinv.files.folders.model_root`; None for a file that the user
             named.
 
     Raises:
-        WeightsError: If it is missing or broken, or no file, or names a tensor twice.
+        WeightsError: If the file is missing, broken, or names a tensor twice.
     """
     try:
         check_regular(file, root)
@@ -139,9 +139,9 @@ def open_file(file: Path, root: Path | None = None) -> list[StoredTensor]:
 
 
 def _check_header(file: Path) -> None:
-    """Raise ValueError for a header of unreasonable size, or with a name in it twice.
+    """Raise ValueError for a header of unreasonable size or with duplicate names.
 
-    All else is checked by the library that reads it.
+    The library that reads the header checks everything else.
     """
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(_PREFIX), "little")
@@ -162,11 +162,11 @@ def _broken(file: Path, reason: object) -> str:
 
 
 def read_tensor(folder: Path, tensor: StoredTensor) -> np.ndarray:
-    """Reads the values of a tensor, which have to be numbers.
+    """Read the values of a tensor, which must be finite.
 
     Args:
-        folder: The component's, for the message.
-        tensor: Of floating-point numbers.
+        folder: The component's folder, for the message.
+        tensor: A tensor of floating-point numbers.
 
     Raises:
         WeightsError: If a value is NaN or infinite.
@@ -177,7 +177,7 @@ def read_tensor(folder: Path, tensor: StoredTensor) -> np.ndarray:
 
 
 def require_finite(what: str, value: np.ndarray) -> None:
-    """Raises WeightsError if an array holds NaN or infinities."""
+    """Raise WeightsError if an array holds NaN or infinities."""
     if value.dtype.name in _EXPONENTS:
         # NumPy's own test is ten times slower in 16 bits.
         exponent = np.uint16(_EXPONENTS[value.dtype.name])
@@ -188,43 +188,43 @@ def require_finite(what: str, value: np.ndarray) -> None:
         number = int(np.count_nonzero(bad))
         raise WeightsError(
             f"{what} has {number} of {value.size} values that are NaN or infinite: "
-            "these weights are damaged, or were written by a training that diverged"
+            "these weights are damaged or come from a training that diverged"
         )
 
 
 def require_floats(folder: Path, tensor: StoredTensor) -> None:
-    """Raises WeightsError unless a tensor holds floating-point numbers."""
+    """Raise WeightsError unless a tensor holds floating-point numbers."""
     if tensor.dtype not in _FLOATS:
         raise WeightsError(
             f"{folder}: tensor {shown(tensor.name)} is stored as {tensor.dtype}; "
-            f"only {', '.join(_FLOATS)} are read"
+            f"only {', '.join(_FLOATS)} are supported"
         )
 
 
 def stored_dtype(folder: Path) -> str:
-    """Returns the data type that a component is stored in; float32 if mixed."""
+    """Return the data type in which a component is stored, or float32 if mixed."""
     names = {_FLOATS[t.dtype] for t in open_tensors(folder) if t.dtype in _FLOATS}
     return names.pop() if len(names) == 1 else "float32"
 
 
 def has_variant(folder: Path, variant: str) -> bool:
-    """Returns whether a component is stored in a variant, such as ``"fp16"``."""
+    """Return whether a component is stored in a variant, such as ``"fp16"``."""
     return _standard_files(folder, f".{variant}") is not None
 
 
 @as_weights_errors()
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
-    """Returns the files that a component's weights are read from.
+    """Return the files that a component's weights are read from.
 
     Args:
         folder: The component's folder.
-        variant: As of :func:`weights_convert.load_component`.
+        variant: See :func:`weights_convert.load_component`.
 
     Returns:
-        The files with tensors, and after them the index that names them, if any.
+        The files with tensors, followed by the index that names them, if any.
 
     Raises:
-        WeightsError: If there is none, or it is not clear which.
+        WeightsError: If there are no files, or the choice is ambiguous.
     """
     for infix in ([] if variant is None else [f".{variant}"]) + ["", ".fp16"]:
         found = _standard_files(folder, infix)
@@ -245,15 +245,15 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     if pickles:
         raise WeightsError(
             f"{pickles[0]} is a pickle, which can run code when it is opened, and is "
-            "refused. Convert it with PyTorch: load the model in diffusers or "
-            "transformers with from_pretrained(...) and write it with "
+            "refused. Convert it with PyTorch: load the model with diffusers' or "
+            "transformers' from_pretrained(...) and write it with "
             "save_pretrained(..., safe_serialization=True)"
         )
-    raise WeightsError(f"{folder} holds no *.safetensors file")
+    raise WeightsError(f"{folder} does not hold a *.safetensors file")
 
 
 def _standard_files(folder: Path, infix: str) -> list[Path] | None:
-    """Returns a component's files under the names that diffusers saves them with."""
+    """Return a component's files with the names that diffusers uses."""
     for stem in _STEMS:
         file = folder / f"{stem}{infix}.safetensors"
         if file.exists() or file.is_symlink():
@@ -268,7 +268,7 @@ def _standard_files(folder: Path, infix: str) -> list[Path] | None:
 
 
 def _indexed_files(index: Path) -> list[Path]:
-    """Returns the files that an index lists."""
+    """Return the files that an index lists."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{index} has no weight_map")

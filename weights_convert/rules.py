@@ -1,14 +1,14 @@
-"""The rules by which a tensor of PyTorch becomes a parameter here, and back.
+"""The rules that map PyTorch's tensors to parameters and back.
 
-Modules carry diffusers' and transformers' attribute names, so a parameter's path is the
-tensor's name but for its last part:
+Modules have the attribute names of diffusers and transformers, so a parameter's path is
+the tensor's name except for its last part:
 
     =============  ==============  =========================
     layer          tensor          parameter
     =============  ==============  =========================
     convolution    weight (OIHW)   kernel (HWIO)
     dense          weight (O, I)   kernel (I, O)
-    normalisation  weight          scale
+    normalization  weight          scale
     embedding      weight          embedding
     any            bias            bias
     =============  ==============  =========================
@@ -17,9 +17,9 @@ The exceptions:
 
 * Autoencoders saved by early versions of diffusers name the projections of their
   attention ``query``, ``key``, ``value`` and ``proj_attn``.
-* The text encoder's tensors are published under the prefix ``text_model.``, which
-  recent versions of transformers leave out. Both are read; the prefix is written, since
-  every version reads it.
+* The text encoder's tensors are published with the prefix ``text_model.``, which recent
+  versions of transformers omit. Both are read; the prefix is written, because all
+  versions read it.
 * ``position_ids`` is a buffer that counts from zero, not a weight.
 """
 
@@ -42,13 +42,13 @@ _LEGACY_NAME = re.compile(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(\
 _CLIP_PREFIX = "text_model."
 _BUFFERS = ("embeddings.position_ids",)
 
-# Axes of a kernel here in terms of PyTorch's, by number of dimensions.
+# Axes of a kernel in terms of PyTorch's axes, by number of dimensions.
 _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
 
 
 def tensor_name(path: str, config: ComponentConfig) -> str:
-    """Returns the name under which PyTorch stores a parameter.
+    """Return the name under which PyTorch stores a parameter.
 
     Args:
         path: The parameter's path.
@@ -63,7 +63,7 @@ def tensor_name(path: str, config: ComponentConfig) -> str:
 
 
 def canonical_name(name: str, config: ComponentConfig) -> str | None:
-    """Returns a tensor's present-day name, or None for a buffer that is no weight."""
+    """Return a tensor's current name, or None for a buffer that is not a weight."""
     if isinstance(config, CLIPTextConfig):
         name = _CLIP_PREFIX + name.removeprefix(_CLIP_PREFIX)
         return None if name.endswith(_BUFFERS) else name
@@ -74,30 +74,30 @@ def canonical_name(name: str, config: ComponentConfig) -> str | None:
 
 
 def torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the shape in which PyTorch stores a parameter of shape ``shape``."""
+    """Return the shape in which PyTorch stores a parameter of shape ``shape``."""
     return tuple(shape[axis] for axis in _axes(path, len(shape), _TO_TORCH))
 
 
 def from_torch(path: str, tensor: np.ndarray) -> np.ndarray:
-    """Returns a tensor of PyTorch in the layout of the parameter at ``path``."""
+    """Return a tensor of PyTorch in the layout of the parameter at ``path``."""
     return tensor.transpose(_axes(path, tensor.ndim, _FROM_TORCH))
 
 
 def to_torch(path: str, value: np.ndarray) -> np.ndarray:
-    """Returns the parameter at ``path`` in PyTorch's layout."""
+    """Return the parameter at ``path`` in PyTorch's layout."""
     return value.transpose(_axes(path, value.ndim, _TO_TORCH))
 
 
 def tensor_shapes(config: ComponentConfig) -> dict[str, tuple[int, ...]]:
-    """Returns the names and shapes of a model's tensors in PyTorch.
+    """Return the names and shapes of a model's tensors in PyTorch.
 
-    Takes no memory: the model is built abstractly.
+    The model is built abstractly, without allocating memory.
 
     Args:
         config: Configuration of the model.
 
     Returns:
-        Shapes in PyTorch's layout by present-day tensor name.
+        Shapes in PyTorch's layout by current tensor name.
 
     Example:
         >>> from jaxinv.models import UNet2DConditionConfig
@@ -113,5 +113,5 @@ def tensor_shapes(config: ComponentConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _axes(path: str, ndim: int, table: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
-    """Returns the permutation of a parameter's axes; only kernels have one."""
+    """Return the permutation of a parameter's axes; only kernels have one."""
     return table[ndim] if path.endswith(".kernel") else tuple(range(ndim))

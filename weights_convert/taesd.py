@@ -1,10 +1,10 @@
-"""The tiny autoencoders' original files: two of safetensors, and no configuration.
+"""The tiny autoencoders' original files: two safetensors and no configuration.
 
 In the original, encoder and decoder are plain sequences of layers, and tensors are
-named by their places in them: ``3.conv.0.weight`` is of the first convolution of the
-block in place 3. The names in diffusers are those after ``encoder.layers.``; the
-decoder begins with one layer more here, which has no weights. What the configuration
-would say follows from the names and shapes.
+named by their places in them: ``3.conv.0.weight`` belongs to the first convolution of
+the block in place 3. diffusers adds the prefix ``encoder.layers.``; the original
+decoder begins with an additional layer without weights. The configuration follows from
+the names and shapes.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from weights_convert.errors import WeightsError
 from weights_convert.reader import StoredTensor, open_file, read_tensor, require_floats
 from weights_convert.rules import from_torch, tensor_name, torch_shape
 
-# Place of a layer in the original's decoder, less that in diffusers'.
+# Place of a layer in the original's decoder minus its place in diffusers'.
 _DECODER_OFFSET = 1
 _NAME = re.compile(r"(\d{1,3})\.(.+)")
 
@@ -37,12 +37,12 @@ def load_taesd(
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
 ) -> AutoencoderTiny:
-    """Loads a tiny autoencoder from the files that it is published in.
+    """Load a tiny autoencoder from its published files.
 
     Args:
-        encoder: ``taesd_encoder.safetensors``, or that of a relative: SDXL's, Stable
-            Diffusion 3's, FLUX's.
-        decoder: The decoder's.
+        encoder: ``taesd_encoder.safetensors``, or the file of another version (SDXL,
+            Stable Diffusion 3, FLUX).
+        decoder: The file of the decoder.
         dtype: Data type of the computation.
         param_dtype: Data type of the parameters.
 
@@ -50,7 +50,7 @@ def load_taesd(
         The autoencoder.
 
     Raises:
-        WeightsError: If a file is missing or broken, or is no such network.
+        WeightsError: If a file is missing, broken, or not such a network.
     """
     sides = {"encoder": Path(encoder), "decoder": Path(decoder)}
     tensors = {side: _places(side, path) for side, path in sides.items()}
@@ -89,14 +89,14 @@ _Places = Mapping[tuple[int, str], StoredTensor]
 
 
 def _places(side: str, path: Path) -> _Places:
-    """The tensors of a file, by their places in diffusers' sequence of layers."""
+    """Return the tensors of a file by their places in diffusers' sequence of layers."""
     places = {}
     for tensor in open_file(path):
         match = _NAME.fullmatch(tensor.name)
         if not match:
             raise WeightsError(
-                f"{path}: tensor {shown(tensor.name)} is not named by its place, as in "
-                "'3.conv.0.weight': not a tiny autoencoder's original file"
+                f"{path}: tensor {shown(tensor.name)} is not named by its place, such "
+                "as '3.conv.0.weight': not a tiny autoencoder's original file"
             )
         require_floats(path, tensor)
         place = int(match[1]) - (_DECODER_OFFSET if side == "decoder" else 0)
@@ -105,15 +105,15 @@ def _places(side: str, path: Path) -> _Places:
 
 
 def _config(tensors: Mapping[str, _Places], files: str) -> AutoencoderTinyConfig:
-    """What the names and shapes say of the architecture."""
+    """Derive the configuration from the names and shapes of tensors."""
     encoder, decoder = tensors["encoder"], tensors["decoder"]
     stages = {side: _blocks(side, places) for side, places in tensors.items()}
     try:
-        width, colours = encoder[0, "weight"].shape[:2]
+        width, colors = encoder[0, "weight"].shape[:2]
         channels = decoder[0, "weight"].shape[1]
         last = max(place for place, _ in decoder)
         return AutoencoderTinyConfig(
-            in_channels=colours,
+            in_channels=colors,
             out_channels=decoder[last, "weight"].shape[0],
             encoder_block_out_channels=(width,) * len(stages["encoder"]),
             decoder_block_out_channels=(decoder[0, "weight"].shape[0],)
@@ -125,12 +125,12 @@ def _config(tensors: Mapping[str, _Places], files: str) -> AutoencoderTinyConfig
         )
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError(
-            f"the tensors of {files} do not make a tiny autoencoder: {error}"
+            f"the tensors of {files} do not form a tiny autoencoder: {error}"
         ) from error
 
 
 def _blocks(side: str, places: _Places) -> tuple[int, ...]:
-    """Number of residual blocks between the convolutions."""
+    """Return the number of residual blocks between the convolutions."""
     blocks = sorted({place for place, rest in places if rest.startswith("conv.")})
     plain = sorted({place for place, rest in places if rest == "weight"})
     return tuple(

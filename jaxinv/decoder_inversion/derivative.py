@@ -5,30 +5,30 @@ decoder's parameters, the latent z solves
 
     F(z, p) = d/dz |D(z) - x|^2 / 2 = 0,
 
-however it was found, and is therefore a function of p with
+independent of the iterations, and is therefore a function of p with
 
-    (dF/dz) dz/dp + dF/dp = 0:
+    (dF/dz) dz/dp + dF/dp = 0.
 
-one linear system, solved by GMRES from products with the Hessian dF/dz, in place of
-derivatives of the iterations. ``jax.lax.custom_root`` makes that a derivative of any
-order, in both modes.
+GMRES solves this linear system from products with the Hessian dF/dz, instead of
+differentiating the iterations. ``jax.lax.custom_root`` turns that into a derivative of
+any order, in both modes.
 
-It is the derivative of the minimum, and at an iterate that is not there yet the formula
-gives plausible numbers that are wrong. So Newton's correction ``(dF/dz)^{-1} F``, which
-is how far off z is, is computed, too, and all derivatives are NaN where it exceeds
-:data:`LARGEST_CORRECTION`, relative to z, or where the linear system was not solved
-(it is singular where the image does not determine the latent). More iterations and no
-patience, ``GaussNewton(iterations=50, patience=None)``, come nearer.
+This is the derivative of the minimum. At any other iterate, the formula would give
+plausible but wrong numbers. Newton's correction ``(dF/dz)^{-1} F``, an estimate of the
+error of z, is therefore also computed, and all derivatives are NaN if it exceeds
+:data:`LARGEST_CORRECTION`, relative to z, or if the linear system was not solved (it is
+singular if the image does not determine the latent). More iterations without patience,
+``GaussNewton(iterations=50, patience=None)``, approach the minimum further.
 
-Of the result, the latent has a derivative. Those of the certificate, which depends on
-how the latent was found, are NaN.
+Only the latent of the result has a derivative. Derivatives of the certificate, which
+depends on the iterations, are NaN.
 
-The other methods have none, and asking for it is an error. Both Adams are run for a
-number of iterations, at the end of which no equation holds. The other methods without
-gradients iterate towards ``E(D(z)) = E(x)``, but what they return is the iterate of
-least misfit, which off the decodable images is another: measured, the implicit
-derivative of that equation is wrong by 6 to 11 % on a small autoencoder where
-Gauss-Newton's is right to 1e-7.
+Differentiating other methods is an error. Both versions of Adam run for a number of
+iterations, after which no equation holds. The other methods without gradients iterate
+toward ``E(D(z)) = E(x)``, but return the iterate of least misfit, which differs from
+the solution for images that are not decodable: on a small autoencoder, the implicit
+derivative of that equation has an error of 6 to 11 % (measured), and Gauss-Newton's
+derivative an error of 1e-7.
 
 References:
     Krantz & Parks 2013, "The Implicit Function Theorem", Theorem 3.3.1.
@@ -48,13 +48,13 @@ from jaxinv.decoder_inversion.loop import DecoderInversion
 from jaxinv.norms import relative
 from jaxinv.solvers.krylov import gmres
 
-#: Derivatives are NaN where the latent is further than this from the solution, relative
-#: to itself, or where the linear system is off by more, relative to its right side.
+#: Derivatives are NaN if the latent is further than this from the solution, relative to
+#: itself, or if the linear system has a larger relative residual.
 LARGEST_CORRECTION = 1e-3
 
-#: Krylov vectors at most, each of the size of the latent, which is little beside the
-#: decoder's activations. On emoji64 (1,024 unknowns) 120 leave a residual of 7e-3, and
-#: GMRES that starts again every 30 stalls at 0.1.
+#: Largest number of Krylov vectors, each of the size of the latent, which is small
+#: compared with the decoder's activations. On emoji64 (1,024 unknowns) 120 vectors
+#: reach a residual of 7e-3, and GMRES with restarts every 30 stalls at 0.1.
 VECTORS = 300
 
 Equation = Callable[[Any, Array], Array]
@@ -66,9 +66,10 @@ def attach_derivative(
     """Make the latent that solves an equation a differentiable function of its inputs.
 
     Args:
-        equation: F, of the inputs and the latent; its Jacobian is symmetric.
+        equation: F, a function of the inputs and the latent with symmetric Jacobian.
         inputs: p, a pytree of arrays.
-        found: from inputs that were passed through ``jax.lax.stop_gradient``.
+        found: The result for inputs that were passed through
+            ``jax.lax.stop_gradient``.
 
     Returns:
         The same values.
@@ -82,7 +83,7 @@ def attach_derivative(
             newton = equation(fixed, latent)
             off = gmres(hessian, newton, rtol=1e-2, max_vectors=VECTORS).value
             x = gmres(hessian, b, rtol=rtol, max_vectors=VECTORS).value
-            # Measured: where the matrix is singular, GMRES's own residual is not one.
+            # Measure the residual: for a singular matrix, that of GMRES is wrong.
             trusted = (
                 (relative(off, latent) <= LARGEST_CORRECTION)
                 & (relative(hessian(off) - newton, newton) <= 0.1)
@@ -112,9 +113,9 @@ def refuse_derivative(
     """Make differentiating a result an error.
 
     Args:
-        why: what the error says.
-        inputs: what the result was made from, a pytree of arrays.
-        found: the result, of inputs passed through ``jax.lax.stop_gradient``.
+        why: The message of the error.
+        inputs: The inputs of the result, a pytree of arrays.
+        found: The result for inputs passed through ``jax.lax.stop_gradient``.
 
     Returns:
         The same values.
@@ -141,7 +142,7 @@ def _inexact(tree: Any) -> list[Array]:
 def _without_derivative(
     value: Float[Array, "..."], inputs: list[Array]
 ) -> Float[Array, "..."]:
-    """A value whose derivatives are NaN, and zero only where none is asked for."""
+    """Return a value whose derivatives with respect to the inputs are NaN."""
     del inputs
     return value
 

@@ -1,4 +1,4 @@
-r"""Videos: networks for one image, applied to many, a few frames at a time."""
+r"""Videos: networks for one image, applied to many frames in chunks."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from jaxtyping import Array, Float
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class framewise:  # noqa: N801
-    """A network for one image, for the frames of a video.
+    """A network for one image, applied to the frames of a video.
 
-    Chunks are evaluated one after the other, so that memory does not grow with the
-    number of frames; also backwards, where each chunk is evaluated anew. Inverted in
-    this way the video is one image: its frames stop, and are judged, together.
+    Chunks are evaluated sequentially, so that memory does not grow with the number of
+    frames; the reverse pass recomputes each chunk. Decoder inversion treats the video
+    as one image: all frames stop together and share a certificate.
 
     Args:
-        network: callable pytree on one frame.
-        chunk: frames at a time (static).
+        network: Callable pytree on one frame.
+        chunk: Number of frames in a chunk (static).
 
     Example:
         >>> import jax.numpy as jnp
@@ -36,7 +36,7 @@ class framewise:  # noqa: N801
             raise ValueError(f"chunk must be at least 1 frame, got {self.chunk}")
 
     def __call__(self, frames: Float[Array, "n *frame"]) -> Float[Array, "n *other"]:
-        """Frames in, frames out."""
+        """Apply the network to every frame."""
         network = self.network
         return jax.lax.map(
             jax.checkpoint(lambda frame: network(frame)),

@@ -1,9 +1,9 @@
-r"""Decoder inversion by the decoder's derivatives; the encoder only starts it.
+r"""Decoder inversion by the decoder's derivatives; the encoder gives the first guess.
 
-Adam on the squared misfit is what was used first. Gauss-Newton uses what that ignores,
-that the misfit is a vector: every iteration solves the linear least squares problem of
-the linearised decoder by conjugate gradients, from products with the Jacobian and its
-transpose, damped as Levenberg and Marquardt did.
+Adam on the squared misfit is the first published method. Gauss-Newton also uses that
+the misfit is a vector: every iteration solves the linear least squares problem of the
+linearized decoder by conjugate gradients, from products with the Jacobian and its
+transpose, with the damping of Levenberg and Marquardt.
 
 References:
     Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387 (gradient).
@@ -32,22 +32,22 @@ from jaxinv.norms import at_least_tiny, norm
 class Gradient:
     """Gradient descent on the sum of the squared misfits.
 
-    Adam's steps are of the size of the learning rate whatever that of the latents: for
-    latents that are not of order one, give another ``learning_rate``. With the default
-    optimizer this is the method of the authors' code, which draws the first latent at
-    random from the encoder's posterior: give an encoder that takes its mean, as
-    :meth:`jaxinv.LatentDiffusion.encode` does.
+    Adam's steps have the size of the learning rate, independent of the size of the
+    latents: for latents that are not of order one, change ``learning_rate``. With the
+    default optimizer this is the method of the authors' code, except that their code
+    draws the first latent at random from the encoder's posterior. Pass an encoder that
+    returns the mean, such as :meth:`jaxinv.LatentDiffusion.encode`.
 
     Attributes:
-        optimizer: any optax transformation; None for Adam with ``learning_rate``,
-            warmed up over a tenth of the iterations, then by a cosine down to zero.
-        learning_rate: of the default optimizer.
-        remat: recompute the decoder's activations in the backward pass instead of
-            keeping them: all but the layers' outputs, where the decoder names them
-            (``jax.ad_checkpoint.checkpoint_name(x, jaxinv.callables.LAYER)``, as this
-            library's does). XLA's CPU compiler undoes it.
-        iterations: at most so many.
-        patience: as of :class:`Method`; None as published.
+        optimizer: Any optax transformation; None for Adam with ``learning_rate``,
+            warmed up over a tenth of the iterations, with a cosine decay to zero.
+        learning_rate: Learning rate of the default optimizer.
+        remat: Whether the reverse pass recomputes the decoder's activations instead of
+            storing them, except for layer outputs that the decoder names with
+            ``jax.ad_checkpoint.checkpoint_name(x, jaxinv.callables.LAYER)``, as this
+            library's does. XLA's CPU compiler undoes it.
+        iterations: Largest number of iterations.
+        patience: See :class:`Method`; None as published.
 
     References:
         Hong et al. 2024, arXiv:2311.18387, settings of the decoder inversion.
@@ -61,11 +61,11 @@ class Gradient:
 
     @property
     def count(self) -> Count:
-        """One evaluation, one product with the transposed Jacobian."""
+        """One evaluation and one product with the transposed Jacobian."""
         return Count(products=1)
 
     def begin(self, problem: Problem, z: Latent) -> Memory:
-        """That of the optimizer."""
+        """Return the initial state of the optimizer."""
         return self._optimizer().init(z)
 
     def step(
@@ -78,7 +78,7 @@ class Gradient:
         return decoded, optax.apply_updates(z, update), memory
 
     def differentiated(self, problem: Problem) -> Callable[[Latent], Image]:
-        """D, keeping all its activations or only those of :data:`LAYER`."""
+        """Return D, storing all its activations or only those of :data:`LAYER`."""
         if not self.remat:
             return problem.decoded
         policy = jax.checkpoint_policies.save_only_these_names(LAYER)
@@ -91,7 +91,7 @@ class Gradient:
 
 
 class _Accepted(NamedTuple):
-    """The best iterate of Gauss-Newton so far, from which every step is taken.
+    """The best iterate of Gauss-Newton so far, from which every step starts.
 
     Its cost is the norm of its misfit.
     """
@@ -106,18 +106,18 @@ class _Accepted(NamedTuple):
 class GaussNewton:
     r"""Levenberg and Marquardt's method without matrices.
 
-    Every iteration solves ``(J^T J + lambda s I) d = -J^T r`` by conjugate gradients, J
-    the Jacobian of D at the best iterate so far and s the Rayleigh quotient of ``J^T
-    J`` at the gradient. If the misfit fell at z + d, lambda is divided by 10, else the
-    step is taken back and lambda multiplied by 10. Pixels met at a limit have no row in
-    J.
+    Every iteration solves ``(J^T J + lambda s I) d = -J^T r`` by conjugate gradients,
+    where J is the Jacobian of D at the best iterate so far and s the Rayleigh quotient
+    of ``J^T J`` at the gradient. If the misfit decreases at z + d, lambda is divided by
+    10; otherwise the step is undone and lambda multiplied by 10. Pixels met at a limit
+    have no row in J.
 
     Attributes:
-        inner: iterations of conjugate gradients; fewer only where a linear problem is
-            solved to rounding.
-        damping: the first lambda.
-        iterations: at most so many.
-        patience: as of :class:`Method`.
+        inner: Iterations of conjugate gradients, which stop earlier only if the linear
+            problem is solved to rounding.
+        damping: The first lambda.
+        iterations: Largest number of iterations.
+        patience: See :class:`Method`.
 
     References:
         Nocedal & Wright 2006, Section 10.3; Hestenes & Stiefel 1952.
@@ -130,20 +130,20 @@ class GaussNewton:
 
     @property
     def count(self) -> Count:
-        """One at the new iterate, one to linearise, two products per inner iteration.
+        """One evaluation at the iterate, one to linearize, two products per inner one.
 
-        Beside these, two for the first of its residuals, two for the gradient and s. Of
-        the products, at most: conjugate gradients stop where nothing is left to solve.
+        Four more products are for the first residual, the gradient and s. The number of
+        products is an upper bound: conjugate gradients may stop early.
         """
         return Count(decodes=2, products=2 * (self.inner + 1) + 2)
 
     def equation(self, problem: Problem, z: Latent) -> Latent:
-        """What vanishes at the end; see :mod:`jaxinv.decoder_inversion.derivative`."""
+        """Return F of :mod:`jaxinv.decoder_inversion.derivative`, zero at the end."""
         decoded, pull = jax.vjp(problem.decoded, z)
         return pull(problem.misfit(decoded))[0]
 
     def begin(self, problem: Problem, z: Latent) -> _Accepted:
-        """Nothing is accepted yet."""
+        """Return a memory without an accepted iterate."""
         return _Accepted(
             z, jnp.array(jnp.inf, z.dtype), jnp.array(10 * self.damping, z.dtype)
         )
@@ -151,7 +151,7 @@ class GaussNewton:
     def step(
         self, problem: Problem, k: Array, z: Latent, memory: Any
     ) -> tuple[Image, Latent, Memory]:
-        """Accepts z or does not, and steps from what is accepted."""
+        """Accept or reject z, and step from the accepted iterate."""
         decoded = problem.decoded(z)
         cost = norm(problem.misfit(decoded))
         better = cost < memory.cost
@@ -163,7 +163,7 @@ class GaussNewton:
         pull = jax.linear_transpose(push, at)
         counts = ~problem.met(value)
 
-        # In units of the misfit and of the Jacobian: no product leaves float32's range.
+        # Units of the misfit and the Jacobian keep all products in float32's range.
         residual = problem.misfit(value)
         size = at_least_tiny(norm(residual))
         (steepest,) = pull(residual / size)

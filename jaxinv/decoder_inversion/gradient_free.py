@@ -1,16 +1,16 @@
 r"""Decoder inversion without gradients.
 
-If the autoencoder were perfect, ``E(D(z)) = z``, the difference ``E(D(z)) - E(x)``
-would be the error of z itself, for one evaluation of each network and no activations
-kept. The forward step method walks along it,
+For a perfect autoencoder, ``E(D(z)) = z``, the difference ``E(D(z)) - E(x)`` is the
+error of z. It costs one evaluation of each network, without stored activations. The
+forward step method descends along it,
 
     z <- z - rho (E(D(z)) - E(x)),
 
-and converges where ``T = E(D(.))`` is cocoercive along the way, ``<T z - T z*, z - z*>
->= beta |T z - T z*|^2``, for ``0 < rho < 2 beta``
-(:func:`jaxinv.analysis.cocoercivity`). Inertia, Adam and Anderson's mixing do more with
-the same difference. All but Adam are equivariant: the latent found for ``c x`` is c
-times that for x if both networks are (and the limits are scaled, too).
+and converges if ``T = E(D(.))`` is cocoercive along the iteration, ``<T z - T z*, z -
+z*> >= beta |T z - T z*|^2``, for ``0 < rho < 2 beta``
+(:func:`jaxinv.analysis.cocoercivity`). Inertia, Adam and Anderson mixing accelerate the
+iteration. All methods but Adam are equivariant: the latent of ``c x`` is c times that
+of x if this holds for both networks and the limits are scaled, too.
 
 References:
     Hong et al. 2024, "Gradient-free Decoder Inversion in Latent Diffusion Models",
@@ -34,7 +34,7 @@ from jaxinv.solvers.anderson import Mixing, mix, no_history
 @checked
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """The encoder alone: ``z = E(x)``. No iterations; the baseline."""
+    """The encoder alone, ``z = E(x)``: the baseline without iterations."""
 
     iterations: int = 0
     patience: AtLeastOne | None = None
@@ -56,11 +56,11 @@ class Encoder:
 
 
 class _GradientFree:
-    """What the methods that use ``E(D(z)) - E(x)`` have in common."""
+    """Common base of the methods that use ``E(D(z)) - E(x)``."""
 
     @property
     def count(self) -> Count:
-        """One of each."""
+        """One evaluation of each network."""
         return Count(encodes=1)
 
     def begin(self, problem: Problem, z: Latent) -> Memory:
@@ -75,8 +75,8 @@ class ForwardStep(_GradientFree):
 
     Attributes:
         step_size: rho.
-        iterations: at most so many.
-        patience: as of :class:`Method`.
+        iterations: Largest number of iterations.
+        patience: See :class:`Method`.
 
     References:
         Hong et al. 2024, arXiv:2409.18442, Theorem 1.
@@ -106,8 +106,8 @@ class InertialKM(_GradientFree):
     Attributes:
         step_size: rho.
         momentum: alpha, in [0, 1).
-        iterations: at most so many.
-        patience: as of :class:`Method`.
+        iterations: Largest number of iterations.
+        patience: See :class:`Method`.
 
     References:
         Hong et al. 2024, arXiv:2409.18442, Theorem 2.
@@ -119,13 +119,13 @@ class InertialKM(_GradientFree):
     patience: AtLeastOne | None = 5
 
     def begin(self, problem: Problem, z: Latent) -> Memory:
-        """The last z that was no extrapolation."""
+        """Return the last z that is not an extrapolation."""
         return z
 
     def step(
         self, problem: Problem, k: Array, z: Latent, memory: Memory
     ) -> tuple[Image, Latent, Memory]:
-        """One step from an extrapolated iterate to the next."""
+        """Take one step from an extrapolated iterate to the next."""
         decoded = problem.decoded(z)
         after = z - self.step_size * problem.difference(decoded)
         return decoded, after + self.momentum * (after - memory), after
@@ -137,22 +137,22 @@ class Adam(_GradientFree):
     """Adam with ``E(D(z)) - E(x)`` in place of the gradient.
 
     The learning rate is warmed up over a tenth of ``min(iterations, 100)``, follows a
-    cosine over the rest, and is held from four fifths on
-    (:func:`jaxinv.decoder_inversion.learning_rates.held_cosine`). A step is of the size
-    of the learning rate whatever the size of the latents: for latents that are not of
-    order one, give another.
+    cosine, and is constant after four fifths of the iterations
+    (:func:`jaxinv.decoder_inversion.learning_rates.held_cosine`). Steps have the size
+    of the learning rate, independent of the size of the latents: for latents that are
+    not of order one, change ``learning_rate``.
 
-    The rate is that of the authors' code. Unlike here, that code draws the encoder's
-    latents at random from the posterior, which costs 6 dB against its mean (so give an
-    encoder that takes the mean), and encodes decodings that were not clipped (so does
-    ``limits=None``).
+    The rate is that of the authors' code. Their code differs in two ways: it draws the
+    encoder's latents at random from the posterior, which costs 6 dB relative to the
+    mean (pass an encoder that returns the mean), and it encodes unclipped decodings (as
+    ``limits=None`` does).
 
     Attributes:
-        learning_rate: the largest.
-        betas: decay of both averages.
-        eps: added to the denominator; None for 1e-8, and 1e-4 for 16-bit networks.
-        iterations: at most so many.
-        patience: as of :class:`Method`; None as published.
+        learning_rate: The largest learning rate.
+        betas: Decay of both averages.
+        eps: Added to the denominator; None for 1e-8, and 1e-4 for 16-bit networks.
+        iterations: Largest number of iterations.
+        patience: See :class:`Method`; None as published.
 
     References:
         Hong et al. 2024, arXiv:2409.18442, Section 4 and its settings; Kingma & Ba
@@ -188,12 +188,12 @@ class Adam(_GradientFree):
 @checked
 @dataclasses.dataclass(frozen=True)
 class Anderson(_GradientFree):
-    """Anderson's mixing on ``E(D(z)) = E(x)``.
+    """Anderson mixing on ``E(D(z)) = E(x)``.
 
     Attributes:
-        history: number of differences kept.
-        iterations: at most so many.
-        patience: as of :class:`Method`.
+        history: Number of stored differences.
+        iterations: Largest number of iterations.
+        patience: See :class:`Method`.
 
     References:
         Walker & Ni 2011, Algorithm AA (:mod:`jaxinv.solvers.anderson`).
@@ -212,7 +212,7 @@ class Anderson(_GradientFree):
     ) -> tuple[Image, Latent, Memory]:
         """One step."""
         decoded = problem.decoded(z)
-        # A power of two: only the squares in the least squares see it.
+        # A power of two, which only affects the squares in the least squares problem.
         unit = natural_unit(problem.latent)
         r = -problem.difference(decoded)
         after, memory = mix(k, z / unit, r / unit, memory)

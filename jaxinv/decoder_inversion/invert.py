@@ -1,8 +1,8 @@
-r"""Decoder inversion: from an image to the latent that decodes to it.
+r"""Decoder inversion: from an image to a latent whose decoding matches it.
 
-In a latent diffusion model the encoder is not the inverse of the decoder: the latent
-that made an image is another than the one that the encoder finds, and whatever comes
-before, exact as it may be, is inverted from the wrong place.
+The encoder of a latent diffusion model is not the inverse of its decoder: the latent of
+a generated image differs from the encoder's. Even an exact inversion of the sampler
+then starts from the wrong latent.
 """
 
 from collections.abc import Callable
@@ -35,37 +35,38 @@ def invert_decoder(
     limits: Limits = (0.0, 1.0),
     tolerance: float | None = None,
 ) -> DecoderInversion:
-    """Find the latent that decodes to an image.
+    """Find a latent whose decoding matches an image.
 
-    The result of ``"encoder"`` can be differentiated as any function can. So can the
-    latent of Gauss-Newton, with respect to the image and the decoder's parameters, by
-    the implicit function theorem and to any order: derivatives are NaN where it did not
-    reach the minimum of the misfit, and those of the certificate always. With other
-    methods they are an error (:mod:`jaxinv.decoder_inversion.derivative`).
+    The result of ``"encoder"`` is differentiable like any function. The latent of
+    Gauss-Newton is differentiable with respect to the image and the decoder's
+    parameters, by the implicit function theorem and to any order; derivatives are NaN
+    if it is not a minimum of the misfit, and always for the certificate.
+    Differentiating other methods is an error
+    (:mod:`jaxinv.decoder_inversion.derivative`).
 
     Args:
-        encode: callable pytree, one image to one latent: the first guess, and the
-            methods without gradients need it throughout.
-        decode: callable pytree, one latent to one image; best without clipping
-            (:meth:`jaxinv.LatentDiffusion.decode_unclipped`).
-        image: one image, or one video with its frames first, without a batch axis (use
+        encode: Callable pytree from one image to one latent, for the first guess and
+            for the methods without gradients.
+        decode: Callable pytree from one latent to one image, preferably without
+            clipping (:meth:`jaxinv.LatentDiffusion.decode_unclipped`).
+        image: One image, or one video with its frames first, without a batch axis (use
             ``jax.vmap``): floats within the limits, or ``uint8`` for the range 0 to 1.
         method: ``"encoder"``, ``"gradient"``, ``"forward_step"``, ``"inertial_km"``,
             ``"adam"``, ``"anderson"``, ``"gauss_newton"``, or a value with settings
             from :mod:`jaxinv.decoder_inversion`, such as ``Adam(iterations=50)``.
-        limits: the least and greatest value of a pixel, where decodings are clipped;
-            None for images that are not.
-        tolerance: the root mean square misfit up to which ``converged`` is said, in
-            units of the image; by default 1.2 times what 8 bits leave of the range
+        limits: The smallest and largest value of a pixel, where decodings are clipped;
+            None for unclipped images.
+        tolerance: Largest root mean square misfit of a converged result, in units of
+            the image; by default 1.2 times the 8-bit rounding error of the range
             between the limits (without limits: of the image's largest magnitude).
 
     Returns:
         The best iterate by image misfit, never worse than the encoder's.
 
     Raises:
-        ValueError: for an image that is not finite or outside of the limits, networks
-            that do not map its shape to a latent and back, an unknown method, less
-            than one iteration, or differentiating what has no derivative.
+        ValueError: For an image that is not finite or outside the limits, networks that
+            do not map its shape to a latent and back, an unknown method, less than one
+            iteration, or derivatives of a method that has none.
 
     Example:
         >>> import jax.numpy as jnp, jaxinv as ji
@@ -93,7 +94,7 @@ def invert_decoder(
 
 
 def as_method(method: str | Method) -> Method:
-    """The method of a name, or the value itself; ValueError if it is neither."""
+    """Return the method of a name, or the method itself; raise ValueError otherwise."""
     if isinstance(method, str):
         if method not in METHODS:
             instead = "a value such as jaxinv.decoder.Anderson(iterations=10)"
@@ -113,7 +114,7 @@ def as_method(method: str | Method) -> Method:
 
 
 def as_tolerance(tolerance: float | None) -> float | None:
-    """The tolerance as a float; ValueError if it is not positive."""
+    """Return the tolerance as a float, or raise ValueError if it is not positive."""
     if tolerance is None:
         return None
     if not tolerance > 0:
@@ -122,15 +123,15 @@ def as_tolerance(tolerance: float | None) -> float | None:
 
 
 def as_pixels(image: Any, limits: Limits) -> Array:
-    """The image as floats; ValueError if it cannot be one."""
+    """Return the image as floats, or raise ValueError if it is not an image."""
     if limits is not None and not limits[0] < limits[1]:
-        raise ValueError(f"limits must be (least, greatest), got {limits!r}")
+        raise ValueError(f"limits must be (smallest, largest), got {limits!r}")
     pixels = jnp.asarray(image)
     if pixels.dtype == jnp.uint8:
         if limits is not None and tuple(limits) != (0.0, 1.0):
             raise ValueError(
-                f"8-bit images become the range 0 to 1, but limits are {limits!r}; "
-                "give floats"
+                f"8-bit images have the range 0 to 1, but limits are {limits!r}; pass "
+                "floats"
             )
         return pixels.astype(jnp.float32) / 255
     if not jnp.issubdtype(pixels.dtype, jnp.floating):
@@ -149,13 +150,13 @@ def as_pixels(image: Any, limits: Limits) -> Array:
     ):
         raise ValueError(
             f"expected values within {limits}, got {values.min():.3g} to "
-            f"{values.max():.3g}; for a decoder without limits give limits=None"
+            f"{values.max():.3g}; for a decoder without limits pass limits=None"
         )
     return pixels
 
 
 def check_networks(encode: Any, decode: Any, image: Array) -> tuple[Any, Any]:
-    """Latent and decoding of an image, abstractly; ValueError if they do not fit."""
+    """Return the abstract latent and decoding, or raise ValueError on a mismatch."""
     try:
         latent = jax.eval_shape(encode, image)
     except Exception as error:
@@ -200,7 +201,7 @@ def _invert(
         return Problem(encode, decode, image, first, limits, half)
 
     inputs = (image, arrays)
-    if not method.iterations:  # nothing but the encoder: ordinary differentiation
+    if not method.iterations:  # only the encoder: ordinary differentiation
         loop = whole(problem(inputs), method, tolerance)
         return loop.finish(loop.begin())
     found = run(whole(problem(jax.lax.stop_gradient(inputs)), method, tolerance))
@@ -209,8 +210,7 @@ def _invert(
         why = (
             f"the result of {type(method).__name__} solves no equation and has no "
             "derivative: use jaxinv.decoder.GaussNewton, whose result is a minimum of "
-            "the misfit, or pass what the inversion is given through "
-            "jax.lax.stop_gradient"
+            "the misfit, or apply jax.lax.stop_gradient to the arguments"
         )
         return refuse_derivative(why, inputs, found)
     return attach_derivative(lambda p, z: equation(problem(p), z), inputs, found)

@@ -4,7 +4,7 @@ Both warm up over ``w = n // 10`` of n iterations, counted from ``i = 0``, and f
 
     rate(i) = peak (1 + cos(pi (i - w) / (n - w))) / 2,    i >= w.
 
-They differ in the warm-up, and in the end. The papers' codes are followed in both:
+They differ in the warm-up and the end. Both follow the papers' code:
 
 ======================  ===================  =========================================
 method                  warm-up, i < w       end
@@ -13,9 +13,9 @@ gradient                ``peak i / w``       the cosine's, zero at ``i = n``
 gradient-free Adam      ``peak (i+1) / w``   held from the last i below ``0.8 n`` on
 ======================  ===================  =========================================
 
-So the published gradient method does not move in its first iteration where there is a
-warm-up (that is what ``transformers.get_cosine_schedule_with_warmup`` does). The
-gradient-free method computes its rate with ``min(n, 100)`` in place of n.
+The published gradient method therefore does not move in its first iteration if there is
+a warm-up (as in ``transformers.get_cosine_schedule_with_warmup``). The gradient-free
+method computes its rate with ``min(n, 100)`` instead of n.
 
 References:
     Hong et al. 2024, arXiv:2311.18387 (gradient) and arXiv:2409.18442 (gradient-free),
@@ -29,11 +29,11 @@ from jaxtyping import Array
 
 
 def held_cosine(peak: float, iterations: int) -> optax.Schedule:
-    """Return the rate of gradient-free Adam: warm-up, cosine, held.
+    """Return the rate of gradient-free Adam: a warm-up, a cosine, then a constant.
 
     Args:
-        peak: the largest learning rate.
-        iterations: n; more than 100 only prolong the end.
+        peak: The largest learning rate.
+        iterations: n; more than 100 only extend the end.
 
     Returns:
         The learning rate as a function of the iteration, counted from 0.
@@ -56,7 +56,7 @@ def warm_cosine(peak: float, iterations: int) -> optax.Schedule:
     """Return the rate of the gradient method: warm-up from zero, cosine to zero.
 
     Args:
-        peak: the largest learning rate.
+        peak: The largest learning rate.
         iterations: n.
 
     Returns:

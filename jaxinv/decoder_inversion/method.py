@@ -1,9 +1,8 @@
-"""What a method of decoder inversion is: one rule for the next latent.
+"""Methods of decoder inversion: rules for the next latent.
 
-A method looks at an iterate z, which costs one evaluation of D and whatever else it
-needs, and proposes the next. The loop around it is the same for all
-(:mod:`jaxinv.decoder_inversion.loop`): it keeps the best iterate by image misfit,
-stops, counts.
+A method evaluates an iterate z, with at least one evaluation of D, and proposes the
+next iterate. All methods share one loop (:mod:`jaxinv.decoder_inversion.loop`), which
+keeps the best iterate by image misfit, stops, and counts evaluations.
 """
 
 from typing import Protocol, runtime_checkable
@@ -18,34 +17,34 @@ Image = Float[Array, "*image"]
 
 @runtime_checkable
 class Method(Protocol):
-    """A hashable value.
+    """A method of decoder inversion: a hashable value.
 
-    A method that ends at a solution of an equation ``F(z) = 0`` may have a method
-    ``equation(problem, z) -> F(z)``: its result is then differentiable
+    If its result solves an equation ``F(z) = 0``, it may have a method
+    ``equation(problem, z) -> F(z)``, which makes the result differentiable
     (:mod:`jaxinv.decoder_inversion.derivative`).
     """
 
     @property
     def iterations(self) -> int:
-        """How many iterations at most."""
+        """Largest number of iterations."""
         ...
 
     @property
     def patience(self) -> int | None:
-        """Iterations without a better iterate after which to stop; None for never."""
+        """Number of iterations without improvement after which to stop, or None."""
         ...
 
     @property
     def count(self) -> Count:
-        """What one iteration evaluates."""
+        """Numbers of evaluations in one iteration."""
         ...
 
     def begin(self, problem: Problem, z: Latent) -> Memory:
-        """What there is to remember before the first iterate."""
+        """Return the memory before the first iterate."""
         ...
 
     def step(
         self, problem: Problem, k: Int[Array, ""], z: Latent, memory: Memory
     ) -> tuple[Image, Latent, Memory]:
-        """D(z), the next iterate and what to remember, at iterate k = 0, 1, .. ."""
+        """Return D(z), the next iterate and the memory, at iterate k = 0, 1, .. ."""
         ...

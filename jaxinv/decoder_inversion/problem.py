@@ -1,13 +1,13 @@
-r"""What decoder inversion solves: the latent whose decoding is a given image.
+r"""The problem of decoder inversion: a latent whose decoding matches an image.
 
-With the encoder E, the decoder D and the image x, a latent z is judged by its *misfit*
+With the encoder E, the decoder D and the image x, the *misfit* of a latent z is
 
     r(z) = D(z) - x,
 
 pixel by pixel. An image has limits (0 and 1) and is usually a clipped decoding: a pixel
-at a limit says of D(z) only that it was there or beyond. So a pixel of x that is white
-counts as met by anything whiter, and what is encoded again, in the methods that need no
-gradient, is the clipped decoding, as x itself was.
+at a limit only implies that D(z) was there or beyond. A white pixel of x is therefore
+met by any larger value, and the methods without gradients encode the clipped decoding,
+because x was clipped, too.
 """
 
 import dataclasses
@@ -19,21 +19,21 @@ from jaxtyping import Array, Float, Int
 
 Limits = tuple[float, float] | None
 
-#: What rounding to 8 bits does to the range 0 to 1, root mean square.
-QUANTISATION = 1 / 255 / 12**0.5
+#: Root mean square error of rounding the range 0 to 1 to 8 bits.
+QUANTIZATION = 1 / 255 / 12**0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One image and the autoencoder it is inverted with; lives inside of a program.
+    """One image and the autoencoder that inverts it, inside a compiled program.
 
     Attributes:
-        encode: image to latent.
-        decode: latent to image, not clipped.
+        encode: Map from image to latent.
+        decode: Map from latent to image, not clipped.
         image: x.
         latent: E(x).
-        limits: least and greatest value of a pixel; None if there are none.
-        half_precision: whether the networks compute in 16 bits.
+        limits: Smallest and largest value of a pixel, or None.
+        half_precision: Whether the networks compute in 16 bits.
     """
 
     encode: Callable[[Array], Array]
@@ -44,19 +44,19 @@ class Problem:
     half_precision: bool
 
     def decoded(self, z: Float[Array, "*latent"]) -> Float[Array, "*image"]:
-        """D(z), in the image's precision whatever the network's is."""
+        """Return D(z) in the precision of the image."""
         return self.decode(z).astype(self.image.dtype)
 
     def encoded(self, image: Float[Array, "*image"]) -> Float[Array, "*latent"]:
-        """E of an image, in the latent's precision."""
+        """Return E of an image in the precision of the latent."""
         return self.encode(image).astype(self.latent.dtype)
 
     def misfit(self, decoded: Float[Array, "*image"]) -> Float[Array, "*image"]:
-        """D(z) - x, zero where x is at a limit and D(z) beyond."""
+        """Return D(z) - x, with zeros where x is at a limit and D(z) beyond."""
         return jnp.where(self.met(decoded), 0, decoded - self.image)
 
     def met(self, decoded: Float[Array, "*image"]) -> Array:
-        """Where x is at a limit and D(z) there or beyond."""
+        """Return a mask of pixels at which x is at a limit and D(z) there or beyond."""
         if self.limits is None:
             return jnp.zeros(decoded.shape, bool)
         low, high = self.limits
@@ -65,11 +65,12 @@ class Problem:
         )
 
     def tolerance(self, given: float | None) -> Array:
-        """The misfit up to which an image counts as reached, in units of the image.
+        """Return the largest misfit of a converged result, in units of the image.
 
         Args:
-            given: as it was asked for; None for 1.2 times what 8 bits leave of the
-                range between the limits, or without limits of the largest magnitude.
+            given: The user's tolerance; None for 1.2 times the 8-bit rounding error of
+                the range between the limits, or without limits of the largest
+                magnitude.
         """
         if given is not None:
             return jnp.asarray(given, self.image.dtype)
@@ -77,22 +78,22 @@ class Problem:
             reach = jnp.max(jnp.abs(self.image), initial=0)
         else:
             reach = jnp.asarray(self.limits[1] - self.limits[0], self.image.dtype)
-        return 1.2 * QUANTISATION * reach
+        return 1.2 * QUANTIZATION * reach
 
     def difference(self, decoded: Float[Array, "*image"]) -> Float[Array, "*latent"]:
-        """E(D(z)) - E(x), of the clipped decoding."""
+        """Return E(D(z)) - E(x) for the clipped decoding."""
         clipped = decoded if self.limits is None else jnp.clip(decoded, *self.limits)
         return self.encoded(clipped) - self.latent
 
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-    """What one iteration evaluates; exact.
+    """Exact numbers of evaluations in one iteration.
 
     Attributes:
-        decodes: evaluations of D.
-        encodes: evaluations of E.
-        products: products of a vector with the Jacobian of D or its transpose.
+        decodes: Evaluations of D.
+        encodes: Evaluations of E.
+        products: Products of a vector with the Jacobian of D or its transpose.
     """
 
     decodes: int = 1
@@ -100,9 +101,9 @@ class Count:
     products: int = 0
 
     def times(self, iterations: Int[Array, ""]) -> Int[Array, "3"]:
-        """The three numbers for so many iterations."""
+        """Return the three numbers for a number of iterations."""
         return iterations * jnp.array([self.decodes, self.encodes, self.products])
 
 
-#: Anything that a method remembers from one iterate to the next.
+#: The memory of a method between iterates, any pytree.
 Memory = Any

@@ -1,9 +1,9 @@
 r"""Large images: networks evaluated tile by tile, blended where tiles overlap.
 
-Memory is then that of one tile, whatever the size of the image. What the tiles make is
-not what the network would make of the whole: attention and normalisation see a tile
-only. It is an autoencoder of its own, close to the other, and inverted exactly like
-any: invert an image with the tiles that it was decoded with.
+The memory is that of one tile for any size of the image. The result differs from that
+of the network on the whole image, because attention and normalization only see one
+tile. It is a different autoencoder, close to the original: to invert an image, use the
+tiles with which it was decoded.
 """
 
 import dataclasses
@@ -21,21 +21,21 @@ from jaxtyping import Array, Float
 class tilewise:  # noqa: N801
     """A network for images or latents, applied to overlapping square tiles.
 
-    The tiles lie evenly. Where they overlap, their results are averaged with weights
-    that fall linearly from each tile's centre to its borders. One tile is evaluated
-    after the other; backwards each is evaluated anew. An input of one tile or less is
-    given to the network as it is.
+    The tiles are evenly spaced. Where they overlap, their results are averaged with
+    weights that decrease linearly from each tile's center to its borders. Tiles are
+    evaluated sequentially; the reverse pass recomputes each. An input of at most one
+    tile is passed to the network unchanged.
 
     Args:
-        network: callable pytree on (h, w, c), an encoder or a decoder.
-        tile: height and width of a tile, in pixels of the *input*: for a decoder of
+        network: Callable pytree on (h, w, c), an encoder or a decoder.
+        tile: Height and width of a tile, in pixels of the *input*: for a decoder of
             factor 8, ``64`` are 512 pixels of the image (static).
-        overlap: the least overlap of neighbours, in pixels of the input (static); a
+        overlap: Smallest overlap of neighbors, in pixels of the input (static); a
             quarter of the tile if None.
 
     Raises:
-        ValueError: for a tile or overlap out of range, or (when called) a tile or input
-            that the network's factor does not divide.
+        ValueError: For a tile or overlap out of range, or (when called) a tile or input
+            that is not a multiple of the network's factor.
 
     Example:
         >>> import jax.numpy as jnp
@@ -60,7 +60,7 @@ class tilewise:  # noqa: N801
             )
 
     def __call__(self, whole: Float[Array, "h w c"]) -> Float[Array, "fh fw d"]:
-        """Image in, latent out, or the other way round."""
+        """Apply the network to an image or a latent."""
         if whole.ndim != 3:
             raise ValueError(f"expected shape (h, w, c), got {whole.shape}")
         height, width, channels = whole.shape
@@ -69,7 +69,7 @@ class tilewise:  # noqa: N801
         tile = (min(self.tile, height), min(self.tile, width))
         one = jax.ShapeDtypeStruct((*tile, channels), whole.dtype)
         made = jax.eval_shape(self.network, one)
-        # The factor is what two tiles make more than one.
+        # The outputs of one and two tiles determine the factor.
         two = jax.ShapeDtypeStruct((2 * tile[0], *one.shape[1:]), whole.dtype)
         more = jax.eval_shape(self.network, two)
         ratio = Fraction(more.shape[0] - made.shape[0], tile[0])
@@ -77,7 +77,7 @@ class tilewise:  # noqa: N801
         wanted = (*(n * ratio for n in tile), *made.shape[2:])
         if made.ndim != 3 or made.shape != wanted:
             raise ValueError(
-                f"the network makes {made.shape} of a tile {one.shape}: the tile must "
+                f"the network maps a tile {one.shape} to {made.shape}: the tile must "
                 "be a multiple of its factor"
             )
         factor = ratio.denominator
@@ -127,7 +127,7 @@ def _add_at(total: Array, at: tuple[Array | int, ...], piece: Array) -> Array:
 
 
 def _starts(size: int, tile: int, overlap: int, factor: int) -> np.ndarray:
-    """First pixels of evenly spaced tiles, multiples of the factor, the last flush."""
+    """Return first pixels of evenly spaced tiles, multiples of the factor."""
     free = (size - tile) // factor
     stride = max((tile - overlap) // factor, 1)
     count = -(-free // stride) + 1
@@ -135,5 +135,5 @@ def _starts(size: int, tile: int, overlap: int, factor: int) -> np.ndarray:
 
 
 def _ramp(size: int) -> np.ndarray:
-    """Weights of a tile's pixels along one axis: positive, greatest in the middle."""
+    """Return positive weights of a tile's pixels along one axis, a symmetric ramp."""
     return np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1)) / size

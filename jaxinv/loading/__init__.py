@@ -1,7 +1,7 @@
-"""Models from folders, the package or the hub, and checkpoints of them.
+"""Loading of models from folders, this package or the hub, and checkpoints.
 
-* :mod:`jaxinv.loading.find`: a name to a folder.
-* :mod:`jaxinv.loading.load`: a folder to a model (``jaxinv.load``).
+* :mod:`jaxinv.loading.find`: from a name to a folder.
+* :mod:`jaxinv.loading.load`: from a folder to a model (``jaxinv.load``).
 * :mod:`jaxinv.loading.checkpoint`: networks as Orbax checkpoints.
-* :mod:`jaxinv.loading.convert`: diffusers' folders to such checkpoints.
+* :mod:`jaxinv.loading.convert`: from diffusers' folders to such checkpoints.
 """

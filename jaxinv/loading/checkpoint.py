@@ -1,12 +1,12 @@
-"""Saving models as Orbax checkpoints and restoring them, also in shards.
+"""Orbax checkpoints of models: saving, and restoring with any sharding.
 
 A component (UNet, autoencoder, text encoder) is a folder::
 
-    unet/config.json    diffusers' configuration, names the class
+    unet/config.json    diffusers' configuration, which names the class
     unet/params/        Orbax checkpoint: one array for each parameter path
-    unet/digests.json   SHA-256 of the files in params/; older ones have none
+    unet/digests.json   SHA-256 of the files in params/; missing in older checkpoints
 
-and a pipeline, as ``jaxinv convert SRC DST`` writes it, is::
+and a pipeline, written by ``jaxinv convert SRC DST``, is::
 
     DST/jaxinv.json        {"format": "jaxinv-checkpoint", "version": 1}
     DST/model_index.json   as in the diffusers folder it came from
@@ -16,8 +16,8 @@ and a pipeline, as ``jaxinv convert SRC DST`` writes it, is::
     DST/tokenizer/         copied unchanged
     DST/scheduler/         copied unchanged
 
-Parameters are read straight into the sharding that is asked for: no device and no host
-ever holds more than its part.
+Parameters are read directly into the requested sharding: no device and no host ever
+holds more than its part.
 """
 
 import contextlib
@@ -43,37 +43,37 @@ from jaxinv.models.registry import Component, abstract_component, component_conf
 MARKER = "jaxinv.json"
 DIGESTS = "digests.json"
 FORMAT = {"format": "jaxinv-checkpoint", "version": 1}
-# Files of Orbax that hold JSON, and how large one may be: it lists every parameter.
+# Files of Orbax that hold JSON, and their size limit: one lists every parameter.
 _METADATA = ("_METADATA", "_CHECKPOINT_METADATA", "_sharding")
 _MAX_METADATA = 16 * 2**20
-_SHOWN = 200  # characters of Orbax's errors
+_SHOWN = 200  # limit on the characters shown of Orbax's errors
 
 
 def is_checkpoint(folder: str | os.PathLike) -> bool:
-    """Returns whether a folder is a pipeline in the layout described above."""
+    """Return whether a folder is a pipeline in the layout described above."""
     return (Path(folder) / MARKER).is_file()
 
 
 def check_marker(folder: Path) -> None:
-    """Raise ValueError unless a pipeline was written in the format that is read here.
+    """Raise ValueError unless a pipeline was written in the current format.
 
     Args:
-        folder: One that :func:`is_checkpoint` holds of.
+        folder: A folder for which :func:`is_checkpoint` is true.
     """
     found = read_json(folder / MARKER, root=model_root(folder))
     if found != FORMAT:
         raise ValueError(
-            f"{folder / MARKER} names another format than is read here: expected "
-            f"{FORMAT}, got {shown(found)}"
+            f"{folder / MARKER} names an unsupported format: expected {FORMAT}, got "
+            f"{shown(found)}"
         )
 
 
 def save_component(module: Component, folder: str | os.PathLike) -> None:
-    """Writes a model as ``folder/config.json`` and ``folder/params``.
+    """Write a model as ``folder/config.json`` and ``folder/params``.
 
     Args:
         module: The model.
-        folder: Where to write; it must not exist, or be empty.
+        folder: The target, which must not exist or must be empty.
 
     Raises:
         FileExistsError: If the folder has content.
@@ -93,13 +93,13 @@ def load_component(
     param_dtype: DTypeLike = jnp.float32,
     sharding: ShardingRule | None = None,
 ) -> Component:
-    """Restores a model that :func:`save_component` wrote.
+    """Restore a model that :func:`save_component` wrote.
 
     Args:
         folder: A component's folder.
         dtype: Data type of the computation.
-        param_dtype: Data type of the parameters, whatever they are stored in.
-        sharding: Where the parameters go: a mesh, for
+        param_dtype: Data type of the parameters, independent of the stored type.
+        sharding: Placement of the parameters: a mesh, for
             :func:`jaxinv.mesh.parameter_rule` on it, one sharding for all of them,
             a mapping from parameter paths, or a function of a parameter's path and
             shape. The first local device if None.
@@ -108,11 +108,11 @@ def load_component(
         The model.
 
     Raises:
-        ValueError: If the folder is no such checkpoint, or does not match its
+        ValueError: If the folder is not such a checkpoint, or does not match its
             configuration.
 
     Example:
-        In two parts, on all devices::
+        To divide a model into two parts on all devices::
 
             unet = load_component("sd15/unet", sharding=jaxinv.mesh.make_mesh(2))
     """
@@ -120,7 +120,7 @@ def load_component(
     path = folder / "config.json"
     if not path.exists() or not (folder / "params").is_dir():
         raise ValueError(
-            f"{folder} is no jaxinv component: it needs config.json and params/"
+            f"{folder} is not a jaxinv component: it needs config.json and params/"
         )
     root = model_root(folder)
     with naming(path):
@@ -148,16 +148,16 @@ def load_component(
 
 
 def _checkpointer() -> Any:
-    import orbax.checkpoint  # takes a second, and diffusers' folders do not need it
+    import orbax.checkpoint  # takes a second, and is not needed for diffusers' folders
 
     return orbax.checkpoint.StandardCheckpointer()
 
 
 @contextlib.contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-    """Turn whatever Orbax raises into a ValueError that names the checkpoint.
+    """Convert all errors of Orbax to a ValueError that names the checkpoint.
 
-    Damaged metadata reaches its code unchecked: there is no class of errors for it.
+    Damaged metadata reaches its code unchecked, so the errors have no common class.
     """
     try:
         yield
@@ -169,7 +169,7 @@ def _reading(folder: Path) -> Iterator[None]:
 
 
 def _check_files(params: Path, root: Path) -> None:
-    """Refuse what must not be opened, and metadata that is no bounded JSON."""
+    """Refuse files that must not be opened, and metadata that is not bounded JSON."""
     for path in files_below(params, root):
         if path.name in _METADATA:
             read_json(path, root=root, max_bytes=_MAX_METADATA)
@@ -183,14 +183,14 @@ def _stored_shapes(metadata: Any) -> dict[str, tuple[int, ...]]:
 def _check_values(
     folder: Path, target: Mapping[str, Any], values: Mapping[str, Any]
 ) -> None:
-    """Raise ValueError unless all arrays were read, and hold finite numbers."""
+    """Raise ValueError unless all arrays were read and are finite."""
     for path, wanted in target.items():
         value = values.get(path)
         if not isinstance(value, jax.Array) or value.shape != wanted.shape:
             raise ValueError(
-                f"{folder / 'params'} is damaged: there is no array for {path!r}"
+                f"{folder / 'params'} is damaged: the array for {path!r} is missing"
             )
-        # On the host: compiling a check for each of many shapes takes far longer.
+        # On the host, because compiling a check for each of many shapes takes longer.
         for shard in value.addressable_shards:
             if shard.replica_id == 0 and not np.isfinite(np.asarray(shard.data)).all():
                 raise ValueError(
@@ -203,7 +203,7 @@ def _check_values(
 def _check_shapes(
     folder: Path, wanted: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Compares a checkpoint with the model that its configuration describes."""
+    """Compare a checkpoint with the model that its configuration describes."""
     for path in sorted(wanted.keys() | stored.keys()):
         expected = tuple(wanted[path].shape) if path in wanted else None
         if expected != stored.get(path):

@@ -1,4 +1,4 @@
-"""A diffusers folder to an Orbax checkpoint, which JAX reads directly."""
+"""Conversion of a diffusers folder to an Orbax checkpoint, which JAX reads directly."""
 
 import os
 import shutil
@@ -28,12 +28,12 @@ def convert(
     """Convert a diffusers pipeline to a checkpoint that JAX reads directly.
 
     Args:
-        src: A pipeline folder (with ``model_index.json``), or a name as for
+        src: A pipeline folder (with ``model_index.json``), or a name for
             :func:`jaxinv.load`.
         dst: The checkpoint's folder; see :mod:`jaxinv.loading.checkpoint` for its
             layout. It appears only when it is complete.
-        dtype: Data type to store; the one in ``src`` if None.
-        force: Whether a ``dst`` that exists may be replaced.
+        dtype: Data type to store; that of ``src`` if None.
+        force: Whether an existing ``dst`` may be replaced.
         revision: Branch, tag or commit on the hub.
 
     Returns:
@@ -41,7 +41,7 @@ def convert(
 
     Raises:
         ValueError: If the pipeline is not supported, incomplete or broken.
-        FileNotFoundError: If there is no such model.
+        FileNotFoundError: If the model does not exist.
         FileExistsError: If ``dst`` has content and ``force`` is false.
         OSError: If ``dst`` cannot be written.
     """
@@ -49,7 +49,7 @@ def convert(
         source = find_model(src, revision=revision)
         read_parts(source)
         copied = [part for part in PARTS if part not in NETWORKS]
-        for part in copied:  # refuses what must not be copied, before converting
+        for part in copied:  # refuse files that must not be copied, before converting
             list(files_below(source / part, model_root(source)))
         for part in NETWORKS:
             stored = stored_dtype(source / part) if dtype is None else dtype
@@ -64,7 +64,7 @@ def convert(
 
 
 def copy_files(source: Path, target: Path, root: Path) -> None:
-    """Copy a folder's files, and those that links within the model lead to."""
+    """Copy a folder's files, following links within the model."""
     for path in files_below(source, root):
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""A model's folder by its name: inside the package, on the disk, or on the hub.
+"""Finding a model's folder by name: in this package, on disk, or on the hub.
 
-Of the Hugging Face hub only what is needed is downloaded, and no pickles. Downloads are
-kept in the hub's local cache. Nothing here needs PyTorch, and only hub names need a
-network, the first time.
+Only the necessary files are downloaded from the Hugging Face hub, and no pickles.
+Downloads are stored in the hub's local cache. PyTorch is not needed, and a network only
+for the first use of a hub name.
 """
 
 import importlib.resources
@@ -37,30 +37,30 @@ def find_model(
     variant: str | None = None,
     subfolder: str | None = None,
 ) -> Path:
-    """Return a model's folder, which is downloaded if need be.
+    """Return a model's folder, downloading it if necessary.
 
     The arguments are those of :func:`jaxinv.load`.
 
     Args:
         name_or_path: An embedded name, a folder, or ``owner/name`` on the hub.
         revision: Branch, tag or commit on the hub.
-        token: Of the hub.
-        cache_dir: Folder that the hub's models are kept in.
-        local_files_only: Whether only the hub's cache is looked at.
-        variant: Which of several sets of weights is downloaded.
+        token: Token of the hub.
+        cache_dir: Folder of the hub's cache.
+        local_files_only: Whether to use only the hub's cache.
+        variant: The set of weights to download, if there are several.
         subfolder: Folder inside the repository or folder that holds the model.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If there is a file of that name, or no such subfolder.
-        FileNotFoundError: If there is no such model anywhere; says what was tried.
+        ValueError: If the path is a file, or the subfolder does not exist.
+        FileNotFoundError: If the model is not found; the message lists the places.
     """
     name, embedded = os.fspath(name_or_path), embedded_models()
     inner = Path(subfolder or "")
     if inner.is_absolute() or ".." in inner.parts:
-        raise ValueError(f"subfolder={subfolder!r} is no folder inside of a model's")
+        raise ValueError(f"subfolder={subfolder!r} is not a folder inside a model's")
     path = Path(name).expanduser()
     if name in embedded:
         found = _zoo() / name
@@ -82,7 +82,7 @@ def find_model(
             found = _download(
                 name, revision, token, cache_dir, local_files_only, variant, subfolder
             )
-        except Exception as error:  # the hub's errors have no base class in common
+        except Exception as error:  # the hub's errors have no common base class
             raise FileNotFoundError(
                 f"no model {name!r}: tried {tried}, and the Hugging Face hub and its "
                 f"local cache ({one_line(error)})"
@@ -102,11 +102,11 @@ def _download(
     variant: str | None,
     subfolder: str | None,
 ) -> Path:
-    """Fetch a snapshot of a repository; with no answer of the hub, from the cache.
+    """Fetch a snapshot of a repository, or use the cache if the hub does not answer.
 
     Raises:
-        Exception: What ``huggingface_hub`` and the HTTP client under it raise, which
-            have no base class in common, if there is no snapshot in the cache either.
+        Exception: Errors of ``huggingface_hub`` and its HTTP client, which have no
+            common base class, if the cache has no snapshot either.
     """
     import huggingface_hub
     from huggingface_hub.errors import OfflineModeIsEnabled
@@ -118,13 +118,13 @@ def _download(
         options |= _given(cache_dir=cache_dir)
         return Path(huggingface_hub.snapshot_download(name, **options))
 
-    # Of a snapshot in the cache only this has to be there: what else is missing is
-    # named when the model is loaded.
+    # Only this file is required of a cached snapshot: loading the model names other
+    # missing files.
     least = [_inside(subfolder, "model_index.json")]
     if local_files_only:
         return snapshot(least, local_files_only=True)
     try:
-        # One request that is not repeated: without a network it fails at once.
+        # A single request without retries: it fails at once without a network.
         info = huggingface_hub.HfApi(**who).model_info(name, **which)
     except Exception as error:
         try:
@@ -134,7 +134,7 @@ def _download(
         if not isinstance(error, OfflineModeIsEnabled):
             warnings.warn(
                 f"the Hugging Face hub did not answer for {name} ({one_line(error)}): "
-                "taking the local cache's last snapshot",
+                "using the local cache's last snapshot",
                 stacklevel=2,
             )
         return folder
@@ -145,15 +145,15 @@ def _download(
 def wanted_files(
     files: list[str], *, variant: str | None = None, subfolder: str | None = None
 ) -> list[str]:
-    """Return which of a hub repository's files a pipeline needs.
+    """Return the files of a hub repository that a pipeline needs.
 
     These are configurations, vocabularies, and one set of safetensors per component:
-    that of the variant if there is one, or the plain one, or the half-precision variant
-    if there is no plain one.
+    the variant if it exists, otherwise the plain one, or the half-precision variant if
+    there is no plain one.
 
     Args:
         files: Paths of all files in the repository.
-        variant: Such as ``"fp16"``, for ``model.fp16.safetensors``.
+        variant: The variant, such as ``"fp16"`` for ``model.fp16.safetensors``.
         subfolder: Folder inside the repository that holds the pipeline.
 
     Returns:

@@ -1,9 +1,9 @@
-"""Loading a model: its configurations are checked first, then its weights are read.
+"""Loading of models: check all configurations, then read the weights.
 
 A model is a folder in diffusers' layout: ``model_index.json`` names the parts, and each
-part has a folder of its own (``unet``, ``vae``, ``text_encoder``, ``tokenizer``,
-``scheduler``). The weights in it are either diffusers' own safetensors, converted while
-reading, or an Orbax checkpoint that ``jaxinv convert`` wrote. No PyTorch is needed.
+part has its own folder (``unet``, ``vae``, ``text_encoder``, ``tokenizer``,
+``scheduler``). The weights are either diffusers' safetensors, converted while reading,
+or an Orbax checkpoint that ``jaxinv convert`` wrote. PyTorch is not needed.
 """
 
 import functools
@@ -50,8 +50,8 @@ from weights_convert.reader import (
 )
 
 _VOCABULARY = ("vocab.json", "merges.txt")
-_TOKENIZER_BYTES = 16 * 2**20  # of one of its files
-# transformers writes 1e30 where there is no limit.
+_TOKENIZER_BYTES = 16 * 2**20  # limit on the size of one of its files
+# transformers writes 1e30 for no limit.
 _MaxLength = (
     Annotated[int, Range(1, 10**31)] | Annotated[float, Range(1e20, 1e31)] | None
 )
@@ -78,51 +78,50 @@ def load(
     remat: Remat = "none",
     sharding: ShardingRule | None = None,
 ) -> LatentDiffusion:
-    """Loads a text-to-image latent diffusion model.
+    """Load a text-to-image latent diffusion model.
 
     Args:
         name_or_path: ``"emoji64"``, the model inside this package; a folder in
             diffusers' layout; a folder that ``jaxinv convert`` wrote; or a name on the
             Hugging Face hub such as ``"stabilityai/stable-diffusion-2-1"``, which is
-            downloaded once and then read from the cache. Embedded names win over
-            folders, folders over the hub.
-        dtype: Data type that the networks compute in. States between them, and so the
-            solvers, stay in float32. float16 overflows in most autoencoders: those
-            that say so (``force_upcast``) compute in float32 then. CPUs do not compute
-            in float16.
+            downloaded once and then read from the cache. Embedded names take precedence
+            over folders, and folders over the hub.
+        dtype: Data type in which the networks compute. States, and so the solvers, stay
+            in float32. Most autoencoders overflow in float16; those marked with
+            ``force_upcast`` compute in float32 instead. CPUs do not compute in float16.
         param_dtype: Data type of the parameters in memory; ``dtype`` if None.
         revision: Branch, tag or commit on the hub.
-        token: Of the hub, for models that are private or gated; None or True for the
-            one that ``hf auth login`` keeps, False for none.
-        cache_dir: Folder that the hub's models are kept in; the hub's own if None.
-        local_files_only: Whether the hub is not asked, and only its cache looked at.
-            Where the hub does not answer, that is done anyway, with a warning.
-        variant: Which weights to read where a part is stored in several: ``"fp16"`` for
+        token: Token of the hub, for private or gated models; None or True for the one
+            that ``hf auth login`` stores, False for none.
+        cache_dir: Folder of the hub's cache; the hub's default if None.
+        local_files_only: Whether to use only the hub's cache. The cache is also used,
+            with a warning, if the hub does not answer.
+        variant: Which weights to read if a part has several: ``"fp16"`` for
             ``*.fp16.safetensors``. Parts without it are read from the plain files.
         subfolder: Folder inside the repository or folder that holds the model.
         schedule: The schedule that the model was trained with, for folders whose
-            scheduler does not say it: InstaFlow's names a diffusion sampler, and is
-            ``flow_matching(prediction_type="rectified_flow")``.
-        attention: Who computes attention: ``"xla"``, ``"cudnn"`` (NVIDIA GPUs, 16
+            scheduler does not define it: InstaFlow's names a diffusion sampler, but the
+            schedule is ``flow_matching(prediction_type="rectified_flow")``.
+        attention: Implementation of attention: ``"xla"``, ``"cudnn"`` (NVIDIA GPUs, 16
             bits) or None for JAX's own choice; see
             :func:`jaxinv.models.with_options`.
-        remat: What reverse-mode derivatives keep of each block: ``"none"`` computes
-            nothing twice, ``"dots"`` norms and attention, ``"blocks"`` everything.
-        sharding: Where the parameters go, usually a mesh from
-            :func:`jaxinv.mesh.make_mesh`: each array's largest divisible dimension
-            over its axis ``model``. The first local device if None. Checkpoints of
-            ``jaxinv convert`` are read straight into the parts; of diffusers' folders,
-            one tensor at a time is whole on the host.
+        remat: What reverse-mode derivatives recompute of each block: ``"none"``
+            nothing, ``"dots"`` norms and attention, ``"blocks"`` everything.
+        sharding: Placement of the parameters, usually a mesh from
+            :func:`jaxinv.mesh.make_mesh`, which divides each array's largest divisible
+            dimension over its axis ``model``. The first local device if None.
+            Checkpoints of ``jaxinv convert`` are read directly into the parts; for
+            diffusers' folders, one tensor at a time is whole on the host.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: If the folder holds no model, or one that is not implemented, or
-            parts that do not fit one another, or damaged weights; or if an option is
-            unknown or cannot be had here. All but the weights is checked before
-            anything is read of them, and nothing is compiled.
-        FileNotFoundError: If there is no such model anywhere; says what was tried.
+        ValueError: If the folder does not hold a model, or the model is not
+            implemented, its parts do not fit each other, or its weights are damaged; or
+            if an option is unknown or not available. Everything else is checked before
+            the weights are read, and nothing is compiled.
+        FileNotFoundError: If the model is not found; the message lists the places.
 
     Example:
         >>> import jaxinv as ji
@@ -157,7 +156,7 @@ def load(
         if part == "vae" and parts.vae.force_upcast and dtype == jnp.float16:
             of_part = dict.fromkeys(kinds, jnp.dtype(jnp.float32))
         if part == "vae" and attention == "cudnn":
-            implementation = None  # cuDNN's heads are smaller than its one
+            implementation = None  # its single head is too large for cuDNN
         module = load_component(folder / part, **of_part)
         networks[part] = with_options(module, attention=implementation, remat=remat)
     return LatentDiffusion(
@@ -173,10 +172,10 @@ def read_parts(folder: Path) -> Parts:
     """Read and check the configurations of a model's networks.
 
     Args:
-        folder: In diffusers' layout, or written by ``jaxinv convert``.
+        folder: A folder in diffusers' layout, or written by ``jaxinv convert``.
 
     Returns:
-        The configurations, which fit one another.
+        The configurations, which fit each other.
 
     Raises:
         ValueError: If a part is missing, not implemented, or does not fit.
@@ -195,15 +194,15 @@ def read_parts(folder: Path) -> Parts:
 def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
     """Return all files that :func:`load` reads, by their names in the folder.
 
-    Links are followed, to files (the hub's cache) and to folders, as far as they stay
-    in the model's folder (:mod:`jaxinv.files.folders`).
+    Links to files (the hub's cache) and to folders are followed if they stay in the
+    model's folder (:mod:`jaxinv.files.folders`).
 
     Args:
-        folder: In diffusers' layout, or written by ``jaxinv convert``.
-        variant: Which weights are read.
+        folder: A folder in diffusers' layout, or written by ``jaxinv convert``.
+        variant: The variant of the weights.
 
     Returns:
-        The files, in the order of their names.
+        The files, sorted by name.
 
     Raises:
         ValueError: If a part has no weights, or a link leads out of the folder.
@@ -231,7 +230,7 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
 
 
 def _platform(sharding: ShardingRule | None) -> str:
-    """Return the kind of the devices that a model will run on."""
+    """Return the platform that a model will run on."""
     device: Any
     if isinstance(sharding, Mesh):
         device = sharding.devices.flat[0]
@@ -249,7 +248,7 @@ def _check_vocabulary(folder: Path, tokenizer: Any, vocabulary: int) -> None:
     if many or largest >= vocabulary:
         what = f"{len(tokenizer)} tokens" if many else f"the token id {largest}"
         raise ValueError(
-            f"{folder}: the tokenizer has {what}, but the text encoder only "
+            f"{folder}: the tokenizer has {what}, but the text encoder has only "
             f"{vocabulary} tokens (vocab_size)"
         )
 
@@ -269,15 +268,15 @@ def _load_tokenizer(folder: Path, root: Path) -> Any:
         tokenizer = _tokenizer_class().from_pretrained(folder, local_files_only=True)
         tokenizer("a")
         return tokenizer
-    except Exception as error:  # transformers' and its Rust parser's have no base class
+    except Exception as error:  # transformers and its parser have no common base class
         raise ValueError(
-            f"{folder} holds no readable tokenizer ({type(error).__name__}: "
+            f"{folder} does not hold a readable tokenizer ({type(error).__name__}: "
             f"{one_line(error)})"
         ) from None
 
 
 def _tokenizer_class() -> Any:
-    # transformers advises on import that PyTorch was not found: here, it is not needed.
+    # transformers warns on import that PyTorch was not found; it is not needed here.
     variable = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
     before = os.environ.get(variable)
     os.environ[variable] = "1"
@@ -292,7 +291,7 @@ def _tokenizer_class() -> Any:
 
 
 def _loader(folder: Path, variant: str | None) -> Callable[..., Any]:
-    """Return what reads a component, in the format that the folder has."""
+    """Return the function that reads components in the folder's format."""
     if checkpoint.is_checkpoint(folder):
         checkpoint.check_marker(folder)
         if variant is not None:

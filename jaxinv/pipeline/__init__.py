@@ -1,4 +1,4 @@
-"""Pipelines: a network with what makes its conditions and its data."""
+"""Pipelines: a network joined with its encoders of conditions and data."""
 
 from jaxinv.pipeline.latent_diffusion import LatentDiffusion
 

@@ -1,13 +1,13 @@
 """The model of a pipeline with its prompt as an argument, for batches of prompts.
 
-A denoiser has its prompt filled in. In a batch every sample has a prompt, a negative
-prompt and a guidance scale of its own, which are arrays with an axis of the batch, and
-what all samples share is a model ``(z, t, condition) -> f``.
+A denoiser has its prompt filled in. In a batch, every sample has its own prompt,
+negative prompt and guidance scale, which are arrays with a batch axis, and all samples
+share a model ``(z, t, condition) -> f``.
 
-Guidance scales mean here what they mean to diffusers' pipelines: a scale of at most 1
-is no guidance, and the prompt counts. Models that were distilled with their guidance
-(SD-Turbo, LCM) are run with 0 there. The formula itself, :func:`jaxinv.guided`, gives
-the unconditional model at 0.
+Guidance scales have the meaning of diffusers' pipelines: a scale of at most 1 disables
+guidance and gives the conditional model. Models that were distilled with guidance
+(SD-Turbo, LCM) use 0. The formula itself, :func:`jaxinv.guided`, gives the
+unconditional model at 0.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from jaxinv.models import UNet2DConditionModel
 
 
 class Condition(NamedTuple):
-    """What differs from sample to sample; with a leading axis, of a batch.
+    """The prompts and guidance of one sample, or of a batch along a leading axis.
 
     Attributes:
-        prompt: shape (l, d). What ``encode_prompt`` makes of the text.
-        negative_prompt: shape (l, d). Likewise.
-        guidance_scale: shape (). Weight of classifier-free guidance; at most 1 is none.
+        prompt: Vectors of the prompt, from ``encode_prompt``, shape (l, d).
+        negative_prompt: Vectors of the negative prompt, shape (l, d).
+        guidance_scale: Weight of classifier-free guidance, shape (); none up to 1.
     """
 
     prompt: Float[Array, "l d"]
@@ -37,19 +37,19 @@ class Condition(NamedTuple):
 
 
 def as_pipelines_do(condition: Condition) -> Condition:
-    """Return the condition for which the formula is what diffusers' pipelines compute.
+    """Return a condition whose formula gives the result of diffusers' pipelines.
 
-    Where the scale is at most 1, the result has the scale 1 and the prompt in place of
-    the negative prompt: both branches are then the conditional model, to the last bit.
+    If the scale is at most 1, the result has the scale 1 and the prompt in place of the
+    negative prompt: both branches are then the conditional model, to the last bit.
 
     Args:
-        condition: of one sample, or with leading axes.
+        condition: The condition of one sample, or with leading axes.
 
     Returns:
         A condition for :func:`jaxinv.guided`. A scale that is NaN stays NaN.
 
     Raises:
-        ValueError: if the vectors of the two prompts differ in shape.
+        ValueError: If the vectors of the two prompts differ in shape.
     """
     prompt, negative_prompt, scale = condition
     if jnp.shape(prompt) != jnp.shape(negative_prompt):
@@ -71,11 +71,10 @@ class PromptedModel:
     """A UNet as ``(z, t, condition) -> f``.
 
     Attributes:
-        unet: the network.
-        schedule: noise levels and prediction type (static).
-        guided: whether both branches of guidance are evaluated. If not, the negative
-            prompt and the scale have no effect (static). If so, a scale of at most 1 is
-            no guidance.
+        unet: The network.
+        schedule: Noise levels and prediction type (static).
+        guided: Whether both branches of guidance are evaluated (static). If not, the
+            negative prompt and the scale have no effect.
     """
 
     unet: UNet2DConditionModel

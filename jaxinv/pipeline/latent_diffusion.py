@@ -1,14 +1,13 @@
 r"""A latent diffusion model: autoencoder, text encoder, tokenizer, UNet and schedule.
 
-The diffusion runs on latents, which the autoencoder makes of images
-(:mod:`jaxinv.pipeline.latents`). This module joins the parts and nothing else. What it
-hands to samplers and inverses is a denoiser, a callable pytree ``(z, t) -> f`` with the
-prompt filled in; the numerical core knows nothing of prompts, and nothing of
-autoencoders.
+The diffusion runs on latents, to which the autoencoder maps images
+(:mod:`jaxinv.pipeline.latents`). This module only joins the parts. Samplers and
+inverses receive a denoiser, a callable pytree ``(z, t) -> f`` with the prompt filled
+in; the numerical core does not depend on prompts or autoencoders.
 
-As everywhere here, each function takes one sample, channels last. The pipeline is a
-pytree whose leaves are the parameters: pass it through ``jax.jit``, ``jax.vmap`` its
-methods.
+As everywhere in this library, each function takes one sample, channels last. The
+pipeline is a pytree whose leaves are the parameters: pass it through ``jax.jit``, and
+apply ``jax.vmap`` to its methods.
 
 References:
     Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models",
@@ -48,11 +47,11 @@ TextVectors = Float[Array, "l d"]
 
 
 class ImageInversion(NamedTuple):
-    """The noise of an image, with a certificate for each half of the way.
+    """The noise of an image, with a certificate for each of the two inversions.
 
     Attributes:
-        decoder: image to latent.
-        sampler: latent to noise.
+        decoder: Inversion of the decoder, from image to latent.
+        sampler: Inversion of the sampler, from latent to noise.
     """
 
     decoder: DecoderInversion
@@ -65,7 +64,7 @@ class ImageInversion(NamedTuple):
 
     @property
     def state(self) -> Float[Array, "h w c"] | SamplerState:
-        """What :meth:`LatentDiffusion.generate` makes the image from again."""
+        """Noise or state, for :meth:`LatentDiffusion.generate` to make the image."""
         return self.sampler.state
 
 
@@ -75,14 +74,14 @@ class LatentDiffusion:
     """A text-to-image latent diffusion model; made by :func:`jaxinv.load`.
 
     Attributes:
-        unet: predicts noise (or velocity, or data) from ``(z, t, text vectors)``.
-        vae: the autoencoder.
-        text_encoder: turns token ids into text vectors.
-        tokenizer: turns a prompt into token ids; any callable with the interface of
+        unet: Map from ``(z, t, text vectors)`` to noise (or velocity, or data).
+        vae: The autoencoder.
+        text_encoder: Map from token ids to text vectors.
+        tokenizer: Map from a prompt to token ids; any callable with the interface of
             transformers' tokenizers (static).
-        schedule: noise levels and prediction type (static).
-        image_size: (height, width) that the model was trained on, pixels (static).
-        name: where the model came from, for reports (static).
+        schedule: Noise levels and prediction type (static).
+        image_size: (height, width) of the training images in pixels (static).
+        name: Origin of the model, for reports (static).
     """
 
     unet: UNet2DConditionModel
@@ -94,7 +93,7 @@ class LatentDiffusion:
     name: str = dataclasses.field(metadata={"static": True})
 
     def __repr__(self) -> str:
-        """Return its name, sizes and number of parameters."""
+        """Return the model's name, sizes and number of parameters."""
         count = sum(math.prod(getattr(x, "shape", ())) for x in jax.tree.leaves(self))
         height, width = self.image_size
         return (
@@ -104,7 +103,7 @@ class LatentDiffusion:
 
     @property
     def factor(self) -> int:
-        """Image height over latent height, and the same for the widths."""
+        """Ratio of image height to latent height, and of the widths."""
         return self.vae.config.downsampling_factor
 
     @property
@@ -116,14 +115,13 @@ class LatentDiffusion:
 
     @checked
     def encode(self, image: Image) -> Float[Array, "h w c"]:
-        """Turns an image into the latent that the diffusion runs on.
+        """Encode an image as a latent of the diffusion model.
 
-        The latent is the mean of the encoder's posterior: the same image always gives
-        the same latent.
+        The latent is the mean of the encoder's posterior, and so reproducible.
 
         Args:
-            image: (h, w, 3), floats in [0, 1] or ``uint8``. Any height and width that
-                are multiples of ``factor``; the model knows ``image_size`` best.
+            image: (h, w, 3), floats in [0, 1] or ``uint8``. Height and width must be
+                multiples of ``factor``; the model was trained on ``image_size``.
 
         Returns:
             The latent (h / factor, w / factor, c), shifted and scaled.
@@ -137,14 +135,14 @@ class LatentDiffusion:
 
     @checked
     def decode(self, latent: Float[Array, "h w c"]) -> Float[Array, "fh fw 3"]:
-        """Turns a latent into an image, clipped to [0, 1].
+        """Decode a latent to an image, clipped to [0, 1].
 
         Args:
-            latent: (h, w, c), as :meth:`encode` and sampling give it.
+            latent: A latent (h, w, c) from :meth:`encode` or sampling.
 
         Returns:
             The image (factor h, factor w, 3). Autoencoders overshoot black and white a
-            little; see :meth:`decode_unclipped` for what they say.
+            little; :meth:`decode_unclipped` returns their output unchanged.
 
         Raises:
             ValueError: If the latent has another shape or dtype.
@@ -155,10 +153,10 @@ class LatentDiffusion:
     def decode_unclipped(
         self, latent: Float[Array, "h w c"]
     ) -> Float[Array, "fh fw 3"]:
-        """Turns a latent into an image without clipping: smooth, so differentiable.
+        """Decode a latent to an image without clipping, which is differentiable.
 
         Args:
-            latent: (h, w, c), as :meth:`encode` and sampling give it.
+            latent: A latent (h, w, c) from :meth:`encode` or sampling.
 
         Returns:
             The image (factor h, factor w, 3), mostly within [0, 1].
@@ -181,18 +179,18 @@ class LatentDiffusion:
     def invert_decoder(
         self, image: Image, method: str | Method = "anderson", **options: Any
     ) -> DecoderInversion:
-        """Finds the latent that decodes to an image; more than encoding it.
+        """Find a latent whose decoding matches an image.
 
         Args:
-            image: As for :meth:`encode`.
+            image: The image; see :meth:`encode`.
             method: Name or value; see :func:`jaxinv.invert_decoder`.
-            **options: As of :func:`jaxinv.invert_decoder`.
+            **options: Options of :func:`jaxinv.invert_decoder`.
 
         Returns:
             The latent with its certificate.
 
         Raises:
-            ValueError: As :meth:`encode` and :func:`jaxinv.invert_decoder`.
+            ValueError: If :meth:`encode` or :func:`jaxinv.invert_decoder` raises it.
         """
         check_image(image, self.factor)
         return invert_decoder(
@@ -213,20 +211,21 @@ class LatentDiffusion:
         decoder: str | Method = "anderson",
         **options: Any,
     ) -> ImageInversion:
-        """Finds the noise of an image: decoder inversion, then sampler inversion.
+        """Find the noise of an image: decoder inversion, then sampler inversion.
 
         Args:
-            image: As for :meth:`encode`.
-            sampler: The sampler that the image was made with, or is to be made with.
-            denoise: From :meth:`denoiser`.
-            decoder: How the decoder is inverted; ``"encoder"`` for the encoder alone.
-            **options: As of :func:`jaxinv.invert`.
+            image: The image; see :meth:`encode`.
+            sampler: The sampler that generated the image, or that shall reproduce it.
+            denoise: The denoiser, from :meth:`denoiser`.
+            decoder: Method of the decoder inversion; ``"encoder"`` for the encoder
+                alone.
+            **options: Options of :func:`jaxinv.invert`.
 
         Returns:
             The noise with both certificates.
 
         Raises:
-            ValueError: As :meth:`invert_decoder` and :func:`jaxinv.invert`.
+            ValueError: If :meth:`invert_decoder` or :func:`jaxinv.invert` raises it.
         """
         latent = self.invert_decoder(image, decoder)
         return ImageInversion(
@@ -240,27 +239,27 @@ class LatentDiffusion:
         denoise: Denoiser,
         noise: Float[Array, "h w c"] | SamplerState,
     ) -> Float[Array, "fh fw 3"]:
-        """Makes an image from noise: the way back of :meth:`invert`.
+        """Generate an image from noise, the reverse of :meth:`invert`.
 
         Args:
             sampler: The sampler.
-            denoise: From :meth:`denoiser`.
+            denoise: The denoiser, from :meth:`denoiser`.
             noise: Noise of ``latent_shape``, or ``state`` of an inversion.
 
         Returns:
             The image, clipped to [0, 1].
 
         Raises:
-            ValueError: As :func:`jaxinv.sample`.
+            ValueError: If :func:`jaxinv.sample` raises it.
         """
         return self.decode(sample(sampler, denoise, noise))
 
     @checked
     def tokenize(self, prompt: str) -> Int[np.ndarray, " l"]:
-        """Turns a prompt into token ids, padded to the text encoder's length.
+        """Convert a prompt to token ids, padded to the text encoder's length.
 
         Args:
-            prompt: The text. What does not fit is cut off, with a warning.
+            prompt: The text. A text that is too long is cut, with a warning.
 
         Returns:
             The ids, int32.
@@ -276,18 +275,18 @@ class LatentDiffusion:
         needed = len(self.tokenizer(prompt)["input_ids"])
         if needed > length:
             warnings.warn(
-                f"the prompt has {needed} tokens and the text encoder reads {length}: "
-                "the rest has no effect",
+                f"the prompt has {needed} tokens, but the text encoder reads only "
+                f"{length}: the rest has no effect",
                 stacklevel=2,
             )
         return np.asarray(ids, np.int32)
 
     @checked
     def encode_prompt(self, prompt: str) -> TextVectors:
-        """Turns a prompt into the vectors that the UNet attends to.
+        """Convert a prompt to the vectors that the UNet attends to.
 
         Args:
-            prompt: The text; the empty string stands for "no prompt".
+            prompt: The text; the empty string means "no prompt".
 
         Returns:
             One vector per token, (l, d).
@@ -304,17 +303,17 @@ class LatentDiffusion:
         negative_prompt: str | TextVectors = "",
         guidance_scale: float | Float[Array, ""] = 1.0,
     ) -> Denoiser:
-        """The model with a prompt filled in: what samplers and inverses take.
+        """Return the model with a prompt filled in, for samplers and inverses.
 
         Args:
-            prompt: The text, or what :meth:`encode_prompt` made of it.
-            negative_prompt: What guidance pushes away from, likewise.
+            prompt: The text, or its vectors from :meth:`encode_prompt`.
+            negative_prompt: Text or vectors from which guidance pushes away.
             guidance_scale: Weight s of classifier-free guidance, one number. As in
-                diffusers' pipelines, at most 1 is no guidance, and the prompt counts:
-                the conditional model alone, evaluated once per call. Above 1 (and
-                where a caller's ``jax.jit`` or ``jax.vmap`` hides the number) there are
-                two evaluations, in one batched call. The formula without this rule,
-                unconditional at 0, is :func:`jaxinv.guided`.
+                diffusers' pipelines, a scale of at most 1 gives the conditional model,
+                evaluated once per call. Above 1 (and if a caller's ``jax.jit`` or
+                ``jax.vmap`` hides the number) there are two evaluations, in one batched
+                call. :func:`jaxinv.guided` is the formula without this rule, which
+                gives the unconditional model at 0.
 
         Returns:
             A callable pytree ``(z, t) -> f``. Neither text nor scale is part of the
@@ -334,16 +333,16 @@ class LatentDiffusion:
 
     @checked
     def conditional_denoiser(self, *, guided: bool = True) -> PromptedModel:
-        """The model with its prompt as an argument: what batches take.
+        """Return the model with its prompt as an argument, for batches.
 
         Args:
             guided: Whether any condition has a guidance scale above 1. If not, only the
-                prompt of a condition counts, and the model is evaluated once per call,
-                not twice.
+                prompt of a condition has an effect, and the model is evaluated once per
+                call instead of twice.
 
         Returns:
-            A callable pytree ``(z, t, condition) -> f``; see :meth:`condition`. Each
-            sample whose scale is at most 1 gets the conditional model alone.
+            A callable pytree ``(z, t, condition) -> f``; see :meth:`condition`. Samples
+            with a scale of at most 1 use the conditional model alone.
         """
         return PromptedModel(self.unet, self.schedule, guided)
 
@@ -354,20 +353,19 @@ class LatentDiffusion:
         negative_prompt: str | TextVectors = "",
         guidance_scale: float | Float[Array, ""] = 1.0,
     ) -> Condition:
-        """What differs from sample to sample; stack them with ``jax.tree.map``.
+        """Return the condition of one sample; stack conditions with ``jax.tree.map``.
 
         Args:
-            prompt: As of :meth:`denoiser`.
-            negative_prompt: Likewise.
-            guidance_scale: As of :meth:`denoiser`: at most 1 is no guidance, and the
-                prompt counts.
+            prompt: See :meth:`denoiser`.
+            negative_prompt: See :meth:`denoiser`.
+            guidance_scale: See :meth:`denoiser`.
 
         Returns:
             The condition of one sample. Without guidance its scale is 1 and its
             negative prompt is the prompt.
 
         Raises:
-            ValueError: As :meth:`denoiser`.
+            ValueError: If :meth:`denoiser` raises it.
         """
         scale = _one_scale(guidance_scale)
         condition = Condition(
@@ -395,7 +393,7 @@ def _encode_prompt(text_encoder: CLIPTextModel, ids: Int[Array, " l"]) -> TextVe
 
 
 def _one_scale(guidance_scale: Any) -> Any:
-    """Return the number, or what a caller's jit will make a number of."""
+    """Return the guidance scale as a number, or a tracer under a caller's jit."""
     if np.ndim(guidance_scale) != 0:
         raise ValueError(
             "guidance_scale must be one number, got an array of shape "

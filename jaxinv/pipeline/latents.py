@@ -1,9 +1,9 @@
-r"""Images to latents and back, for one image: what an autoencoder (E, D) computes.
+r"""Conversion of one image to a latent and back, by an autoencoder (E, D).
 
     z = (E(2 image - 1) - shift) * scaling,    image = (D(z / scaling + shift) + 1) / 2
 
-The functions are unchecked; :class:`jaxinv.LatentDiffusion` and the engine of jobs look
-at images first.
+The functions do not check their arguments; :class:`jaxinv.LatentDiffusion` and the
+engine of jobs check images first.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ Autoencoder = AutoencoderKL | AutoencoderTiny
 
 @jax.jit
 def encode(vae: Autoencoder, image: Image) -> Float[Array, "h w c"]:
-    """Image to latent; unchecked, see :meth:`LatentDiffusion.encode`."""
+    """Encode an image without checks; see :meth:`LatentDiffusion.encode`."""
     pixels = jnp.asarray(image)
     if pixels.dtype == jnp.uint8:
         pixels = pixels.astype(jnp.float32) / 255
@@ -33,18 +33,18 @@ def encode(vae: Autoencoder, image: Image) -> Float[Array, "h w c"]:
 
 @jax.jit
 def decode(vae: Autoencoder, latent: ArrayLike) -> Float[Array, "fh fw 3"]:
-    """Latent to image, not clipped; unchecked, as :func:`encode`."""
+    """Decode a latent without checks or clipping."""
     raw = jnp.asarray(latent) / vae.config.scaling_factor
     return (vae.decode(raw + (vae.config.shift_factor or 0.0)) + 1) / 2
 
 
 def batch_hint(shape: tuple[int, ...]) -> str:
-    """What to add to an error where a batch was given for one sample."""
+    """Return a hint for errors if a batch was given instead of one sample."""
     return " (no batch axis: use jax.vmap for more than one)" if len(shape) > 3 else ""
 
 
 def check_image(image: Any, factor: int) -> None:
-    """Raises ValueError unless the image can be encoded; values only if there are."""
+    """Raise ValueError unless the image can be encoded; tracers' values are skipped."""
     shape, dtype = jnp.shape(image), jnp.result_type(image)
     if len(shape) != 3 or shape[-1] != 3:
         hint = batch_hint(shape)

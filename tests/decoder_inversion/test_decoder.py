@@ -13,7 +13,7 @@ from jaxinv import analysis
 from jaxinv.callables import LAYER
 from jaxinv.decoder_inversion import (
     METHODS,
-    QUANTISATION,
+    QUANTIZATION,
     Adam,
     Anderson,
     ForwardStep,
@@ -107,7 +107,7 @@ def test_an_8_bit_image_is_inverted_to_its_quantisation_noise(name):
     if name == "adam":  # its learning rate allows it to move by 0.7 in all
         assert float(result.residual) < 0.5 * float(result.encoder_residual)
     elif name != "encoder":
-        assert float(result.residual) < 1.2 * QUANTISATION
+        assert float(result.residual) < 1.2 * QUANTIZATION
         assert bool(result.converged)
 
 
@@ -381,7 +381,7 @@ def test_what_is_reported_is_true_at_every_scale(name, c):
     misfit = np.asarray(BENT(found.latent), np.float64) - image
     true = np.sqrt(np.mean((misfit / c) ** 2))
     assert float(found.residual) / c == pytest.approx(true, rel=1e-4, abs=1e-6)
-    tolerance = 1.2 * QUANTISATION * np.max(np.abs(image)) / c
+    tolerance = 1.2 * QUANTIZATION * np.max(np.abs(image)) / c
     assert bool(found.converged) == (true <= tolerance)
     assert np.all(np.isfinite(found.latent))
 
@@ -391,7 +391,7 @@ def test_the_default_tolerance_is_a_share_of_the_range_between_the_limits(c):
     low, high = -c, c
     image = jnp.clip(jnp.float32(c) * BENT(latent()), low, high)
     found = ji.invert_decoder(UNBENT, BENT, image, "encoder", limits=(low, high))
-    misfit = 1.2 * QUANTISATION * 2 * c
+    misfit = 1.2 * QUANTIZATION * 2 * c
     assert bool(found.converged) == (float(found.residual) <= misfit)
     assert not bool(found.converged)
     near = ji.invert_decoder(UNBENT, BENT, image, "anderson", limits=(low, high))

@@ -261,5 +261,5 @@ def test_a_marker_of_another_format_is_refused(diffusers_folder, tmp_path):
     convert(diffusers_folder, tmp_path / "converted")
     marker = tmp_path / "converted" / checkpoint.MARKER
     marker.write_text(json.dumps(checkpoint.FORMAT | {"version": 2}))
-    with pytest.raises(ValueError, match="names another format"):
+    with pytest.raises(ValueError, match="names an unsupported format"):
         ji.load(tmp_path / "converted")

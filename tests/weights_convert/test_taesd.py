@@ -165,7 +165,7 @@ def test_a_pipeline_uses_it_in_place_of_its_own_autoencoder(tiny):
         (lambda t: {**t, "0.bias": t["0.bias"][:-1]}, "expected a tensor of shape"),
         (lambda t: {**t, "1.conv.7.bias": t["0.bias"].clone()}, "no place"),
         (lambda t: {f"encoder.{k}": v for k, v in t.items()}, "named by its place"),
-        (lambda t: {"0.bias": t["0.bias"]}, "do not make"),
+        (lambda t: {"0.bias": t["0.bias"]}, "do not form"),
     ],
 )
 def test_files_that_are_no_such_network_are_refused(change, match, tmp_path):

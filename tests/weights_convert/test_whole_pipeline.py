@@ -203,9 +203,9 @@ def test_of_all_variants_on_the_hub_one_set_of_safetensors_is_taken():
 
 
 def test_a_folder_that_is_no_checkpoint_is_an_error(diffusers_folder, converted):
-    with pytest.raises(ValueError, match="no jaxinv component"):
+    with pytest.raises(ValueError, match="not a jaxinv component"):
         checkpoint.load_component(diffusers_folder / "unet")
-    with pytest.raises(ValueError, match="no jaxinv component"):
+    with pytest.raises(ValueError, match="not a jaxinv component"):
         checkpoint.load_component(converted)
 
 
