@@ -1,9 +1,15 @@
-"""Markdown tables, the machine they were measured on, and where results go."""
+"""What all benchmarks share: arguments, results that are kept, and Markdown tables."""
 
+import argparse
+import json
 import platform
+import shlex
 import subprocess
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,11 +20,101 @@ from jaxinv.files import open_atomically
 RESULTS = Path(__file__).parent / "results"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; the first column is text, the others are right-aligned."""
+def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """A parser of the arguments of a benchmark, with its report as ``--out``."""
+    found = argparse.ArgumentParser(
+        f"python -m benchmarks.{name}", description=(doc or "").splitlines()[0]
+    )
+    found.add_argument("--out", type=Path, default=RESULTS / f"{name}.md")
+    return found
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """The arguments; ``command`` is the command line, without private folders."""
+    arguments = parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    folders = {str(getattr(arguments, name, None)) for name in ("tiny", "data")}
+    shown = ["FOLDER" if word in folders else word for word in given]
+    arguments.command = shlex.join([*parser.prog.split(), *shown])
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    return arguments
+
+
+def print_section(run: Callable[[bool], str], doc: str | None) -> None:
+    """Measure and print a section that can be measured at reduced size."""
+    found = argparse.ArgumentParser(description=doc)
+    found.add_argument("--small", action="store_true", help="in minutes")
+    print(run(found.parse_args().small))
+
+
+def body(doc: str | None, skip: int = 2) -> str:
+    """A docstring without its first paragraphs: what the report begins with."""
+    return (doc or "").split("\n\n", skip)[skip].strip()
+
+
+def read_lines(path: Path | None) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, which an interrupted run left behind."""
+    if path is None or not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def append_line(path: Path | None, cell: dict[str, Any]) -> None:
+    """Add an object to the file that an interrupted run continues from."""
+    if path is not None:
+        with path.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
+
+
+class Kept:
+    """Results by what was measured, continued from a file of JSON lines.
+
+    A line holds what was measured (under ``name``), the result (``found``) and what
+    else it depends on. Lines that depend on something else are left alone.
+
+    Args:
+        path: The file; None to keep nothing.
+        name: Key of what was measured.
+        **given: What all results depend on.
+    """
+
+    def __init__(self, path: Path | None, name: str, **given: Any) -> None:
+        self.path, self.name, self.given = path, name, given
+        self.found: dict[Any, Any] = {
+            _hashable(line[name]): line["found"]
+            for line in read_lines(path)
+            if all(line[key] == value for key, value in given.items())
+        }
+
+    def __call__(self, what: Any, measure: Callable[[], Any]) -> Any:
+        """A result from the file, or measured and put there."""
+        key = _hashable(what)
+        if key not in self.found:
+            began = time.monotonic()
+            self.found[key] = measure()
+            line = {self.name: what, **self.given, "found": self.found[key]}
+            append_line(self.path, line)
+            print(f"{what}: {time.monotonic() - began:.0f} s", flush=True)
+        return self.found[key]
+
+
+def _hashable(what: Any) -> Any:
+    return tuple(map(_hashable, what)) if isinstance(what, list | tuple) else what
+
+
+def table(header: str | Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; the first column is text, the others are right-aligned.
+
+    Args:
+        header: Names of the columns, in one text with ``|`` between them.
+        rows: Its cells.
+    """
+    names = header.split("|") if isinstance(header, str) else header
     lines = [
-        "| " + " | ".join(header) + " |",
-        "|" + "|".join(["---"] + ["---:"] * (len(header) - 1)) + "|",
+        "| " + " | ".join(name.strip() for name in names) + " |",
+        "|" + "|".join(["---"] + ["---:"] * (len(names) - 1)) + "|",
     ]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     return "\n".join(lines)

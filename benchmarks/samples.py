@@ -9,11 +9,9 @@ sample then pays for the iterations of another. On an accelerator they are one b
 """
 
 import functools
-import json
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -202,17 +200,3 @@ def run_all(
 def default_batch() -> int:
     """One sample at a time on a CPU, all together elsewhere."""
     return 1 if jax.default_backend() == "cpu" else 1_000
-
-
-def read_lines(path: Path | None) -> list[dict[str, Any]]:
-    """The cells that an interrupted run left behind."""
-    if path is None or not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def append_line(path: Path | None, cell: dict[str, Any]) -> None:
-    """Add a cell to the file that an interrupted run continues from."""
-    if path is not None:
-        with path.open("a") as file:
-            file.write(json.dumps(cell) + "\n")

@@ -12,10 +12,7 @@ leaves the other cells of the same device. PyTorch shares the device's memory: w
 import argparse
 import json
 import os
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,8 +28,7 @@ from benchmarks.accelerator.jax_calls import (
 from benchmarks.accelerator.model import FULL, SMALL, Size, jax_unet
 from benchmarks.accelerator.tables import report
 from benchmarks.accelerator.torch_calls import torch_calls
-from benchmarks.report import RESULTS, provenance, save
-from benchmarks.samples import read_lines
+from benchmarks.report import parse, parser, provenance, read_lines, save
 from jaxinv.files import open_atomically
 from jaxinv.models import with_options
 from jaxinv.models.layers.flash import has_cudnn
@@ -42,38 +38,23 @@ PARTS = ("torch", "call", "naive", "stepwise", "trajectory")
 KEY = ("device", "size", "dtype", "framework", "what", "guided", "batch", "steps")
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--small", action="store_true", help="a small UNet")
-    parser.add_argument(
-        "--dtype",
-        nargs="+",
-        choices=("bfloat16", "float16", "float32"),
-        default=["bfloat16"],
-    )
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16, 32])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0, help="of inversions")
-    parser.add_argument(
-        "--rows",
-        type=int,
-        default=64,
-        help="latents in one call of the trajectory's chunks",
-    )
-    parser.add_argument(
-        "--torch",
-        default="default",
-        choices=("default", "reduce-overhead", "max-autotune", "eager"),
-        help="mode of torch.compile, or eager",
-    )
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS / "accelerator.md")
-    arguments = parser.parse_args(argv)
+def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
+    found = parser("accelerator", __doc__)
+    add, dtypes = found.add_argument, ("bfloat16", "float16", "float32")
+    modes = ("default", "reduce-overhead", "max-autotune", "eager")
+    add("--small", action="store_true", help="a small UNet")
+    add("--dtype", nargs="+", choices=dtypes, default=["bfloat16"])
+    add("--batch", type=int, nargs="+", default=[1, 4, 16, 32])
+    add("--parts", nargs="+", choices=PARTS, default=[*PARTS])
+    add("--steps", type=int, default=20)
+    add("--guidance", type=float, default=3.0, help="of inversions")
+    add("--rows", type=int, default=64, help="latents in a call of the trajectory's")
+    add("--torch", default="default", choices=modes, help="of torch.compile, or eager")
+    add("--repeats", type=int, default=5)
+    arguments = parse(found, argv)
     for name in ("batch", "steps", "rows", "repeats"):
         if np.min(getattr(arguments, name)) < 1:
-            parser.error(f"--{name} must be positive")
-    arguments.command = shlex.join(["python", "-m", "benchmarks.accelerator", *argv])
+            found.error(f"--{name} must be positive")
     return arguments
 
 
@@ -142,7 +123,7 @@ def fitting(run: Callable[..., dict[str, Any]], *options: Any) -> dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse(sys.argv[1:] if argv is None else argv)
+    arguments = arguments_of(argv)
     size = SMALL if arguments.small else FULL
     kept = arguments.out.with_name(f"{arguments.out.stem}-cells.jsonl")
     cells = {_key(cell): cell for cell in read_lines(kept)}

@@ -68,18 +68,9 @@ def _group(device: str, size: str, dtype: str, cells: list[Cell]) -> str:
 
 def _calls(cells: list[Cell]) -> str:
     header = (
-        "framework",
-        "guided",
-        "images",
-        "ms",
-        "images/s",
-        "GFLOP, products",
-        "GFLOP, XLA",
-        "share of peak",
-        "program, MiB",
-        "parameters and data, MiB",
-        "device peak so far, MiB",
-        "difference to PyTorch",
+        "framework | guided | images | ms | images/s | GFLOP, products | "
+        "GFLOP, XLA | share of peak | program, MiB | parameters and data, MiB | "
+        "device peak so far, MiB | difference to PyTorch"
     )
     flops = {(c["batch"], c["guided"]): c["flops"] for c in cells if "flops" in c}
     peaks = [cell["peak"] for cell in cells if "peak" in cell]
@@ -113,18 +104,9 @@ def _calls(cells: list[Cell]) -> str:
 
 def _inversions(cells: list[Cell], calls: list[Cell]) -> str:
     header = (
-        "strategy, sampler",
-        "framework",
-        "images",
-        "steps",
-        "evaluations per image",
-        "converged",
-        "seconds",
-        "images/s",
-        "over its evaluations",
-        "share of peak",
-        "program, MiB",
-        "device peak so far, MiB",
+        "strategy, sampler | framework | images | steps | evaluations per image | "
+        "converged | seconds | images/s | over its evaluations | share of peak | "
+        "program, MiB | device peak so far, MiB"
     )
     # What the evaluations of an image cost in guided calls of the same batch.
     known = {

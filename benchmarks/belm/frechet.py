@@ -22,16 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.belm.setting import (
-    SAMPLERS,
-    Cell,
-    Setting,
-    cost,
-    make,
-    sample_all,
-    steps_of,
-)
-from benchmarks.report import table
+from benchmarks.belm.setting import SAMPLERS, Setting, make, sample_all, steps_of
+from benchmarks.report import body, table
 from benchmarks.samples import Samples
 
 TITLE = "Frechet distance to the training set"
@@ -55,20 +47,18 @@ def needs_data(what: tuple[Any, ...]) -> bool:
     return True
 
 
-def cells(arguments: argparse.Namespace) -> list[Cell]:
+def cells(arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
     sizes = (
         arguments.frechet_samples,
         arguments.frechet_training,
         arguments.frechet_components,
     )
-    encoding = 0.02 * (sizes[0] + sizes[1])
     return [
-        Cell("frechet", ("training set", 0, *sizes), encoding),
+        ("training set", 0, *sizes),
         *(
-            Cell("frechet", (sampler, evaluations, *sizes), seconds)
+            (sampler, evaluations, *sizes)
             for evaluations in arguments.frechet_evaluations
             for sampler in arguments.frechet_samplers
-            for seconds in [cost(1, sizes[0] * evaluations, 0)]
         ),
     ]
 
@@ -213,7 +203,7 @@ def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
         *(f"above O-BELM, {n}" for n in budgets),
     )
     share = next(iter(found.values()))["share"]
-    return f"""{__doc__.split(chr(10) * 2, 1)[1].strip()}
+    return f"""{body(__doc__, 1)}
 
 {arguments.frechet_samples} samples, {arguments.frechet_training} training pictures,
 {arguments.frechet_components} components with {share:.1%} of the latents' variance.

@@ -19,8 +19,8 @@ import numpy as np
 
 import jaxinv as ji
 from benchmarks.belm import plots
-from benchmarks.belm.setting import COMPILING, EVALUATION, Cell, Setting, alike, make
-from benchmarks.report import table
+from benchmarks.belm.setting import Setting, alike, make
+from benchmarks.report import body, table
 from benchmarks.samples import make_samples
 
 TITLE = "Reversible gradients"
@@ -49,15 +49,12 @@ def needs_data(what: tuple[Any, ...]) -> bool:
     return False
 
 
-def cells(arguments: argparse.Namespace) -> list[Cell]:
-    found = []
-    for k, sampler in enumerate(arguments.gradient_samplers):
-        for steps in arguments.gradient_steps[: None if k == 0 else 2]:
-            # Forward, backward (twice as much), and up to two more evaluations.
-            evaluations = steps * (3 + 4 + 4) * (2 if sampler == "EDICT" else 1)
-            seconds = EVALUATION * evaluations + 3 * 2 * COMPILING
-            found.append(Cell("gradients", (sampler, steps), seconds))
-    return found
+def cells(arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
+    return [
+        (sampler, steps)
+        for k, sampler in enumerate(arguments.gradient_samplers)
+        for steps in arguments.gradient_steps[: None if k == 0 else 2]
+    ]
 
 
 def measure(setting: Setting, what: tuple[Any, ...], found: Any) -> dict[str, Any]:
@@ -131,7 +128,7 @@ def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
         "against",
     )
     worst = max(e for v in found.values() for e in v["errors"]["reversible"])
-    return f"""{__doc__.split(chr(10) * 2, 1)[1].strip()} Guidance 1. Errors
+    return f"""{body(__doc__, 1)} Guidance 1. Errors
 are relative, of the reversible gradient.
 
 {table(header, rows)}

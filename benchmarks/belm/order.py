@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
-from benchmarks.belm.setting import SAMPLERS, Cell, Setting, log_snr_grid
+from benchmarks.belm.setting import SAMPLERS, Setting, log_snr_grid
 from benchmarks.mixture import COMPONENTS, DIMENSIONS, VARIANCE, mixture, solution
 from benchmarks.report import table
 from jaxinv.analysis.tables import LARGEST_GROWTH
@@ -74,12 +74,12 @@ def needs_data(what: tuple[Any, ...]) -> bool:
     return False
 
 
-def cells(arguments: argparse.Namespace) -> list[Cell]:
+def cells(arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
     orders = tuple(arguments.order_steps)
     steps, names = tuple(arguments.stability_steps), arguments.order_samplers
     return [
-        *(Cell("order", ("order", name, orders), 15.0) for name in names),
-        *(Cell("order", ("stability", name, steps), 2.0) for name in names),
+        *(("order", name, orders) for name in names),
+        *(("stability", name, steps) for name in names),
     ]
 
 
@@ -228,25 +228,17 @@ def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
     first, last = arguments.order_steps[0], arguments.order_steps[-1]
     orders = table(
         (
-            "sampler",
-            "degree its rows are exact for",
-            "local order (theory)",
-            "global order (theory)",
-            "the same, one Gaussian",
-            f"largest local error, {last} steps",
-            f"error, {first} / {last} steps",
+            "sampler | degree its rows are exact for | local order (theory) | "
+            "global order (theory) | the same, one Gaussian | "
+            f"largest local error, {last} steps | error, {first} / {last} steps"
         ),
         rows,
     )
     steps = ", ".join(map(str, arguments.stability_steps))
     stable = table(
         (
-            "sampler",
-            "grid",
-            f"growth in sampling, {steps} steps",
-            "growth in inversion",
-            "verdict",
-            "theory: roots of a row",
+            f"sampler | grid | growth in sampling, {steps} steps | "
+            "growth in inversion | verdict | theory: roots of a row"
         ),
         verdicts,
     )

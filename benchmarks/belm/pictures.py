@@ -8,16 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
-from benchmarks.belm.setting import (
-    SAMPLERS,
-    Cell,
-    Setting,
-    alike,
-    cost,
-    make,
-    sample_all,
-    steps_of,
-)
+from benchmarks.belm.setting import SAMPLERS, Setting, alike, make, sample_all, steps_of
 from benchmarks.samples import PROMPTS, make_samples
 from jaxinv.plotting import Row, Tile, panel, save_figure
 
@@ -41,21 +32,10 @@ def needs_data(what: tuple[Any, ...]) -> bool:
     return what[0] == "interpolation"
 
 
-def cells(arguments: argparse.Namespace) -> list[Cell]:
-    steps, points = arguments.between_steps, arguments.between_points
-    evaluations, count = arguments.sheet_evaluations, arguments.sheet_samples
-    calls = count * (evaluations * len(SAMPLERS) + arguments.sheet_converged)
+def cells(arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
     return [
-        Cell(
-            "pictures",
-            ("interpolation", steps, points),
-            cost(1, steps * (points + 2), 3),
-        ),
-        Cell(
-            "pictures",
-            ("contact sheet", evaluations, count),
-            cost(3, calls, 4),
-        ),
+        ("interpolation", arguments.between_steps, arguments.between_points),
+        ("contact sheet", arguments.sheet_evaluations, arguments.sheet_samples),
     ]
 
 
@@ -63,7 +43,6 @@ def measure(setting: Setting, what: tuple[Any, ...], found: Any) -> dict[str, An
     kind, number, count = what
     out = setting.arguments.out
     path = out.with_name(f"{out.stem}-{kind.replace(' ', '-')}.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "interpolation":
         figure, facts = between(setting, number, count)
     else:

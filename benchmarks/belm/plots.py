@@ -73,7 +73,6 @@ def memory(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
 def _save(arguments: argparse.Namespace, figure: Figure, name: str, title: str) -> str:
     """Save a plot beside the table; returns the Markdown that shows it."""
     path = arguments.out.with_name(f"{arguments.out.stem}-{name}.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
     save_figure(figure, path)
     return f"![{title}]({path.name})"

@@ -17,14 +17,12 @@ from benchmarks.belm import plots
 from benchmarks.belm.setting import (
     NOT_EXACT,
     SAMPLERS,
-    Cell,
     Setting,
-    cost,
     make,
     sample_all,
     steps_of,
 )
-from benchmarks.report import decibels, table
+from benchmarks.report import body, decibels, table
 from benchmarks.samples import make_samples
 
 TITLE = "Distance to the converged solution"
@@ -45,23 +43,17 @@ def needs_data(what: tuple[Any, ...]) -> bool:
     return False
 
 
-def cells(arguments: argparse.Namespace) -> list[Cell]:
+def cells(arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
     found, count = [], arguments.quality_samples
     steps = arguments.reference_steps
     for guidance in arguments.quality_guidance:
-        references = [("reference", guidance, steps, count)]
-        references.append(("check", guidance, steps // 2, count))
-        for what in references:
-            checked = count if what[0] == "reference" else min(2, count)
-            seconds = cost(guidance, what[2] * checked, 1)
-            found.append(Cell("quality", what, seconds))
-        for evaluations in arguments.quality_evaluations:
-            for sampler in arguments.quality_samplers:
-                what = (sampler, guidance, evaluations, steps, count)
-                # All tables of so many steps are one program.
-                new = 1 if sampler in ("DDIM", "EDICT") else 0
-                seconds = cost(guidance, evaluations * count, new)
-                found.append(Cell("quality", what, seconds))
+        found.append(("reference", guidance, steps, count))
+        found.append(("check", guidance, steps // 2, count))
+        found += [
+            (sampler, guidance, evaluations, steps, count)
+            for evaluations in arguments.quality_evaluations
+            for sampler in arguments.quality_samplers
+        ]
     return found
 
 
@@ -77,7 +69,7 @@ def measure(setting: Setting, what: tuple[Any, ...], found: Any) -> dict[str, An
     if name == "reference":
         return {"samples": x.tolist()}
     steps = setting.arguments.reference_steps
-    known = found.get(("quality", ("reference", guidance, steps, count)))
+    known = found.get(("reference", guidance, steps, count))
     if known is None:
         return {"nmse_db": [float("nan")] * len(x)}
     reference = np.array(known["samples"], np.float32)[: len(x)]
@@ -112,7 +104,7 @@ def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
         "exact inverse",
         *(f"{n} evaluations" for n in evaluations),
     )
-    return f"""{__doc__.split(chr(10) * 2, 1)[1].strip()} {REFERENCE} takes
+    return f"""{body(__doc__, 1)} {REFERENCE} takes
 {arguments.reference_steps} steps. {arguments.quality_samples} prompts and noises; NMSE
 of the latent to the reference, dB, median / worst.
 

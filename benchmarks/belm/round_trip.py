@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
-from benchmarks.belm.setting import COMPILING, GUIDED, Cell, Setting, alike, make
-from benchmarks.report import table
+from benchmarks.belm.setting import Setting, alike, make
+from benchmarks.report import body, table
 from jaxinv.sampling.lossless import ARITHMETICS
 
 TITLE = "Round trip of real pictures"
@@ -53,29 +53,15 @@ def needs_data(what: tuple[Any, ...]) -> bool:
     return True
 
 
-def cells(arguments: argparse.Namespace) -> list[Cell]:
-    found = []
-    for steps, images in zip(arguments.trip_steps, arguments.trip_images, strict=True):
-        for guidance in arguments.trip_guidance:
-            for sampler in arguments.trip_samplers:
-                for arithmetic in _arithmetics(sampler, arguments):
-                    passes = 3 if arithmetic == "float" else 2
-                    evaluations = passes * steps * images
-                    evaluations *= 2 if sampler == "EDICT" else 1
-                    seconds = GUIDED * evaluations
-                    # The weight of guidance is an argument of the programs.
-                    if guidance == arguments.trip_guidance[0]:
-                        seconds += COMPILING * _programs(sampler, arithmetic)
-                    what = (steps, guidance, sampler, arithmetic, images)
-                    found.append(Cell("round_trip", what, seconds))
-    return found
-
-
-def _programs(sampler: str, arithmetic: str) -> int:
-    """How many to compile; tables of one shape share theirs, integers' units do not."""
-    if sampler in ("O-BELM log-SNR", "BDIA"):
-        return int(arithmetic == "bits")
-    return 1 if arithmetic == "bits" else 3
+def cells(arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
+    pairs = zip(arguments.trip_steps, arguments.trip_images, strict=True)
+    return [
+        (steps, guidance, sampler, arithmetic, images)
+        for steps, images in pairs
+        for guidance in arguments.trip_guidance
+        for sampler in arguments.trip_samplers
+        for arithmetic in _arithmetics(sampler, arguments)
+    ]
 
 
 def _arithmetics(sampler: str, arguments: argparse.Namespace) -> Sequence[str]:
@@ -159,16 +145,10 @@ def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
         rows.append(row)
     rows.sort(key=lambda row: (row[0], float(row[1])))
     header = (
-        "steps",
-        "guidance",
-        "sampler",
-        "pictures",
-        "state, float32",
-        "state, compensated",
-        "state, integers: differing bits",
-        "one array, float32",
+        "steps | guidance | sampler | pictures | state, float32 | "
+        "state, compensated | state, integers: differing bits | one array, float32"
     )
-    return f"""{__doc__.split(chr(10) * 2, 1)[1].strip()}
+    return f"""{body(__doc__, 1)}
 
 Reconstruction NMSE of the latent, dB. For DDIM the state is the array. -inf is equality
 in all bits.

@@ -1,4 +1,4 @@
-"""What the sections of :mod:`benchmarks.belm` share: samplers, pictures, cells.
+"""What the sections of :mod:`benchmarks.belm` share: samplers and pictures.
 
 Samplers are compared at equal *evaluations* of the model, on grids uniform in log-SNR
 over the same range: EDICT, which evaluates twice per step, takes half of the steps.
@@ -38,28 +38,11 @@ SAMPLERS: dict[str, Callable[[ji.TimeGrid], Any]] = {
 #: Those of the quality sections whose trajectories cannot be undone exactly.
 NOT_EXACT = ("DDIM", "2M")
 
-#: Seconds on two idle CPU cores: an evaluation without and with guidance, a program.
-EVALUATION, GUIDED, COMPILING = 0.014, 0.022, 8.0
-
 #: How to get the pictures.
 NO_DATA = (
     "Skipped: real pictures are needed. Run `npm pack emoji-datasource-google@16.0.0`, "
     "unpack it, and give its folder `package` as `--data`."
 )
-
-
-class Cell(NamedTuple):
-    """One thing to measure.
-
-    Attributes:
-        section: its section's name.
-        what: the settings that decide its outcome; JSON values.
-        seconds: what it is expected to take.
-    """
-
-    section: str
-    what: tuple[Any, ...]
-    seconds: float
 
 
 class Pictures(NamedTuple):
@@ -191,9 +174,3 @@ def _sample_group(pipe: Any, sampler: Any, samples: Samples, scale: Any) -> Any:
         return ji.sample(sampler, pipe.denoiser(cond, samples.uncond, weight), noise)
 
     return each(one, samples.conds, samples.noises)
-
-
-def cost(guidance: float, evaluations: float, programs: float) -> float:
-    """Expected seconds of a cell."""
-    one = EVALUATION if guidance == 1 else GUIDED
-    return one * evaluations + COMPILING * programs

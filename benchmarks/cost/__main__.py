@@ -10,11 +10,8 @@ what a call of the model costs by batch size, which turns sequential depth into 
 import argparse
 import functools
 import json
-import shlex
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,14 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
-from benchmarks.cost.precision import precision
-from benchmarks.report import RESULTS, provenance, save, table
+from benchmarks.report import parse, parser, provenance, save, table
 from benchmarks.samples import inverter, make_sampler, make_samples, true_states
 from benchmarks.timing import CallTimes, model_call, seconds
 from jaxinv.files import open_atomically
 from jaxinv.inversion import NewtonTrajectory
 
-SECTIONS = ("wall", "overhead", "memory", "batch", "precision")
+SECTIONS = ("wall", "overhead", "memory", "batch")
 
 
 def overhead(pipe: Any, calls: CallTimes, arguments: argparse.Namespace) -> str:
@@ -73,15 +69,8 @@ def overhead(pipe: Any, calls: CallTimes, arguments: argparse.Namespace) -> str:
             )
             print(f"overhead: {rows[-1]}", flush=True)
     header = (
-        "sampler",
-        "strategy",
-        "samples",
-        "converged",
-        "evaluations",
-        "model calls x batch",
-        "one such call, ms",
-        "seconds",
-        "over its model calls",
+        "sampler | strategy | samples | converged | evaluations | "
+        "model calls x batch | one such call, ms | seconds | over its model calls"
     )
     return table(header, rows)
 
@@ -129,7 +118,7 @@ def memory(pipe: Any, arguments: argparse.Namespace) -> str:
             needs = _needs(jax.jit(run), inputs)
             rows.append((name, f"{steps} steps", *needs))
             print(f"memory: {rows[-1]}", flush=True)
-    return table(("program", "size", "MiB", "compiling, s"), rows)
+    return table(("program | size | MiB | compiling, s"), rows)
 
 
 def _needs(run: Any, inputs: tuple[Any, ...]) -> tuple[str, str]:
@@ -154,35 +143,25 @@ def by_batch(calls: CallTimes, arguments: argparse.Namespace) -> str:
         )
         for batch in arguments.call_batches
     ]
-    header = ("batch", "one call, ms", "per sample, ms", "times batch 1")
+    header = "batch | one call, ms | per sample, ms | times batch 1"
     return table(header, rows)
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cpu = jax.default_backend() == "cpu"
-    parser.add_argument("--model", default="emoji64")
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS)
-    parser.add_argument("--bf16", action="store_true", help="precision, also on a CPU")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=5.0, help="of the wall times")
+def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
+    found = parser("cost", __doc__)
+    add, cpu = found.add_argument, jax.default_backend() == "cpu"
+    add("--model", default="emoji64")
+    add("--sections", nargs="+", choices=SECTIONS, default=[*SECTIONS])
+    add("--steps", type=int, default=20)
+    add("--guidance", type=float, default=5.0, help="of the wall times")
     # Where every sample converges in the first stage the number of calls is known.
-    parser.add_argument("--overhead-guidance", type=float, default=3.0)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4 if cpu else 16])
-    parser.add_argument("--memory-steps", type=int, nargs="+", default=[20, 50])
-    parser.add_argument(
-        "--call-batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32]
-    )
-    parser.add_argument("--precision-batch", type=int, default=2 if cpu else 8)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS / "cost.md")
-    arguments = parser.parse_args(argv)
-    if arguments.sections is None:
-        skipped = ("precision",) if cpu and not arguments.bf16 else ()
-        arguments.sections = [name for name in SECTIONS if name not in skipped]
-    arguments.command = shlex.join(["python", "-m", "benchmarks.cost", *argv])
-    return arguments
+    add("--overhead-guidance", type=float, default=3.0)
+    add("--batches", type=int, nargs="+", default=[1, 4 if cpu else 16])
+    add("--memory-steps", type=int, nargs="+", default=[20, 50])
+    add("--call-batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    add("--repeats", type=int, default=3)
+    add("--seed", type=int, default=0)
+    return parse(found, argv)
 
 
 def section(name: str, pipe: Any, calls: CallTimes, arguments: Any) -> str:
@@ -216,24 +195,16 @@ What the compiled programs ask for beside their arguments (the model's parameter
 data): temporaries and results, one sample, 2M. As XLA reports it for this device.
 
 {memory(pipe, arguments)}"""
-    if name == "batch":
-        return f"""## The model's call by batch size
+    return f"""## The model's call by batch size
 
 What sequential depth is worth: where a call of a batch of N costs as much as a call of
 one, a sweep over N levels takes the time of one evaluation.
 
 {by_batch(calls, arguments)}"""
-    return f"""## The network's precision
-
-{arguments.precision_batch} samples, sampled as one batch, {arguments.steps} steps,
-guidance 3; the states are float32 throughout. The batch of a model call is that of the
-inversion, compared with that of sampling.
-
-{precision(arguments)}"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse(sys.argv[1:] if argv is None else argv)
+    arguments = arguments_of(argv)
     # Sections measured in other runs are kept, each with what made it.
     kept = arguments.out.with_suffix(".json")
     parts = json.loads(kept.read_text()) if kept.exists() else {}
@@ -249,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     body = (chr(10) * 2).join(parts[name] for name in SECTIONS if name in parts)
     text = f"""# The cost of exact inversion on {arguments.model}
 
-{__doc__.split(chr(10) * 2, 2)[2].strip()}
+{body(__doc__)}
 
 One evaluation is one call of the guided model (both branches) for one sample.
 

@@ -62,15 +62,8 @@ def wall_time(pipe: Any, calls: CallTimes, arguments: argparse.Namespace) -> str
             for row in found
         ]
     header = (
-        "sampler",
-        "method",
-        "framework",
-        "evaluations",
-        "seconds",
-        "times auto",
-        "compiling, s",
-        "noise NMSE, dB",
-        "reconstruction NMSE, dB",
+        "sampler | method | framework | evaluations | seconds | times auto | "
+        "compiling, s | noise NMSE, dB | reconstruction NMSE, dB"
     )
     times = ", ".join(
         f"{1000 * spent:.1f} ms with {n} thread{'s' * (n > 1)}"

@@ -10,16 +10,14 @@ iterations. With ``--resume FILE`` an interrupted run continues where it was.
 """
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
-from benchmarks.decoder import end_to_end, full_size, memory, quality, speed, tiny
+from benchmarks.decoder import end_to_end, memory, quality, speed, tiny
 from benchmarks.decoder.setting import Setting
-from benchmarks.report import RESULTS, provenance, save
+from benchmarks.report import parse, parser, provenance, save
 
 SECTIONS = {
     "quality": quality,
@@ -27,13 +25,12 @@ SECTIONS = {
     "time": speed,
     "memory": memory,
     "tiny": tiny,
-    "full_size": full_size,
 }
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
+def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
+    found = parser("decoder", __doc__)
+    add = found.add_argument
     add("--model", default="emoji64")
     add("--sections", nargs="+", choices=SECTIONS, default=[*SECTIONS])
     add("--samples", type=int, default=16)
@@ -43,28 +40,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--size", type=int, default=512, help="of the images for the memory")
     add("--tiny", type=Path, help="folder of a tiny autoencoder's original files")
     add("--small", action="store_true", help="without Stable Diffusion's autoencoder")
-    add("--full-size", action="store_true", help="that section on a CPU, too")
-    add("--out", type=Path, default=RESULTS / "decoder.md")
     add("--resume", type=Path, help="JSON lines to continue from")
-    arguments = parser.parse_args(argv)
-    arguments.command = "python -m benchmarks.decoder"
-    if argv:
-        shown = ["FOLDER" if word == str(arguments.tiny) else word for word in argv]
-        arguments.command += " " + shlex.join(shown)
-    return arguments
+    return parse(found, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse(sys.argv[1:] if argv is None else argv)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments = arguments_of(argv)
     setting = Setting(arguments)
     parts = []
     with jax.default_matmul_precision("highest"):
         for name in arguments.sections:
             section = SECTIONS[name]
             if name == "tiny" and arguments.tiny is None:
-                continue
-            if name == "full_size" and not full_size.wanted(setting):
                 continue
             parts.append(f"## {section.TITLE}\n\n{section.run(setting)}")
     text = f"""# Decoder inversion on {arguments.model}

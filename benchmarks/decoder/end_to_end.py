@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 import jaxinv as ji
 from benchmarks.decoder.setting import GUIDANCE, STEPS, Setting, pair
-from benchmarks.report import table
+from benchmarks.report import body, table
 from jaxinv.decoder_inversion import METHODS, ForwardStep, InertialKM
 from jaxinv.plotting import save_figure
 
@@ -110,12 +110,10 @@ def run(setting: Setting) -> str:
         for label, found in points.items()
     )
     header = (
-        "decoder inverted by",
-        "latent NMSE, dB",
-        "noise NMSE, dB",
-        "PSNR of the image made again, dB",
+        "decoder inverted by | latent NMSE, dB | noise NMSE, dB | "
+        "PSNR of the image made again, dB"
     )
-    return f"""{__doc__.split(chr(10) * 2, 1)[1].strip()}
+    return f"""{body(__doc__, 1)}
 
 DDIM, {STEPS} steps on the default grid, guidance {GUIDANCE:g}.
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 import jaxinv as ji
 from benchmarks.decoder.setting import Setting, with_iterations
-from benchmarks.report import table
+from benchmarks.report import body, table
 from jaxinv.decoder_inversion import METHODS, Gradient, framewise
 from jaxinv.models import AutoencoderKLConfig, abstract_component
 
@@ -117,7 +117,7 @@ def run(setting: Setting) -> str:
         f"{int(n) / 2**20:.0f} MiB for {count} frame{'s' * (count != '1')}"
         for count, n in frames.items()
     )
-    return f"""{__doc__.split(chr(10) * 2, 1)[1].strip()}
+    return f"""{body(__doc__, 1)}
 
 Images of {size}x{size}.
 

@@ -22,7 +22,7 @@ from benchmarks.decoder.setting import (
     rounded_psnr,
     with_iterations,
 )
-from benchmarks.report import table
+from benchmarks.report import body, table
 from jaxinv.decoder_inversion import METHODS, GaussNewton
 from jaxinv.plotting import save_figure
 
@@ -120,20 +120,12 @@ def run(setting: Setting) -> str:
             measured[name, iterations] = found
             rows.append(_row(name, iterations, found))
     header = (
-        "method",
-        "iterations",
-        "latent NMSE, dB",
-        "image PSNR, dB",
-        "converged",
-        "D",
-        "E",
-        "products",
-        "seconds",
-        "memory, MiB",
+        "method | iterations | latent NMSE, dB | image PSNR, dB | converged | D | "
+        "E | products | seconds | memory, MiB"
     )
     path = Path(f"{setting.arguments.out.with_suffix('')}-pareto.png")
     save_figure(_picture(measured, lowest), path)
-    return f"""{__doc__.split(chr(10) * 2, 1)[1].strip()}
+    return f"""{body(__doc__, 1)}
 
 {table(header, rows)}
 

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
-from benchmarks.samples import append_line, make_samples, read_lines
+from benchmarks.report import Kept
+from benchmarks.samples import make_samples
 from jaxinv.decoder_inversion import Method
 
 GUIDANCE = 3.0
@@ -50,11 +50,8 @@ class Setting:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.pipe = ji.load(arguments.model)
-        self.found = {
-            line["what"]: line["found"]
-            for line in read_lines(arguments.resume)
-            if (line["model"], line["seed"]) == (arguments.model, arguments.seed)
-        }
+        given = {"model": arguments.model, "seed": arguments.seed}
+        self.remembered = Kept(arguments.resume, "what", **given)
 
     @functools.cached_property
     def sampler(self) -> ji.LinearMultistep:
@@ -71,21 +68,6 @@ class Setting:
         ]
         latents, images = (jnp.stack(parts) for parts in zip(*made, strict=True))
         return Samples(drawn.noises, latents, images, drawn.conds, drawn.uncond)
-
-    def remembered(self, what: str, measure: Callable[[], Any]) -> Any:
-        """A result from the file that is continued, or measured and put there."""
-        if what not in self.found:
-            began = time.monotonic()
-            self.found[what] = measure()
-            line = {
-                "what": what,
-                "model": self.arguments.model,
-                "seed": self.arguments.seed,
-                "found": self.found[what],
-            }
-            append_line(self.arguments.resume, line)
-            print(f"{what}: {time.monotonic() - began:.0f} s", flush=True)
-        return self.found[what]
 
 
 def with_iterations(method: Method, iterations: int) -> Method:

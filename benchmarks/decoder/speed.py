@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import torch_reference as ref
 from benchmarks.decoder.setting import Setting, compiled, with_iterations
-from benchmarks.report import table
+from benchmarks.report import body, table
 from benchmarks.timing import seconds
 from benchmarks.torch_reference import decoder as published
 from jaxinv.decoder_inversion import METHODS
@@ -50,9 +50,9 @@ def run(setting: Setting) -> str:
             )
         )
         print(f"time: {rows[-1]}", flush=True)
-    header = ("method", "JAX, ms", "JAX, per second", "PyTorch, ms", "PyTorch / JAX")
+    header = "method | JAX, ms | JAX, per second | PyTorch, ms | PyTorch / JAX"
     size = "x".join(map(str, image.shape[:2]))
-    return f"""{__doc__.split(chr(10) * 2, 1)[1].strip()}
+    return f"""{body(__doc__, 1)}
 
 One image of {size}, medians of {arguments.repeats} runs of {ITERATIONS} iterations (5
 of Gauss-Newton), divided by them.

@@ -19,7 +19,7 @@ from PIL import Image
 
 import jaxinv as ji
 from benchmarks.decoder.setting import Setting, pair
-from benchmarks.report import table
+from benchmarks.report import body, table
 from jaxinv.decoder_inversion import METHODS, GaussNewton
 from weights_convert import load_taesd
 
@@ -137,13 +137,10 @@ def run(setting: Setting) -> str:
         ],
     )
     header = (
-        "method",
-        "latent NMSE, dB",
-        "misfit of the best iterate, grey levels",
-        "of the last",
-        "iterations",
+        "method | latent NMSE, dB | misfit of the best iterate, grey levels | "
+        "of the last | iterations"
     )
-    return f"""{__doc__.split(chr(10) * 2, 1)[1].strip()}
+    return f"""{body(__doc__, 1)}
 
 {listed}
 

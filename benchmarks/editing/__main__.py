@@ -10,8 +10,6 @@ inversion, and by O-BELM; with and without a mask that keeps the inverted states
 """
 
 import argparse
-import shlex
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,28 +20,24 @@ from matplotlib.figure import Figure
 
 from benchmarks.belm.setting import NO_DATA
 from benchmarks.editing.runs import GUIDANCE, KINDS, METHODS, Run, Setting, plan
-from benchmarks.report import RESULTS, provenance, save, share, table
+from benchmarks.report import parse, parser, provenance, save, share, table
 from jaxinv import plotting
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
+def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
+    found = parser("editing", __doc__)
+    add = found.add_argument
     add("--model", default="emoji64")
     add("--data", type=Path, help="folder of the emoji package")
     add("--pictures", type=int, default=20)
     add("--shown", type=int, default=3, help="pictures in the panel, of each kind")
     add("--steps", type=int, default=50)
     add("--seed", type=int, default=0)
-    add("--out", type=Path, default=RESULTS / "editing.md")
     add("--resume", type=Path, help="JSON lines to continue from")
     add("--report-only", action="store_true", help="the tables of what is measured")
-    arguments = parser.parse_args(argv)
+    arguments = parse(found, argv)
     if arguments.data is None:
-        parser.error(NO_DATA)
-    arguments.command = "python -m benchmarks.editing"
-    if argv:
-        arguments.command += " " + shlex.join(argv)
+        found.error(NO_DATA)
     return arguments
 
 
@@ -135,8 +129,7 @@ def pictures(setting: Setting) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse(sys.argv[1:] if argv is None else argv)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments = arguments_of(argv)
     setting = Setting(arguments)
     panel = Path(f"{arguments.out.with_suffix('')}-panel.png")
     with jax.default_matmul_precision("highest"):

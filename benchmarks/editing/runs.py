@@ -11,7 +11,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 import jaxinv as ji
-from benchmarks.samples import append_line, read_lines
+from benchmarks.report import Kept
 from jaxinv.apps import editing, masks
 from training.first.backgrounds import COLOURS, composite
 from training.first.captions import background_phrase, caption
@@ -90,11 +90,13 @@ class Setting:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.pipe = ji.load(arguments.model)
-        self.found: dict[Run, dict[str, Any]] = {}
-        self.given = [arguments.model, arguments.seed, arguments.steps]
-        for line in read_lines(arguments.resume):
-            if line["given"] == self.given:
-                self.found[Run(*line["run"])] = line["found"]
+        given = [arguments.model, arguments.seed, arguments.steps]
+        self.kept = Kept(arguments.resume, "run", given=given)
+
+    @property
+    def found(self) -> dict[Run, dict[str, Any]]:
+        """What is known of the runs."""
+        return {Run(*run): found for run, found in self.kept.found.items()}
 
     @functools.cached_property
     def emoji(self) -> EmojiSet:
@@ -173,13 +175,8 @@ class Setting:
 
     def measure(self, runs: list[Run]) -> None:
         """All that is not known yet."""
-        todo = [run for run in runs if run not in self.found]
-        for n, run in enumerate(todo):
-            self.found[run] = self.score(run, *self.edited(run))
-            line = {"run": run, "given": self.given, "found": self.found[run]}
-            append_line(self.arguments.resume, line)
-            if n % 12 == 0:
-                print(f"{n} of {len(todo)}: {run}", flush=True)
+        for run in runs:
+            self.kept(run, lambda run=run: self.score(run, *self.edited(run)))
 
     def edited(self, run: Run) -> tuple[np.ndarray, editing.Edit]:
         """The picture after the edit, and the edit."""

@@ -2,8 +2,6 @@
 
 import argparse
 import itertools
-import json
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import samples
-from benchmarks.report import table
-from benchmarks.samples import Samples, append_line, inverter, make_sampler, read_lines
+from benchmarks.report import Kept, table
+from benchmarks.samples import Samples, inverter, make_sampler
 
 PROMPTS = (
     *samples.PROMPTS,
@@ -70,21 +68,11 @@ def measure(pipe: Any, arguments: argparse.Namespace) -> dict[Cell, dict[str, An
         ``per_step``.
     """
     given = [str(arguments.label or arguments.model), arguments.seed, arguments.steps]
-    found = {
-        Cell(*line["cell"]): line["found"]
-        for line in read_lines(arguments.cells)
-        if line["given"] == given
+    kept = Kept(arguments.cells, "cell", given=given)
+    return {
+        cell: kept(cell, lambda cell=cell: _invert(pipe, arguments, cell))
+        for cell in plan(arguments)
     }
-    todo = [cell for cell in plan(arguments) if cell not in found]
-    began = time.monotonic()
-    for n, cell in enumerate(todo):
-        found[cell] = _invert(pipe, arguments, cell)
-        line = {"cell": cell, "given": given, "found": found[cell]}
-        append_line(arguments.cells, line)
-        spent = time.monotonic() - began
-        what = f"{n + 1} of {len(todo)}, {spent:.0f} s"
-        print(what, cell, json.dumps(found[cell]), flush=True)
-    return {cell: found[cell] for cell in plan(arguments)}
 
 
 def _invert(pipe: Any, arguments: argparse.Namespace, cell: Cell) -> dict[str, Any]:
@@ -124,14 +112,8 @@ def report(found: dict[Cell, dict[str, Any]]) -> str:
                 f"{np.mean([run['per_step'] for run in runs]):.1f}",
             ]
         )
-    header = [
-        "sampler",
-        "guidance",
-        "inversion",
-        f"noise at {RECOVERED_DB:.0f} dB or better",
-        "median [dB]",
-        "worst [dB]",
-        "converged",
-        "evaluations a step",
-    ]
+    header = (
+        f"sampler | guidance | inversion | noise at {RECOVERED_DB:.0f} dB or better | "
+        "median [dB] | worst [dB] | converged | evaluations a step"
+    )
     return table(header, rows)

@@ -4,8 +4,8 @@ import argparse
 
 import numpy as np
 
-from benchmarks import decoder_end_to_end
-from benchmarks.decoder_setting import GUIDANCE, STEPS, Setting, pair
+from benchmarks.decoder import end_to_end as decoder_end_to_end
+from benchmarks.decoder.setting import GUIDANCE, STEPS, Setting, pair
 from benchmarks.report import table
 
 WAYS = ("encoder", "anderson", "gauss_newton", "the true latent")
@@ -29,7 +29,7 @@ def report(arguments: argparse.Namespace) -> str:
         )
         image = pair(found["image"], np.min)
         rows.append([way, pair(found["latent"]), pair(found["noise"]), image])
-    header = ["decoder inverted by", "latent [dB]", "noise [dB]", "image again [dB]"]
+    header = "decoder inverted by | latent [dB] | noise [dB] | image again [dB]"
     return (
         f"DDIM, {STEPS} steps, guidance {GUIDANCE:g}, {arguments.samples} pictures; "
         f"median / worst.\n\n{table(header, rows)}"

@@ -9,8 +9,6 @@ the whole trajectory at once, and what the library does by default.
 """
 
 import argparse
-import shlex
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,23 +22,29 @@ from benchmarks.exactness import plots, single_steps, tables
 from benchmarks.exactness.plan import (
     METHODS,
     Cell,
-    expected_evaluations,
     first_method,
     name,
     options,
     planned,
     sample_count,
 )
-from benchmarks.report import RESULTS, decibels, provenance, save
+from benchmarks.report import (
+    append_line,
+    body,
+    decibels,
+    parse,
+    parser,
+    provenance,
+    read_lines,
+    save,
+)
 from benchmarks.samples import (
     CONVERGED_DB,
     SAMPLERS,
-    append_line,
     default_batch,
     inverter,
     make_sampler,
     make_samples,
-    read_lines,
     run_all,
     true_states,
 )
@@ -65,16 +69,12 @@ def runs(
     cells: Sequence[Cell],
     done: dict[Cell, Run],
 ) -> Iterator[Run]:
-    """Measure the cells, as many as there is time for."""
+    """Measure the cells."""
     began = time.monotonic()
     samples = make_samples(pipe, arguments.samples, arguments.seed)
     truths: dict[Any, Any] = {}
     for cell in cells:
         elapsed = time.monotonic() - began
-        cost = expected_evaluations(cell, arguments) / arguments.rate
-        if elapsed + cost > 60 * arguments.minutes:
-            print(f"{elapsed:5.0f} s: no time for {name(cell)}", flush=True)
-            continue
         sampler = make_sampler(pipe, cell.sampler, cell.spacing, cell.steps)
         if cell[:4] not in truths:
             truths[cell[:4]] = true_states(
@@ -158,48 +158,33 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
     )
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="emoji64")
-    parser.add_argument("--full", action="store_true", help="the product, 16 samples")
-    parser.add_argument("--samples", type=int, help="default 8, with --full 16")
-    parser.add_argument("--paper-samples", type=int, default=1, help="twice for DDIM")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=[*SAMPLERS])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
-    parser.add_argument("--grids", nargs="+", default=["log_snr", "linspace"])
-    parser.add_argument("--steps", type=int, nargs="+", help="only these")
-    parser.add_argument("--guidance", type=float, nargs="+", help="only these")
-    parser.add_argument("--batch", type=int, default=default_batch())
-    parser.add_argument(
-        "--minutes", type=float, default=50.0, help="for the main table"
-    )
-    parser.add_argument("--rate", type=float, help="evaluations a second, to plan with")
-    parser.add_argument(
-        "--cell-minutes", type=float, default=4.0, help="then cut short"
-    )
-    parser.add_argument("--plan", action="store_true", help="print the plan and stop")
-    parser.add_argument(
-        "--cases",
-        nargs="*",
-        default=["linspace:20:5", "log_snr:20:7.5"],
-        help="grid:steps:guidance to look at step by step",
-    )
-    parser.add_argument("--vectors", type=int, default=20, help="of the conditioning")
-    parser.add_argument("--out", type=Path, default=RESULTS / "exactness.md")
-    parser.add_argument("--resume", type=Path, help="JSON lines to continue from")
-    arguments = parser.parse_args(argv)
-    if arguments.rate is None:
-        arguments.rate = 45.0 if jax.default_backend() == "cpu" else 2000.0
+def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
+    found = parser("exactness", __doc__)
+    add = found.add_argument
+    add("--model", default="emoji64")
+    add("--full", action="store_true", help="the product, 16 samples")
+    add("--samples", type=int, help="default 8, with --full 16")
+    add("--paper-samples", type=int, default=1, help="twice for DDIM")
+    add("--seed", type=int, default=0)
+    add("--samplers", nargs="+", choices=SAMPLERS, default=[*SAMPLERS])
+    add("--methods", nargs="+", choices=METHODS, default=[*METHODS])
+    add("--grids", nargs="+", default=["log_snr", "linspace"])
+    add("--steps", type=int, nargs="+", help="only these")
+    add("--guidance", type=float, nargs="+", help="only these")
+    add("--batch", type=int, default=default_batch())
+    add("--cell-minutes", type=float, default=4.0, help="then cut short")
+    cases = ["linspace:20:5", "log_snr:20:7.5"]
+    add("--cases", nargs="*", default=cases, help="grid:steps:guidance, step by step")
+    add("--vectors", type=int, default=20, help="of the conditioning")
+    add("--report", action="store_true", help="measure no cells, write what is there")
+    add("--resume", type=Path, help="JSON lines to continue from")
+    arguments = parse(found, argv)
     arguments.samples = arguments.samples or (16 if arguments.full else 8)
-    arguments.command = "python -m benchmarks.exactness"
-    if argv:
-        arguments.command += " " + shlex.join(argv)
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse(sys.argv[1:] if argv is None else argv)
+    arguments = arguments_of(argv)
     cells = planned(arguments)
     found = [
         from_line(line)
@@ -208,19 +193,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     done = {run.cell: run for run in found}
     todo = [cell for cell in cells if cell not in done]
-    total = sum(expected_evaluations(cell, arguments) for cell in todo)
-    print(
-        f"{len(todo)} cells, about {total:.0f} evaluations: "
-        f"{total / arguments.rate / 60:.0f} minutes at {arguments.rate:g} a second, "
-        f"of at most {arguments.minutes:g}; {len(done)} cells found",
-        flush=True,
-    )
-    if arguments.plan:
-        return
+    print(f"{len(todo)} cells to measure, {len(done)} found", flush=True)
     # Accelerators may compute float32 products with ten bits; exactness needs all.
     with jax.default_matmul_precision("highest"):
         pipe = ji.load(arguments.model)
-        for run in runs(pipe, arguments, todo, done):
+        for run in runs(pipe, arguments, [] if arguments.report else todo, done):
             append_line(arguments.resume, to_line(run, arguments.seed))
         steps = single_steps.section(pipe, arguments)
     table = in_order(done.values())
@@ -228,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = [name(cell) for cell in cells if cell not in done]
     text = f"""# Exact inversion on {arguments.model}
 
-{__doc__.split(chr(10) * 2, 2)[2].strip()}
+{body(__doc__)}
 
 {provenance(arguments.command)} {len(found)} of the {len(table)} rows below were read
 from the file that it continues, as earlier runs had measured them. Float32,

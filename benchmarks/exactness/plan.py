@@ -1,4 +1,4 @@
-"""What :mod:`benchmarks.exactness` measures, in which order, and what that may cost."""
+"""What :mod:`benchmarks.exactness` measures, and in which order."""
 
 import argparse
 import itertools
@@ -128,23 +128,3 @@ def sample_count(cell: Cell, arguments: argparse.Namespace) -> int:
     return (
         arguments.samples if default or arguments.full else (arguments.samples + 1) // 2
     )
-
-
-def expected_evaluations(cell: Cell, arguments: argparse.Namespace) -> float:
-    """Evaluations of a cell, roughly: from short runs on emoji64, to plan with."""
-    g = cell.guidance
-    # Samples that no fixed point finds, and what Newton's method then costs them.
-    left = min(max(0.0, (g - 3) / 8), 0.9) * 80
-    if cell.method == "naive":
-        per_step = 1.0
-    elif cell.method == "paper":
-        per_step = 10 + 6 * g if cell.sampler == "DDIM" else 200.0
-    elif cell.method == "trajectory":
-        per_step = min(10 + 4 * g, 100)
-    elif cell.method == "stepwise":
-        per_step = min(4 + g**2 / 6, 50)
-    else:
-        per_step = left
-    # One more per step to sample, and one to reconstruct.
-    expected = (per_step + 2) * cell.steps * sample_count(cell, arguments)
-    return min(expected, 60 * arguments.cell_minutes * arguments.rate)

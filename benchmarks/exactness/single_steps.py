@@ -47,17 +47,9 @@ def section(pipe: Any, arguments: argparse.Namespace) -> str:
             f"single steps: {spacing}, {steps} steps, guidance {guidance}", flush=True
         )
     header = (
-        "grid",
-        "guidance",
-        "sample",
-        "step i",
-        "tau[i-1] / tau[i]",
-        "Anderson: state, dB",
-        "residual",
-        "evaluations",
-        "Newton-Krylov: state, dB",
-        "residual",
-        "evaluations",
+        "grid | guidance | sample | step i | tau[i-1] / tau[i] | "
+        "Anderson: state, dB | residual | evaluations | Newton-Krylov: state, dB | "
+        "residual | evaluations"
     )
     return f"""## Where the rest is lost
 
@@ -105,13 +97,8 @@ def conditioning(
         for i in range(1, steps + 1)
     ]
     header = (
-        "step i",
-        "model time",
-        "tau[i-1] / tau[i]",
-        "sigma_max",
-        "sigma_min (error)",
-        "amplification",
-        "state NMSE, dB",
+        "step i | model time | tau[i-1] / tau[i] | sigma_max | sigma_min (error) | "
+        "amplification | state NMSE, dB"
     )
     title = (
         f"### {spacing}, {steps} steps, guidance {guidance:g}: reconstruction "

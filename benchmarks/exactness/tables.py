@@ -14,17 +14,10 @@ EXACT_DB = -95.0
 def main_table(runs: Sequence[Any]) -> str:
     """One row per run."""
     header = (
-        "sampler",
-        "grid",
-        "steps",
-        "guidance",
-        "method",
-        "samples",
-        "noise NMSE, dB (median / worst)",
-        "reconstruction NMSE, dB (median / worst)",
-        "converged",
-        "evaluations per step",
-        "depth (median / max)",
+        "sampler | grid | steps | guidance | method | samples | "
+        "noise NMSE, dB (median / worst) | "
+        "reconstruction NMSE, dB (median / worst) | converged | "
+        "evaluations per step | depth (median / max)"
     )
     rows = [
         (
@@ -165,16 +158,9 @@ def _against_paper(runs: Sequence[Any]) -> str:
     if not rows:
         return ""
     header = (
-        "sampler",
-        "grid",
-        "steps",
-        "guidance",
-        "samples",
-        "noise, dB: paper / auto",
-        "gained",
-        "reconstruction, dB: paper / auto",
-        "gained",
-        "evaluations: paper / auto",
+        "sampler | grid | steps | guidance | samples | noise, dB: paper / auto | "
+        "gained | reconstruction, dB: paper / auto | gained | "
+        "evaluations: paper / auto"
     )
     title = "The paper's algorithms beside auto, means over the same samples:"
     return f"{title}\n\n{table(header, rows)}"

@@ -19,7 +19,6 @@ the user, "unclear" a message of several lines or without the name of the input,
 a result that is not what it should be.
 """
 
-import argparse
 import collections
 import json
 import selectors
@@ -31,7 +30,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fuzz.worker import readers
-from benchmarks.report import RESULTS, commit, provenance, save, table
+from benchmarks.report import (
+    body,
+    commit,
+    parse,
+    parser,
+    provenance,
+    read_lines,
+    save,
+    table,
+)
 
 SECONDS, MIB = 30, 2048
 _START = 600  # seconds to import and to warm up in
@@ -123,11 +131,12 @@ def report(cells: list[dict[str, Any]], command: str) -> str:
         + [f"{max(cell['slowest'] for cell in cells):.2f}"]
         + [f"{max(cell[name] for cell in cells):.0f}" for name in ("peak", "grown")]
     )
-    header = ["reader", "inputs", "accepted", "refused", "raw", "unclear", "wrong"]
-    header += ["hangs", "died", "slowest, s", "peak, MiB", "of it grown, MiB"]
-    text = f"# Damaged inputs\n\n{(__doc__ or '').split('    python')[0].strip()}\n\n"
-    text += f"{(__doc__ or '').split('[--workers 2]')[1].strip()}\n\n"
-    text += f"{table(header, rows)}\n\n"
+    header = (
+        "reader | inputs | accepted | refused | raw | unclear | wrong | hangs | died | "
+        "slowest, s | peak, MiB | of it grown, MiB"
+    )
+    about = f"{(__doc__ or '').splitlines()[0]}\n\n{body(__doc__)}"
+    text = f"# Damaged inputs\n\n{about}\n\n{table(header, rows)}\n\n"
     text += (
         '"Peak" is the resident memory of the process (Python, JAX and the library '
         'included), "grown" what was added to it once the process was warm.\n\n'
@@ -145,37 +154,33 @@ def report(cells: list[dict[str, Any]], command: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tries", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", help="names of readers to run again")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS / "fuzz.md")
-    options = parser.parse_args()
-    cells: dict[str, dict[str, Any]] = {}
-    kept = options.out.with_name(f"{options.out.stem}-cells.jsonl")
-    if kept.exists():
-        for line in kept.read_text().splitlines():
-            cell = json.loads(line)
-            if (cell["tries"], cell["seed"]) == (options.tries, options.seed):
-                cells[cell["reader"]] = cell
+    options = parser("fuzz", __doc__)
+    options.add_argument("--tries", type=int, default=2000)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--only", nargs="*", help="names of readers to run again")
+    options.add_argument("--workers", type=int, default=2)
+    arguments = parse(options, None)
+    kept = arguments.out.with_name(f"{arguments.out.stem}-cells.jsonl")
+    cells = {
+        cell["reader"]: cell
+        for cell in read_lines(kept)
+        if (cell["tries"], cell["seed"]) == (arguments.tries, arguments.seed)
+    }
     names = [reader.name for reader in readers()]
     again = [
         name
         for name in names
-        if name not in cells or any(part in name for part in options.only or ())
+        if name not in cells or any(part in name for part in arguments.only or ())
     ]
 
     def run(name: str) -> None:
-        cells[name] = run_reader(name, options.tries, options.seed)
+        cells[name] = run_reader(name, arguments.tries, arguments.seed)
         lines = [json.dumps(cells[name]) for name in names if name in cells]
         kept.write_text("\n".join(lines) + "\n")
 
-    with ThreadPoolExecutor(options.workers) as pool:
+    with ThreadPoolExecutor(arguments.workers) as pool:
         list(pool.map(run, again))
-    command = f"python -m benchmarks.fuzz --tries {options.tries}"
-    command += f" --seed {options.seed}"
-    save(options.out, report([cells[name] for name in names], command))
+    save(arguments.out, report([cells[name] for name in names], arguments.command))
 
 
 if __name__ == "__main__":

@@ -6,33 +6,33 @@ The images are inverted with the default strategy and decoder inversion. An undi
 job is the reference; each disturbed one has to end with the same bits.
 """
 
-import argparse
 import os
 import tempfile
 from pathlib import Path
 
-from benchmarks.interruptions.scenarios import SCENARIOS, Setting, undisturbed
-from benchmarks.report import RESULTS, provenance, save, table
+from benchmarks.interruptions.scenarios import (
+    SCENARIOS,
+    Setting,
+    disturbed,
+    undisturbed,
+)
+from benchmarks.report import parse, parser, provenance, save, table
 from benchmarks.scale_job.pictures import write_pictures
 from benchmarks.scale_job.process import Job
 
 HEADER = (
-    "disturbance",
-    "exit code",
-    "seconds until the end",
-    "done then",
-    "done after the next start",
-    "noises that differ",
-    "records that differ",
-    "what was said",
+    "disturbance | exit code | seconds until the end | done then | "
+    "done after the next start | noises that differ | records that differ | "
+    "what was said"
 )
 
 
 def main() -> None:
     """Measure, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=24)
-    count = parser.parse_args().images
+    options = parser("interruptions", __doc__)
+    options.add_argument("--images", type=int, default=24)
+    arguments = parse(options, None)
+    count = arguments.images
     with tempfile.TemporaryDirectory(prefix="jaxinv-interruptions-") as name:
         folder = Path(name)
         write_pictures(folder / "pictures", 64, count)
@@ -44,13 +44,10 @@ def main() -> None:
         setting = Setting(job, folder, count)
         warm = undisturbed(setting, "compiling")
         whole = undisturbed(setting, "reference")
-        rows = [
-            [name, *scenario(setting, whole).cells()]
-            for name, scenario in SCENARIOS.items()
-        ]
+        rows = [[name, *disturbed(setting, whole, name)] for name in SCENARIOS]
     text = (
         "# What ends `jaxinv batch`, and what comes of it\n\n"
-        f"{provenance(f'python -m benchmarks.interruptions --images {count}')}\n\n"
+        f"{provenance(arguments.command)}\n\n"
         "emoji64, "
         "DDIM, 20 steps, guidance 3, default strategy and decoder inversion, "
         f"{count} images, 4 at a time, "
@@ -60,7 +57,7 @@ def main() -> None:
         "disturbed when a third of the images was done, and the same command was given "
         "again.\n\n" + table(HEADER, rows) + "\n"
     )
-    save(RESULTS / "interruptions.md", text)
+    save(arguments.out, text)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,21 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.scale_job.kill import compare
-from benchmarks.scale_job.process import FINISHED, ROOT, Job, JobFailedError
+from benchmarks.scale_job.process import (
+    FINISHED,
+    Job,
+    finish,
+    images_done,
+    start,
+    wait_until,
+)
 
-_POLL = 0.02
 _DAY = 86400.0
 # Linux: what lets root write where permissions forbid it (capabilities.h, prctl.h).
 _DAC_CAPABILITIES = 1, 2
@@ -51,70 +56,48 @@ class Whole(NamedTuple):
     seconds_per_image: float
 
 
-class Outcome(NamedTuple):
-    """What became of a disturbed job.
+class Scenario(NamedTuple):
+    """What is done to a job that has come a third of its way, and before the next one.
 
     Attributes:
-        code: the exit code; negative for a signal that killed it.
-        seconds: from the disturbance to the end.
-        before: images done then.
-        after: images done in the end.
-        noises: of them, those that differ from the reference in any bit.
-        records: likewise of the certificates.
-        said: the last line that the disturbed start printed.
+        disturb: is given the process and the folder of the results; None to let the job
+            run to its end.
+        mend: is given the folder; returns the folder of the next start.
+        limit: is called in the new process.
     """
 
-    code: int
-    seconds: float
-    before: int
-    after: int
-    noises: int
-    records: int
-    said: str
-
-    def cells(self) -> list[object]:
-        """Return the cells of its row."""
-        code, seconds, *rest = self
-        return [code, f"{seconds:.1f}", *rest]
+    disturb: Callable[[subprocess.Popen[bytes], Path], object] | None
+    mend: Callable[[Path], Path] = lambda out: out
+    limit: Callable[[], object] | None = None
 
 
 def undisturbed(setting: Setting, name: str) -> Whole:
     """Run a job from start to end."""
     out, begin = setting.folder / name, time.monotonic()
-    _finish(setting, out)
+    finish(start(setting.job, out), setting.job)
     status = json.loads((out / "status-00000.json").read_text())
     return Whole(out, time.monotonic() - begin, status["seconds_per_image"])
 
 
-def _start(
-    setting: Setting, out: Path, bound: bool = False, files: int | None = None
-) -> subprocess.Popen[bytes]:
-    """Start the job; ``bound`` by permissions even if the user is root."""
-
-    def limit() -> None:
-        if bound and os.geteuid() == 0:
-            for capability in _DAC_CAPABILITIES:
-                ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-        if files is not None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-
-    command = [sys.executable, "-m", "jaxinv", "batch", setting.job.manifest, out]
-    with open(setting.job.log, "wb") as log:
-        return subprocess.Popen(
-            [*map(str, command), *setting.job.options],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=limit,
-        )
-
-
-def _finish(setting: Setting, out: Path, **options: object) -> None:
-    process = _start(setting, out, **options)  # type: ignore[arg-type]
-    if process.wait() not in FINISHED:
-        raise JobFailedError(f"{process.returncode}: {setting.job.log.read_text()}")
+def disturbed(setting: Setting, whole: Whole, name: str) -> list[object]:
+    """Disturb a job, go on, and compare; the cells of its row."""
+    scenario = SCENARIOS[name]
+    out = setting.folder / name.split(",")[0].replace(" ", "-")
+    setting.job.log.unlink(missing_ok=True)
+    begin = time.monotonic()
+    process = start(setting.job, out, limit=scenario.limit)
+    if scenario.disturb is not None:
+        wait_until(process, lambda: _done(out) >= setting.images // 3, pause=0.02)
+        begin = time.monotonic()
+        scenario.disturb(process, out)
+    code, seconds = process.wait(), time.monotonic() - begin
+    before, said = _done(out), _last_line(setting)
+    out = scenario.mend(out)
+    if code not in FINISHED or scenario.disturb is not None:
+        finish(start(setting.job, out), setting.job)
+    found = compare(out, whole.out, setting.images)
+    differ = found["different noises"], found["different certificates"]
+    return [code, f"{seconds:.1f}", before, images_done(out), *differ, said]
 
 
 def _done(out: Path) -> int:
@@ -124,114 +107,54 @@ def _done(out: Path) -> int:
         return 0
 
 
-def _wait_for_work(
-    setting: Setting, process: subprocess.Popen[bytes], out: Path
-) -> None:
-    while process.poll() is None and _done(out) < setting.images // 3:
-        time.sleep(_POLL)
-
-
-def _compared(
-    setting: Setting, whole: Whole, out: Path, code: int, seconds: float, before: int,
-    said: str,
-) -> Outcome:  # fmt: skip
-    found = compare(out, whole.out, setting.images)
-    return Outcome(
-        code, seconds, before, _done(out), found["different noises"],
-        found["different certificates"], said,
-    )  # fmt: skip
-
-
 def _last_line(setting: Setting) -> str:
     lines = setting.job.log.read_text().strip().splitlines()
     shown = lines[-1].replace(str(setting.folder), "") if lines else ""
     return shown.replace("|", "/")
 
 
-def _signalled(number: signal.Signals) -> Callable[[Setting, Whole], Outcome]:
-    def scenario(setting: Setting, whole: Whole) -> Outcome:
-        out = setting.folder / number.name
-        process = _start(setting, out)
-        _wait_for_work(setting, process, out)
-        begin = time.monotonic()
-        process.send_signal(number)
-        code, seconds = process.wait(), time.monotonic() - begin
-        before, said = _done(out), _last_line(setting)
-        _finish(setting, out)
-        return _compared(setting, whole, out, code, seconds, before, said)
-
-    return scenario
+def _signal(number: signal.Signals) -> Callable[[subprocess.Popen[bytes], Path], None]:
+    return lambda process, out: process.send_signal(number)
 
 
-def _read_only(setting: Setting, whole: Whole) -> Outcome:
-    """The folder cannot be written any more."""
-    out = setting.folder / "read-only"
-    process = _start(setting, out, bound=True)
-    _wait_for_work(setting, process, out)
-    _set_mode(out, 0o555)
-    begin = time.monotonic()
-    code, seconds = process.wait(), time.monotonic() - begin
-    before, said = _done(out), _last_line(setting)
-    _set_mode(out, 0o755)
-    _finish(setting, out)
-    return _compared(setting, whole, out, code, seconds, before, said)
-
-
-def _set_mode(out: Path, mode: int) -> None:
+def _set_mode(out: Path, mode: int) -> Path:
     for path in [out, *(each for each in out.rglob("*") if each.is_dir())]:
         path.chmod(mode)
+    return out
 
 
-def _clock(setting: Setting, whole: Whole) -> Outcome:
-    """All files are from tomorrow, as they seem after the clock is set back."""
-    out = setting.folder / "clock"
-    process = _start(setting, out)
-    _wait_for_work(setting, process, out)
-    process.send_signal(signal.SIGTERM)
-    begin = time.monotonic()
-    code, seconds = process.wait(), time.monotonic() - begin
-    before, said = _done(out), _last_line(setting)
+def _obey_permissions() -> None:
+    """Take from root what lets it write everywhere."""
+    for capability in _DAC_CAPABILITIES if os.geteuid() == 0 else ():
+        ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def _date_tomorrow(out: Path) -> Path:
     for each in out.rglob("*"):
         os.utime(each, (time.time() + _DAY,) * 2)
-    _finish(setting, out)
-    return _compared(setting, whole, out, code, seconds, before, said)
+    return out
 
 
-def _moved(setting: Setting, whole: Whole) -> Outcome:
-    """The folder is moved between two starts."""
-    out = setting.folder / "here"
-    process = _start(setting, out)
-    _wait_for_work(setting, process, out)
-    process.send_signal(signal.SIGINT)
-    begin = time.monotonic()
-    code, seconds = process.wait(), time.monotonic() - begin
-    before, said = _done(out), _last_line(setting)
-    there = setting.folder / "elsewhere" / "there"
+def _move(out: Path) -> Path:
+    there = out.parent / "elsewhere" / "there"
     there.parent.mkdir()
-    shutil.move(out, there)
-    _finish(setting, there)
-    return _compared(setting, whole, there, code, seconds, before, said)
+    return Path(shutil.move(out, there))
 
 
-def _few_files(setting: Setting, whole: Whole) -> Outcome:
-    """At most 64 files may be open."""
-    out = setting.folder / "files"
-    begin = time.monotonic()
-    process = _start(setting, out, files=64)
-    code = process.wait()
-    said, before = _last_line(setting), _done(out)
-    seconds = time.monotonic() - begin
-    if code not in FINISHED:
-        _finish(setting, out)
-    return _compared(setting, whole, out, code, seconds, before, said)
-
-
-SCENARIOS: dict[str, Callable[[Setting, Whole], Outcome]] = {
-    "SIGINT": _signalled(signal.SIGINT),
-    "SIGTERM": _signalled(signal.SIGTERM),
-    "SIGKILL": _signalled(signal.SIGKILL),
-    "output becomes read-only": _read_only,
-    "files dated tomorrow, as after a clock set back": _clock,
-    "output folder moved": _moved,
-    "64 file descriptors": _few_files,
+SCENARIOS = {
+    "SIGINT": Scenario(_signal(signal.SIGINT)),
+    "SIGTERM": Scenario(_signal(signal.SIGTERM)),
+    "SIGKILL": Scenario(_signal(signal.SIGKILL)),
+    "output becomes read-only": Scenario(
+        lambda process, out: _set_mode(out, 0o555),
+        lambda out: _set_mode(out, 0o755),
+        _obey_permissions,
+    ),
+    "files dated tomorrow, as after a clock set back": Scenario(
+        _signal(signal.SIGTERM), _date_tomorrow
+    ),
+    "output folder moved": Scenario(_signal(signal.SIGINT), _move),
+    "64 file descriptors": Scenario(
+        None, limit=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    ),
 }

@@ -8,32 +8,28 @@ can and cannot show is said in each section. Each section is also a program of i
 written report stay as they are.
 """
 
-import argparse
 import importlib
 import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import RESULTS, provenance, save
+from benchmarks.report import parse, parser, provenance, save
 
 SECTIONS = ("devices", "processes", "job", "batching")
 
 
 def main() -> None:
-    """Runs the sections and writes the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--small", action="store_true", help="in minutes")
-    parser.add_argument("--out", type=Path, default=RESULTS / "scale.md")
-    arguments = parser.parse_args()
+    """Run the sections and write the report."""
+    options = parser("scale", __doc__)
+    options.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    options.add_argument("--small", action="store_true", help="in minutes")
+    arguments = parse(options, None)
     known = read(arguments.out) if arguments.out.exists() else {}
-    for name in SECTIONS:
-        module = _section(name)
-        if name in arguments.only:
-            how = f"python -m benchmarks.scale --only {name}"
-            how += " --small" if arguments.small else ""
-            known[module.TITLE] = f"{module.run(arguments.small)}\n\n{provenance(how)}"
-            save(arguments.out, report(known))
+    for name in arguments.only:
+        section, small = _section(name), arguments.small
+        how = f"python -m benchmarks.scale --only {name}{' --small' * small}"
+        known[section.TITLE] = f"{section.run(small)}\n\n{provenance(how)}"
+        save(arguments.out, report(known))
 
 
 def _section(name: str) -> Any:

@@ -4,7 +4,6 @@ Both run the same stepwise inverse with the same number of lanes on one device. 
 evaluations were computed is exact: a lane that waits is computed with the others.
 """
 
-import argparse
 import statistics
 import time
 from typing import Any
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
-from benchmarks.report import table
+from benchmarks.report import print_section, table
 from jaxinv.mesh import make_mesh
 from jaxinv.scale.batch import invert_batch, sample_batch
 from jaxinv.scale.lanes import Lanes
@@ -148,13 +147,10 @@ def section(found: dict[str, Any]) -> str:
         row("continuous (`invert_stream`)", found["continuous"], rate["continuous"]),
     ]
     low, high = found["range"]
-    header = [
-        "scheme",
-        "evaluations computed per image",
-        "of them needed",
-        "images per second",
-        "times `vmap`",
-    ]
+    header = (
+        "scheme | evaluations computed per image | of them needed | "
+        "images per second | times `vmap`"
+    )
     same = "the same" if found["same evaluations"] else "not always the same"
     return (
         f"{count} latents of emoji64, guidance {', '.join(map(str, GUIDANCE))} mixed, "
@@ -168,12 +164,5 @@ def section(found: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    """Prints the section."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true")
-    print(run(parser.parse_args().small))
-
-
 if __name__ == "__main__":
-    main()
+    print_section(run, __doc__)

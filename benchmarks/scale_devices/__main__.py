@@ -4,9 +4,12 @@ What is simulated is the number of devices, not their speed: they share the core
 machine. That devices do not wait for one another is read from the compiled program.
 """
 
-import argparse
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +20,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxinv as ji
-from benchmarks.report import table
+from benchmarks.report import print_section, table
 from jaxinv.callables import split_callable
 from jaxinv.diffusion.denoiser import with_condition
 from jaxinv.inversion.strategies import make_plan
@@ -39,11 +42,20 @@ COLLECTIVES = (
 
 def run(small: bool) -> str:
     """The section, measured in a process that has the devices."""
-    from benchmarks.scale_processes.__main__ import python
+    return section(in_other_process(small))
 
-    options = ["--small"] if small else []
-    found = json.loads(python(["-m", "benchmarks.scale_devices", *options]))
-    return section(found)
+
+def in_other_process(small: bool) -> dict[str, Any]:
+    """What :func:`measure` returns in a process with the devices."""
+    command = [sys.executable, "-m", "benchmarks.scale_devices", "--json"]
+    found = subprocess.run(
+        [*command, *["--small"] * small],
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    return json.loads(found.stdout)
 
 
 def section(found: dict[str, Any]) -> str:
@@ -62,17 +74,12 @@ def section(found: dict[str, Any]) -> str:
         ]
         for name, entry in found["programs"].items()
     ]
-    header = [
-        "program",
-        "mesh (data x model)",
-        "noise, largest difference / RMS",
-        "residual, largest",
-        "same evaluations",
-        "collectives",
-        "of these in loops",
-        "FLOPs of a device, per sample and of one device's",
-        "parameter bytes of a device, of one device's",
-    ]
+    header = (
+        "program | mesh (data x model) | noise, largest difference / RMS | "
+        "residual, largest | same evaluations | collectives | of these in loops | "
+        "FLOPs of a device, per sample and of one device's | "
+        "parameter bytes of a device, of one device's"
+    )
     return (
         f"{found['samples']} samples of {found['model']}, DDIM, {found['steps']} steps "
         f"at guidance 3, {DEVICES} virtual devices of one CPU, float32; the reference "
@@ -282,12 +289,12 @@ def _bytes_per_device(model: Any) -> int:
 
 
 def main() -> None:
-    """Prints the measurements as JSON: for a process with the devices."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true")
-    small = parser.parse_args().small
-    jax.config.update("jax_num_cpu_devices", DEVICES)
-    print(json.dumps(measure(small)))
+    """Print the section; or the measurements as JSON, in a process with the devices."""
+    if "--json" in sys.argv:
+        jax.config.update("jax_num_cpu_devices", DEVICES)
+        print(json.dumps(measure("--small" in sys.argv)))
+    else:
+        print_section(run, __doc__)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ The real command line runs in processes of its own, with a model and settings th
 cheap: what is measured is the job, not the inversion.
 """
 
-import argparse
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.scale_job import kill, kill_tables, many
+from benchmarks.report import print_section
+from benchmarks.scale_job import kill, many
 from benchmarks.scale_job.pictures import write_job, write_pictures
 from benchmarks.scale_job.process import Job, finish, options, start
 
@@ -53,7 +53,7 @@ def run(small: bool) -> str:
         "image cheap: DDIM, naive inversion, the encoder alone, 8 images at a time. "
         f"{cores} CPU core{'s' if cores > 1 else ''}, shared with what else runs on "
         "the machine, the watcher among it.\n\n"
-        f"### Kill -9\n\n{kill_tables.section(killed)}\n\n"
+        f"### Kill -9\n\n{kill.section(killed)}\n\n"
         f"### Many images, some of them bad\n\n{many.section(found)}"
     )
 
@@ -117,12 +117,5 @@ def many_images(
     return many.measure(job, what, folder / "out")
 
 
-def main() -> None:
-    """Prints the section."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true")
-    print(run(parser.parse_args().small))
-
-
 if __name__ == "__main__":
-    main()
+    print_section(run, __doc__)

@@ -1,7 +1,5 @@
 """A job that is killed -9 again and again, against the same job left alone."""
 
-import contextlib
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,17 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.scale_job.pace import Pace, moments_in_order, pace_of
+from benchmarks.report import read_lines, table
 from benchmarks.scale_job.process import (
     Job,
     Looker,
-    Progress,
     Watcher,
     finish,
+    images_done,
     kill,
     parts,
-    processor_seconds,
-    read_lines,
     results_per_image,
     start,
     temporaries,
@@ -39,9 +35,8 @@ class Kill(NamedTuple):
     """What was seen of a start that was to be killed.
 
     Attributes:
-        aim: what it waited for: a moment, or a kind of temporary file.
-        seconds: after the start, by the clock.
-        processor: seconds of it that the start had.
+        aim: what it waited for: a number of seconds, or a kind of temporary file.
+        seconds: after the start.
         before: images with a result at the start.
         done: images with a result after the kill.
         killed: whether it was still running.
@@ -51,7 +46,6 @@ class Kill(NamedTuple):
 
     aim: str
     seconds: float
-    processor: float
     before: int
     done: int
     killed: bool
@@ -62,26 +56,28 @@ class Kill(NamedTuple):
 def measure(
     job: Job, folder: Path, count: int, plans: Mapping[str, Sequence[float | str]]
 ) -> dict[str, Any]:
-    """Runs a job undisturbed, and again with kills.
+    """Run a job undisturbed, and again with kills.
 
     Args:
         job: its programs should be compiled already.
         folder: for results.
         count: images of the job.
-        plans: kills by name of the run: shares of the undisturbed run's processor time,
-            or a kind of ``AIMS``: as soon as there is such a file, the job is killed.
+        plans: kills by name of the run: shares of the time that the undisturbed run
+            took, or a kind of ``AIMS``: as soon as there is such a file, the job is
+            killed.
 
     Raises:
         AssertionError: unless every image has exactly one result in the end.
     """
-    reference = folder / "undisturbed"
-    pace = _undisturbed(job, reference)
+    reference, began = folder / "undisturbed", time.monotonic()
+    finish(start(job, reference), job)
+    seconds = time.monotonic() - began
     runs = {}
     for name, plan in plans.items():
         out = folder / name
-        aims = moments_in_order(plan, pace)
+        aims = [aim if isinstance(aim, str) else aim * seconds for aim in plan]
         with Watcher(out) as watcher:
-            kills = [_kill_once(job, out, count, pace, aim) for aim in aims]
+            kills = [_kill_once(job, out, aim) for aim in aims]
             finish(start(job, out), job)
         looker = watcher.looker
         runs[name] = {
@@ -91,28 +87,12 @@ def measure(
             "flaws": looker.flaws,
             **compare(out, reference, count),
         }
-    return {"count": count, "pace": pace, "runs": runs}
+    return {"count": count, "seconds": seconds, "runs": runs}
 
 
-def _undisturbed(job: Job, out: Path) -> Pace:
-    """Runs the job to its end."""
-    progress, began = Progress(out), time.monotonic()
-    process = start(job, out)
-    commits = [(0, 0.0)]  # images, and processor seconds when they were on the disk
-    now = 0.0
-    while process.poll() is None:
-        now = processor_seconds(process) or now
-        if (done := progress.done()) > commits[-1][0]:
-            commits.append((done, now))
-        time.sleep(0.005)
-    finish(process, job)
-    return pace_of(commits[1:], now, time.monotonic() - began)
-
-
-def _kill_once(job: Job, out: Path, count: int, pace: Pace, aim: float | str) -> Kill:
-    """Starts the job and kills it at a moment of the undisturbed run, or as aimed."""
-    progress = Progress(out)
-    before = progress.done()
+def _kill_once(job: Job, out: Path, aim: float | str) -> Kill:
+    """Start the job and kill it after some seconds, or as aimed."""
+    before = images_done(out)
     old = _temporaries(out, aim) if isinstance(aim, str) else set()
     began = time.monotonic()
     process = start(job, out)
@@ -120,59 +100,22 @@ def _kill_once(job: Job, out: Path, count: int, pace: Pace, aim: float | str) ->
         # A new one is there for some milliseconds.
         wait_until(process, lambda: bool(_temporaries(out, aim) - old), pause=2e-4)
     else:
-        _wait_for_moment(process, pace, aim, progress, count)
-    processor = processor_seconds(process)
+        wait_until(process, lambda: time.monotonic() - began >= aim)
     killed = process.poll() is None and kill(process)
     seconds = time.monotonic() - began
     if not killed:
         finish(process, job)
     looker = Looker(out)
-    looker.look_again()
-    return Kill(
-        aim if isinstance(aim, str) else f"{aim:.1f} s",
-        seconds,
-        processor,
-        before,
-        progress.done(),
-        killed,
-        temporaries(out) if killed else [],
-        looker.flaws,
-    )
+    looker.look()
+    shown = aim if isinstance(aim, str) else f"{aim:.1f} s"
+    left = temporaries(out) if killed else []
+    return Kill(shown, seconds, before, images_done(out), killed, left, looker.flaws)
 
 
-def _wait_for_moment(
-    process: subprocess.Popen[bytes],
-    pace: Pace,
-    moment: float,
-    progress: Progress,
-    count: int,
-) -> None:
-    """Waits until this start is where the undisturbed one was at a moment."""
-    if moment <= pace.start_up or pace.per_image == 0:
-        wait_until(process, lambda: processor_seconds(process) >= moment)
-        return
-    images = (moment - pace.start_up) / pace.per_image
-    ahead = max(moment - pace.start_up - progress.done() * pace.per_image, 0.0)
-    until = pace.start_up + ahead
-
-    def reached() -> bool:
-        if processor_seconds(process) >= until:
-            return True
-        # A start that is faster than the undisturbed one was must not get away.
-        return ahead > 0 and images < count and progress.done() >= images
-
-    wait_until(process, reached)
-
-
-def _temporaries(out: Path, aim: str) -> set[tuple[str, int, int]]:
-    """The temporary files of a kind, told from others of the same name."""
+def _temporaries(out: Path, aim: str) -> set[str]:
+    """The temporary files of a kind, whose names are made up anew for each."""
     folder, pattern = AIMS[aim]
-    found = set()
-    for path in (out / folder).glob(pattern):
-        with contextlib.suppress(FileNotFoundError):
-            stat = path.stat()
-            found.add((str(path), stat.st_ino, stat.st_ctime_ns))
-    return found
+    return {str(path) for path in (out / folder).glob(pattern)}
 
 
 def compare(out: Path, reference: Path, count: int) -> dict[str, Any]:
@@ -193,30 +136,71 @@ def compare(out: Path, reference: Path, count: int) -> dict[str, Any]:
         np.asarray(read_array(folder / "noise.zarr").read().result())
         for folder in (out, reference)
     )
+    same = np.all(noise == wanted, axis=tuple(range(1, noise.ndim)))
     difference = np.abs(noise.astype(np.float64) - wanted)
     return {
         "commits": len(parts(out)),
         "different certificates": sum(
             a != b for a, b in zip(ours, theirs, strict=True)
         ),
-        "fields": sorted(
-            {key for a, b in zip(ours, theirs, strict=True) for key in _unlike(a, b)}
-        ),
-        "different noises": int(
-            np.sum(~np.all(noise == wanted, axis=tuple(range(1, noise.ndim))))
-        ),
+        "different noises": int(np.sum(~same)),
         "largest difference": float(np.max(difference)),
         "left": temporaries(out),
     }
 
 
-def _unlike(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:
-    """Names of the fields in which two records differ."""
-    found: list[str] = []
-    for key in a.keys() | b.keys():
-        one, other = a.get(key), b.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            found += _unlike(one, other, f"{prefix}{key}.")
-        elif one != other:
-            found.append(f"{prefix}{key}")
-    return found
+def section(found: dict[str, Any]) -> str:
+    """What was measured, as tables."""
+    count, runs = found["count"], found["runs"]
+    header = (
+        "kill | waited for | seconds after its start | still running | "
+        "images done before | images done after | temporary files left | "
+        "partial files visible"
+    )
+    kills = [
+        [
+            *(f"{name}, {number}", each.aim, f"{each.seconds:.1f}"),
+            *("yes" if each.killed else "no", each.before, each.done),
+            *(len(each.left), len(each.flaws)),
+        ]
+        for name, run in runs.items()
+        for number, each in enumerate(run["kills"], 1)
+    ]
+    rows: dict[str, Any] = {
+        "kills that were planned": lambda r: len(r["kills"]),
+        "starts that were killed": lambda r: sum(k.killed for k in r["kills"]),
+        "of these, with images still to do": lambda r: sum(
+            k.killed and k.before < count for k in r["kills"]
+        ),
+        "of these, with temporary files left": lambda r: sum(
+            bool(k.left) for k in r["kills"]
+        ),
+        "looks of the watcher": lambda r: r["looks"],
+        "new or changed files that it read": lambda r: r["read"],
+        "partial files that were visible": lambda r: len(
+            set(r["flaws"]).union(*(k.flaws for k in r["kills"]))
+        ),
+        "commits": lambda r: r["commits"],
+        "images with exactly one result": lambda r: f"{count} of {count}",
+        "certificates that differ": lambda r: r["different certificates"],
+        "noises that differ in any bit": lambda r: r["different noises"],
+        "largest difference of noises": lambda r: f"{r['largest difference']:.1e}",
+        "temporary files left at the end": lambda r: len(r["left"]),
+    }
+    outcome = table(
+        ["", *(f"killed at {name}" for name in runs)],
+        [
+            [name, *(value(run) for run in runs.values())]
+            for name, value in rows.items()
+        ],
+    )
+    return (
+        f"{count} images. Undisturbed, the job takes {found['seconds']:.0f} s with its "
+        "programs compiled before. Results are committed every 64 images or 30 s (the "
+        "defaults), and a start that is killed before its first commit does those "
+        "images again. Random moments are uniform over the undisturbed run's time; the "
+        "last ones may come too late, when the job is done. Kills at writing come as "
+        "soon as a temporary file is seen, of the array, of a commit's records or of "
+        "the merged certificates; one that is too quick is missed.\n\n"
+        f"{outcome}\n\n{table(header, kills)}"
+    )

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.report import table
+from benchmarks.report import read_lines, table
 from benchmarks.scale_job.pictures import BAD, FORBIDDEN
 from benchmarks.scale_job.process import (
     Job,
-    Progress,
     finish,
-    read_lines,
+    images_done,
     results_per_image,
     start,
 )
@@ -52,13 +51,13 @@ def measure(
     Raises:
         AssertionError: unless every image has exactly one result.
     """
-    samples, progress = list[Sample](), Progress(out)
+    samples = list[Sample]()
     began = time.monotonic()
     process = start(job, out)
     while process.poll() is None:
         if resident := memory(process):
             seconds = time.monotonic() - began
-            samples.append(Sample(seconds, progress.done(), resident))
+            samples.append(Sample(seconds, images_done(out), resident))
         time.sleep(pause)
     finish(process, job)
     seconds = time.monotonic() - began
@@ -148,7 +147,7 @@ def section(found: dict[str, Any]) -> str:
     spent = last.seconds - first.seconds
     speed = f"{(last.done - first.done) / spent:.1f}" if spent > 0 else "-"
     memories = table(
-        ["images", "with a result on the disk", "seconds", "resident memory, MiB"],
+        ("images | with a result on the disk | seconds | resident memory, MiB"),
         [
             [f"{percent} %", s.done, f"{s.seconds:.0f}", f"{s.resident / MIB:.0f}"]
             for percent, s in zip(SHARES, looks, strict=True)
@@ -160,7 +159,7 @@ def section(found: dict[str, Any]) -> str:
     ]
     if FORBIDDEN not in BAD:
         rows.append([FORBIDDEN, 0, "-", "not planted: root may read every file"])
-    failures = table(["planted", "files", "with their own reason", "recorded"], rows)
+    failures = table(("planted | files | with their own reason | recorded"), rows)
     growth = (last.resident - early.resident) / MIB
     planted = sum(each["planted"] for each in found["kinds"].values())
     right = sum(each["right"] for each in found["kinds"].values())

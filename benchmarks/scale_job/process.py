@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.report import read_lines
 from jaxinv.scale.jobs import read_array
 
 ROOT = Path(__file__).parents[2]
@@ -37,19 +38,33 @@ class JobFailedError(RuntimeError):
     """A start ended otherwise than by being killed or by finishing."""
 
 
-def start(job: Job, out: Path) -> subprocess.Popen[bytes]:
-    """Starts the program, in a process group of its own."""
+def start(
+    job: Job,
+    out: Path,
+    *more: str,
+    environment: Mapping[str, str] = {},
+    limit: Callable[[], object] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start the program, in a process group of its own.
+
+    Args:
+        job: the command.
+        out: where results go.
+        *more: further options.
+        environment: variables that differ from this process's.
+        limit: is called in the new process.
+    """
+    command = (sys.executable, "-m", "jaxinv", "batch", job.manifest, out)
     with open(job.log, "ab") as log:
         return subprocess.Popen(
-            [
-                *(sys.executable, "-m", "jaxinv", "batch"),
-                *(str(job.manifest), str(out), *job.options),
-            ],
+            [*map(str, command), *job.options, *more],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            env=os.environ | dict(environment),
             start_new_session=True,
+            preexec_fn=limit,
         )
 
 
@@ -70,11 +85,6 @@ def finish(process: subprocess.Popen[bytes], job: Job) -> None:
         raise JobFailedError(f"exit code {process.returncode}: {end}")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file."""
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
-
-
 def parts(out: Path) -> list[Path]:
     """The files of commits, in their order."""
     return sorted((out / "certificates").glob("[0-9]*.jsonl"))
@@ -85,18 +95,9 @@ def images_in(part: Path) -> list[int]:
     return [record["index"] for record in read_lines(part)[1:]]
 
 
-class Progress:
-    """How many images of a job are on the disk; each commit is read once."""
-
-    def __init__(self, out: Path):
-        self._out, self._counts = out, dict[Path, int]()
-
-    def done(self) -> int:
-        """Images in the commits that are visible now."""
-        for part in parts(self._out):
-            if part not in self._counts:
-                self._counts[part] = len(images_in(part))
-        return sum(self._counts.values())
+def images_done(out: Path) -> int:
+    """Images in the commits that are visible now."""
+    return sum(len(images_in(part)) for part in parts(out))
 
 
 def results_per_image(out: Path, count: int) -> np.ndarray:
@@ -180,11 +181,6 @@ class Looker:
             if wrong := flaw(path, content, self.out):
                 self.flaws[str(path.relative_to(self.out))] = wrong
 
-    def look_again(self) -> None:
-        """Once, all files anew."""
-        self._known.clear()
-        self.look()
-
 
 class Watcher(threading.Thread):
     """Looks at a folder every few milliseconds while a block runs."""
@@ -211,19 +207,6 @@ class Watcher(threading.Thread):
             raise RuntimeError("the watcher has failed")
         self._stop_now.set()
         self.join()
-
-
-def processor_seconds(process: subprocess.Popen[bytes]) -> float:
-    """Processor time that a start has taken, in all its threads; 0 once it has ended.
-
-    On a machine with other work it says how far a start has come, as a clock does not.
-    """
-    try:
-        stat = Path(f"/proc/{process.pid}/stat").read_text()
-    except OSError:
-        return 0.0
-    user, system = stat.rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until(

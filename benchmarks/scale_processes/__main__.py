@@ -4,21 +4,17 @@ They are joined by JAX's own distributed runtime, and run one job with one outpu
 does one process with four devices, alone, for comparison.
 """
 
-import argparse
-import json
-import os
 import socket
-import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.report import table
-from jaxinv.files.images import write_image
+from benchmarks.report import print_section, read_lines, table
+from benchmarks.scale_job.pictures import write_pictures
+from benchmarks.scale_job.process import Job, finish, images_in, parts, start
 from jaxinv.scale.jobs import read_array
 
 TITLE = "Processes"
@@ -45,41 +41,24 @@ def measure(
         count: pictures.
         options: more options of ``jaxinv batch``.
     """
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    rng = np.random.default_rng(0)
-    for k in range(count):
-        coarse = rng.uniform(size=(4, 4, 3))
-        blocks = np.ones((size // 4, size // 4, 1))
-        write_image(pictures / f"{k:03d}.png", np.kron(coarse, blocks))
-    arguments = [
-        "-m", "jaxinv", "batch", str(pictures), "OUT", "--model", model,
-        "--steps", "6", "--strategy", "stepwise", "--guidance", "1",
-        "--decoder-inversion", "encoder", "--batch-size", "1", "--chunk-rows", "4",
-        "--compilation-cache", str(folder / "programs"), *options,
-    ]  # fmt: skip
-
-    def command(out: Path) -> list[str]:
-        return [str(out) if word == "OUT" else word for word in arguments]
-
-    # Exit code 3: six steps are few, and not all samples converge.
-    python(command(folder / "one"), devices=DEVICES, allowed=(0, 3))
-    coordinator = f"127.0.0.1:{_free_port()}"
+    write_pictures(folder / "pictures", size, count)
+    how = (
+        *("--model", model, "--steps", "6", "--strategy", "stepwise"),
+        *("--guidance", "1", "--decoder-inversion", "encoder", "--batch-size", "1"),
+        *("--chunk-rows", "4", "--compilation-cache", str(folder / "programs")),
+    )
+    job = Job(folder / "pictures", (*how, *options), folder / "log.txt")
+    devices = {"JAX_NUM_CPU_DEVICES": str(DEVICES), "JAX_PLATFORMS": "cpu"}
+    # Six steps are few, and not all samples converge.
+    finish(start(job, folder / "one", environment=devices), job)
+    joined = ("--distributed", "--coordinator", f"127.0.0.1:{_free_port()}")
+    joined += ("--processes", str(PROCESSES), "--process")
     started = [
-        start(
-            [
-                *command(folder / "two"), "--distributed",
-                "--coordinator", coordinator,
-                "--processes", str(PROCESSES), "--process", str(k),
-            ],
-            devices=DEVICES,
-        )
+        start(job, folder / "two", *joined, str(k), environment=devices)
         for k in range(PROCESSES)
-    ]  # fmt: skip
+    ]
     for process in started:
-        _, errors = process.communicate()
-        if process.returncode not in (0, 3):
-            raise RuntimeError(f"a process ended with {process.returncode}: {errors}")
+        finish(process, job)
     lines = {name: _certificates(folder / name) for name in ("one", "two")}
     noise = {
         name: read_array(folder / name / "noise.zarr").read().result() for name in lines
@@ -109,58 +88,22 @@ def section(found: dict[str, Any]) -> str:
         f"`jaxinv batch --distributed` with emoji64: {PROCESSES} processes with "
         f"{DEVICES} virtual devices each, on one machine, against one process with "
         f"{DEVICES} (the same program on every device); DDIM, 6 steps, stepwise, "
-        "encoder only.\n\n" + table(["", "two processes against one"], rows)
+        "encoder only.\n\n" + table((" | two processes against one"), rows)
     )
 
 
 def _certificates(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "certificates.jsonl").read_text().splitlines()
-    return sorted(map(json.loads, lines), key=lambda line: line["index"])
-
-
-def _indexes(path: Path) -> list[int]:
-    # The first line of a part is about the part.
-    return [json.loads(line)["index"] for line in path.read_text().splitlines()[1:]]
+    lines = read_lines(folder / "certificates.jsonl")
+    return sorted(lines, key=lambda line: line["index"])
 
 
 def _shares(folder: Path) -> dict[str, int]:
     """How many images each process did."""
     found: dict[str, int] = {}
-    for path in sorted((folder / "certificates").glob("*.jsonl")):
-        process = path.name.split("-")[0]
-        found[process] = found.get(process, 0) + len(_indexes(path))
+    for part in parts(folder):
+        process = part.name.split("-")[0]
+        found[process] = found.get(process, 0) + len(images_in(part))
     return found
-
-
-def start(
-    arguments: Sequence[str], devices: int = 1, environment: Mapping[str, str] = {}
-) -> subprocess.Popen[str]:
-    """Starts Python with so many virtual devices."""
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        env=os.environ
-        | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
-        | dict(environment),
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def python(
-    arguments: Sequence[str], devices: int = 1, allowed: Sequence[int] = (0,)
-) -> str:
-    """Runs Python to its end and returns what it printed.
-
-    Raises:
-        RuntimeError: if it ends otherwise than allowed, with what it said.
-    """
-    process = start(arguments, devices)
-    printed, errors = process.communicate()
-    if process.returncode not in allowed:
-        raise RuntimeError(f"{arguments} ended with {process.returncode}: {errors}")
-    return printed
 
 
 def _free_port() -> int:
@@ -169,12 +112,5 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def main() -> None:
-    """Prints the section."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true")
-    print(run(parser.parse_args().small))
-
-
 if __name__ == "__main__":
-    main()
+    print_section(run, __doc__)

@@ -11,12 +11,10 @@ agrees if every time told to the network is the same and every state differs by 
 itself raises or returns NaN. Anything else is a silent difference.
 """
 
-import argparse
 import collections
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -25,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
-from benchmarks.report import RESULTS, provenance, save, table
+from benchmarks.report import body, parse, parser, provenance, save, table
 from benchmarks.schedules.compare import (
     NOISE,
     TOLERANCE,
@@ -81,7 +79,7 @@ def reasons(results: Results) -> str:
     """A table of the refusals."""
     refused = [o.detail for _, o in results if o.kind == "refused"]
     counts = collections.Counter(refused).most_common()
-    return table(["refused for", "cases"], [list(row) for row in counts])
+    return table(("refused for | cases"), [list(row) for row in counts])
 
 
 def prediction(case: Case) -> str:
@@ -184,10 +182,9 @@ def report(results: Results, float32: str, command: str) -> str:
     """The text of the result."""
     silent = [(case, o) for case, o in results if o.silent]
     lines = [f"* {case}: {outcome}" for case, outcome in silent[:20]]
-    body = __doc__.split("\n\n", 2)[2].strip()
     return f"""# Samplers from diffusers' configurations, at random
 
-{body}
+{body(__doc__)}
 
 **{len(silent)} of {len(results)} cases differ in silence.**
 {chr(10).join(lines)}
@@ -214,20 +211,15 @@ only, because of what `jaxinv.diffusion.prediction` computes of their levels.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=6000)
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--float32", type=int, default=300)
-    parser.add_argument("--out", type=Path, default=RESULTS / "schedules.md")
-    arguments = parser.parse_args()
+    options = parser("schedules", __doc__)
+    options.add_argument("--cases", type=int, default=6000)
+    options.add_argument("--first", type=int, default=0, help="the first seed")
+    options.add_argument("--float32", type=int, default=300)
+    arguments = parse(options, None)
     warnings.simplefilter("ignore")
     results = run(range(arguments.first, arguments.first + arguments.cases))
     float32 = in_float32(arguments.float32)
-    command = (
-        f"python -m benchmarks.schedules --cases {arguments.cases} "
-        f"--first {arguments.first} --float32 {arguments.float32}"
-    )
-    save(arguments.out, report(results, float32, command))
+    save(arguments.out, report(results, float32, arguments.command))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,12 @@ which need ``--data``. With ``--resume FILE`` an interrupted run continues where
 """
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
-from benchmarks.report import RESULTS, save
+from benchmarks.report import parse, parser, save
 from benchmarks.watermark import tables
 from benchmarks.watermark.runs import (
     CASES,
@@ -31,9 +29,9 @@ from benchmarks.watermark.runs import (
 )
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
+def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
+    found = parser("watermark", __doc__)
+    add = found.add_argument
     add("--model", default="emoji64")
     add("--parts", nargs="+", choices=PARTS, default=[*PARTS])
     add("--cases", nargs="+", choices=CASES, default=[*CASES])
@@ -49,20 +47,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--data", type=Path, help="folder of the emoji package, for foreign pictures")
     add("--foreign", type=int, default=60, help="held-out pictures")
     add("--seed", type=int, default=0)
-    add("--minutes", type=float, default=float("inf"), help="begin nothing after")
-    add("--out", type=Path, default=RESULTS / "watermark.md")
     add("--resume", type=Path, help="JSON lines to continue from")
     add("--report-only", action="store_true")
-    arguments = parser.parse_args(argv)
-    arguments.command = "python -m benchmarks.watermark"
-    if argv:
-        arguments.command += " " + shlex.join(argv)
-    return arguments
+    return parse(found, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse(sys.argv[1:] if argv is None else argv)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments = arguments_of(argv)
     setting = Setting(arguments)
     if not arguments.report_only:
         with jax.default_matmul_precision("highest"):

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
-from benchmarks.samples import PROMPTS, append_line, read_lines
+from benchmarks.report import Kept
+from benchmarks.samples import PROMPTS
 from benchmarks.watermark.paper import paper_p_values
 from jaxinv.apps import watermark
 from jaxinv.apps.attacks import ATTACKS
@@ -125,10 +126,13 @@ class Setting:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.pipe = ji.load(arguments.model)
-        self.found: dict[Run, dict[str, Any]] = {}
-        for line in read_lines(arguments.resume):
-            if (line["model"], line["seed"]) == (arguments.model, arguments.seed):
-                self.found[Run(*line["run"])] = line["found"]
+        given = {"model": arguments.model, "seed": arguments.seed}
+        self.kept = Kept(arguments.resume, "run", **given)
+
+    @property
+    def found(self) -> dict[Run, dict[str, Any]]:
+        """What is known of the runs."""
+        return {Run(*run): found for run, found in self.kept.found.items()}
 
     @functools.cached_property
     def keys(self) -> list[watermark.TreeRingKey]:
@@ -200,23 +204,8 @@ class Setting:
 
     def measure(self, runs: list[Run]) -> None:
         """All that is not known yet."""
-        began = time.monotonic()
-        todo = [run for run in runs if run not in self.found]
-        for n, run in enumerate(todo):
-            minutes = (time.monotonic() - began) / 60
-            if minutes > self.arguments.minutes:
-                print(f"stopped: {len(todo) - n} of {len(todo)} runs left")
-                return
-            self.found[run] = self.once(run)
-            line = {
-                "run": run,
-                "model": self.arguments.model,
-                "seed": self.arguments.seed,
-                "found": self.found[run],
-            }
-            append_line(self.arguments.resume, line)
-            if n % 20 == 0:
-                print(f"{n} of {len(todo)}, {minutes:.1f} min: {run}", flush=True)
+        for run in runs:
+            self.kept(run, lambda run=run: self.once(run))
 
     def once(self, run: Run) -> dict[str, Any]:
         """Invert one image and score it."""

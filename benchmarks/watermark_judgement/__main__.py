@@ -12,8 +12,6 @@ was the library's before.
 
 import argparse
 import functools
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
-from benchmarks.report import RESULTS, provenance, save, table
+from benchmarks.report import parse, parser, provenance, save, table
 from benchmarks.samples import PROMPTS
 from benchmarks.watermark.paper import paper_p_values
 from benchmarks.watermark_judgement.latents import (
@@ -50,21 +48,16 @@ NOT_FALSE = {
 }
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
+def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
+    found = parser("watermark_judgement", __doc__)
+    add = found.add_argument
     add("--count", type=int, default=2_000, help="latents of each kind")
     add("--seed", type=int, default=0)
     add("--noises", type=Path, help="folder of noises recovered from pictures")
     add("--recover", action="store_true", help="make those that are missing")
     add("--naive", type=int, default=16, help="pictures of each scheme")
     add("--exact", type=int, default=8, help="likewise, for the exact inverse")
-    add("--out", type=Path, default=RESULTS / "watermark_judgement.md")
-    arguments = parser.parse_args(argv)
-    arguments.command = "python -m benchmarks.watermark_judgement"
-    if argv:
-        arguments.command += " " + shlex.join(argv)
-    return arguments
+    return parse(found, argv)
 
 
 # --- keys and verdicts ---------------------------------------------------------------
@@ -282,7 +275,7 @@ it is. *Unmarked*: held against a key of every scheme.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse(sys.argv[1:] if argv is None else argv)
+    arguments = arguments_of(argv)
     with jax.default_matmul_precision("highest"):
         save(arguments.out, report(arguments))
 

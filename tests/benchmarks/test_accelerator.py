@@ -170,5 +170,5 @@ def test_inputs_of_a_smaller_batch_are_those_of_a_larger_one():
 
 def test_bad_arguments_are_refused(capsys):
     with pytest.raises(SystemExit):
-        accelerator.parse(["--batch", "0"])
+        accelerator.arguments_of(["--batch", "0"])
     assert "--batch must be positive" in capsys.readouterr().err

@@ -1,7 +1,5 @@
 """The scale benchmark's claims, at reduced size: many devices, processes and lanes."""
 
-import json
-
 import pytest
 
 from benchmarks.scale import __main__ as scale
@@ -13,8 +11,7 @@ from benchmarks.scale_processes import __main__ as scale_processes
 @pytest.fixture(scope="module")
 def devices():
     """Measured in a process that has eight virtual devices."""
-    arguments = ["-m", "benchmarks.scale_devices", "--small"]
-    return json.loads(scale_processes.python(arguments))
+    return scale_devices.in_other_process(small=True)
 
 
 def test_eight_devices_find_what_one_finds(devices):

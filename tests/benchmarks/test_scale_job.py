@@ -4,9 +4,7 @@ import pytest
 
 from benchmarks.scale_job import __main__ as scale_job
 from benchmarks.scale_job import kill as scale_job_kill
-from benchmarks.scale_job import kill_tables as scale_job_kill_report
 from benchmarks.scale_job import many as scale_job_many
-from benchmarks.scale_job.pace import Pace, moments_in_order, pace_of
 from benchmarks.scale_job.pictures import BAD
 from benchmarks.scale_job.process import Looker
 from jaxinv.scale.jobs.array import create_array
@@ -44,7 +42,7 @@ def test_a_killed_job_gives_what_an_undisturbed_one_gives(folder, diffusers_fold
     assert run["flaws"] == early.flaws == writing.flaws == {}
     assert run["left"] == []
     assert run["different certificates"] == run["different noises"] == 0
-    text = scale_job_kill_report.section(found)
+    text = scale_job_kill.section(found)
     assert "| images with exactly one result | 20 of 20 |" in text
     killed = early.killed + writing.killed
     assert f"| starts that were killed | {killed} |" in text
@@ -105,15 +103,3 @@ def test_a_partial_file_is_seen_unless_it_is_temporary(tmp_path, name, content, 
     looker.look()
     assert list(looker.flaws) == [name]
     assert reason in looker.flaws[name]
-
-
-def test_moments_of_work_are_in_order_and_those_of_the_start_up_are_not():
-    plan = [0.9, 0.1, "array", 0.5, 0.2, 0.05]
-    ordered = moments_in_order(plan, Pace(200.0, 100.0, 15.0, 0.3))
-    assert ordered == pytest.approx([20.0, 10.0, "array", 50.0, 90.0, 5.0])
-
-
-def test_the_pace_is_that_between_commits():
-    pace = pace_of([(64, 20.0), (128, 26.4), (200, 33.6)], 35.0, 90.0)
-    assert pace == pytest.approx((90.0, 35.0, 13.6, 0.1))
-    assert pace_of([(20, 9.0)], 10.0, 30.0) == Pace(30.0, 10.0, 9.0, 0.0)
