@@ -8,12 +8,10 @@ the option.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, Self
 
 from jaxinv.checks import Length, Range, shown
 from jaxinv.files.json_fields import as_tuple, check_fields
-
-_Config = TypeVar("_Config")
 
 # Bounds on the numbers that describe a model: a few times the largest published values.
 # Values beyond them are mistakes, and any accepted model can be built abstractly within
@@ -33,70 +31,79 @@ Blocks = Length(1, 16)
 MAX_LAYERS = 128
 
 
-def config_from_dict(
-    cls: type[_Config],
-    data: Mapping[str, Any],
-    unsupported: Mapping[str, tuple[Any, ...]],
-) -> _Config:
-    """Build a configuration dataclass from a diffusers ``config.json``.
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Base of all configurations: the fields that diffusers saves, and their checks.
 
-    Args:
-        cls: The dataclass to build.
-        data: The parsed JSON. Keys that begin with an underscore (diffusers' own
-            bookkeeping, such as ``_class_name``) are ignored.
-        unsupported: Options that diffusers knows and this library does not implement,
-            each with the values that leave it switched off.
-
-    Returns:
-        The configuration, with JSON lists as tuples so that it is hashable.
-
-    Raises:
-        ValueError: If an option is unknown, or set to something not implemented.
+    Subclasses are frozen dataclasses that extend ``__post_init__``.
     """
-    fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    values = {}
-    for key, value in data.items():
-        if not isinstance(key, str) or key.startswith("_"):
-            continue
-        value = as_tuple(value)
-        if key in fields:
-            values[key] = value
-        elif key in unsupported:
-            if value not in unsupported[key]:
+
+    #: The class that the file names.
+    class_name: ClassVar[str]
+    #: Options that diffusers knows and this library does not implement, each with the
+    #: values that turn it off.
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, naming the class, unless all fields have their types."""
+        try:
+            check_fields(self)
+        except ValueError as error:
+            kind, text = type(self).__name__.removesuffix("Config"), str(error)
+            if text.startswith("sample_size"):
+                given = f"sample_size={shown(self.sample_size)}"  # type: ignore[attr-defined]
+                text = f"{given} is not a height and width: {error}"
+            raise ValueError(f"{kind}: {text}") from None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read a ``config.json``.
+
+        Args:
+            data: The parsed JSON. Keys that begin with an underscore (diffusers' own
+                bookkeeping, such as ``_class_name``) are ignored.
+
+        Returns:
+            The configuration, with JSON lists as tuples so that it is hashable.
+
+        Raises:
+            ValueError: If an option is unknown, not implemented, or inconsistent.
+        """
+        fields = {field.name for field in dataclasses.fields(cls)}
+        values = {}
+        for key, value in data.items():
+            if not isinstance(key, str) or key.startswith("_"):
+                continue
+            value = as_tuple(value)
+            if key in fields:
+                values[key] = value
+            elif key in cls.unsupported:
+                if value not in cls.unsupported[key]:
+                    known = ", ".join(map(repr, cls.unsupported[key]))
+                    raise ValueError(
+                        f"{cls.__name__}: option {key}={shown(value)} is not "
+                        f"implemented (implemented: {known})"
+                    )
+            elif value is not None:
                 raise ValueError(
-                    f"{cls.__name__}: option {key}={shown(value)} is not implemented "
-                    f"(implemented: {', '.join(map(repr, unsupported[key]))})"
+                    f"{cls.__name__}: unknown option {shown(key)}={shown(value)}"
                 )
-        elif value is not None:
-            raise ValueError(
-                f"{cls.__name__}: unknown option {shown(key)}={shown(value)}"
-            )
-    return cls(**values)
+        return cls(**values)
 
-
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """Return a configuration dataclass as JSON-ready values (tuples as lists)."""
-    return {
-        field.name: as_list(getattr(config, field.name))
-        for field in dataclasses.fields(config)
-    }
+    def to_dict(self) -> dict[str, Any]:
+        """Return the ``config.json`` that diffusers reads, as JSON-ready values."""
+        return {
+            "_class_name": self.class_name,
+            **{
+                field.name: as_list(getattr(self, field.name))
+                for field in dataclasses.fields(self)
+            },
+        }
 
 
 def as_list(value: Any) -> Any:
     """Turn tuples into lists, at every depth."""
     return list(map(as_list, value)) if isinstance(value, list | tuple) else value
-
-
-def check_types(config: Any) -> None:
-    """Raise ValueError, naming the class, unless all fields have the declared types."""
-    try:
-        check_fields(config)
-    except ValueError as error:
-        kind, text = type(config).__name__.removesuffix("Config"), str(error)
-        if text.startswith("sample_size"):
-            given = f"sample_size={shown(config.sample_size)}"
-            text = f"{given} is not a height and width: {error}"
-        raise ValueError(f"{kind}: {text}") from None
 
 
 def check_num_layers(count: int) -> None:

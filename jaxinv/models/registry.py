@@ -22,13 +22,13 @@ ComponentConfig = (
     UNet2DConditionConfig | AutoencoderKLConfig | AutoencoderTinyConfig | CLIPTextConfig
 )
 
-_CLASSES: dict[str, tuple[type[ComponentConfig], type[Component]]] = {
-    "UNet2DConditionModel": (UNet2DConditionConfig, UNet2DConditionModel),
-    "AutoencoderKL": (AutoencoderKLConfig, AutoencoderKL),
-    "AutoencoderTiny": (AutoencoderTinyConfig, AutoencoderTiny),
-    "CLIPTextModel": (CLIPTextConfig, CLIPTextModel),
+_MODELS: dict[type[ComponentConfig], Any] = {
+    UNet2DConditionConfig: UNet2DConditionModel,
+    AutoencoderKLConfig: AutoencoderKL,
+    AutoencoderTinyConfig: AutoencoderTiny,
+    CLIPTextConfig: CLIPTextModel,
 }
-_MODELS: dict[type[ComponentConfig], Any] = dict(_CLASSES.values())
+_CONFIGS = {config.class_name: config for config in _MODELS}
 
 
 def component_config(data: Mapping[str, Any]) -> ComponentConfig:
@@ -53,12 +53,12 @@ def component_config(data: Mapping[str, Any]) -> ComponentConfig:
                 "config.json names no class (_class_name, or architectures: a list)"
             )
         name = found[0]
-    if not isinstance(name, str) or name not in _CLASSES:
+    if not isinstance(name, str) or name not in _CONFIGS:
         raise ValueError(
             f"class {shown(name)} is not implemented "
-            f"(implemented: {', '.join(sorted(_CLASSES))})"
+            f"(implemented: {', '.join(sorted(_CONFIGS))})"
         )
-    return _CLASSES[name][0].from_dict(data)
+    return _CONFIGS[name].from_dict(data)
 
 
 def abstract_component(

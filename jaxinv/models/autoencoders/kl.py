@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxinv.callables import LAYER
@@ -31,6 +30,7 @@ from jaxinv.models.layers.attention import Attention
 from jaxinv.models.layers.basic import (
     Downsample2D,
     LayerFactory,
+    Model,
     Upsample2D,
     activation,
 )
@@ -212,28 +212,12 @@ class Decoder(nnx.Module):
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 
 
-class AutoencoderKL(nnx.Module):
-    """A variational autoencoder between images and latents.
+class AutoencoderKL(Model):
+    """A variational autoencoder between images and latents."""
 
-    Args:
-        config: Shape of the model.
-        dtype: Data type of the computation.
-        param_dtype: Data type of the parameters.
-        rngs: Random streams for the initial parameters.
-    """
-
-    def __init__(
-        self,
-        config: AutoencoderKLConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        make = LayerFactory(jnp.dtype(dtype), jnp.dtype(param_dtype), rngs)
+    def build(self, config: AutoencoderKLConfig, make: LayerFactory) -> None:
+        """Make the layers."""
         c = config.latent_channels
-        self.config = config
-        self.dtype = make.dtype
         self.encoder = Encoder(config, make)
         self.decoder = Decoder(config, make)
         self.quant_conv = (

@@ -1,8 +1,7 @@
 """Configuration of the variational autoencoder, in diffusers' vocabulary."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from jaxinv.checks import Length
 from jaxinv.models.config import (
@@ -11,12 +10,10 @@ from jaxinv.models.config import (
     Factor,
     Groups,
     Layers,
+    ModelConfig,
     Shift,
     Size,
     check_num_layers,
-    check_types,
-    config_from_dict,
-    config_to_dict,
     per_block,
 )
 from jaxinv.models.layers.basic import activation
@@ -25,7 +22,7 @@ _PerChannel = Annotated[tuple[float, ...], Length(1, 2**16)]
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoencoderKLConfig:
+class AutoencoderKLConfig(ModelConfig):
     """Settings of an :class:`~jaxinv.models.AutoencoderKL`, as in ``config.json``.
 
     Attributes:
@@ -49,6 +46,8 @@ class AutoencoderKLConfig:
         mid_block_add_attention: Whether the middle blocks have attention.
     """
 
+    class_name = "AutoencoderKL"
+
     in_channels: Channels = 3
     out_channels: Channels = 3
     down_block_types: Annotated[tuple[str, ...], Blocks] = ("DownEncoderBlock2D",)
@@ -70,7 +69,7 @@ class AutoencoderKLConfig:
 
     def __post_init__(self):
         """Check that the options describe a model that can be built."""
-        check_types(self)
+        super().__post_init__()
         try:
             activation(self.act_fn)
         except ValueError as error:
@@ -98,19 +97,6 @@ class AutoencoderKLConfig:
     def downsampling_factor(self) -> int:
         """Image height over latent height."""
         return 2 ** (len(self.block_out_channels) - 1)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read a diffusers ``config.json``.
-
-        Raises:
-            ValueError: If an option is unknown, not implemented, or inconsistent.
-        """
-        return config_from_dict(cls, data, {})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the ``config.json`` that diffusers reads."""
-        return {"_class_name": "AutoencoderKL", **config_to_dict(self)}
 
     @classmethod
     def sd15(cls) -> Self:

@@ -12,11 +12,16 @@ References:
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxinv.models.autoencoders.tiny_config import AutoencoderTinyConfig
-from jaxinv.models.layers.basic import LayerFactory, Placeholder, activation, nearest
+from jaxinv.models.layers.basic import (
+    LayerFactory,
+    Model,
+    Placeholder,
+    activation,
+    nearest,
+)
 
 # Latents beyond this magnitude are squashed before they are decoded.
 _LARGEST_LATENT = 3.0
@@ -119,27 +124,11 @@ class DecoderTiny(nnx.Module):
         return x
 
 
-class AutoencoderTiny(nnx.Module):
-    """A small deterministic autoencoder between images and latents.
+class AutoencoderTiny(Model):
+    """A small deterministic autoencoder between images and latents."""
 
-    Args:
-        config: Shape of the model.
-        dtype: Data type of the computation.
-        param_dtype: Data type of the parameters.
-        rngs: Random streams for the initial parameters.
-    """
-
-    def __init__(
-        self,
-        config: AutoencoderTinyConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        make = LayerFactory(jnp.dtype(dtype), jnp.dtype(param_dtype), rngs)
-        self.config = config
-        self.dtype = make.dtype
+    def build(self, config: AutoencoderTinyConfig, make: LayerFactory) -> None:
+        """Make the layers."""
         self.encoder = EncoderTiny(config, make)
         self.decoder = DecoderTiny(config, make)
 

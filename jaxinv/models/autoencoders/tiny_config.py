@@ -1,19 +1,16 @@
 """Configuration of the tiny autoencoder, in diffusers' vocabulary."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from jaxinv.checks import Range
 from jaxinv.models.config import (
     Blocks,
     Channels,
     Factor,
+    ModelConfig,
     Shift,
     check_num_layers,
-    check_types,
-    config_from_dict,
-    config_to_dict,
 )
 from jaxinv.models.layers.basic import activation
 
@@ -22,7 +19,7 @@ _Numbers = Annotated[tuple[Annotated[int, Range(0, 64)], ...], Blocks]
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoencoderTinyConfig:
+class AutoencoderTinyConfig(ModelConfig):
     """Settings of an :class:`~jaxinv.models.AutoencoderTiny`, as in ``config.json``.
 
     Attributes:
@@ -48,6 +45,8 @@ class AutoencoderTinyConfig:
             diffusers has no such option).
     """
 
+    class_name = "AutoencoderTiny"
+
     in_channels: Channels = 3
     out_channels: Channels = 3
     encoder_block_out_channels: _Widths = (64, 64, 64, 64)
@@ -68,7 +67,7 @@ class AutoencoderTinyConfig:
 
     def __post_init__(self):
         """Check that the options describe a model that can be built."""
-        check_types(self)
+        super().__post_init__()
         try:
             activation(self.act_fn)
         except ValueError as error:
@@ -110,18 +109,9 @@ class AutoencoderTinyConfig:
         """Image height over latent height."""
         return 2 ** (len(self.encoder_block_out_channels) - 1)
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read a diffusers ``config.json``.
-
-        Raises:
-            ValueError: If an option is unknown, not implemented, or inconsistent.
-        """
-        return config_from_dict(cls, data, {})
-
     def to_dict(self) -> dict[str, Any]:
         """Return the ``config.json`` that diffusers reads."""
-        options = config_to_dict(self)
+        options = super().to_dict()
         if not self.pooled_blocks:
             del options["pooled_blocks"]
-        return {"_class_name": "AutoencoderTiny", **options}
+        return options

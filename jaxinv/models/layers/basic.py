@@ -10,7 +10,7 @@ stream, so that model code only states shapes.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -152,6 +152,34 @@ class LayerFactory(NamedTuple):
             dtype=self.dtype,
             param_dtype=self.param_dtype,
         )
+
+
+class Model(nnx.Module):
+    """Base of all models: a module with a configuration and a compute dtype.
+
+    Args:
+        config: Shape of the model.
+        dtype: Data type of the computation.
+        param_dtype: Data type of the parameters.
+        rngs: Random streams for the initial parameters.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        make = LayerFactory(jnp.dtype(dtype), jnp.dtype(param_dtype), rngs)
+        self.config = config
+        self.dtype = make.dtype
+        self.build(config, make)
+
+    def build(self, config: Any, make: LayerFactory) -> None:
+        """Make the layers; subclasses define it."""
+        raise NotImplementedError
 
 
 class Placeholder(nnx.Module):

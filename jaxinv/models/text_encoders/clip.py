@@ -16,7 +16,6 @@ from typing import Annotated, Any, NamedTuple, Self
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxinv.checks import Range, shown
@@ -25,11 +24,10 @@ from jaxinv.models.config import (
     Channels,
     Epsilon,
     Heads,
-    check_types,
-    config_to_dict,
+    ModelConfig,
 )
 from jaxinv.models.layers.attention import Implementation, dot_product_attention
-from jaxinv.models.layers.basic import LayerFactory, activation
+from jaxinv.models.layers.basic import LayerFactory, Model, activation
 from jaxinv.models.layers.remat import Remat, rematerialized
 
 # The end-of-text token id that older configurations contain by mistake.
@@ -39,7 +37,7 @@ _Token = Annotated[int, Range(0, 2**24)]
 
 
 @dataclasses.dataclass(frozen=True)
-class CLIPTextConfig:
+class CLIPTextConfig(ModelConfig):
     """Settings of a :class:`CLIPTextModel`, as in transformers' ``config.json``.
 
     Attributes:
@@ -57,6 +55,8 @@ class CLIPTextConfig:
         pad_token_id: Token that pads a text.
     """
 
+    class_name = "CLIPTextModel"
+
     vocab_size: Annotated[int, Range(1, 2**24)] = 49408
     hidden_size: Channels = 512
     intermediate_size: Channels = 2048
@@ -72,7 +72,7 @@ class CLIPTextConfig:
 
     def __post_init__(self):
         """Check that the options describe a model that can be built."""
-        check_types(self)
+        super().__post_init__()
         try:
             activation(self.hidden_act)
         except ValueError as error:
@@ -102,11 +102,9 @@ class CLIPTextConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ``config.json`` that transformers reads."""
-        return {
-            "architectures": ["CLIPTextModel"],
-            "model_type": "clip_text_model",
-            **config_to_dict(self),
-        }
+        options = super().to_dict()
+        name = options.pop("_class_name")
+        return {"architectures": [name], "model_type": "clip_text_model", **options}
 
     @classmethod
     def sd15(cls) -> Self:
@@ -226,27 +224,11 @@ class CLIPTextEmbeddings(nnx.Module):
         return self.token_embedding(input_ids) + self.position_embedding(positions)
 
 
-class CLIPTextModel(nnx.Module):
-    """CLIP's text encoder, without projection.
+class CLIPTextModel(Model):
+    """CLIP's text encoder, without projection."""
 
-    Args:
-        config: Shape of the model.
-        dtype: Data type of the computation.
-        param_dtype: Data type of the parameters.
-        rngs: Random streams for the initial parameters.
-    """
-
-    def __init__(
-        self,
-        config: CLIPTextConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        make = LayerFactory(jnp.dtype(dtype), jnp.dtype(param_dtype), rngs)
-        self.config = config
-        self.dtype = make.dtype
+    def build(self, config: CLIPTextConfig, make: LayerFactory) -> None:
+        """Make the layers."""
         self.embeddings = CLIPTextEmbeddings(config, make)
         self.encoder = CLIPEncoder(config, make)
         self.final_layer_norm = make.layer_norm(

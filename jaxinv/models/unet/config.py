@@ -1,7 +1,6 @@
 """Configuration of the conditional UNet, in diffusers' vocabulary."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from jaxinv.checks import Range
@@ -13,11 +12,9 @@ from jaxinv.models.config import (
     Groups,
     Heads,
     Layers,
+    ModelConfig,
     Size,
     check_num_layers,
-    check_types,
-    config_from_dict,
-    config_to_dict,
     per_block,
 )
 from jaxinv.models.layers.basic import activation
@@ -67,7 +64,7 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class UNet2DConditionConfig:
+class UNet2DConditionConfig(ModelConfig):
     """Settings of a :class:`~jaxinv.models.UNet2DConditionModel`.
 
     The fields and defaults are those of diffusers' ``config.json``. Options "per block"
@@ -109,6 +106,9 @@ class UNet2DConditionConfig:
         conv_out_kernel: Kernel size of the last convolution.
     """
 
+    class_name = "UNet2DConditionModel"
+    unsupported = _UNSUPPORTED
+
     sample_size: Size | None = None
     in_channels: Channels = 4
     out_channels: Channels = 4
@@ -147,7 +147,7 @@ class UNet2DConditionConfig:
 
     def __post_init__(self):
         """Check that the options describe a model that can be built."""
-        check_types(self)
+        super().__post_init__()
         blocks = len(self.block_out_channels)
         for name in _PER_BLOCK:
             per_block(name, getattr(self, name), blocks)
@@ -247,24 +247,9 @@ class UNet2DConditionConfig:
         mid = self.mid_block_type == "UNetMidBlock2DCrossAttn"
         return found | ({sizes[-1]} if mid else set())
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read a diffusers ``config.json``.
-
-        Args:
-            data: The parsed JSON.
-
-        Returns:
-            The configuration.
-
-        Raises:
-            ValueError: If an option is unknown, not implemented, or inconsistent.
-        """
-        return config_from_dict(cls, data, _UNSUPPORTED)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the ``config.json`` that diffusers reads."""
-        values = {"_class_name": "UNet2DConditionModel", **config_to_dict(self)}
+        values = super().to_dict()
         if values["num_attention_heads"] is not None:
             # diffusers rejects this option and reads the other one with this meaning.
             values["attention_head_dim"] = values["num_attention_heads"]

@@ -14,14 +14,13 @@ References:
     2022. https://arxiv.org/abs/2112.10752
 """
 
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxinv.models.config import per_block
 from jaxinv.models.layers.basic import (
     LayerFactory,
+    Model,
     TimestepEmbedding,
     activation,
     sinusoidal_embedding,
@@ -36,16 +35,10 @@ from jaxinv.models.unet.blocks import (
 from jaxinv.models.unet.config import UNet2DConditionConfig
 
 
-class UNet2DConditionModel(nnx.Module):
+class UNet2DConditionModel(Model):
     """A UNet conditioned on a timestep and a sequence of text vectors.
 
     The module is a pytree: pass it as an argument to jitted or vmapped functions.
-
-    Args:
-        config: Shape of the model.
-        dtype: Data type of the computation.
-        param_dtype: Data type of the parameters.
-        rngs: Random streams for the initial parameters.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -61,20 +54,11 @@ class UNet2DConditionModel(nnx.Module):
         (8, 8, 4)
     """
 
-    def __init__(
-        self,
-        config: UNet2DConditionConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        make = LayerFactory(jnp.dtype(dtype), jnp.dtype(param_dtype), rngs)
+    def build(self, config: UNet2DConditionConfig, make: LayerFactory) -> None:
+        """Make the layers."""
         channels = config.block_out_channels
         n = len(channels)
         act = activation(config.act_fn)
-        self.config = config
-        self.dtype = make.dtype
         self.activation = act
 
         time_features = config.time_embedding_dim or 4 * channels[0]
