@@ -1,4 +1,4 @@
-"""Registries: values that are found by name, and the message for a name that is not."""
+"""Registries of values by name, and the message for an unknown name."""
 
 import difflib
 import re
@@ -9,7 +9,7 @@ _Value = TypeVar("_Value")
 
 
 def by_name(*values: _Value) -> dict[str, _Value]:
-    """Return settings by the names of their classes, in the spelling of functions.
+    """Return a mapping from class names, in snake case, to instances.
 
     Args:
         *values: Instances of classes.
@@ -27,10 +27,10 @@ def unknown(what: str, name: object, known: Iterable[str], instead: str = "") ->
     """Return the message for a name that does not exist.
 
     Args:
-        what: What it should have been the name of.
-        name: The name.
-        known: The names that exist, as a user would write them.
-        instead: What else is accepted.
+        what: The kind of object that was named.
+        name: The unknown name.
+        known: The known names, in the user's spelling.
+        instead: A description of other accepted values.
 
     Example:
         >>> print(unknown("solver", "andersen", ["anderson", "gradient"]))

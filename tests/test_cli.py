@@ -429,10 +429,10 @@ def expect_one_clear_line(result, *words):
         (["--sampler", "dpmp-2m"], ("did you mean dpmpp-2m?",)),
         (["--sampler", "magic"], ("unknown sampler 'magic'", "dpmpp-2m")),
         (["--solver", "magic"], ("unknown solver 'magic'", "newton-krylov")),
-        (["--solver", "anderson"], ("--solver goes with --strategy stepwise", "auto")),
+        (["--solver", "anderson"], ("--solver needs --strategy stepwise", "auto")),
         (
             ["--solver", "anderson", "--strategy", "naive"],
-            ("--solver goes with --strategy stepwise", "naive"),
+            ("--solver needs --strategy stepwise", "naive"),
         ),
         (["--decoder-inversion", "magic"], ("unknown decoder inversion", "anderson")),
         (["--guidance", "nan"], ("--guidance must be a finite number",)),

@@ -1,11 +1,12 @@
-"""The command line: ``jaxinv demo``, ``invert``, ``batch``, ``sample`` and the others.
+"""The command line: ``jaxinv demo``, ``invert``, ``batch``, ``sample`` and more.
 
-Exit codes: 0 done; 2 bad input (or a full disk), explained in one line; 3 the inversion
-did not converge (its files are written, and say so), or some images of ``batch`` did
-not, or failed; 1 an unexpected failure, with its traceback, or a ``batch`` given up
-after ``--max-failures``; 130 and 143 a ``batch`` stopped by SIGINT and SIGTERM, which
-the same command goes on with. Those of ``watermark detect`` are the verdict: 0 found, 1
-not found, 3 cannot judge; 2 bad input, 70 an unexpected failure.
+Exit codes: 0 success; 1 an unexpected failure, with its traceback, or a ``batch`` that
+exceeded ``--max-failures``; 2 invalid input (or a full disk), explained in one line; 3
+an inversion that did not converge (its files are written with ``converged`` false), or
+a ``batch`` with images that failed or did not converge; 130 and 143 a ``batch`` that
+was stopped by SIGINT and SIGTERM and can be resumed with the same command. The exit
+code of ``watermark detect`` is the verdict: 0 found, 1 not found, 3 cannot judge; 2 is
+invalid input, 70 an unexpected failure.
 """
 
 from typing import Annotated
@@ -46,7 +47,7 @@ def about(
         ),
     ] = False,
 ) -> None:
-    """Exact inversion of diffusion models: an image to its noise and back."""
+    """Exact inversion of diffusion models: from an image to its noise and back."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How far a job has come: a bar on a terminal, else log lines with the time."""
+"""Progress of a job: a bar on a terminal, otherwise log lines with the time."""
 
 import contextlib
 import logging
@@ -13,10 +13,10 @@ from jaxinv.scale.jobs.status import LOGGER, Rate, describe
 
 
 class JobProgress:
-    """Shows the counts of a job.
+    """Display of the counts of a job.
 
     Args:
-        console: Where to.
+        console: The console.
     """
 
     def __init__(self, console: Console):
@@ -33,7 +33,7 @@ class JobProgress:
         self._task = self._bar.add_task("", total=None, state="", start=True)
 
     def __enter__(self) -> "JobProgress":
-        """Start to show."""
+        """Start the display."""
         self._bar.start()
         return self
 
@@ -43,11 +43,11 @@ class JobProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop to show."""
+        """Stop the display."""
         self._bar.stop()
 
     def update(self, counts: Counts) -> None:
-        """Take note of new counts."""
+        """Display new counts."""
         self._counts = counts
         self._rate.update(counts)
         state = describe(counts, self._rate())
@@ -56,7 +56,7 @@ class JobProgress:
         )
 
     def done(self) -> str:
-        """Return how far it has come, in words."""
+        """Return the progress in words."""
         if self._counts is None:
             return "no image done"
         return f"{self._counts.done} of {self._counts.total} images done"
@@ -66,7 +66,7 @@ class JobProgress:
 def logged(console: Console) -> Iterator[None]:
     """Write the job's log to standard error, unless a bar is shown there.
 
-    Where the program that imports jaxinv has set up logging, that is what counts.
+    Existing settings of logging take precedence.
 
     Yields:
         Nothing.

@@ -1,7 +1,7 @@
-"""What every command shares: where text goes, how errors look, what exit codes mean.
+"""The console of all commands: output streams, errors and exit codes.
 
-Standard output carries results: a table for people, or with ``--json`` one JSON object
-and nothing else. Standard error carries everything else: progress, notes, errors.
+Standard output has the results: a table, or with ``--json`` one JSON object. Standard
+error has everything else: progress, notes and errors.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from jaxinv.names import unknown
 
 
 class ExitCode(enum.IntEnum):
-    """Exit codes of the command line; 1 is left to unexpected failures."""
+    """Exit codes of the command line; 1 is for unexpected failures."""
 
     OK = 0
     BAD_INPUT = 2
@@ -32,7 +32,7 @@ class Output:
     """The two streams of a command.
 
     Args:
-        as_json: Whether standard output is for machines.
+        as_json: Whether standard output is one JSON object.
     """
 
     def __init__(self, as_json: bool):
@@ -41,26 +41,26 @@ class Output:
         self.messages = Console(stderr=True, highlight=False, emoji=False)
 
     def note(self, text: str) -> None:
-        """Says something that the user should know, on standard error."""
+        """Print a note to standard error."""
         self.messages.print(f"[yellow]note:[/] {escape(text)}", soft_wrap=True)
 
     def done(self, text: str, seconds: float) -> None:
-        """Reports a finished piece of work, on standard error."""
+        """Report a finished task on standard error."""
         self.messages.print(f"[green]✓[/] {escape(text)} [dim]{seconds:.1f} s[/]")
 
     def show(self, *renderables: Any) -> None:
-        """Prints results for people; nothing in JSON mode."""
+        """Print results, except in JSON mode."""
         if not self.as_json:
             for renderable in renderables:
-                # Text, unlike a table, is never broken: it may be a path.
+                # Text, unlike a table, is never wrapped: it may be a path.
                 self.results.print(renderable, soft_wrap=isinstance(renderable, str))
 
     def finish(self, record: Mapping[str, Any], failure: str | None = None) -> None:
-        """Prints the result for machines; nothing unless in JSON mode.
+        """Print the result as JSON in JSON mode, and exit on failure.
 
         Args:
             record: The result.
-            failure: Why it is not converged, if it is not.
+            failure: The reason why the result did not converge, if it did not.
 
         Raises:
             typer.Exit: With ``NOT_CONVERGED``, if there is a failure.
@@ -74,19 +74,19 @@ class Output:
 
 @contextlib.contextmanager
 def explained(output: Output) -> Iterator[None]:
-    """Turns what is wrong with the input into one line and an exit code.
+    """Convert errors about the input to one line and an exit code.
 
-    Only checks and file access belong inside: an error of the computation itself is not
-    the user's mistake, and keeps its traceback.
+    Only put checks and file access inside: errors of the computation itself are not the
+    user's mistakes and should keep their traceback.
 
     Args:
-        output: Where warnings and errors are shown.
+        output: The output for warnings and errors.
 
     Yields:
         Nothing.
 
     Raises:
-        typer.Exit: With ``BAD_INPUT``, in place of ValueError and OSError.
+        typer.Exit: With ``BAD_INPUT``, instead of ValueError and OSError.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default", UserWarning)
@@ -116,7 +116,7 @@ def check_choice(what: str, value: str, known: Iterable[str]) -> str:
     """Return a name in the library's spelling; hyphens count as underscores.
 
     Raises:
-        ValueError: If it is not among the known names.
+        ValueError: If the name is not known.
     """
     known = tuple(known)
     name = value.strip().lower().replace("-", "_")
@@ -126,7 +126,7 @@ def check_choice(what: str, value: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str], notes: Mapping[str, str] | None = None) -> str:
-    """Return names as text, as the command line spells them, with notes in brackets.
+    """Return names in the spelling of the command line, with notes in parentheses.
 
     >>> listed(["o_belm", "bdia"], {"bdia": "old"})
     'o-belm or bdia (old)'
@@ -140,21 +140,21 @@ def listed(names: Iterable[str], notes: Mapping[str, str] | None = None) -> str:
 
 
 def as_typed(name: str) -> str:
-    """Return a name of the library as the command line spells it."""
+    """Return a name of the library in the spelling of the command line."""
     return name.replace("_", "-")
 
 
 def check_finite_image(image: np.ndarray, what: str) -> None:
-    """Raises ValueError for an image with values that are not finite."""
+    """Raise ValueError for an image with values that are not finite."""
     if not np.all(np.isfinite(image)):
         raise ValueError(
-            f"the {what} image is not finite, so sampling overflowed, and it is not "
+            f"the {what} image is not finite, because sampling overflowed, and is not "
             "written; try less --guidance or more --steps"
         )
 
 
 def check_guidance(value: float) -> float:
-    """Returns a guidance scale.
+    """Return a guidance scale after checking it.
 
     Raises:
         ValueError: If it is not a finite number.

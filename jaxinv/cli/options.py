@@ -1,8 +1,8 @@
 """Options of the command line, each declared once.
 
 A command takes one value, a frozen dataclass. Its fields are the options, in the order
-in which ``--help`` lists them. What several commands share is declared here: fields,
-and dataclasses that may be fields of others. :func:`unfold` shows Typer the fields.
+of ``--help``. This module declares the options that several commands share: fields, and
+dataclasses for fields of other dataclasses. :func:`unfold` passes the fields to Typer.
 """
 
 import dataclasses
@@ -22,20 +22,19 @@ MAX_SEED = 2**32 - 1
 
 _NOTES = {name: named.note for name, named in SAMPLERS.items()}
 
-#: What ``--help`` says of options that several commands have, and their short names.
+#: Help texts and short names of options that several commands have.
 _SHARED = {
-    "prompt": ("What the image shows, in words.", "-p"),
-    "negative_prompt": ("What guidance pushes away from.",),
+    "prompt": ("Prompt that describes the image.", "-p"),
+    "negative_prompt": ("Prompt from which guidance pushes away.",),
     "model": (
         "'emoji64' (inside this package), a diffusers folder, a folder made by 'jaxinv "
         "convert', or a Hugging Face hub name.",
         "-m",
     ),
     "revision": ("Branch, tag or commit on the hub.",),
-    "steps": ("Sampler steps.", "-n"),
+    "steps": ("Number of sampler steps.", "-n"),
     "guidance": (
-        "Classifier-free guidance scale; as in diffusers, at most 1 is no guidance, "
-        "and the prompt counts.",
+        "Classifier-free guidance scale; at most 1 disables guidance, as in diffusers.",
         "-g",
     ),
     "sampler": (
@@ -43,24 +42,24 @@ _SHARED = {
         f"whose noise is a pair of arrays: {listed(EXACT_NAMES, _NOTES)}.",
     ),
     "spacing": (
-        "Time grid: log-snr (keeps the noise; alias exponential), karras, or, for "
-        "images made with diffusers: leading, trailing, linspace. On these, samplers "
-        "that diffusers has step as its scheduler of that name does by default.",
+        "Time grid: log-snr (preserves the noise; alias exponential), karras, or, for "
+        "images from diffusers: leading, trailing, linspace. On the latter, samplers "
+        "that exist in diffusers step like its scheduler with default options.",
     ),
     "decoder_inversion": (
-        f"How the image becomes a latent: {listed(METHODS)}. Never worse than the "
-        "encoder alone, by image.",
+        f"Method for the latent of the image: {listed(METHODS)}. By image error, never "
+        "worse than the encoder alone.",
     ),
     "resize": (
-        "Crop and resample an image of another size to the model's.",
+        "Crop and resample images of other sizes to the model's size.",
         "--resize",
     ),
     "max_pixels": (
-        "Larger pictures are refused; decoding takes up to 24 bytes a pixel.",
+        "Limit on the pixels of an image; decoding takes up to 24 bytes per pixel.",
     ),
     "seed": ("Seed of the random noise.",),
     "out": ("The image to write.", "-o"),
-    "as_json": ("Print one JSON object on standard output, no table.", "--json"),
+    "as_json": ("Print one JSON object instead of a table.", "--json"),
 }
 
 
@@ -70,10 +69,10 @@ def option(
     """Return a field that is an option.
 
     Args:
-        default: Its value if it is not given; ``...`` if it has to be.
-        help: What ``--help`` says of it; None for an option that is shared.
-        *names: Its names, if they are not the field's; or a short one beside it.
-        **settings: More of :func:`typer.Option`.
+        default: The default value; ``...`` for a required option.
+        help: The help text; None for a shared option.
+        *names: The names if they differ from the field's, or an additional short name.
+        **settings: Further arguments of :func:`typer.Option`.
     """
 
     def show(field: str) -> Any:
@@ -90,8 +89,8 @@ def argument(help: str, **settings: Any) -> Any:
     """Return a field that is an argument.
 
     Args:
-        help: What ``--help`` says of it.
-        **settings: More of :func:`typer.Argument`.
+        help: The help text.
+        **settings: Further arguments of :func:`typer.Argument`.
     """
     shown = typer.Argument(help=help, **settings)
     return dataclasses.field(metadata={"show": lambda _: shown})
@@ -99,7 +98,7 @@ def argument(help: str, **settings: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """A model and how it samples: the options that nearly all commands have."""
+    """Options for the model and the sampler, which most commands have."""
 
     negative_prompt: str = option("")
     model: str = option("emoji64")
@@ -112,21 +111,21 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How images are read."""
+    """Options for reading images."""
 
     resize: bool = option(False)
     max_pixels: int = option(MAX_PIXELS, min=1)
 
 
 def unfold(command: Callable[[Any], None]) -> Callable[..., None]:
-    """Return a command as Typer wants it: one parameter for each field.
+    """Turn a command into a function for Typer with one parameter for each field.
 
     Args:
-        command: Takes one annotated argument, an instance of a dataclass.
+        command: A function of one annotated argument, an instance of a dataclass.
 
     Returns:
-        The command with the fields as its parameters, and for fields that are
-        dataclasses themselves theirs.
+        The command with the fields as parameters; fields that are dataclasses are
+        replaced by their own fields.
     """
     (kind,) = (
         hint for name, hint in get_type_hints(command).items() if name != "return"
@@ -159,7 +158,7 @@ def _parameters(kind: type) -> Iterator[inspect.Parameter]:
 
 
 def _folded(kind: Any, options: Mapping[str, Any]) -> Any:
-    """Return an instance of a dataclass made of those options that it has."""
+    """Return an instance of a dataclass from its options among those given."""
     hints = get_type_hints(kind)
     return kind(
         **{

@@ -1,4 +1,4 @@
-"""What a command does before it computes: check names, load the model, read images."""
+"""Preparation of a command: check names, load the model, and read images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from jaxinv.solvers import SOLVERS
 
 
 class Prepared(NamedTuple):
-    """A model, a sampler and a way to invert it that fit each other.
+    """A model, a sampler and settings of their inversion that fit each other.
 
     Attributes:
-        pipe: the model.
-        sampler: the sampler.
-        asked: the options, with names in the library's spelling.
-        strategy: a name among ``STRATEGIES``.
-        solver: a name among ``SOLVERS``, or None for the strategy's own.
-        decoder: a name among ``METHODS``: how the decoder is inverted.
+        pipe: The model.
+        sampler: The sampler.
+        asked: The options, with names in the library's spelling.
+        strategy: A name in ``STRATEGIES``.
+        solver: A name in ``SOLVERS``, or None for the strategy's default.
+        decoder: Name of the decoder inversion's method, in ``METHODS``.
     """
 
     pipe: ji.LatentDiffusion
@@ -46,14 +46,14 @@ class Prepared(NamedTuple):
     def fit(
         self, output: Output, path: Path, read: ReadImage, resize: bool
     ) -> ReadImage:
-        """Return an image at the model's size, and say what was changed."""
+        """Return an image at the model's size, and print notes about changes."""
         read = fit_image(read, path, self.pipe.image_size, self.pipe.name, resize)
         for change in read.changes:
             output.note(f"{path}: {change}")
         return read
 
     def record(self) -> dict[str, Any]:
-        """Return the model and how it samples, for a JSON file."""
+        """Return the model and sampling settings, for a JSON file."""
         record = dataclasses.asdict(self.asked) | {"model": self.pipe.name}
         del record["revision"]
         return record
@@ -68,21 +68,21 @@ def prepare(
     decoder: str = "encoder",
     **loading: Any,
 ) -> Prepared:
-    """Check the names in a command, then load its model and make its sampler.
+    """Check the names in a command, load its model and make its sampler.
 
     Args:
         asked: The options.
         samplers: Names of the samplers that the command can use.
-        strategy: As it was typed.
-        solver: As it was typed.
-        decoder: As it was typed.
-        **loading: More options of :func:`jaxinv.load`.
+        strategy: The strategy as typed.
+        solver: The solver as typed.
+        decoder: The method of decoder inversion as typed.
+        **loading: Further options of :func:`jaxinv.load`.
 
     Returns:
         The model and the sampler.
 
     Raises:
-        ValueError: For a name that does not exist, or does not fit the others.
+        ValueError: For names that are unknown or do not fit each other.
     """
     check_guidance(asked.guidance)
     asked = dataclasses.replace(
@@ -96,7 +96,7 @@ def prepare(
         solver = check_choice("solver", solver, SOLVERS)
         if strategy != "stepwise":
             raise ValueError(
-                f"--solver goes with --strategy stepwise; {strategy} has no choice of "
+                f"--solver needs --strategy stepwise; {strategy} has no choice of "
                 "solvers"
             )
     pipe = ji.load(asked.model, revision=asked.revision, **loading)

@@ -1,4 +1,4 @@
-"""What a command says of its results: certificates, figures, tables, pictures."""
+"""Results of a command: certificates, tables and images."""
 
 import math
 from collections.abc import Iterable
@@ -39,8 +39,8 @@ def save_image(path: Path, image: Any, what: str) -> None:
     """Write an image.
 
     Raises:
-        ValueError: If it has values that are not finite; ``what`` names it.
-        OSError: If it cannot be written.
+        ValueError: If values are not finite; the message contains ``what``.
+        OSError: If the file cannot be written.
     """
     image = np.asarray(image)
     check_finite_image(image, what)
@@ -48,12 +48,12 @@ def save_image(path: Path, image: Any, what: str) -> None:
 
 
 def table(title: str, rows: Iterable[tuple[str, ...]], *headers: str) -> Table:
-    """Return a table: what, one or more figures, and what they mean.
+    """Return a table of names, one or more numbers, and their meaning.
 
     Args:
-        title: Its title.
-        rows: Its rows.
-        *headers: Of the columns with figures; of several the last one is bold.
+        title: The title.
+        rows: The rows.
+        *headers: Headers of the columns with numbers, of which the last is bold.
     """
     result = Table(title=title, title_justify="left")
     result.add_column("")
@@ -72,7 +72,7 @@ def yes_or_no(good: bool) -> str:
 
 
 def decibels(value: Any) -> str:
-    """Return a value in dB, for people.
+    """Return a value in dB as text.
 
     >>> decibels(-103.21), decibels(float("inf"))
     ('-103.2 dB', 'exact')

@@ -1,4 +1,4 @@
-"""The samplers that commands name, on any of the time grids."""
+"""Samplers by name, on any of the time grids."""
 
 from typing import NamedTuple, get_args
 
@@ -12,19 +12,19 @@ from jaxinv.samplers.registry import SAMPLERS, sampler_on_spacing
 SPACINGS: tuple[str, ...] = get_args(Spacing)
 
 SAMPLER_NAMES = tuple(SAMPLERS)
-#: Those that turn one array of noise into data, and those whose state is several.
+#: Samplers that start from one array of noise, and samplers with a state of several.
 ONE_ARRAY_NAMES = tuple(name for name, named in SAMPLERS.items() if not named.exact)
 EXACT_NAMES = tuple(name for name, named in SAMPLERS.items() if named.exact)
 
 
 class Sampler(NamedTuple):
-    """A sampler and what is known of the grid it is on.
+    """A sampler and a property of its grid.
 
     Attributes:
-        name: a name among ``SAMPLER_NAMES``.
-        title: how it is called in print.
-        table: the sampler itself.
-        worst_ratio: smallest ``tau[i-1] / tau[i]``.
+        name: A name in ``SAMPLER_NAMES``.
+        title: The name in print.
+        table: The sampler itself.
+        worst_ratio: Smallest ``tau[i-1] / tau[i]``.
     """
 
     name: str
@@ -36,13 +36,13 @@ class Sampler(NamedTuple):
 def make_sampler(
     schedule: NoiseSchedule, name: str, steps: int, spacing: str
 ) -> Sampler:
-    """Makes a sampler; on diffusers' spacings, one that steps as diffusers does.
+    """Make a sampler, with the steps of diffusers on diffusers' spacings.
 
     Args:
         schedule: The model's schedule.
-        name: A name among ``SAMPLER_NAMES``.
+        name: A name in ``SAMPLER_NAMES``.
         steps: Number of steps.
-        spacing: A name among ``SPACINGS``.
+        spacing: A name in ``SPACINGS``.
 
     Returns:
         The sampler.
@@ -53,7 +53,7 @@ def make_sampler(
     if not 1 <= steps <= schedule.num_train_timesteps:
         raise ValueError(
             f"--steps must be between 1 and {schedule.num_train_timesteps}, the number "
-            f"of steps that the model was trained with, got {steps}"
+            f"of training timesteps, got {steps}"
         )
     table = sampler_on_spacing(name, schedule, steps, spacing)  # type: ignore[arg-type]
     tau = np.unique(table.tau)
@@ -62,13 +62,13 @@ def make_sampler(
 
 
 def lossy_note(sampler: Sampler, schedule: NoiseSchedule) -> str | None:
-    """What to say of a grid on which the noise may not be found; None if it may."""
+    """Return a warning about a grid that may lose the noise, or None."""
     if sampler.worst_ratio >= INVERTIBLE_RATIO:
         return None
     enough = steps_that_keep_the_noise(schedule)
     advice = f"; --spacing log-snr with --steps {enough} or more keeps it"
     return (
         f"one step keeps only {sampler.worst_ratio:.2g} of the noise level, less than "
-        f"{INVERTIBLE_RATIO}: several noises may give this image, and the one found "
-        "need not be the one it was made from" + (advice if enough else "")
+        f"{INVERTIBLE_RATIO}: several noises may lead to this image, and the recovered "
+        "one may not be the original" + (advice if enough else "")
     )

@@ -1,1 +1,1 @@
-"""The commands, one file each: options, then prepare, run and record."""
+"""The commands, one file each: options, followed by prepare, run and record."""

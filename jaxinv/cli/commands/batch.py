@@ -1,4 +1,4 @@
-"""``jaxinv batch``: the noise of every image of a data set, through everything."""
+"""``jaxinv batch``: find the noise of every image of a data set, with resumption."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ _DTYPES = ("float32", "bfloat16")
 
 
 class _StoppedError(BaseException):
-    """A signal asked to stop; not an Exception, so that nothing takes it for one."""
+    """Exception for a stop by a signal; a BaseException, so that nothing catches it."""
 
     def __init__(self, number: int):
         self.number = number
@@ -37,32 +37,32 @@ class _StoppedError(BaseException):
 
 @dataclasses.dataclass(frozen=True)
 class Sampling(options.Sampling):
-    """How the images of a job are inverted; some may have a guidance of their own."""
+    """Sampling options of a job, whose images may have their own guidance."""
 
     guidance: float | None = option(  # type: ignore[assignment]  # None: as it fits
         None,
-        "Of images that have none [3; with --detect 1]; as in diffusers, at most 1 is "
-        "no guidance, and the prompt counts.",
+        "Guidance scale of images without their own [3; with --detect 1]; at most 1 "
+        "disables guidance, as in diffusers.",
         "-g",
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Processes:
-    """One of several processes."""
+    """Options for several processes."""
 
     distributed: bool = option(
         False,
-        "One of several processes, of a cluster that JAX finds by itself (Slurm, Open "
-        "MPI, Kubernetes, Cloud TPU), or of the next three options.",
+        "Run as one of several processes, of a cluster that JAX detects (Slurm, Open "
+        "MPI, Kubernetes, Cloud TPU) or that the next three options describe.",
         "--distributed",
     )
     coordinator: str | None = option(None, "host:port of the first process.")
-    processes: int | None = option(None, "How many there are.")
-    process: int | None = option(None, "Which of them this is, from 0.")
+    processes: int | None = option(None, "Number of processes.")
+    process: int | None = option(None, "Index of this process, from 0.")
 
     def join(self) -> hosts.Processes:
-        """Return this process among those of the job."""
+        """Return this process and the number of processes of the job."""
         where = (self.coordinator, self.processes, self.process)
         if self.distributed:
             return hosts.join(*where)
@@ -78,49 +78,49 @@ class Options:
     """The options of ``jaxinv batch``."""
 
     manifest: Path = argument(
-        "JSONL or CSV file with a path for each image (relative to the file) and, if "
-        "wanted, its prompt, negative_prompt and guidance; or a folder of images."
+        "JSONL or CSV file with a path for each image (relative to the file) and, "
+        "optionally, its prompt, negative_prompt and guidance; or a folder of images."
     )
-    out: Path = argument("Folder for the results: new, or one to go on with.")
-    prompt: str = option("", "Of images that have none.", "-p")
+    out: Path = argument("Folder for the results: new, or of a job to resume.")
+    prompt: str = option("", "Prompt of images without their own.", "-p")
     sampling: Sampling
-    strategy: str = option("auto", "As of 'jaxinv invert'.")
+    strategy: str = option("auto", "See 'jaxinv invert'.")
     decoder_inversion: str = option("anderson")
-    dtype: str = option("float32", "Of the networks: float32 or bfloat16.")
+    dtype: str = option("float32", "Data type of the networks: float32 or bfloat16.")
     extra_columns: bool = option(
         False,
-        "Allow columns in the manifest that mean nothing here; they are kept.",
+        "Allow unknown columns in the manifest, and keep them.",
         "--extra-columns",
     )
     reading: options.Reading
     max_failures: int | None = option(
-        None, "Give up after more failures than this in one start [no limit].", min=0
+        None, "Stop after more failures than this in one start [no limit].", min=0
     )
     retry_failures: bool = option(
-        False, "Try again what has failed before.", "--retry-failures"
+        False, "Retry images that failed before.", "--retry-failures"
     )
     detect: list[Path] | None = option(
-        None, "Look for a watermark: a key file. Give several for more."
+        None, "Key file of a watermark to look for; can be repeated."
     )
     rate: float = option(
-        1e-3, "Of --detect: about this share of unmarked images is called marked."
+        1e-3, "For --detect: about this fraction of unmarked images is called marked."
     )
     no_noise: bool = option(
-        False, "Write certificates, but no noise.zarr.", "--no-noise"
+        False, "Write certificates but no noise.zarr.", "--no-noise"
     )
-    chunk_rows: int = option(64, "Noises in one file.", min=1)
+    chunk_rows: int = option(64, "Number of noises in one file.", min=1)
     batch_size: int = option(
         8,
-        "Images at a time on each device (on each group of --model-parallel).",
+        "Images per device at a time (per group with --model-parallel).",
         "-b",
         min=1,
     )
     model_parallel: int = option(
-        1, "Devices that share one copy of the parameters.", min=1
+        1, "Number of devices that share one copy of the parameters.", min=1
     )
     hosts: Processes
     compilation_cache: Path | None = option(
-        None, "Folder for compiled programs: a restart need not compile again."
+        None, "Folder for compiled programs, to save compiling after a restart."
     )
     as_json: bool = option(False)
 
@@ -129,17 +129,16 @@ class Options:
 def batch(asked: Options) -> None:
     """Find the noise of every image of a data set.
 
-    Writes noise.zarr (row i for row i of the manifest; NaN where there is none),
-    certificates.jsonl, summary.json and manifest.jsonl. Whatever stops it, the same
-    command goes on with what is missing; other settings, another model or another
-    manifest are refused. Pictures whose content has changed since they were inverted
-    are inverted again; results of pictures that are gone are kept; a note counts both.
-    An image that cannot be read or inverted is recorded with the reason, and the job
-    goes on.
+    Writes noise.zarr (row i for row i of the manifest; NaN for missing noises),
+    certificates.jsonl, summary.json and manifest.jsonl. After any interruption, the
+    same command resumes the job; other settings, models or manifests are refused.
+    Images whose content has changed are inverted again, and results of deleted images
+    are kept; a note counts both. If an image cannot be read or inverted, the reason is
+    recorded and the job continues.
 
     The exit code is 0 if all images were inverted and converged, 3 if some failed or
-    (without --detect) did not converge, 2 for bad input or a full disk, 1 if given up
-    after --max-failures, 130 or 143 if stopped by a signal.
+    (without --detect) did not converge, 2 for invalid input or a full disk, 1 after
+    more than --max-failures failures, and 130 or 143 if stopped by a signal.
     """
     output = Output(asked.as_json)
     progress = JobProgress(output.messages)
@@ -156,7 +155,7 @@ def batch(asked: Options) -> None:
 
 
 def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
-    """Return the job, to be called with what it tells how far it is."""
+    """Return the job as a function of its progress callback."""
     from jaxinv.loading.find import find_model
     from jaxinv.scale import jobs
 
@@ -166,7 +165,7 @@ def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
         guidance = 1.0 if keys else 3.0
     sampling = dataclasses.replace(asked.sampling, guidance=check_guidance(guidance))
     if asked.no_noise and not keys:
-        output.note("without --detect, --no-noise leaves nothing but certificates")
+        output.note("without --detect, --no-noise leaves only certificates")
     rows = jobs.read_manifest(
         asked.manifest,
         prompt=asked.prompt,
@@ -206,7 +205,7 @@ def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
         "decoder_inversion": ready.decoder,
         "prompt": asked.prompt,
     }
-    del settings["model"]  # two names may stand for one model
+    del settings["model"]  # one model may have two names
     engine = jobs.continuous(
         pipe,
         table,
@@ -243,7 +242,7 @@ def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
 def _run(
     output: Output, out: Path, job: Callable[..., dict[str, Any]], progress: JobProgress
 ) -> dict[str, Any]:
-    """Return the summary of a job, once it is done."""
+    """Run a job and return its summary."""
     from jaxinv.scale.jobs import TooManyFailuresError
 
     try:
@@ -252,8 +251,8 @@ def _run(
     except TooManyFailuresError as error:
         output.messages.print(
             f"[bold red]given up:[/] {error}; {progress.done()}, see "
-            f"{escape(str(out))}/certificates. The same command goes on from here; "
-            "--retry-failures tries the failed images again",
+            f"{escape(str(out))}/certificates. The same command resumes from here; "
+            "--retry-failures retries the failed images",
             soft_wrap=True,
         )
         raise typer.Exit(1) from None
@@ -261,13 +260,13 @@ def _run(
 
 @contextlib.contextmanager
 def _stoppable(output: Output, how_far: Callable[[], str]) -> Iterator[None]:
-    """End the block at SIGINT and SIGTERM, with what waits to be written written.
+    """End the block at SIGINT and SIGTERM after writing all finished results.
 
-    A second signal stops that, too.
+    A second signal also stops the writing.
 
     Args:
-        output: Where it is said.
-        how_far: What was done, in words.
+        output: The output for messages.
+        how_far: Function that returns the progress in words.
 
     Yields:
         Nothing.
@@ -289,7 +288,7 @@ def _stoppable(output: Output, how_far: Callable[[], str]) -> Iterator[None]:
     except _StoppedError as stopped:
         name = signal.Signals(stopped.number).name
         output.note(
-            f"stopped by {name}, {how_far()}; the same command goes on from here"
+            f"stopped by {name}, {how_far()}; the same command resumes from here"
         )
         raise typer.Exit(128 + stopped.number) from None
     finally:
@@ -301,7 +300,7 @@ def _show(output: Output, summary: dict[str, Any], out: Path) -> None:
     """Show the summary to people."""
     rows = [
         ("converged", str(summary["converged"]), "solved at every step"),
-        ("not converged", str(summary["unconverged"]), "the best found is kept"),
+        ("not converged", str(summary["unconverged"]), "the best result is kept"),
         ("failed", str(summary["failed"]), "no noise: see below"),
     ]
     if summary["complete"]:
@@ -313,7 +312,7 @@ def _show(output: Output, summary: dict[str, Any], out: Path) -> None:
         ]
     else:
         rest = str(summary["images"] - summary["done"])
-        rows.append(("missing", rest, "other processes are still at work on them"))
+        rows.append(("missing", rest, "other processes are still working on them"))
     output.show(record.table(f"{summary['images']} images → noise", rows))
     for kind, count in summary.get("failures", {}).items():
         output.show(f"{count:>8} failed: {escape(kind)}")

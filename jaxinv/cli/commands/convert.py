@@ -1,4 +1,4 @@
-"""``jaxinv convert``: a diffusers model to a checkpoint that JAX reads directly."""
+"""``jaxinv convert``: convert a diffusers model to a checkpoint for JAX."""
 
 import dataclasses
 import time
@@ -22,7 +22,7 @@ class Options:
     )
     target: Path = argument("The folder to write.", metavar="DST")
     dtype: str | None = option(
-        None, f"Stored data type: {', '.join(_DTYPES)}; as in SRC if none."
+        None, f"Stored data type: {', '.join(_DTYPES)} [that of SRC]."
     )
     force: bool = option(False, "Replace DST if it exists.", "--force")
     revision: str | None = option(None)

@@ -1,8 +1,7 @@
-"""``jaxinv demo``: the whole claim on one page, with the model inside this package.
+"""``jaxinv demo``: a demonstration with the embedded model.
 
-An image is sampled, so that its noise is known. Then the noise is forgotten and looked
-for, by the usual naive inversion and by exact inversion, and the image is made again
-from what each of them found.
+An image is sampled, so that its noise is known. Naive and exact inversion then recover
+the noise from the image, and the image is sampled again from both results.
 """
 
 import dataclasses
@@ -43,9 +42,9 @@ class Found(NamedTuple):
     """One inversion in the demo.
 
     Attributes:
-        noise: the noise found.
-        image: the image sampled from it, (h, w, 3).
-        record: its figures, for a JSON file.
+        noise: The recovered noise.
+        image: The image sampled from it, (h, w, 3).
+        record: Metrics of the inversion, for a JSON file.
     """
 
     noise: Any
@@ -55,16 +54,16 @@ class Found(NamedTuple):
 
 @options.unfold
 def demo(asked: Options) -> None:
-    """Sample an image, find its noise again, naively and exactly, and compare.
+    """Sample an image, and compare naive and exact inversion of it.
 
-    Needs no network and no arguments. Writes one picture. The exit code is 0 if the
-    exact inversions converged, 3 if not, 2 for bad input.
+    Needs no network and no arguments, and writes one picture. The exit code is 0 if the
+    exact inversion converged, 3 if not, 2 for invalid input.
     """
     output = Output(asked.as_json)
     with explained(output):
         if image_suffix(asked.out) != ".png":
             raise ValueError(
-                f"{asked.out}: the picture is a PNG; use a name ending in .png"
+                f"{asked.out}: the picture is a PNG; use a name that ends in .png"
             )
         check_writable_file(asked.out, make=False)
         sampling = options.Sampling(
@@ -135,7 +134,7 @@ def _table(report: dict[str, Any], sampler: str) -> Table:
 
     seconds, verdict = "{:.1f}".format, record.yes_or_no
     rows = [
-        row("noise NMSE", "noise_nmse_db", decibels, "found against true noise"),
+        row("noise NMSE", "noise_nmse_db", decibels, "recovered vs. true noise"),
         row(
             "reconstruction NMSE",
             "reconstruction_nmse_db",
@@ -197,7 +196,7 @@ def _draw(
         rows,
         f"“{report['prompt']}”: the noise behind an image, found again",
         f"{report['model']}, {sampler} with {report['steps']} steps, guidance "
-        f"{report['guidance']:g}. Grey is no error. Of noises, three of the latent's "
-        "four channels are shown.",
+        f"{report['guidance']:g}. Gray is no error. Noises are shown by three of the "
+        "latent's four channels.",
     )
     plotting.save_figure(figure, report["picture"])

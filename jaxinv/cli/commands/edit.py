@@ -1,4 +1,4 @@
-"""``jaxinv edit``: an image as another prompt would have made it."""
+"""``jaxinv edit``: edit an image from a source prompt to a target prompt."""
 
 import dataclasses
 from pathlib import Path
@@ -22,7 +22,7 @@ from jaxinv.files.images import fit_image, write_image
 
 @dataclasses.dataclass(frozen=True)
 class Sampling(options.Sampling):
-    """What is sampled with; with more steps, and exact by construction."""
+    """Sampling options with a sampler that is exact by construction and more steps."""
 
     steps: int = option(50)
     sampler: str = option("o-belm")
@@ -34,13 +34,13 @@ class Options:
 
     image: Path = argument("The image to edit.")
     prompt: str = option()
-    target: str = option(..., "What the image shall show instead.", "-t")
+    target: str = option(..., "Prompt that describes the edited image.", "-t")
     mask: str | None = option(
         None,
-        "A picture of the image's size, white where it may change; or 'auto': where "
-        "the two prompts disagree. Without one, all may change.",
+        "Picture of the image's size, white where the image may change; or 'auto', "
+        "where the two prompts disagree. By default everything may change.",
     )
-    freeze: int = option(0, "First steps that still follow the old prompt.", min=0)
+    freeze: int = option(0, "Number of first steps with the source prompt.", min=0)
     sampling: Sampling
     decoder_inversion: str = option("anderson")
     reading: options.Reading
@@ -53,8 +53,8 @@ class Options:
 def edit(asked: Options) -> None:
     """Edit an image: invert it with one prompt, sample it with another.
 
-    Writes edited.png, mask.png (if there is one), panel.png and result.json. The exit
-    code is 3 if the inversion did not converge.
+    Writes edited.png, mask.png (with --mask), panel.png and result.json. The exit code
+    is 3 if the inversion did not converge.
     """
     output = Output(asked.as_json)
     folder = asked.out or Path(f"{asked.image.stem}-edited")
@@ -102,7 +102,7 @@ def edit(asked: Options) -> None:
 
     original = np.asarray(fitted.pixels) / 255
     if weights is not None and not np.any(np.asarray(weights)):
-        output.note("the mask is empty: nothing was allowed to change")
+        output.note("the mask is empty: nothing may change")
     may_change = _in_pixels(weights, ready.pipe)
     inside = may_change > 0.5
     names = ["edited", "panel"] + (["mask"] if weights is not None else [])
@@ -132,11 +132,11 @@ def edit(asked: Options) -> None:
         _draw_panel(report, original, edited, shown)
         write_json(folder / "result.json", report)
     psnr = report["measures"]["background_psnr_db"]
-    kept = "" if psnr is None else f"; what had to stay: {record.decibels(psnr)} PSNR"
+    kept = "" if psnr is None else f"; outside the mask: {record.decibels(psnr)} PSNR"
     output.show(f"{escape(str(files['edited']))}{kept}")
     failure = (
-        "the inversion did not converge, so that the edit starts from another noise "
-        "than the image's; try --sampler o-belm"
+        "the inversion did not converge, so the edit starts from a noise other than "
+        "the image's; try --sampler o-belm"
     )
     output.finish(report, None if report["converged"] else failure)
 
@@ -144,7 +144,7 @@ def edit(asked: Options) -> None:
 def _weights(
     asked: Options, ready: Prepared, read: ReadImage, fitted: ReadImage, mask: ReadImage
 ) -> np.ndarray:
-    """Return a mask of latents, of one that was read with the image.
+    """Convert a mask that was read with the image to a mask of latents.
 
     Raises:
         ValueError: If image and mask differ in size.
@@ -155,20 +155,20 @@ def _weights(
     if mask.pixels.shape != fitted.pixels.shape:
         (height, width, _), (rows, columns, _) = mask.pixels.shape, fitted.pixels.shape
         raise ValueError(
-            f"the mask {path} is {width}x{height}, the image {columns}x{rows}"
+            f"the mask {path} is {width}x{height}, but the image is {columns}x{rows}"
         )
     return masks.latent_mask(mask.pixels.mean(-1) / 255, pipe.factor)
 
 
 def _in_pixels(weights: Any, pipe: ji.LatentDiffusion) -> np.ndarray:
-    """Return a mask of latents in pixels; ones if there is none."""
+    """Return a mask of latents in pixels, or ones without a mask."""
     shape, factor = pipe.latent_shape[:2], pipe.factor
     mask = np.ones(shape) if weights is None else np.asarray(weights).reshape(shape)
     return mask.repeat(factor, 0).repeat(factor, 1)
 
 
 def _psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float | None:
-    """Return the PSNR over some pixels; None if there are none."""
+    """Return the PSNR over selected pixels, or None if there are none."""
     return float(ji.psnr(a[where], b[where])) if where.any() else None
 
 

@@ -1,4 +1,4 @@
-"""``jaxinv interpolate``: what lies between two images."""
+"""``jaxinv interpolate``: interpolate between two images."""
 
 import dataclasses
 from pathlib import Path
@@ -23,11 +23,11 @@ from jaxinv.files.images import write_image
 
 @dataclasses.dataclass(frozen=True)
 class Sampling(options.Sampling):
-    """What is sampled with: exact by construction, and without guidance."""
+    """Sampling options with a sampler that is exact by construction, unguided."""
 
     steps: int = option(50)
     guidance: float = option(1.0)
-    sampler: str = option("o-belm", f"{listed(EXACT_NAMES)}: exact by construction.")
+    sampler: str = option("o-belm", f"{listed(EXACT_NAMES)} (exact by construction).")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class Options:
     first: Path = argument("The image at the start.")
     second: Path = argument("The image at the end.")
     prompt: str = option()
-    second_prompt: str | None = option(None, "Of the second image, if another.")
-    points: int = option(7, "Images, both ends included.")
+    second_prompt: str | None = option(None, "Prompt of the second image [--prompt].")
+    points: int = option(7, "Number of images, including both ends.")
     sampling: Sampling
     decoder_inversion: str = option("anderson")
     reading: options.Reading
@@ -48,7 +48,7 @@ class Options:
 
 @options.unfold
 def interpolate(asked: Options) -> None:
-    """Walk from one image to another through the states that made them.
+    """Interpolate between two images through their states.
 
     Writes 00.png, 01.png, ..., strip.png and result.json.
     """
@@ -80,7 +80,7 @@ def interpolate(asked: Options) -> None:
 
     @jax.jit
     def draw(pipe: ji.LatentDiffusion, ends: Any, t: jax.Array) -> jax.Array:
-        # Vectors of prompts are mixed on a line: at either end each is its own.
+        # Vectors of prompts are mixed linearly: each end has its own.
         vector = (1 - t) * vectors[0] + t * vectors[1]
         denoise = pipe.denoiser(vector, negative, guidance)
         return pipe.generate(table, denoise, ji.interpolate(ends[0], ends[1], t))

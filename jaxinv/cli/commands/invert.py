@@ -1,4 +1,4 @@
-"""``jaxinv invert``: an image to its noise, with a certificate, and back."""
+"""``jaxinv invert``: find the noise of an image, with a certificate."""
 
 import dataclasses
 from pathlib import Path
@@ -23,7 +23,7 @@ from jaxinv.files.images import write_image
 from jaxinv.inversion import STRATEGIES
 from jaxinv.solvers import SOLVERS
 
-# How much the panel magnifies what is left between two images.
+# Magnification of the difference between two images in the panel.
 _GAIN = 10.0
 
 
@@ -40,8 +40,8 @@ class Options:
     )
     solver: str | None = option(
         None,
-        f"For stepwise only: {listed(SOLVERS)}. By default anderson, and forward-step "
-        "in Algorithm 2.",
+        f"For stepwise only: {listed(SOLVERS)} [anderson; in Algorithm 2 "
+        "forward-step].",
     )
     decoder_inversion: str = option("anderson")
     reading: options.Reading
@@ -51,13 +51,13 @@ class Options:
 
 @options.unfold
 def invert(asked: Options) -> None:
-    """Find the noise that the model's own sampler turns into an image.
+    """Find the noise from which the model's sampler generates an image.
 
-    Writes noise.npy (of a sampler that is exact by construction its state, two arrays),
-    reconstruction.png, panel.png and result.json. The exit code is 0 if every step is
-    solved and sampling from what noise.npy holds leads back to the latent, 3 if not
-    (the files are written all the same; naive inversion and Algorithm 2 solve no
-    equation to a tolerance), 2 for bad input.
+    Writes noise.npy (the state, two arrays, for a sampler that is exact by
+    construction), reconstruction.png, panel.png and result.json. The exit code is 0 if
+    every step is solved and sampling from noise.npy reproduces the latent, 3 if not
+    (the files are written in either case; naive inversion and Algorithm 2 solve no
+    equation to a tolerance), 2 for invalid input.
     """
     output = Output(asked.as_json)
     folder = asked.out or Path(f"{asked.image.stem}-inverted")
@@ -137,7 +137,7 @@ def _title(strategy: str, space: str) -> str:
 
 
 def _why_not(report: dict[str, Any], history: int) -> str | None:
-    """Return why the verdict is not good, and what to try; None if it is."""
+    """Return why the inversion did not converge and what to try, or None if it did."""
     strategy, certificate = report["strategy"], report["certificate"]
     error = f"{certificate['state_reconstruction']:.1e}"
     if certificate["state_converged"]:
@@ -156,12 +156,12 @@ def _why_not(report: dict[str, Any], history: int) -> str | None:
     also = "" if strategy == "auto" else "--strategy auto, "
     if certificate["solved"]:
         return (
-            "not converged: every step is solved, but the steps amplify what is left "
-            f"over, and sampling from the noise misses the latent by {error}; try "
+            "not converged: every step is solved, but the steps amplify the remaining "
+            f"errors, and sampling from the noise misses the latent by {error}; try "
             f"{also}more --steps or less --guidance"
         )
     return (
-        "not converged: the worst step is left with a residual of "
+        "not converged: the worst step has a residual of "
         f"{certificate['residual']:.1e}, and sampling from the noise misses the latent "
         f"by {error}; try {also}more --steps or less --guidance"
     )
@@ -176,13 +176,13 @@ def _table(report: dict[str, Any]) -> Table:
         (
             "evaluations per step",
             f"{certificate['evals_per_step']:.1f}",
-            f"{certificate['num_evals']} in all, {certificate['depth']} of them one "
-            "after another",
+            f"{certificate['num_evals']} in total, {certificate['depth']} of them "
+            "sequential",
         ),
         (
             "reconstruction NMSE",
             decibels(rebuilt["latent_nmse_db"]),
-            "of the latent, sampled again from the noise",
+            "of the latent sampled from the noise",
         ),
         (
             "decoder's misfit",
@@ -205,15 +205,14 @@ def _table(report: dict[str, Any]) -> Table:
 
 
 def _verdicts(certificate: dict[str, Any], arrays: int) -> list[tuple[str, str, str]]:
-    """Return the rows of the table that say how exact each answer is."""
+    """Return the rows of the table with the verdict on each result."""
 
     def row(title: str, prefix: str, what: str) -> tuple[str, str, str]:
         error = certificate[f"{prefix}reconstruction"]
         return (
             title,
             record.yes_or_no(certificate[f"{prefix}converged"]),
-            f"sampling from {what} leads back to the latent with an error of "
-            f"{error:.1e}",
+            f"sampling from {what} reproduces the latent with an error of {error:.1e}",
         )
 
     if arrays == 1:

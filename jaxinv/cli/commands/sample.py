@@ -1,4 +1,4 @@
-"""``jaxinv sample``: an image from a prompt, or from a noise that was found before."""
+"""``jaxinv sample``: generate an image from a prompt, or from a recovered noise."""
 
 import dataclasses
 from pathlib import Path
@@ -29,7 +29,7 @@ class Options:
     )
     noise: Path | None = option(
         None,
-        "noise.npy of 'jaxinv invert' with the same sampler and steps, in place of a "
+        "noise.npy of 'jaxinv invert' with the same sampler and steps, instead of a "
         "seed.",
     )
     out: Path = option(Path("sample.png"))
@@ -38,7 +38,7 @@ class Options:
 
 @options.unfold
 def sample(asked: Options) -> None:
-    """Make an image from a prompt, deterministically given the noise."""
+    """Generate an image from a prompt, deterministically for a given noise."""
     output = Output(asked.as_json)
     with explained(output):
         if asked.seed is not None and asked.noise is not None:
@@ -74,7 +74,7 @@ def _start(
     """Return the noise or state to start from.
 
     Raises:
-        ValueError: If the given one is not for this model and sampler.
+        ValueError: If a given noise or state does not fit the model and sampler.
     """
     if given is None:
         return jax.random.normal(jax.random.key(seed or 0), shape)

@@ -1,4 +1,4 @@
-"""``jaxinv watermark``: mark an image while it is made, and find the mark again."""
+"""``jaxinv watermark``: generate an image with a watermark, and detect watermarks."""
 
 import contextlib
 import dataclasses
@@ -26,15 +26,15 @@ from jaxinv.files.images import image_suffix
 
 app = typer.Typer(
     name="watermark",
-    help="Watermarks in the noise: mark an image while it is made, and find the mark.",
+    help="Watermarks in the noise: generate marked images, and detect watermarks.",
     no_args_is_help=True,
 )
 SCHEMES = ("tree_ring", "gaussian_shading")
-_IMAGE, _KEY = "The image to look at.", "The key file; keep it to yourself."
+_IMAGE, _KEY = "The image to examine.", "The key file, which must be kept secret."
 
 
 class DetectionCode(enum.IntEnum):
-    """Exit codes of ``detect``; 2 is bad input, as everywhere."""
+    """Exit codes of ``detect``; 2 is invalid input, as for all commands."""
 
     FOUND = 0
     NOT_FOUND = 1
@@ -45,29 +45,28 @@ class DetectionCode(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Sampling(options.Sampling):
-    """How an image of somebody else was sampled; of its prompt nothing is known."""
+    """Sampling options for an image of unknown prompt."""
 
     guidance: float = option(
         1.0,
-        "Of the prompt, 1 if it is not known; images of 'embed' have 3 unless it was "
-        "told otherwise. As in diffusers, at most 1 is no guidance, and the prompt "
-        "counts.",
+        "Guidance scale of the image, 1 if unknown; the default of 'embed' is 3. At "
+        "most 1 disables guidance, as in diffusers.",
         "-g",
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recovering:
-    """How the noise of an image is found."""
+    """Options for recovering the noise of an image."""
 
     prompt: str = option(
         "",
-        "What the image was made from, if that is known; with its --guidance. Without "
-        "it marks of guided images are weaker, rings and zeros mostly missed.",
+        "Prompt of the image, if known, with its --guidance. Without it, marks of "
+        "guided images are weaker, and rings and zeros are mostly missed.",
         "-p",
     )
     sampling: Sampling
-    strategy: str = option("auto", "As of 'jaxinv invert': auto, naive, ...")
+    strategy: str = option("auto", "See 'jaxinv invert': auto, naive, ...")
     decoder_inversion: str = option("anderson")
 
 
@@ -78,23 +77,23 @@ class Embed:
     prompt: str = option()
     key: Path = option(..., _KEY, "-k")
     scheme: str | None = option(
-        None, "Of a new key: tree-ring (default), or gaussian-shading (carries bits)."
+        None, "Scheme of a new key: tree-ring (default) or gaussian-shading (has bits)."
     )
     pattern: str = option(
         "random",
-        "Of a new tree-ring: random (default), ring (survives rotations; two are "
-        "alike), or zeros (no secret).",
+        "Pattern of a new tree-ring key: random (default), ring (survives rotations; "
+        "keys resemble each other), or zeros (no secret).",
     )
     message: str | None = option(
         None,
-        "Of a new gaussian-shading key: text, hex:6A61..., or bits:0110... Drawn if "
-        "not given. One that names this image tells copies of its mark.",
+        "Message of a new gaussian-shading key: text, hex:6A61..., or bits:0110... "
+        "[drawn]. A message that identifies the image reveals copies of its mark.",
     )
     sampling: options.Sampling
     seed: int | None = option(
         None,
-        "Of the noise under the mark. Drawn if not given: whoever knows it sees the "
-        "mark without its key. A drawn one is neither shown nor kept.",
+        "Seed of the noise under the mark [drawn, neither shown nor kept]. It reveals "
+        "the mark without the key.",
         min=0,
     )
     out: Path = option(Path("marked.png"))
@@ -110,7 +109,7 @@ class Detect:
     recovering: Recovering
     rate: float = option(
         1e-3,
-        "Of images made without the key, at most about this share is called marked.",
+        "Largest fraction, approximately, of unmarked images that are called marked.",
     )
     reading: options.Reading
     as_json: bool = option(False)
@@ -121,7 +120,7 @@ class Classify:
     """The options of ``jaxinv watermark classify``."""
 
     image: Path = argument(_IMAGE)
-    key: list[Path] = option(..., "A key file; give several.", "-k")
+    key: list[Path] = option(..., "A key file; repeat for each key.", "-k")
     recovering: Recovering
     reading: options.Reading
     as_json: bool = option(False)
@@ -130,10 +129,10 @@ class Classify:
 @app.command()
 @options.unfold
 def embed(asked: Embed) -> None:
-    """Make an image with a watermark.
+    """Generate an image with a watermark.
 
-    The key is read from its file. If there is none, a key is drawn and written there,
-    for its owner only; no key is ever overwritten.
+    The key is read from its file. If the file does not exist, a key is drawn and
+    written to it, readable by its owner only; keys are never overwritten.
     """
     output = Output(asked.as_json)
     with explained(output):
@@ -141,7 +140,7 @@ def embed(asked: Embed) -> None:
         for path in (asked.out, asked.key):
             check_writable_file(path, make=False)
         ready, key, new = _prepare_key(asked)
-        # A seed has 63 bits, more than a key of JAX takes at once.
+        # A seed has 63 bits, more than a JAX key accepts at once.
         drawn = secrets.randbits(63) if asked.seed is None else asked.seed
         seed = jax.random.fold_in(jax.random.key(drawn >> 32), drawn & 0xFFFFFFFF)
         noise = key.embed(jax.random.normal(seed, ready.pipe.latent_shape))
@@ -163,13 +162,13 @@ def embed(asked: Embed) -> None:
             "new_key": new,
             "scheme": _scheme(key),
             "prompt": asked.prompt,
-            "seed": asked.seed,  # None if it was drawn: it is a secret
+            "seed": asked.seed,  # None if it was drawn, because it is a secret
         }
     )
 
 
 def _prepare_key(asked: Embed) -> tuple[Prepared, Any, bool]:
-    """Return the model, the key, and whether the key is a new one."""
+    """Return the model, the key, and whether the key is new."""
     from jaxinv.apps import watermark
 
     scheme = asked.scheme or SCHEMES[asked.message is not None]
@@ -189,25 +188,25 @@ def _prepare_key(asked: Embed) -> tuple[Prepared, Any, bool]:
 
 
 def _keep(output: Output, path: Path, key: Any, new: bool) -> None:
-    """Write a new key; say what it costs to use another again."""
+    """Write a new key, or warn about the reuse of an existing one."""
     from jaxinv.apps import watermark
 
     if new:
         watermark.write_key(path, key)
     elif isinstance(key, watermark.GaussianShadingKey):
         output.note(
-            "images that share a Gaussian Shading key share all signs of their noise: "
-            "anybody who inverts several sees that they are alike"
+            "images with the same Gaussian Shading key share all signs of their noise: "
+            "anybody who inverts several images sees that they are related"
         )
 
 
 @app.command()
 @options.unfold
 def detect(asked: Detect) -> None:
-    """Say whether an image carries a key's watermark.
+    """Detect a key's watermark in an image.
 
-    The exit code is 0 if it is found, 1 if not, 3 if it cannot be judged because what
-    the inversion found does not look like the noise of an image, 2 for bad input, and
+    The exit code is 0 if the watermark is found, 1 if not, 3 if it cannot be judged
+    because the recovered noise is not plausible for an image, 2 for invalid input, and
     70 for an unexpected failure.
     """
     output = Output(asked.as_json)
@@ -227,14 +226,14 @@ def detect(asked: Detect) -> None:
 
 
 def _answer(report: dict[str, Any]) -> str:
-    """Return the verdict for people."""
+    """Return the verdict as text."""
     if report["verdict"] == "cannot judge":
         return (
-            f"[yellow]cannot judge[/]: what was found is not the noise of an image; "
+            f"[yellow]cannot judge[/]: the result is not the noise of an image; "
             f"{report['reason']}"
         )
     word = "[green]marked[/]" if report["detected"] else "no watermark found"
-    text = f"{word} (another key comes as near with probability {report['p_value']:.2g}"
+    text = f"{word} (another key is as close with probability {report['p_value']:.2g}"
     if "bits" in report:
         text += f"; {report['matches']} of {report['bits']} bits are the key's"
         read = report["message_text"] or report["message_hex"] or report["message"]
@@ -244,7 +243,7 @@ def _answer(report: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _failures_apart() -> Iterator[None]:
-    """Give unexpected failures an exit code that no verdict has."""
+    """Map unexpected failures to an exit code that differs from the verdicts."""
     try:
         yield
     except typer.Exit:
@@ -259,7 +258,7 @@ def _failures_apart() -> Iterator[None]:
 @app.command()
 @options.unfold
 def classify(asked: Classify) -> None:
-    """Say which of several tree-ring keys an image is nearest to."""
+    """Find the closest of several tree-ring keys to an image."""
     output = Output(asked.as_json)
     with explained(output):
         noise, report, keys = _recover(output, asked, asked.key)
@@ -268,12 +267,11 @@ def classify(asked: Classify) -> None:
 
     distances = np.asarray(watermark.classify(keys, noise))
     nearest = int(np.argmin(distances))
-    # Of several keys one is the nearest by chance, too.
+    # One of several keys is always the closest, also by chance.
     verdict = watermark.judge(keys[nearest].score(noise))
     if verdict.reason is not None:
         output.note(
-            f"cannot judge: what was found is not the noise of an image; "
-            f"{verdict.reason}"
+            f"cannot judge: the result is not the noise of an image; {verdict.reason}"
         )
     report |= {
         "nearest": asked.key[nearest],
@@ -294,7 +292,7 @@ def _scheme(key: Any) -> str:
 
 
 def unguided_note(prompt: str, guidance: float) -> str | None:
-    """Return what it costs to invert without prompt and guidance; None with both."""
+    """Return a warning about inverting without prompt or guidance, or None."""
     if prompt and guidance > 1:
         return None
     how = "with the prompt at guidance 1" if prompt else "without the prompt"
@@ -309,7 +307,7 @@ def unguided_note(prompt: str, guidance: float) -> str | None:
 
 
 def _check_message(path: Path, key: Any, message: str) -> None:
-    """Raise ValueError unless a key's message is this one."""
+    """Raise ValueError unless a key has this message."""
     from jaxinv.apps import watermark
 
     if not isinstance(key, watermark.GaussianShadingKey):
@@ -348,14 +346,14 @@ def _new_key(
 def _recover(
     output: Output, asked: Detect | Classify, paths: Sequence[Path]
 ) -> tuple[jax.Array, dict[str, Any], list[Any]]:
-    """Return the noise of an image, what is to be said of it, and the keys."""
+    """Return the noise of an image, its record, and the keys."""
     from jaxinv.apps import watermark
 
     image, how = asked.image, asked.recovering
     read = read_image(image, asked.reading.max_pixels)
     keys: list[Any] = [watermark.read_key(path) for path in paths]
     if isinstance(asked, Classify):
-        # Raises for keys that cannot be compared, before there is anything to compare.
+        # This raises early for keys that cannot be compared.
         watermark.classify(keys, jnp.zeros(keys[0].shape))
     ready = prepare(
         how.sampling,
@@ -380,8 +378,8 @@ def _recover(
         raise ValueError(f"the inversion of {image} overflowed: there is no noise")
     if not (bool(result.converged) and bool(decoder.converged)):
         output.note(
-            "the inversion did not converge: this model and sampler may not have made "
-            "the image, or not as it is now; a watermark may be missed"
+            "the inversion did not converge: the image may come from another model or "
+            "sampler, or may have been changed; a watermark may be missed"
         )
     report = ready.record() | {
         "image": image,
