@@ -5,75 +5,14 @@ that reads it is tested against the real layout, and the real models' outputs.
 """
 
 import json
-import os
-import shutil
-import sys
-import tempfile
 from pathlib import Path
 
 import pytest
+from programs import Compiler, Programs, forget_folder, share_programs
 
 MAX_TOKENS = 16
 
-# Linux gives a process 65,530 memory maps; XLA takes several for each program that it
-# compiles for the CPU, and the process dies where there are none left. A test run
-# makes thousands.
-MANY_MAPS = 30_000
-PROGRAMS_BETWEEN_LOOKS = 300
-
-
-# --- compiled programs --------------------------------------------------------------
-
-# Nearly all of a run's time is compiling, and many tests need the same programs: the
-# workers and the processes that tests start share a folder of them. It is made for one
-# run, so each run compiles everything once; a caller's own folder is left as it is.
-# What is executed is what XLA compiles for users, with its default flags.
-SHARED_PROGRAMS = {
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
-PROGRAMS_FOLDER = "JAX_COMPILATION_CACHE_DIR"
-
-COMPILED = "/jax/core/compile/backend_compile_duration"
-FOUND = "/jax/compilation_cache/cache_hits"
-FOUND_IN = "/jax/compilation_cache/cache_retrieval_time_sec"
-RETRACED = ("/jax/core/compile/jaxpr_trace_duration", "jaxpr_to_mlir_module_duration")
-
-
-class Programs:
-    """How many programs this process asked XLA for, and the seconds spent on them."""
-
-    def __init__(self):
-        import jax.monitoring
-
-        self.asked = self.found = self.looked = self.forgotten = 0
-        self.seconds = self.seconds_found = self.seconds_traced = 0.0
-        jax.monitoring.register_event_listener(self._on_event)
-        jax.monitoring.register_event_duration_secs_listener(self._on_duration)
-
-    def _on_event(self, event, **_):
-        self.found += event == FOUND
-
-    def _on_duration(self, event, seconds, **_):
-        if event == COMPILED:
-            self.asked += 1
-            self.seconds += seconds
-        elif event == FOUND_IN:
-            self.seconds_found += seconds
-        elif event.endswith(RETRACED):
-            self.seconds_traced += seconds
-
-    def report(self) -> dict[str, float]:
-        """The counts and seconds, of which found programs are counted apart."""
-        return {
-            "compiled": self.asked - self.found,
-            "seconds compiling": self.seconds - self.seconds_found,
-            "found": self.found,
-            "seconds loading": self.seconds_found,
-            "seconds tracing": self.seconds_traced,
-            "times forgotten": self.forgotten,
-        }
-
+# --- compiled programs (cases/programs.py) ------------------------------------------
 
 REPORTS = pytest.StashKey[list[dict[str, float]]]()
 MADE_FOLDER = pytest.StashKey[str]()
@@ -82,25 +21,19 @@ PROGRAMS = pytest.StashKey[Programs]()
 
 def pytest_configure(config):
     config.stash[REPORTS] = []
-    if PROGRAMS_FOLDER not in os.environ:
-        folder = tempfile.mkdtemp(prefix="jaxinv-programs-")
+    folder = share_programs()
+    if folder is not None:
         config.stash[MADE_FOLDER] = folder
-        os.environ |= SHARED_PROGRAMS | {PROGRAMS_FOLDER: folder}
-        if "jax" in sys.modules:
-            import jax
-
-            jax.config.update("jax_compilation_cache_dir", folder)
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-            jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         config.stash[PROGRAMS] = Programs()
+        config.pluginmanager.register(config.stash[PROGRAMS])
+        config.pluginmanager.register(Compiler())
 
 
 def pytest_unconfigure(config):
     folder = config.stash.get(MADE_FOLDER, None)
     if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-        del os.environ[PROGRAMS_FOLDER]
+        forget_folder(folder)
 
 
 def pytest_sessionfinish(session):
@@ -113,8 +46,8 @@ def pytest_sessionfinish(session):
         session.config.stash[REPORTS].append(programs.report())
 
 
-# Tests of a minute or so, by the beginnings of their names. Whoever is idle takes what
-# others have queued last: with the longest first, all workers end together.
+# Long tests, by the beginnings of their names. Whoever is idle takes what others have
+# queued last: with the longest first, all workers end together.
 LONGEST = (
     "tests/test_readme.py::test_readme_python",
     "tests/benchmarks/test_editing_benchmark.py",
@@ -127,7 +60,12 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+    def place(item):
+        # Those of the users' compiler together: programs are dropped between the two.
+        users = item.get_closest_marker("users_compiler") is not None
+        return not item.nodeid.startswith(LONGEST), users
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -143,22 +81,6 @@ def pytest_terminal_summary(terminalreporter, config):
         total = {key: round(sum(r[key] for r in reports)) for key in reports[0]}
         text = ", ".join(f"{value} {key}" for key, value in total.items())
         terminalreporter.write_line(f"XLA programs: {text}")
-
-
-@pytest.fixture(autouse=True)
-def few_memory_maps(pytestconfig):
-    """Forgets the compiled programs once there are many."""
-    yield
-    programs = pytestconfig.stash[PROGRAMS]
-    if programs.asked - programs.looked < PROGRAMS_BETWEEN_LOOKS:
-        return
-    programs.looked = programs.asked
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
-        import jax
-
-        jax.clear_caches()
-        programs.forgotten += 1
 
 
 # --- precision ----------------------------------------------------------------------

@@ -308,6 +308,7 @@ def test_a_video_is_its_frames(chunk):
         assert float(ji.nmse_db(together.latent[i], one.latent)) < -60
 
 
+@pytest.mark.users_compiler
 def test_the_memory_of_a_video_does_not_grow_with_its_frames():
     def wide(w, x):
         """An image of hidden values 30 times as large as itself."""
@@ -491,6 +492,7 @@ def test_what_was_decoded_in_tiles_is_inverted_in_tiles(name):
     assert float(ji.nmse_db(whole.latent, large)) > -60
 
 
+@pytest.mark.users_compiler
 def test_the_memory_of_tiles_does_not_grow_with_the_image():
     def wide(x):
         """Hidden values 30 times as large as the image."""

@@ -280,11 +280,13 @@ def temporary_memory(steps, sweeps):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.users_compiler
 def test_memory_does_not_grow_with_the_iterations_of_the_solver():
     # But for a number that says how many there may be.
     assert abs(temporary_memory(10, 10) - temporary_memory(10, 1000)) < 64
 
 
+@pytest.mark.users_compiler
 def test_memory_does_not_grow_with_the_activations_of_all_levels():
     # Trajectories and Krylov vectors grow with N; they are small beside activations.
     growth = temporary_memory(40, 10) - temporary_memory(10, 10)

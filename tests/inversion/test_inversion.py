@@ -503,6 +503,7 @@ def test_a_nan_among_batched_data_is_reported_for_its_sample_only(eight):
 # --- programs -----------------------------------------------------------------------
 
 
+@pytest.mark.users_compiler
 @pytest.mark.parametrize(
     ("name", "strategy"), [("ddim", "auto"), ("dpmpp_2m", SHORT_HISTORY)]
 )

@@ -11,6 +11,9 @@ from jax.tree_util import Partial
 import jaxinv as ji
 from jaxinv.sampling.lossless_numbers import COMPENSATED, Bits, two_sum
 
+# That the same bits come back is a claim about the programs that users run.
+pytestmark = pytest.mark.users_compiler
+
 VP = ji.scaled_linear()
 EXACT = ("compensated", "bits")
 TABLES = {

@@ -7,6 +7,9 @@ import pytest
 import jaxinv as ji
 from jaxinv.scale.memory import Memory
 
+# Bytes are those of the programs that users run.
+pytestmark = pytest.mark.users_compiler
+
 SHAPE = (64, 256)
 WIDTH = 1024
 GRID = ji.time_grid(ji.scaled_linear(), 8)

@@ -266,7 +266,7 @@ def test_a_checkpoint_is_restored_straight_into_shards(converted):
     """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_NUM_CPU_DEVICES": "8",
     }
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), str(converted / "text_encoder")],
