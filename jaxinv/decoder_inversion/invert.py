@@ -181,7 +181,7 @@ def check_networks(encode: Any, decode: Any, image: Array) -> tuple[Any, Any]:
     return latent, decoded
 
 
-@jax.jit(static_argnames=("rebuilds", "method", "limits", "tolerance"))
+@jax.jit(static_argnames=("rebuilds", "method"))
 def _invert(
     image: Array,
     arrays: tuple[list[Any], ...],
