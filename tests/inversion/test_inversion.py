@@ -247,7 +247,9 @@ def test_the_trajectory_runs_from_the_data_to_the_noise(dtype):
     schedule = SCHEDULES["ve"]
     table, denoise = ji.ddim(ji.time_grid(schedule, STEPS)), gaussian_mixture(schedule)
     x0 = jax.random.normal(jax.random.key(2), SHAPE, dtype)
-    result = ji.invert(table, denoise, x0, return_trajectory=True)
+    result = ji.invert(
+        table, denoise, x0, strategy=SHORT_HISTORY, return_trajectory=True
+    )
     assert result.trajectory.shape == (STEPS + 1, *SHAPE)
     assert result.trajectory.dtype == result.noise.dtype == dtype
     np.testing.assert_array_equal(result.trajectory[0], x0)
@@ -341,7 +343,7 @@ def test_a_sweep_costs_one_evaluation_per_level(strategy, levels, extra):
 def test_levels_below_which_all_rows_hold_are_not_evaluated_again():
     table = ji.dpmpp_2m(ji.time_grid(VP, STEPS))
     x0 = jax.random.normal(jax.random.key(3), SHAPE)
-    settings = ji.Trajectory(chunk=5)
+    settings = ji.Trajectory(history=6, chunk=5)
     model = gaussian_mixture(VP)
     result = ji.invert(table, model, x0, strategy=settings, verify=False)
     assert bool(result.solved)
@@ -394,8 +396,9 @@ def test_a_later_stage_takes_over_what_the_first_one_left(float64):
     table, denoise = ji.dpmpp_2m(ji.time_grid(VP, STEPS)), gaussian_mixture(VP)
     noise = jax.random.normal(jax.random.key(2), SHAPE, float64)
     x0 = ji.sample(table, denoise, noise)
-    left = ji.invert(table, denoise, x0, strategy=ji.Trajectory(max_sweeps=3))
-    plan = (ji.Trajectory(max_sweeps=3), ji.NewtonTrajectory())
+    short = ji.Trajectory(history=6, max_sweeps=3)
+    left = ji.invert(table, denoise, x0, strategy=short)
+    plan = (short, ji.NewtonTrajectory())
     finished = ji.invert(table, denoise, x0, strategy=plan)
     assert not bool(left.converged)
     assert bool(finished.converged)
@@ -448,7 +451,10 @@ MANY = {
     "ddim, auto": (ji.ddim, "auto"),
     "2m, trajectory": (ji.dpmpp_2m, SHORT_HISTORY),
     "2m, chunked": (ji.dpmpp_2m, ji.Trajectory(history=6, chunk=4)),
-    "2m, newton": (ji.dpmpp_2m, (ji.Trajectory(max_sweeps=3), ji.NewtonTrajectory(20))),
+    "2m, newton": (
+        ji.dpmpp_2m,
+        (ji.Trajectory(history=6, max_sweeps=3), ji.NewtonTrajectory(8)),
+    ),
 }
 
 
@@ -503,7 +509,6 @@ def test_a_nan_among_batched_data_is_reported_for_its_sample_only(eight):
 # --- programs -----------------------------------------------------------------------
 
 
-@pytest.mark.users_compiler
 @pytest.mark.parametrize(
     ("name", "strategy"), [("ddim", "auto"), ("dpmpp_2m", SHORT_HISTORY)]
 )
