@@ -453,7 +453,7 @@ MANY = {
     "2m, chunked": (ji.dpmpp_2m, ji.Trajectory(history=6, chunk=4)),
     "2m, newton": (
         ji.dpmpp_2m,
-        (ji.Trajectory(history=6, max_sweeps=3), ji.NewtonTrajectory(8)),
+        (ji.Trajectory(history=6, max_sweeps=3), ji.NewtonTrajectory(20)),
     ),
 }
 
@@ -510,11 +510,18 @@ def test_a_nan_among_batched_data_is_reported_for_its_sample_only(eight):
 
 
 @pytest.mark.parametrize(
-    ("name", "strategy"), [("ddim", "auto"), ("dpmpp_2m", SHORT_HISTORY)]
+    ("name", "strategy"),
+    [
+        ("ddim", "auto"),
+        ("dpmpp_2m", SHORT_HISTORY),
+        ("dpmpp_2m", EXACT_STRATEGIES["newton"]),
+    ],
+    ids=["auto", "trajectory", "newton"],
 )
 def test_jit_of_invert_is_invert(name, strategy, float64):
     table, denoise = SAMPLERS[name].build(VP, STEPS), gaussian_mixture(VP)
-    x0 = jax.random.normal(jax.random.key(2), SHAPE, float64)
+    noise = np.random.default_rng(1).standard_normal(SHAPE)
+    x0 = ji.sample(table, denoise, jnp.asarray(noise))
     plain = ji.invert(table, denoise, x0, strategy=strategy)
     jitted = jax.jit(lambda *args: ji.invert(*args, strategy=strategy))(
         table, denoise, x0
