@@ -20,12 +20,24 @@ from jaxinv.files import open_atomically
 RESULTS = Path(__file__).parent / "results"
 
 
-def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """A parser of the arguments of a benchmark, with its report as ``--out``."""
+def parser(
+    name: str, doc: str | None, *, model: bool = False
+) -> argparse.ArgumentParser:
+    """A parser of the arguments of a benchmark.
+
+    Args:
+        name: Of the benchmark.
+        doc: Its docstring.
+        model: Whether it measures a model, whose results are kept.
+    """
     found = argparse.ArgumentParser(
         f"python -m benchmarks.{name}", description=(doc or "").splitlines()[0]
     )
     found.add_argument("--out", type=Path, default=RESULTS / f"{name}.md")
+    if model:
+        found.add_argument("--model", default="emoji64")
+        found.add_argument("--seed", type=int, default=0)
+        found.add_argument("--resume", type=Path, help="JSON lines to continue from")
     return found
 
 

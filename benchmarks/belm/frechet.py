@@ -43,10 +43,6 @@ def add_arguments(group: Any) -> None:
     )
 
 
-def needs_data(what: tuple[Any, ...]) -> bool:
-    return True
-
-
 def cells(arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
     sizes = (
         arguments.frechet_samples,

@@ -45,10 +45,6 @@ def add_arguments(group: Any) -> None:
     )
 
 
-def needs_data(what: tuple[Any, ...]) -> bool:
-    return False
-
-
 def cells(arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
     return [
         (sampler, steps)

@@ -70,10 +70,6 @@ def add_arguments(group: Any) -> None:
     )
 
 
-def needs_data(what: tuple[Any, ...]) -> bool:
-    return False
-
-
 def cells(arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
     orders = tuple(arguments.order_steps)
     steps, names = tuple(arguments.stability_steps), arguments.order_samplers

@@ -28,10 +28,6 @@ def add_arguments(group: Any) -> None:
     )
 
 
-def needs_data(what: tuple[Any, ...]) -> bool:
-    return what[0] == "interpolation"
-
-
 def cells(arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
     return [
         ("interpolation", arguments.between_steps, arguments.between_points),

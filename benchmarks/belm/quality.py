@@ -39,10 +39,6 @@ def add_arguments(group: Any) -> None:
     group.add_argument("--reference-steps", type=int, default=2000)
 
 
-def needs_data(what: tuple[Any, ...]) -> bool:
-    return False
-
-
 def cells(arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
     found, count = [], arguments.quality_samples
     steps = arguments.reference_steps

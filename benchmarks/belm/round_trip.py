@@ -49,10 +49,6 @@ def add_arguments(group: Any) -> None:
     )
 
 
-def needs_data(what: tuple[Any, ...]) -> bool:
-    return True
-
-
 def cells(arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
     pairs = zip(arguments.trip_steps, arguments.trip_images, strict=True)
     return [

@@ -29,18 +29,15 @@ SECTIONS = {
 
 
 def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
-    found = parser("decoder", __doc__)
+    found = parser("decoder", __doc__, model=True)
     add = found.add_argument
-    add("--model", default="emoji64")
     add("--sections", nargs="+", choices=SECTIONS, default=[*SECTIONS])
     add("--samples", type=int, default=16)
     add("--iterations", type=int, nargs="+", default=[20, 50, 100, 200])
-    add("--seed", type=int, default=0)
     add("--repeats", type=int, default=3, help="of every timing")
     add("--size", type=int, default=512, help="of the images for the memory")
     add("--tiny", type=Path, help="folder of a tiny autoencoder's original files")
     add("--small", action="store_true", help="without Stable Diffusion's autoencoder")
-    add("--resume", type=Path, help="JSON lines to continue from")
     return parse(found, argv)
 
 

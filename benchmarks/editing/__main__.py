@@ -25,16 +25,13 @@ from jaxinv import plotting
 
 
 def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
-    found = parser("editing", __doc__)
+    found = parser("editing", __doc__, model=True)
     add = found.add_argument
-    add("--model", default="emoji64")
+    add("--report-only", action="store_true", help="measure nothing")
     add("--data", type=Path, help="folder of the emoji package")
     add("--pictures", type=int, default=20)
     add("--shown", type=int, default=3, help="pictures in the panel, of each kind")
     add("--steps", type=int, default=50)
-    add("--seed", type=int, default=0)
-    add("--resume", type=Path, help="JSON lines to continue from")
-    add("--report-only", action="store_true", help="the tables of what is measured")
     arguments = parse(found, argv)
     if arguments.data is None:
         found.error(NO_DATA)

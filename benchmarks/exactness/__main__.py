@@ -11,7 +11,6 @@ the whole trajectory at once, and what the library does by default.
 import argparse
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -159,13 +158,12 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
 
 
 def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
-    found = parser("exactness", __doc__)
+    found = parser("exactness", __doc__, model=True)
     add = found.add_argument
-    add("--model", default="emoji64")
+    add("--report-only", action="store_true", help="measure nothing")
     add("--full", action="store_true", help="the product, 16 samples")
     add("--samples", type=int, help="default 8, with --full 16")
     add("--paper-samples", type=int, default=1, help="twice for DDIM")
-    add("--seed", type=int, default=0)
     add("--samplers", nargs="+", choices=SAMPLERS, default=[*SAMPLERS])
     add("--methods", nargs="+", choices=METHODS, default=[*METHODS])
     add("--grids", nargs="+", default=["log_snr", "linspace"])
@@ -176,8 +174,6 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
     cases = ["linspace:20:5", "log_snr:20:7.5"]
     add("--cases", nargs="*", default=cases, help="grid:steps:guidance, step by step")
     add("--vectors", type=int, default=20, help="of the conditioning")
-    add("--report", action="store_true", help="measure no cells, write what is there")
-    add("--resume", type=Path, help="JSON lines to continue from")
     arguments = parse(found, argv)
     arguments.samples = arguments.samples or (16 if arguments.full else 8)
     return arguments
@@ -197,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Accelerators may compute float32 products with ten bits; exactness needs all.
     with jax.default_matmul_precision("highest"):
         pipe = ji.load(arguments.model)
-        for run in runs(pipe, arguments, [] if arguments.report else todo, done):
+        for run in runs(pipe, arguments, [] if arguments.report_only else todo, done):
             append_line(arguments.resume, to_line(run, arguments.seed))
         steps = single_steps.section(pipe, arguments)
     table = in_order(done.values())

@@ -8,13 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.report import read_lines, table
+from benchmarks.scale_job.pictures import write_pictures
 from benchmarks.scale_job.process import (
+    SIZE,
     Job,
     Looker,
     Watcher,
     finish,
     images_done,
     kill,
+    options,
     parts,
     results_per_image,
     start,
@@ -54,21 +57,38 @@ class Kill(NamedTuple):
 
 
 def measure(
-    job: Job, folder: Path, count: int, plans: Mapping[str, Sequence[float | str]]
+    folder: Path,
+    *,
+    images: int,
+    plans: Mapping[str, Sequence[float | str]],
+    model: str = "emoji64",
+    size: int = SIZE,
+    compile_first: bool = True,
 ) -> dict[str, Any]:
     """Run a job undisturbed, and again with kills.
 
     Args:
-        job: its programs should be compiled already.
-        folder: for results.
-        count: images of the job.
+        folder: for everything.
+        images: of the job.
         plans: kills by name of the run: shares of the time that the undisturbed run
             took, or a kind of ``AIMS``: as soon as there is such a file, the job is
             killed.
+        model: name or folder of a model.
+        size: of its images.
+        compile_first: in a start of its own, so that the undisturbed run is as fast as
+            the others.
 
     Raises:
         AssertionError: unless every image has exactly one result in the end.
     """
+    how = options(model, 4, folder / "programs")
+    folder = folder / "killed"
+    job = Job(folder / "pictures", how, folder / "log.txt")
+    write_pictures(job.manifest, size, images)
+    if compile_first:
+        write_pictures(folder / "first", size, 1)
+        first = job._replace(manifest=folder / "first")
+        finish(start(first, folder / "compiled"), first)
     reference, began = folder / "undisturbed", time.monotonic()
     finish(start(job, reference), job)
     seconds = time.monotonic() - began
@@ -85,9 +105,9 @@ def measure(
             "looks": watcher.looks,
             "read": looker.read,
             "flaws": looker.flaws,
-            **compare(out, reference, count),
+            **compare(out, reference, images),
         }
-    return {"count": count, "seconds": seconds, "runs": runs}
+    return {"count": images, "seconds": seconds, "runs": runs}
 
 
 def _kill_once(job: Job, out: Path, aim: float | str) -> Kill:

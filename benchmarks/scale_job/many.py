@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.report import read_lines, table
-from benchmarks.scale_job.pictures import BAD, FORBIDDEN
+from benchmarks.scale_job.pictures import BAD, FORBIDDEN, write_job
 from benchmarks.scale_job.process import (
+    SIZE,
     Job,
     finish,
     images_done,
+    options,
     results_per_image,
     start,
 )
@@ -38,19 +40,32 @@ class Sample(NamedTuple):
 
 
 def measure(
-    job: Job, what: list[str | int], out: Path, pause: float = 0.25
+    folder: Path,
+    *,
+    images: int,
+    bad: int,
+    different: int,
+    model: str = "emoji64",
+    size: int = SIZE,
 ) -> dict[str, Any]:
-    """Runs a job once.
+    """Run a job once.
 
     Args:
-        job: the manifest of :func:`benchmarks.scale_job.pictures.write_job`.
-        what: each row is, from there.
-        out: for results.
-        pause: seconds between two looks.
+        folder: for everything.
+        images: of the job.
+        bad: how many of them.
+        different: good pictures; the other good ones are copies.
+        model: name or folder of a model.
+        size: of its images.
 
     Raises:
         AssertionError: unless every image has exactly one result.
     """
+    # Two steps: as some rows are guided, all have two evaluations in each.
+    how = options(model, 2, folder / "programs")
+    folder = folder / "many"
+    manifest, what = write_job(folder / "pictures", size, images, bad, different)
+    job, out = Job(manifest, how, folder / "log.txt"), folder / "out"
     samples = list[Sample]()
     began = time.monotonic()
     process = start(job, out)
@@ -58,7 +73,7 @@ def measure(
         if resident := memory(process):
             seconds = time.monotonic() - began
             samples.append(Sample(seconds, images_done(out), resident))
-        time.sleep(pause)
+        time.sleep(0.25)
     finish(process, job)
     seconds = time.monotonic() - began
     return {

@@ -17,6 +17,7 @@ from benchmarks.report import read_lines
 from jaxinv.scale.jobs import read_array
 
 ROOT = Path(__file__).parents[2]
+SIZE = 64  # of the embedded model's images
 FINISHED = 0, 3  # exit codes: 3 where images failed, or did not converge
 
 

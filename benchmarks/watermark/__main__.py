@@ -30,9 +30,9 @@ from benchmarks.watermark.runs import (
 
 
 def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
-    found = parser("watermark", __doc__)
+    found = parser("watermark", __doc__, model=True)
     add = found.add_argument
-    add("--model", default="emoji64")
+    add("--report-only", action="store_true", help="measure nothing")
     add("--parts", nargs="+", choices=PARTS, default=[*PARTS])
     add("--cases", nargs="+", choices=CASES, default=[*CASES])
     add("--methods", nargs="+", choices=METHODS, default=[*METHODS])
@@ -46,9 +46,6 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--shading", type=int, default=20, help="images with Gaussian Shading")
     add("--data", type=Path, help="folder of the emoji package, for foreign pictures")
     add("--foreign", type=int, default=60, help="held-out pictures")
-    add("--seed", type=int, default=0)
-    add("--resume", type=Path, help="JSON lines to continue from")
-    add("--report-only", action="store_true")
     return parse(found, argv)
 
 

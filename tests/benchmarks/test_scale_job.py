@@ -2,7 +2,6 @@
 
 import pytest
 
-from benchmarks.scale_job import __main__ as scale_job
 from benchmarks.scale_job import kill as scale_job_kill
 from benchmarks.scale_job import many as scale_job_many
 from benchmarks.scale_job.pictures import BAD
@@ -23,7 +22,7 @@ def keep_all_programs(monkeypatch):
 
 
 def test_a_killed_job_gives_what_an_undisturbed_one_gives(folder, diffusers_folder):
-    found = scale_job.killed_job(
+    found = scale_job_kill.measure(
         folder,
         images=20,
         plans={"both": [0.1, "records"]},
@@ -49,7 +48,7 @@ def test_a_killed_job_gives_what_an_undisturbed_one_gives(folder, diffusers_fold
 
 
 def test_bad_files_are_recorded_and_nothing_else_is_lost(folder, diffusers_folder):
-    found = scale_job.many_images(
+    found = scale_job_many.measure(
         folder,
         images=60,
         bad=len(BAD),
