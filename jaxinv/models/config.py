@@ -8,7 +8,7 @@ the option.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from jaxinv.checks import Length, Range, shown
 from jaxinv.files.json_fields import as_tuple, check_fields
@@ -24,6 +24,8 @@ Pixels = Annotated[int, Range(1, 2**16)]
 Epsilon = Annotated[float, Range(0, 1)]
 Factor = Annotated[float, Range(1e-6, 1e6)]
 Shift = Annotated[float, Range(-1e6, 1e6)]
+#: The activations of :func:`jaxinv.models.layers.basic.activation`.
+Activation = Literal["gelu", "mish", "quick_gelu", "relu", "silu", "swish"]
 Size = Pixels | tuple[Pixels, Pixels]
 #: Number of blocks, and so the length of an option "per block".
 Blocks = Length(1, 16)

@@ -1,10 +1,11 @@
 """Configuration of the conditional UNet, in diffusers' vocabulary."""
 
 import dataclasses
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from jaxinv.checks import Range
 from jaxinv.models.config import (
+    Activation,
     Blocks,
     Channels,
     Epsilon,
@@ -17,14 +18,12 @@ from jaxinv.models.config import (
     check_num_layers,
     per_block,
 )
-from jaxinv.models.layers.basic import activation
 
-DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
-UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
-MID_BLOCKS = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
-TIME_SHIFTS = ("default", "scale_shift")
-
-_Kernel = Annotated[int, Range(1, 15)]
+_Down = Literal["DownBlock2D", "CrossAttnDownBlock2D"]
+_Up = Literal["UpBlock2D", "CrossAttnUpBlock2D"]
+_Mid = Literal["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"]
+# Kernels of even size would change the size of the latent.
+_Kernel = Literal[1, 3, 5, 7, 9, 11, 13, 15]
 # Transformer blocks: for a block of the network, or for each of its layers.
 _Depths = Annotated[tuple[Layers | tuple[Layers, ...], ...], Blocks]
 
@@ -115,11 +114,11 @@ class UNet2DConditionConfig(ModelConfig):
     center_input_sample: bool = False
     flip_sin_to_cos: bool = True
     freq_shift: Annotated[float, Range(-1e3, 1e3)] = 0
-    down_block_types: Annotated[tuple[str, ...], Blocks] = (
+    down_block_types: Annotated[tuple[_Down, ...], Blocks] = (
         "CrossAttnDownBlock2D",
     ) * 3 + ("DownBlock2D",)
-    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
-    up_block_types: Annotated[tuple[str, ...], Blocks] = ("UpBlock2D",) + (
+    mid_block_type: _Mid | None = "UNetMidBlock2DCrossAttn"
+    up_block_types: Annotated[tuple[_Up, ...], Blocks] = ("UpBlock2D",) + (
         "CrossAttnUpBlock2D",
     ) * 3
     only_cross_attention: bool | Annotated[tuple[bool, ...], Blocks] = False
@@ -127,10 +126,10 @@ class UNet2DConditionConfig(ModelConfig):
         320, 640, 1280, 1280,
     )  # fmt: skip
     layers_per_block: Layers | Annotated[tuple[Layers, ...], Blocks] = 2
-    downsample_padding: int = 1
+    downsample_padding: Literal[0, 1] = 1
     mid_block_scale_factor: Factor = 1.0
     dropout: Annotated[float, Range(0, 1)] = 0.0
-    act_fn: str = "silu"
+    act_fn: Activation = "silu"
     norm_num_groups: Groups = 32
     norm_eps: Epsilon = 1e-5
     cross_attention_dim: Channels | Annotated[tuple[Channels, ...], Blocks] = 1280
@@ -140,7 +139,7 @@ class UNet2DConditionConfig(ModelConfig):
     num_attention_heads: Heads | Annotated[tuple[Heads, ...], Blocks] | None = None
     use_linear_projection: bool = False
     upcast_attention: bool = False
-    resnet_time_scale_shift: str = "default"
+    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     time_embedding_dim: Channels | None = None
     conv_in_kernel: _Kernel = 3
     conv_out_kernel: _Kernel = 3
@@ -151,33 +150,6 @@ class UNet2DConditionConfig(ModelConfig):
         blocks = len(self.block_out_channels)
         for name in _PER_BLOCK:
             per_block(name, getattr(self, name), blocks)
-        for name, values, known in (
-            ("down_block_types", self.down_block_types, DOWN_BLOCKS),
-            ("up_block_types", self.up_block_types, UP_BLOCKS),
-            ("mid_block_type", (self.mid_block_type,), MID_BLOCKS),
-            ("resnet_time_scale_shift", (self.resnet_time_scale_shift,), TIME_SHIFTS),
-        ):
-            for value in values:
-                if value not in known:
-                    raise ValueError(
-                        f"{name}={value!r} is not implemented "
-                        f"(implemented: {', '.join(map(str, known))})"
-                    )
-        try:
-            activation(self.act_fn)
-        except ValueError as error:
-            raise ValueError(f"act_fn: {error}") from error
-        for name in ("conv_in_kernel", "conv_out_kernel"):
-            if getattr(self, name) % 2 == 0:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} is not implemented: kernels of even "
-                    "size change the size of the latent"
-                )
-        if self.downsample_padding not in (0, 1):
-            raise ValueError(
-                f"downsample_padding={self.downsample_padding!r} is not implemented "
-                "(implemented: 0, 1)"
-            )
         for channels, heads in zip(self.block_out_channels, self.heads, strict=True):
             if channels % heads or channels % self.norm_num_groups:
                 raise ValueError(

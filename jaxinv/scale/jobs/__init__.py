@@ -16,7 +16,6 @@ from jaxinv.scale.jobs.engine import continuous
 from jaxinv.scale.jobs.interface import Answer, Engine, Request
 from jaxinv.scale.jobs.job import run_job
 from jaxinv.scale.jobs.manifest import Manifest, Row, read_manifest
-from jaxinv.scale.jobs.one_by_one import one_by_one
 from jaxinv.scale.jobs.recorder import Counts
 from jaxinv.scale.jobs.settings import model_fingerprint
 from jaxinv.scale.jobs.work import EngineError, TooManyFailuresError
@@ -33,7 +32,6 @@ __all__ = [
     "TooManyFailuresError",
     "continuous",
     "model_fingerprint",
-    "one_by_one",
     "read_array",
     "read_detector",
     "read_manifest",

@@ -1,4 +1,4 @@
-"""What files say of an inversion: its certificate as what JSON can hold."""
+"""The certificate of an inversion as what JSON can hold, and the answer it is in."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +7,9 @@ import numpy as np
 
 from jaxinv.decoder_inversion import DecoderInversion
 from jaxinv.inversion import InversionResult
+from jaxinv.pipeline.latent_diffusion import ImageInversion
+from jaxinv.sampling.state import SamplerState
+from jaxinv.scale.jobs.interface import Answer
 
 _SAMPLER = (
     "converged",
@@ -29,6 +32,36 @@ _DECODER = (
     "num_encodes",
     "num_products",
 )
+
+
+def answer(
+    index: int, found: ImageInversion, stages: Sequence[str], decoder: str
+) -> Answer:
+    """Return the answer of an engine for an image that was inverted.
+
+    Args:
+        index: Of the request.
+        found: With arrays on the host.
+        stages: That ran.
+        decoder: Name of the decoder inversion.
+
+    Returns:
+        The answer; a failure if the noise is not finite.
+    """
+    state = found.state
+    kept = state.values if isinstance(state, SamplerState) else state
+    values = np.asarray(kept, np.float32)
+    failure = None
+    if not np.all(np.isfinite(values)):
+        failure = "the inversion overflowed: there is no noise that is finite"
+    return Answer(
+        index,
+        values,
+        np.asarray(found.noise, np.float32),
+        sampler_record(found.sampler, stages)
+        | {"decoder": decoder_record(found.decoder, decoder)},
+        failure,
+    )
 
 
 def sampler_record(found: InversionResult, stages: Sequence[str]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from jaxinv.pipeline.latent_diffusion import ImageInversion, LatentDiffusion
 from jaxinv.pipeline.latents import decode, encode
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.scale.decoder_lanes import decoder_machine
+from jaxinv.scale.jobs.certificates import answer
 from jaxinv.scale.jobs.interface import Answer, Engine, Request
-from jaxinv.scale.jobs.one_by_one import answer
 from jaxinv.scale.lanes import Lanes
 from jaxinv.scale.stations import Onward, Station, flow
 from jaxinv.scale.stream import Sample, inversion_stations

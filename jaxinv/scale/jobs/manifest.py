@@ -10,24 +10,25 @@ import csv
 import difflib
 import functools
 import hashlib
-import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from jaxinv.checks import checked, shown
+from jaxinv.checks import Length, checked, shown
 from jaxinv.files import to_json
-from jaxinv.files.json_fields import is_text, parse_json
+from jaxinv.files.json_fields import check_field, parse_json
 
 #: Files of these endings are the images of a folder; others in it are ignored.
 IMAGE_SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
     ".webp",
 )  # fmt: skip
-_KNOWN = ("path", "prompt", "negative_prompt", "guidance")
 _SHOWN = 5  # wrong lines that an error names
 _MAX_LINE = 2**20  # characters of a row
+_Prompt = Annotated[str, Length(0, _MAX_LINE)]
+_FIELDS = {"prompt": _Prompt, "negative_prompt": _Prompt, "guidance": float}
+_KNOWN = ("path", *_FIELDS)
 
 
 class Row(NamedTuple):
@@ -207,7 +208,7 @@ def _with_number(record: dict[str, Any]) -> dict[str, Any] | ValueError:
         return record | {"guidance": float(record["guidance"])}
     except ValueError:
         text = record["guidance"]
-        return ValueError(f"guidance must be a finite number, got {shown(text)}")
+        return ValueError(f"guidance: expected a finite number, got {shown(text)}")
 
 
 def _row(record: Any, default: Row, extra_columns: bool) -> Row:
@@ -226,15 +227,13 @@ def _row(record: Any, default: Row, extra_columns: bool) -> Row:
     given = {key: record[key] for key in _KNOWN if record.get(key) is not None}
     if "path" not in given:
         raise ValueError("there is no path")
-    for key in ("path", "prompt", "negative_prompt"):
-        value = given.get(key, "")
-        # A path may have bytes that are no text; the file system has them.
-        if not isinstance(value, str) or not (key == "path" or is_text(value)):
-            raise ValueError(f"{key} must be text, got {shown(value)}")
-    if not given["path"] or "\0" in given["path"] or not _is_name(given["path"]):
-        raise ValueError(f"path must name a file, got {shown(given['path'])}")
+    for key, value in given.items():
+        if key != "path":
+            check_field(key, value, _FIELDS[key])
     if "guidance" in given:
-        given["guidance"] = _finite(given["guidance"])
+        given["guidance"] = float(given["guidance"])
+    if not _is_name(given["path"]):
+        raise ValueError(f"path must name a file, got {shown(given['path'])}")
     return default._replace(**given, extra=extra or None)
 
 
@@ -249,21 +248,9 @@ def _unknown(column: str) -> str:
     )
 
 
-def _is_name(path: str) -> bool:
-    """Whether the file system can have a file of this name."""
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
+def _is_name(path: Any) -> bool:
+    """Return whether the file system can have a file of this name."""
+    try:  # it may have bytes that are no text, which JSON's texts may not
+        return bool(path) and b"\0" not in os.fsencode(path)
+    except (TypeError, UnicodeEncodeError):
         return False
-    return True
-
-
-def _finite(value: Any) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    try:
-        result = float(value) if number else math.nan
-    except OverflowError:
-        result = math.nan
-    if not math.isfinite(result):
-        raise ValueError(f"guidance must be a finite number, got {shown(value)}")
-    return result

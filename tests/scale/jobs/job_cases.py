@@ -14,14 +14,38 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image
 
-from jaxinv.scale.jobs import Answer, read_manifest, run_job
+from jaxinv.scale.jobs import Answer, certificates, read_manifest, run_job
 
 SIZE = (8, 8)
 ROW_SHAPE = (2, 2, 3)
 NOT_FINITE = (255, 0, 0)  # of the first pixel: this picture's noise overflows
+
+
+def one_by_one(pipe, sampler, *, strategy="auto", decoder="anderson", **_of_devices):
+    """The simplest engine: one image after the other, as the library does it."""
+
+    def engine(requests):
+        for request in requests:
+            denoise = pipe.denoiser(
+                request.prompt, request.negative_prompt, request.guidance
+            )
+            found = pipe.invert(
+                request.pixels,
+                sampler,
+                denoise,
+                decoder=decoder,
+                strategy=strategy,
+                schedule=pipe.schedule,
+            )
+            yield certificates.answer(
+                request.index, jax.device_get(found), (strategy,), decoder
+            )
+
+    return engine
 
 
 def write_pictures(folder, count, seed=0):

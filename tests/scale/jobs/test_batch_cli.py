@@ -8,7 +8,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from job_cases import read_lines
+from job_cases import one_by_one, read_lines
 from typer.testing import CliRunner
 
 import jaxinv as ji
@@ -46,9 +46,6 @@ def small(monkeypatch, tiny):
 
     def denoiser(_self, _prompt, _negative_prompt="", guidance_scale=1.0):
         return jax.tree_util.Partial(noise, 1 + 0.01 * guidance_scale)
-
-    def one_by_one(pipe, sampler, *, strategy, decoder, **_of_devices):
-        return jobs.one_by_one(pipe, sampler, strategy=strategy, decoder=decoder)
 
     monkeypatch.setattr(type(tiny), "denoiser", denoiser)
     # The engine of many images at a time is tested elsewhere, and compiles for long.

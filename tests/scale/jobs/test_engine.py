@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from job_cases import one_by_one
 
 import jaxinv as ji
 from jaxinv.mesh import make_mesh
-from jaxinv.scale.jobs import Request, continuous, one_by_one
+from jaxinv.scale.jobs import Request, continuous
 
 COUNT = 5
 
