@@ -1,4 +1,4 @@
-r"""The one table behind every sampler: a linear multistep method on a variable grid.
+r"""The table of every sampler: a linear multistep method on a variable grid.
 
 In the coordinates of :mod:`jaxinv.diffusion.schedule`, where ``dy/dtau = f``, a sampler
 with a memory of k states is a table of coefficients,
@@ -26,8 +26,8 @@ the oldest state, is explicit as well,
 
     y[i+k-1] = (y[i-1] - sum_{j < k-1} (a[i,j] y[i+j] + b[i,j] f[i+j])) / a[i,k-1],
 
-and inverting needs no solver. Rows without full history are left out of this claim:
-the first one is Euler's.
+and inversion needs no solver. This does not hold for rows without full history: the
+first one is Euler's.
 
 References:
     Hairer, Norsett & Wanner 1993, "Solving Ordinary Differential Equations I", III.5.
@@ -43,7 +43,7 @@ from jaxtyping import Array, Float
 
 from jaxinv.diffusion.grid import TimeGrid
 
-# NumPy float64 when made; tracers or jax arrays inside of compiled programs.
+# NumPy float64 initially; tracers or JAX arrays inside compiled programs.
 Coefficients = Array | np.ndarray
 
 
@@ -53,18 +53,18 @@ class LinearMultistep:
     """A sampler: coefficients on a grid. A pytree, so it passes through ``jax.jit``.
 
     Attributes:
-        a: shape (N, k). Row i - 1 weighs the states of the step to ``y[i-1]``.
-        b: shape (N, k). The same for the model outputs f.
-        scale: shape (N + 1,). ``x[i] = scale[i] * y[i]``.
-        tau: shape (N + 1,). Noise levels, never decreasing.
-        model_time: shape (N + 1,). What the model is given with each state.
-        init_noise_scale: shape (). Standard deviation of ``x[N]``.
-        name: the sampler's name (static).
-        order: order of accuracy of its rows with full history (static).
-        bidirectional: whether its rows with full history can be read both ways
+        a: Row i - 1 weighs the states of the step to ``y[i-1]``, shape (N, k).
+        b: The same for the model outputs f, shape (N, k).
+        scale: ``x[i] = scale[i] * y[i]``, shape (N + 1,).
+        tau: Noise levels, never decreasing, shape (N + 1,).
+        model_time: What the model is given with each state, shape (N + 1,).
+        init_noise_scale: Standard deviation of ``x[N]``, shape ().
+        name: The sampler's name (static).
+        order: Order of accuracy of its rows with full history (static).
+        bidirectional: Whether its rows with full history can be read both ways
             (static: decided from the coefficients when the table is made, because
             inside of a compiled program they are not known).
-        rows_per_step: how many rows make a step of the grid (static).
+        rows_per_step: How many rows make a step of the grid (static).
     """
 
     #: What an error message says of where such a value comes from.
@@ -113,17 +113,17 @@ def from_rows(
     """Make a sampler from its coefficients on a grid.
 
     Args:
-        grid: the noise levels.
-        a: weights of the states, row i - 1 for the step to ``y[i-1]``.
-        b: weights of the model outputs.
-        name: the sampler's name, for reports.
-        order: nominal order of accuracy.
+        grid: The noise levels.
+        a: Weights of the states, row i - 1 for the step to ``y[i-1]``.
+        b: Weights of the model outputs.
+        name: The sampler's name, for reports.
+        order: Nominal order of accuracy.
 
     Returns:
         The table, in float64.
 
     Raises:
-        ValueError: if the table does not fit the grid, is not finite, or uses states
+        ValueError: If the table does not fit the grid, is not finite, or uses states
             from before the start.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
@@ -152,7 +152,7 @@ def from_rows(
 
 
 def _reads_both_ways(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether all rows with full history use the oldest state, but not its output."""
+    """Return whether full rows use the oldest state, but not the output at it."""
     n, k = a.shape
     full = slice(0, n - k + 1)
     return k > 1 and bool(np.all(a[full, -1] != 0) and np.all(b[full, -1] == 0))

@@ -38,8 +38,8 @@ def check_arithmetic(arithmetic: str, sampler: LinearMultistep) -> None:
     """Raise ValueError unless there is such an arithmetic, and the sampler has it.
 
     Args:
-        arithmetic: its name.
-        sampler: the sampler that shall run in it.
+        arithmetic: Its name.
+        sampler: The sampler that shall run in it.
     """
     if arithmetic not in ARITHMETICS:
         raise ValueError(unknown("arithmetic", arithmetic, ARITHMETICS))
@@ -51,7 +51,7 @@ def check_arithmetic(arithmetic: str, sampler: LinearMultistep) -> None:
 
 
 def numbers(arithmetic: str, sampler: LinearMultistep) -> Numbers:
-    """How the states of a table are held."""
+    """Return how the states of a table are held."""
     return COMPENSATED if arithmetic == "compensated" else integers(sampler)
 
 
@@ -65,11 +65,11 @@ def sample_exactly(
     """Sample from noise, or from a state at the noise end.
 
     Args:
-        sampler: a bidirectional table.
-        arrays: those of the denoiser.
-        rebuild: makes the denoiser from them; see
+        sampler: A bidirectional table.
+        arrays: Those of the denoiser.
+        rebuild: Makes the denoiser from them; see
             :func:`jaxinv.callables.split_callable`.
-        start: the noise, or the state.
+        start: The noise, or the state.
         arithmetic: ``"compensated"`` or ``"bits"``.
 
     Returns:
@@ -182,7 +182,7 @@ def _walk(
     words: Words,
     down: Array,
 ) -> tuple[Words, Bool[Array, ""]]:
-    """The one program for both directions."""
+    """Return the one program for both directions."""
     like = jnp.zeros(words[0].shape[1:], jnp.asarray(rows.to_x).dtype)
     check_denoiser(lambda x, t: call(arrays, x, t), like)
     return walk(rows, lambda i, u: _model(call, rows, arrays, i, u), words, down, held)
@@ -261,7 +261,7 @@ def _decode(words: Words, held: Numbers, dtype: Any) -> Array:
 def _start_up(
     sampler: LinearMultistep, arrays: list[Any], rebuild: Any, noise: Array
 ) -> Float[Array, "k *shape"]:
-    """The states x at the noise end that a start from one array leads to."""
+    """Return the states x at the noise end that a start from one array leads to."""
     denoise = rebuild(arrays)
     check_denoiser(denoise, noise)
     steps = Rows(sampler, denoise, noise.dtype)

@@ -39,15 +39,15 @@ class Arithmetic(Protocol):
         ...
 
     def decode(self, words: Words, dtype: jnp.dtype) -> Float[Array, "*shape"]:
-        """The nearest float, or about."""
+        """Return the nearest float, or about."""
         ...
 
     def add(self, words: Words, increment: Float[Array, "*shape"]) -> Words:
-        """Add a float. Adding its negative afterwards undoes it."""
+        """Add a float. Adding its negative afterward undoes it."""
         ...
 
     def holds(self, words: Words) -> Array:
-        """Whether every value is in range: a boolean scalar."""
+        """Return whether every value is in range: a boolean scalar."""
         ...
 
 
@@ -56,11 +56,11 @@ class Plain:
     """Ordinary floats."""
 
     def encode(self, value: Array) -> Words:
-        """The value and zeros."""
+        """Return the value and zeros."""
         return value, jnp.zeros_like(value)
 
     def decode(self, words: Words, dtype: jnp.dtype) -> Array:
-        """The value."""
+        """Return the value."""
         return words[0].astype(dtype)
 
     def add(self, words: Words, increment: Array) -> Words:
@@ -68,7 +68,7 @@ class Plain:
         return words[0] + increment, words[1]
 
     def holds(self, words: Words) -> Array:
-        """Whether all are finite."""
+        """Return whether all are finite."""
         return jnp.all(jnp.isfinite(words[0]))
 
 
@@ -77,11 +77,11 @@ class Compensated:
     """Sums of two floats, ``|low| <= ulp(high) / 2``."""
 
     def encode(self, value: Array) -> Words:
-        """The value and zeros."""
+        """Return the value and zeros."""
         return value, jnp.zeros_like(value)
 
     def decode(self, words: Words, dtype: jnp.dtype) -> Array:
-        """The high part: the sum, rounded."""
+        """Return the high part: the sum, rounded."""
         return words[0].astype(dtype)
 
     def add(self, words: Words, increment: Array) -> Words:
@@ -91,7 +91,7 @@ class Compensated:
         return _fast_two_sum(total, low + error)
 
     def holds(self, words: Words) -> Array:
-        """Whether all are finite."""
+        """Return whether all are finite."""
         return jnp.all(jnp.isfinite(words[0]) & jnp.isfinite(words[1]))
 
 
@@ -102,7 +102,7 @@ class Bits:
     The high word is an int32, the low one a uint32, together in two's complement.
 
     Attributes:
-        places: binary places after the point.
+        places: Binary places after the point.
     """
 
     places: int
@@ -126,7 +126,7 @@ class Bits:
         return _add_words(words, self.encode(increment))
 
     def holds(self, words: Words) -> Array:
-        """Whether all are below ``2**62`` units in size."""
+        """Return whether all are below ``2**62`` units in size."""
         limit = 2 ** (LARGEST_BITS - 32)
         return jnp.all((words[0] >= -limit) & (words[0] < limit))
 
@@ -136,20 +136,20 @@ COMPENSATED = Compensated()
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """The rounded sum of two floats and its error, exactly (Knuth)."""
+    """Return the rounded sum of two floats and its error, exactly (Knuth)."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
 
 
 def _fast_two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """The same where ``|a| >= |b|`` (Dekker)."""
+    """Return the same where ``|a| >= |b|`` (Dekker)."""
     total = a + b
     return total, b - (total - a)
 
 
 def _to_words(value: Array) -> Words:
-    """The integer nearest to a float, as two words.
+    """Return the integer nearest to a float, as two words.
 
     A value that is not finite, or not below 2^62 in size, becomes the most negative
     integer, which nothing in range can be mistaken for.

@@ -49,10 +49,10 @@ class UnitRows(NamedTuple):
     """The rows of a bidirectional table between states u; a pytree.
 
     Attributes:
-        a: shape (N, k - 1). A.
-        b: shape (N, k - 1). B.
-        to_x: shape (N + 1,). ``x[i] = to_x[i] * u[i]``; 1 for the first k levels.
-        model_time: shape (N + 1,). What the model is given at each level.
+        a: A, shape (N, k - 1).
+        b: B, shape (N, k - 1).
+        to_x: ``x[i] = to_x[i] * u[i]``; 1 for the first k levels, shape (N + 1,).
+        model_time: What the model is given at each level, shape (N + 1,).
     """
 
     a: Coefficients
@@ -75,13 +75,13 @@ def unit_rows(table: LinearMultistep) -> UnitRows:
     """Change a bidirectional table's unknowns such that the oldest has weight 1.
 
     Args:
-        table: a bidirectional table, with concrete coefficients.
+        table: A bidirectional table, with concrete coefficients.
 
     Returns:
         The rows, in float64. At the data end u is the state x itself.
 
     Raises:
-        ValueError: if the coefficients are not known yet (inside of ``jax.jit``).
+        ValueError: If the coefficients are not known yet (inside of ``jax.jit``).
     """
     a, b, scale, model_time = map(
         concrete, (table.a, table.b, table.scale, table.model_time)
@@ -113,13 +113,13 @@ def integers(table: LinearMultistep) -> Bits:
     """Integers with the finest unit that holds every state of a table.
 
     Args:
-        table: a bidirectional table.
+        table: A bidirectional table.
 
     Returns:
         The arithmetic.
 
     Raises:
-        ValueError: if states of one level are so much larger than those of another, in
+        ValueError: If states of one level are so much larger than those of another, in
             units that both share, that 64 bits do not hold both.
     """
     rows = unit_rows(table)
@@ -148,12 +148,12 @@ def walk(
     """Apply all full rows, or undo them.
 
     Args:
-        rows: the rows, in the dtype of the increments.
-        model: its outputs.
-        words: the k states u at one end, data side first.
-        down: whether to sample (noise to data) or to invert; a traced boolean, so that
+        rows: The rows, in the dtype of the increments.
+        model: Its outputs.
+        words: The k states u at one end, data side first.
+        down: Whether to sample (noise to data) or to invert; a traced boolean, so that
             one program does both.
-        arithmetic: how the states are held.
+        arithmetic: How the states are held.
 
     Returns:
         The k states at the other end, data side first, and whether all were in range.
@@ -168,7 +168,7 @@ def walk(
     def body(t: Array, carry: Any) -> Any:
         words, outputs, ok = carry
         # The first k - 2 turns only evaluate the model at the inner states, in the
-        # very same instructions that evaluate it afterwards.
+        # very same instructions that evaluate it afterward.
         step = jnp.maximum(t - (k - 2), 0)
         i = jnp.where(down, last - step, 1 + step)
         place = jnp.where(down, jnp.maximum(k - 2 - t, 0), jnp.minimum(t, k - 2))
@@ -193,14 +193,14 @@ def walk(
 
 
 def weighted(rows: UnitRows, i: Array, states: Array, outputs: Array) -> Array:
-    """The increment of row i, as a sum of products in a fixed order."""
+    """Return the increment of row i, as a sum of products in a fixed order."""
     a, b = jnp.asarray(rows.a)[i - 1], jnp.asarray(rows.b)[i - 1]
     terms = [a[j] * states[j] + b[j] * outputs[j] for j in range(states.shape[0])]
     return _settled(sum(terms[1:], start=terms[0]))
 
 
 def _settled(value: Array) -> Array:
-    """The value, computed once and rounded once, before anything uses it.
+    """Return the value, computed once and rounded once, before anything uses it.
 
     Compilers compute a cheap expression anew for each of its uses, and may fuse its
     products and sums differently each time: the high word of a state would get another
@@ -212,7 +212,7 @@ def _settled(value: Array) -> Array:
 
 
 def _move(window: Array, new: Array, down: Array) -> Array:
-    """The window of the next step: the inner states, then the outer one."""
+    """Return the window of the next step: the inner states, then the outer one."""
     sampling = jnp.concatenate([new[None], window[:-1]])
     inverting = jnp.concatenate([window[1:-1], new[None], window[:1]])
     return jnp.where(down, sampling, inverting)
@@ -226,15 +226,15 @@ def pull_back(
     cotangent: Float[Array, "k *shape"],
     arithmetic: Arithmetic,
 ) -> tuple[Any, Float[Array, "k *shape"]]:
-    """The cotangents of sampling, from its end, undoing the steps on the way.
+    """Return the cotangents of sampling, from its end, undoing the steps on the way.
 
     Args:
-        rows: the rows.
-        model: maps (parameters, level, state u) to the output.
-        parameters: what to differentiate for, besides the states: a pytree of floats.
-        words: the k states u at the data end.
-        cotangent: of their values.
-        arithmetic: how the states are held.
+        rows: The rows.
+        model: Maps (parameters, level, state u) to the output.
+        parameters: What to differentiate for, besides the states: a pytree of floats.
+        words: The k states u at the data end.
+        cotangent: Of their values.
+        arithmetic: How the states are held.
 
     Returns:
         The cotangents of the parameters and of the k states at the noise end.

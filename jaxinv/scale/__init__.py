@@ -1,1 +1,1 @@
-"""Many samples: batches, lanes, streams, devices, hosts and jobs."""
+"""Inversion of many samples: batches, lanes, streams, devices, hosts and jobs."""

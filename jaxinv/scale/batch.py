@@ -1,14 +1,14 @@
 r"""Batches on many devices: the vmapped core on a mesh.
 
-The core stays what it is, a function of one sample. It is vmapped over a device's part
-of the batch, inside ``jax.shard_map`` over ``data``: a loop runs as long as the slowest
-sample *on that device*, and the program has no collective at all. With parameters in
-parts it is vmapped over the whole batch and partitioned by the compiler.
+The core, a function of one sample, is vmapped over a device's part of the batch inside
+``jax.shard_map`` over ``data``: a loop runs as long as the slowest sample *on that
+device*, and the program has no collectives. If the parameters are divided, the core is
+vmapped over the whole batch and partitioned by the compiler.
 
-On CPUs with virtual devices jaxlib 0.10 can hang where as many devices as its pool has
+On CPUs with virtual devices, jaxlib 0.10 can hang if as many devices as its pool has
 threads solve batched linear systems at the same time, as the strategy ``"trajectory"``
-does (also within ``"auto"``) with more than one sample on a device. A mesh of fewer
-devices than JAX was given does not.
+(also within ``"auto"``) does with more than one sample per device. Use a mesh of fewer
+devices than JAX has.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from jaxinv.inversion.strategies import make_plan
 from jaxinv.mesh import DATA, check_mesh, make_mesh, over_data, place_model
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import sample
-from jaxinv.sampling.state import SamplerState, labelled, unlabelled
+from jaxinv.sampling.state import SamplerState, labeled, unlabeled
 from jaxinv.solvers import Solver
 
 
@@ -46,23 +46,24 @@ def sample_batch(
     mesh: Mesh | None = None,
     batch_size: int | None = None,
 ) -> Float[Array, "b *shape"]:
-    """Turn a batch of noises into data, on all devices of a mesh.
+    """Sample from a batch of noises on all devices of a mesh.
 
     Args:
-        sampler: the sampler.
-        denoise: callable pytree ``(x, t) -> f`` on one sample; with ``conditions``
+        sampler: The sampler.
+        denoise: Callable pytree ``(x, t) -> f`` on one sample; with ``conditions``
             ``(x, t, condition) -> f``.
-        noise: unit noises. Not changed, and not donated: the copies on the devices are.
-        conditions: a pytree of arrays, each with a leading axis of the batch.
-        mesh: from :func:`make_mesh`; one of all devices if None.
-        batch_size: samples that are computed at a time on the whole mesh; all if None.
+        noise: Unit noises. They are copied to the devices and neither changed nor
+            donated.
+        conditions: A pytree of arrays, each with a leading axis of the batch.
+        mesh: A mesh from :func:`make_mesh`; all devices if None.
+        batch_size: Number of samples at a time on the whole mesh; all if None.
 
     Returns:
-        The data, on the mesh, sharded over ``data`` where it divides evenly.
+        The data on the mesh, sharded over ``data`` if it divides evenly.
 
     Raises:
-        ValueError: as :func:`jaxinv.sample`, for empty or unequal batches, or a batch
-            size that the mesh does not divide.
+        ValueError: If :func:`jaxinv.sample` raises it, for empty or unequal batches, or
+            a batch size that the mesh does not divide.
     """
     return _over_batches(
         Sampling(), sampler, denoise, noise, conditions, mesh, batch_size
@@ -85,58 +86,57 @@ def invert_batch(
     verify: bool = True,
     reconstruction_rtol: float | None = None,
 ) -> InversionResult:
-    """Find the noises of a batch, on all devices of a mesh.
+    """Find the noises of a batch on all devices of a mesh.
 
-    Each result is that of :func:`jaxinv.invert` on its own sample. A batch is padded
-    with its last sample up to a multiple of the mesh, and what was padded is dropped.
-    There is one compilation per shape and number of steps. For more samples than fit
-    into a batch, of which some take longer than others, see
-    :func:`jaxinv.invert_stream`.
+    Each result equals that of :func:`jaxinv.invert` on its sample. Batches are padded
+    with the last sample to a multiple of the mesh, and the padding is dropped. There is
+    one compilation per shape and number of steps. For more samples than fit in a batch,
+    with different numbers of iterations, use :func:`jaxinv.invert_stream`.
 
     Args:
-        sampler: the sampler.
-        denoise: callable pytree ``(x, t) -> f`` on one sample; with ``conditions``
-            ``(x, t, condition) -> f``, as :func:`jaxinv.guided` and
-            :meth:`jaxinv.LatentDiffusion.conditional_denoiser` are made of. Its arrays
-            stay where they are if they are on the mesh (:func:`shard_parameters`), and
-            are copied to all devices if not.
-        x0: the data. Not changed, and not donated: the copies on the devices are.
-        conditions: a pytree of arrays, each with a leading axis of the batch.
-        mesh: from :func:`make_mesh`; one of all devices if None.
-        batch_size: samples that are computed at a time on the whole mesh; all if None.
-        strategy: as of :func:`jaxinv.invert`.
-        solver: as of :func:`jaxinv.invert`.
-        schedule: as of :func:`jaxinv.invert`.
-        return_trajectory: as of :func:`jaxinv.invert`.
-        verify: as of :func:`jaxinv.invert`.
-        reconstruction_rtol: as of :func:`jaxinv.invert`.
+        sampler: The sampler.
+        denoise: Callable pytree ``(x, t) -> f`` on one sample; with ``conditions``
+            ``(x, t, condition) -> f``, such as
+            :meth:`jaxinv.LatentDiffusion.conditional_denoiser`. Arrays on the mesh
+            (:func:`shard_parameters`) are used in place; others are copied to all
+            devices.
+        x0: The data. They are copied to the devices and neither changed nor donated.
+        conditions: A pytree of arrays, each with a leading axis of the batch.
+        mesh: A mesh from :func:`make_mesh`; all devices if None.
+        batch_size: Number of samples at a time on the whole mesh; all if None.
+        strategy: See :func:`jaxinv.invert`.
+        solver: See :func:`jaxinv.invert`.
+        schedule: See :func:`jaxinv.invert`.
+        return_trajectory: See :func:`jaxinv.invert`.
+        verify: See :func:`jaxinv.invert`.
+        reconstruction_rtol: See :func:`jaxinv.invert`.
 
     Returns:
-        The result with a leading axis of the batch on every array, on the mesh.
+        The result on the mesh, with a leading batch axis on every array.
 
     Raises:
-        ValueError: as :func:`jaxinv.invert`, for empty or unequal batches, or a batch
-            size that the mesh does not divide.
+        ValueError: If :func:`jaxinv.invert` raises it, for empty or unequal batches, or
+            a batch size that the mesh does not divide.
     """
     plan = make_plan(sampler, strategy, solver, schedule)
     check_rtol(verify, reconstruction_rtol, jnp.result_type(x0))
     task = Inversion(plan, return_trajectory, verify, reconstruction_rtol)
     found = _over_batches(task, sampler, denoise, x0, conditions, mesh, batch_size)
-    return labelled(found, sampler)
+    return labeled(found, sampler)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """What is done to each sample."""
+    """The task of sampling each sample of a batch."""
 
     def __call__(self, sampler: LinearMultistep, denoise: Denoiser, x: Array) -> Any:
-        """Samples."""
+        """Sample."""
         return sample(sampler, denoise, x)
 
 
 @dataclasses.dataclass(frozen=True)
 class Inversion:
-    """What is done to each sample."""
+    """The task of inverting each sample of a batch."""
 
     plan: Any
     keep: bool
@@ -167,16 +167,16 @@ def on_mesh(
     rebuild: Any,
     mesh: Mesh,
 ) -> Any:
-    """One batch: the program of :func:`sample_batch` and :func:`invert_batch`.
+    """Run the program of :func:`sample_batch` and :func:`invert_batch` on one batch.
 
     Args:
-        sampler: the sampler.
-        arrays: of the model.
-        x: shape (b, ...), donated.
-        conditions: a pytree of arrays with the same leading axis.
+        sampler: The sampler.
+        arrays: The arrays of the model.
+        x: The samples, shape (b, ...), donated.
+        conditions: A pytree of arrays with the same leading axis.
         task: :class:`Sampling` or :class:`Inversion` (static).
-        rebuild: makes the model from its arrays (static).
-        mesh: the devices (static).
+        rebuild: Function that rebuilds the model from its arrays (static).
+        mesh: The devices (static).
     """
 
     def part(
@@ -199,7 +199,7 @@ def _over_batches(
     mesh: Mesh | None,
     batch_size: int | None,
 ) -> Any:
-    """All batches, one after the other."""
+    """Run all batches sequentially and concatenate their results."""
     mesh = make_mesh() if mesh is None else mesh
     parts = check_mesh(mesh)
     x, count = _checked(x, conditions)
@@ -220,13 +220,13 @@ def _over_batches(
         if missing:
             repeated = [(0, missing)] + [(0, 0)] * (piece.ndim - 1)
             piece = jnp.pad(piece, repeated, mode="edge")
-        # Never the caller's own buffer: this one is donated.
+        # A new buffer, because it is donated.
         return jax.device_put(piece, spread, may_alias=False)
 
     found = []
     for first in range(0, count, batch_size):
         result = on_mesh(
-            unlabelled(sampler),
+            unlabeled(sampler),
             arrays,
             padded(x, first),
             jax.tree.map(lambda leaf, first=first: padded(leaf, first), conditions),
@@ -244,9 +244,9 @@ def _over_batches(
 
 
 def _checked(x: Any, conditions: PyTree) -> tuple[Array, int]:
-    """The samples, and how many; ValueError if they make no batch."""
+    """Return the samples and their number, or raise ValueError."""
     if isinstance(x, SamplerState):
-        raise ValueError("a batch is one array of samples, not a sampler's state")
+        raise ValueError("a batch must be one array of samples, not a sampler's state")
     x = jnp.asarray(x)
     if x.ndim < 1 or not len(x):
         raise ValueError(

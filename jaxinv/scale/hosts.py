@@ -1,17 +1,17 @@
-"""Several processes of one job, on one host or many, by JAX's own runtime.
+"""Several processes of one job, on one host or many, with JAX's own runtime.
 
-Each process works on its own images with its own devices, and all that there is to
-agree on is who is who. On Slurm, Open MPI, Kubernetes and Cloud TPU JAX finds the
-processes by itself. If one of them is killed, JAX's runtime ends the others within
-minutes; a job is then started again, and does what is missing.
+Each process works on its own images with its own devices; they only agree on their
+indices. On Slurm, Open MPI, Kubernetes and Cloud TPU, JAX detects the processes. If one
+is killed, JAX's runtime ends the others within minutes. Restarting the job then resumes
+it.
 """
 
 from typing import NamedTuple
 
 import jax
 
-#: A process that is done waits so long for the others, which may still have images:
-#: leaving earlier would stop theirs. Seconds.
+#: Time in seconds that a finished process waits for the others, which would be stopped
+#: if it left earlier.
 _SHUTDOWN = 30 * 24 * 3600
 
 
@@ -19,8 +19,8 @@ class Processes(NamedTuple):
     """This process among those of a job.
 
     Attributes:
-        index: which it is, from 0.
-        count: how many there are.
+        index: Index of this process, from 0.
+        count: Number of processes.
     """
 
     index: int  # type: ignore[assignment]  # tuples have a method of that name
@@ -28,7 +28,7 @@ class Processes(NamedTuple):
 
 
 def alone() -> Processes:
-    """A job of one process."""
+    """Return a job of one process."""
     return Processes(0, 1)
 
 
@@ -37,20 +37,20 @@ def join(
     processes: int | None = None,
     index: int | None = None,
 ) -> Processes:
-    """Joins the processes of a job; to be called before JAX computes anything.
+    """Join the processes of a job; call this before JAX computes anything.
 
     Args:
-        coordinator: address ``host:port`` of the first process; None to let
+        coordinator: Address ``host:port`` of the first process; None to let
             ``jax.distributed.initialize`` find the cluster.
-        processes: how many there are; given with the coordinator, or not at all.
-        index: which this is, from 0; likewise.
+        processes: Number of processes; required with a coordinator.
+        index: Index of this process, from 0; required with a coordinator.
 
     Returns:
-        This process among them.
+        This process and the number of processes.
 
     Raises:
-        ValueError: if only some are given, if they make no sense, or if there is no
-            cluster to be found.
+        ValueError: If only some arguments are given, if they are inconsistent, or if no
+            cluster is found.
     """
     given = coordinator, processes, index
     if any(each is None for each in given) != all(each is None for each in given):

@@ -1,9 +1,9 @@
-"""Peak memory of batched inversion, as the compiler reports it.
+"""Peak memory of batched inversion, from the compiler's report.
 
-The program is compiled from shapes alone and not run: parameters may be
+The program is compiled from shapes and not run: parameters may be
 ``jax.ShapeDtypeStruct``, and nothing is allocated on the device. XLA's report
-(``memory_analysis``) holds for the backend that it compiled for. Compiling takes as
-long as it would for running the program, which JAX's compilation cache then finds.
+(``memory_analysis``) is valid for the backend of the compilation. JAX's compilation
+cache stores the program for later runs.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ class Memory(NamedTuple):
     """Bytes that a compiled program needs on one device.
 
     Attributes:
-        parameters: of the model, as far as the program uses them.
-        arguments: all other arguments.
-        results: what the program returns.
-        temporaries: intermediate values.
+        parameters: Parameters of the model that the program uses.
+        arguments: All other arguments.
+        results: Return values.
+        temporaries: Intermediate values.
     """
 
     parameters: int
@@ -37,7 +37,7 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """The sum: the peak."""
+        """Total memory, the peak."""
         return sum(self)
 
     def __str__(self) -> str:
@@ -49,8 +49,8 @@ class Fit(NamedTuple):
     """The largest batch that fits.
 
     Attributes:
-        number: of samples.
-        memory: what that batch needs.
+        number: Number of samples.
+        memory: Memory of the batch.
     """
 
     number: int
@@ -70,22 +70,23 @@ def predict_memory(
     """Return the peak memory of inverting a batch on one device.
 
     The program is ``jax.jit(jax.vmap(...))`` of :func:`jaxinv.invert`. If its plan has
-    several stages, as ``"auto"`` has, the largest stage counts.
+    several stages, as for ``"auto"``, the largest stage counts.
 
     Args:
-        sampler: the sampler.
-        denoise: callable pytree ``(x, t) -> f`` on one sample, of arrays or of
+        sampler: The sampler.
+        denoise: Callable pytree ``(x, t) -> f`` on one sample, of arrays or of
             ``jax.ShapeDtypeStruct``.
-        shape: of one sample, without a batch axis.
-        batch: number of samples at a time on the device.
-        dtype: of the samples, float32 or float64.
-        **options: of :func:`jaxinv.invert`.
+        shape: Shape of one sample, without a batch axis.
+        batch: Number of samples at a time on the device.
+        dtype: Data type of the samples, float32 or float64.
+        **options: Options of :func:`jaxinv.invert`.
 
     Returns:
         XLA's report.
 
     Raises:
-        ValueError: as :func:`jaxinv.invert`, or if XLA reports nothing on this backend.
+        ValueError: If :func:`jaxinv.invert` raises it, or if XLA reports nothing on
+            this backend.
 
     Example:
         >>> import jaxinv as ji
@@ -127,22 +128,22 @@ def largest_batch(
 ) -> Fit:
     """Return the largest batch that fits in ``limit_bytes``.
 
-    Every batch that is tried is compiled: about five, if memory grows evenly.
+    Each candidate is compiled: about five if memory grows evenly.
 
     Args:
-        limit_bytes: memory of one device, in bytes. Leave a margin for what the report
-            does not see: the runtime, and scratch memory of libraries.
-        sampler: the sampler.
-        denoise: the denoiser, as of :func:`predict_memory`.
-        shape: of one sample.
-        at_most: the largest batch that is wanted.
-        **options: of :func:`predict_memory`.
+        limit_bytes: Memory of one device, in bytes. Leave a margin for memory outside
+            the report: the runtime, and scratch memory of libraries.
+        sampler: The sampler.
+        denoise: The denoiser; see :func:`predict_memory`.
+        shape: Shape of one sample.
+        at_most: The largest batch to consider.
+        **options: Options of :func:`predict_memory`.
 
     Returns:
         The batch, with its memory.
 
     Raises:
-        ValueError: as :func:`predict_memory`, or if a single sample does not fit.
+        ValueError: If :func:`predict_memory` raises it, or if one sample does not fit.
     """
 
     def tried(number: int) -> Fit:
@@ -152,10 +153,11 @@ def largest_batch(
     fit, too_many = tried(1), at_most + 1
     if fit.memory.total > limit_bytes:
         raise ValueError(
-            f"not even one sample at a time fits into {_in_units(limit_bytes)}: it "
-            f"needs {fit.memory}"
+            f"one sample does not fit in {_in_units(limit_bytes)}: it needs "
+            f"{fit.memory}"
         )
-    # Bisection, each time where the straight line through two batches meets the limit.
+    # Interpolation search: the line through two batches meets the limit at the next
+    # one.
     slope: float = fit.memory.total - fit.memory.parameters
     while too_many - fit.number > 1:
         guess = fit.number + int((limit_bytes - fit.memory.total) / max(slope, 1))

@@ -1,8 +1,8 @@
-"""Samples on their way through several machines, each with lanes of its own.
+"""Flow of samples through several stations, each with its own lanes.
 
-An image, for instance, goes through decoder inversion, then the step by step inverse,
-and what that leaves unconverged goes on to the whole trajectory. Nobody waits for it:
-each station has a turn when its lanes can be full.
+An image, for example, passes through decoder inversion and stepwise inversion, and if
+it did not converge, through the inversion of the whole trajectory. No other image waits
+for it: each station runs when its lanes can be full.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ class Onward(NamedTuple):
 
     Attributes:
         station: which.
-        item: as what.
+        item: As what.
     """
 
     station: int
@@ -29,13 +29,13 @@ class Onward(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Station:
-    """Lanes, and where their samples go from there.
+    """Lanes, and the route of their samples.
 
     Attributes:
-        lanes: makes the lanes, when the first sample arrives: what no sample needs is
-            never compiled.
-        route: of a sample's key, item and result: the next station, or what it leaves
-            the flow with.
+        lanes: Function that makes the lanes when the first sample arrives, so that
+            unused stations are never compiled.
+        route: Function of a sample's key, item and result that returns the next stage,
+            or the final result.
     """
 
     lanes: Callable[[], Lanes]
@@ -46,17 +46,18 @@ def flow(
     stations: Sequence[Station],
     source: Iterable[tuple[Any, Onward]],
 ) -> Iterator[tuple[Any, Any]]:
-    """Passes samples through stations, each as soon as there is a lane for it.
+    """Pass samples through stations, each as soon as a lane is free.
 
-    A station has a turn when its lanes can be full, the last one first, and before
-    that only if there is nothing else to do: what waits stays a handful.
+    A station runs when its lanes can be full, the last station first, and otherwise
+    only if there is nothing else to do. This keeps the queues short.
 
     Args:
-        stations: where samples can be.
-        source: pairs of a key and where the sample enters. Pulled as lanes get free.
+        stations: The stations.
+        source: Pairs of a key and the first stage of a sample, pulled as lanes become
+            free.
 
     Yields:
-        The key of each sample and what it left with, in the order in which they leave.
+        The key of each sample and its result, in the order of completion.
     """
     opened: list[Lanes | None] = [None] * len(stations)
     queues: list[deque[tuple[Any, PyTree]]] = [deque() for _ in stations]
@@ -85,7 +86,7 @@ def flow(
         loaded = [s for s in range(len(stations)) if load(s)]
         if not loaded:
             return
-        # Where none is full no more come in, and upstream first fills what follows.
+        # At the end of the source, earlier stations run first to fill later ones.
         s = ([s for s in loaded if full(s)] or loaded[:1])[-1]
         count = min(lanes(s).free, len(queues[s]))
         arriving = [queues[s].popleft() for _ in range(count)]

@@ -107,7 +107,7 @@ def test_largest_batch_stops_at_what_is_wanted():
 
 def test_where_not_even_one_fits_the_error_says_what_it_would_take():
     needed = predict()
-    with pytest.raises(ValueError, match="not even one sample") as error:
+    with pytest.raises(ValueError, match="one sample does not fit") as error:
         ji.largest_batch(1000, SAMPLERS["ddim"], network(), SHAPE, strategy="naive")
     assert str(needed) in str(error.value)
 

@@ -1,4 +1,4 @@
-"""Jobs: the images of a whole data set to their noise, whatever happens on the way.
+"""Jobs: inversion of all images of a data set, with resumption after interruptions.
 
     manifest = jobs.read_manifest("images.jsonl", prompt="cat", guidance=3.0)
     engine = jobs.continuous(pipe, sampler)
@@ -7,7 +7,7 @@
         image_size=pipe.image_size, row_shape=pipe.latent_shape,
     )
 
-See :mod:`jaxinv.scale.jobs.folder` for what is in the folder then.
+:mod:`jaxinv.scale.jobs.folder` describes the files of the folder.
 """
 
 from jaxinv.scale.jobs.array import read_array

@@ -1,10 +1,10 @@
-"""The noises of a job: one Zarr array, row i of it for row i of the manifest.
+"""The noises of a job: one Zarr array, whose row i belongs to row i of the manifest.
 
-TensorStore writes a chunk into a temporary file beside it (``.__lock``), flushes that
-and renames it: whoever looks sees the old chunk or the new one. A killed process leaves
-its temporary file, and the next write would go over what is in there, so that its rest
-could stay: those files are removed first. Chunks hold whole rows, and no two processes
-of a job share one.
+TensorStore writes a chunk to a temporary file next to it (``.__lock``), flushes and
+renames it: readers see the old chunk or the new one. A killed process leaves its
+temporary file, of which the next write might overwrite only a part. Such files are
+therefore removed first. Chunks hold whole rows, and no two processes of a job share
+one.
 
 Rows without a result are NaN. Any reader of Zarr version 3 reads the array.
 """
@@ -26,10 +26,10 @@ class NoiseArray:
     """An open array of a job.
 
     Args:
-        path: Its folder; :func:`create_array` made it.
+        path: The folder of the array, made by :func:`create_array`.
 
     Raises:
-        OSError: If there is none that can be read.
+        OSError: If the array cannot be opened.
     """
 
     def __init__(self, path: Path):
@@ -37,14 +37,14 @@ class NoiseArray:
         self._array = _open(path)
 
     def write(self, rows: Sequence[int], values: Float[np.ndarray, "n *shape"]) -> None:
-        """Writes rows, each chunk at once; on return they are on the disk.
+        """Write rows, each chunk at once; on return they are on disk.
 
         Args:
-            rows: Which ones, each once.
-            values: Their values.
+            rows: Indices of the rows, without duplicates.
+            values: The values of the rows.
 
         Raises:
-            OSError: If they cannot be written. Some of them may have been.
+            OSError: If not all rows could be written.
         """
         try:
             self._array[np.asarray(rows)].write(values).result()
@@ -55,16 +55,16 @@ class NoiseArray:
 def create_array(
     path: Path, rows: int, shape: tuple[int, ...], chunk_rows: int
 ) -> None:
-    """Makes an array, all NaN, if there is none yet.
+    """Create an array of NaN unless it exists.
 
     Args:
-        path: Its folder.
-        rows: Of the manifest.
-        shape: Of one row.
-        chunk_rows: Rows in one file.
+        path: The folder of the array.
+        rows: Number of rows of the manifest.
+        shape: Shape of one row.
+        chunk_rows: Number of rows in one file.
 
     Raises:
-        OSError: If it cannot be written, or there is another one.
+        OSError: If the array cannot be written, or a different one exists.
     """
     path.joinpath(f"zarr.json{_TEMPORARY}").unlink(missing_ok=True)
     chunks = {"chunk_shape": [chunk_rows, *shape]}
@@ -79,7 +79,7 @@ def create_array(
 
 
 def read_array(path: str | os.PathLike[str]) -> Any:
-    """Opens a job's array for reading: index it, and call ``.read().result()``.
+    """Open a job's array for reading: index it, and call ``.read().result()``.
 
     Args:
         path: The ``noise.zarr`` of a job.
@@ -88,18 +88,18 @@ def read_array(path: str | os.PathLike[str]) -> Any:
         A TensorStore.
 
     Raises:
-        OSError: If there is none that can be read.
+        OSError: If the array cannot be opened.
     """
     return _open(Path(path), read=True)
 
 
 def remove_temporaries(path: Path, rows: range, chunk_rows: int) -> None:
-    """Removes what writers that were killed have left of some rows' chunks.
+    """Remove temporary files left by killed writers of some rows' chunks.
 
     Args:
         path: The array's folder.
-        rows: Rows that nobody else writes.
-        chunk_rows: Rows in one file.
+        rows: Rows that only this process writes.
+        chunk_rows: Number of rows in one file.
     """
     for chunk in range(rows.start // chunk_rows, -(-rows.stop // chunk_rows)):
         for parent, _, names in os.walk(path / "c" / str(chunk)):
@@ -122,7 +122,7 @@ def _open(path: Path, metadata: dict[str, Any] | None = None, **options: Any) ->
 
 
 def _explained(what: str, error: Exception) -> OSError:
-    """TensorStore's error as the operating system's, where it is one."""
+    """Convert an error of TensorStore to one of the operating system if possible."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code:
         return OSError(int(code[1]), f"{what}: {os.strerror(int(code[1]))}")

@@ -65,7 +65,7 @@ def answer(
 
 
 def sampler_record(found: InversionResult, stages: Sequence[str]) -> dict[str, Any]:
-    """Return the certificate of a noise, without what it says of single steps."""
+    """Return the certificate of a noise, without values of single steps."""
     return _scalars(found, _SAMPLER) | {"stages": list(stages)}
 
 

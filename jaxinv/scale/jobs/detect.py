@@ -1,8 +1,8 @@
-"""Watermarks over a data set: every noise is scored with every key.
+"""Watermark detection over a data set: every noise is scored with every key.
 
-A test at the rate r calls about r of the images marked that are not. Over a data set
-that is many: of 10,000 images at 1e-3, ten. The summary says how many to expect, for
-each key; with several keys an image has as many chances.
+A test at rate r calls about a fraction r of the unmarked images marked, for example ten
+of 10,000 images at 1e-3, and this for each key. The summary states the expected number
+of false alarms for each key.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from jaxinv.apps import watermark
 from jaxinv.apps.watermark.detection import Key
 
-#: The test that verdicts are made by.
+#: Name of the test that determines verdicts.
 TEST = "random keys, plausible noise"
 
 
@@ -29,12 +29,12 @@ class Detector:
     """Keys to look for; from :func:`read_detector`.
 
     Attributes:
-        names: what the keys are called in the results.
-        keys: the keys.
+        names: Names of the keys in the results.
+        keys: The keys.
         digests: SHA-256 of their files.
-        rate: share of unmarked images, of white noise, that may be called marked.
-        compared: whether an image is nearest to one of them: there are several, all
-            tree-ring keys of one kind.
+        rate: Fraction of unmarked images, with white noise, that may be called marked.
+        compared: Whether the closest key is reported, which needs several tree-ring
+            keys of one kind.
     """
 
     names: tuple[str, ...]
@@ -44,19 +44,19 @@ class Detector:
     compared: bool
 
     def settings(self) -> dict[str, Any]:
-        """Return what of it changes results."""
-        # A job that was begun with another test must not go on with this one.
+        """Return the settings that affect results."""
+        # A job that was started with another test must not resume with this one.
         return {"keys": list(self.digests), "rate": self.rate, "test": TEST}
 
     def verdict(self, noise: Float[np.ndarray, "h w c"]) -> dict[str, Any]:
-        """What the keys say of a noise.
+        """Return the verdicts of all keys on a noise.
 
         Args:
-            noise: Found by inversion.
+            noise: Noise recovered by inversion.
 
         Returns:
             ``watermarks``, an object for each key, and ``nearest``, the name of the
-            nearest key, if they can be compared.
+            closest key, if keys can be compared.
         """
         found = [
             {"key": name, **verdict(key, _score(key, jnp.asarray(noise)), self.rate)}
@@ -69,10 +69,10 @@ class Detector:
 
 
 class Tally:
-    """Counts verdicts.
+    """Counter of verdicts.
 
     Args:
-        detector: Whose verdicts.
+        detector: The detector of the verdicts.
     """
 
     def __init__(self, detector: Detector):
@@ -84,7 +84,7 @@ class Tally:
         self._nearest: Counter[str] = Counter()
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Counts the record of an image; one that failed has no verdict."""
+        """Count the record of an image; failed images have no verdict."""
         if "watermarks" not in record:
             return
         hits = [found["key"] for found in record["watermarks"] if found["detected"]]
@@ -97,12 +97,12 @@ class Tally:
         self._marked += bool(hits)
         self._detected.update(hits)
         self._doubtful.update(doubtful)
-        # Of an image that carries none of them, one is nearest all the same.
+        # Unmarked images also have a closest key.
         if hits and "nearest" in record:
             self._nearest[record["nearest"]] += 1
 
     def summary(self) -> dict[str, Any]:
-        """The counts by key, and how many false alarms to expect."""
+        """Return the counts by key, and the expected number of false alarms."""
         names, rate = self._detector.names, self._detector.rate
         result = {
             "images": self._images,
@@ -121,20 +121,20 @@ class Tally:
 def read_detector(
     paths: Sequence[Path], rate: float, shape: tuple[int, int, int]
 ) -> Detector:
-    """Reads the keys to look for.
+    """Read the keys to look for.
 
     Args:
         paths: Key files; see :func:`jaxinv.apps.watermark.read_key`.
-        rate: Share of unmarked images that may be called marked, between 0 and 1.
-        shape: Of a noise.
+        rate: Fraction of unmarked images that may be called marked, between 0 and 1.
+        shape: Shape of a noise.
 
     Returns:
         The detector.
 
     Raises:
-        FileNotFoundError: If there is no such key.
-        ValueError: If one is no key, is for other noise, or is given twice; for a rate
-            that is none.
+        FileNotFoundError: If a key file does not exist.
+        ValueError: If a file is not a key, is for noise of another shape, or is given
+            twice; for an invalid rate.
     """
     if not 0 < rate < 1:
         raise ValueError(f"the rate must lie between 0 and 1, got {rate}")
@@ -144,11 +144,11 @@ def read_detector(
     for number, (name, key) in enumerate(zip(names, keys, strict=True)):
         if key.shape != shape:
             raise ValueError(
-                f"{name} is a key for noise of shape {key.shape}, but that of this "
-                f"model has {shape}"
+                f"{name} is a key for noise of shape {key.shape}, but this model's has "
+                f"shape {shape}"
             )
         if digests[number] in digests[:number]:
-            raise ValueError(f"{name} holds a key that was given before")
+            raise ValueError(f"{name} holds a key that was given twice")
     kinds = {
         (key.radius, key.channel) if isinstance(key, watermark.TreeRingKey) else None
         for key in keys
@@ -158,19 +158,19 @@ def read_detector(
 
 
 def verdict(key: Key, score: Any, rate: float) -> dict[str, Any]:
-    """Return what a score means.
+    """Return the verdict of a score as values for JSON.
 
     Args:
         key: The key.
-        score: From its ``score``.
-        rate: Share of unmarked images that may be called marked.
+        score: The result of the key's ``score``.
+        rate: Fraction of unmarked images that may be called marked.
 
     Returns:
         ``verdict`` ("found", "not found" or "cannot judge"), ``detected`` (true, false,
-        null), ``reason`` why it cannot be judged or null, ``p_value``; of a tree-ring,
-        the ``distance``; of a message its number of ``bits``, the ``matches``, their
-        share ``accuracy``, and the ``message`` that was read, also as ``message_hex``
-        and, if it is one, as ``message_text``.
+        null), ``reason`` why it cannot be judged or null, ``p_value``; for a tree-ring,
+        the ``distance``; for a message, its number of ``bits``, the ``matches``, their
+        fraction ``accuracy``, and the ``message`` as read, also as ``message_hex`` and,
+        if possible, as ``message_text``.
     """
     found = watermark.judge(score, rate)
     record = {

@@ -1,8 +1,8 @@
 """The engine of a job: continuous batching from pixels to noise.
 
-Images go through stations (:mod:`jaxinv.scale.stations`): decoder inversion, then the
-stages of the sampler's inverse. Each has lanes of its own on all devices of this
-process, and an image moves on as soon as it is done, whatever the others need.
+Images pass through stations (:mod:`jaxinv.scale.stations`): decoder inversion, then the
+stages of the sampler's inverse. Each station has its own lanes on all devices of this
+process. An image moves to the next station as soon as it is done.
 """
 
 import functools
@@ -27,7 +27,7 @@ from jaxinv.scale.lanes import Lanes
 from jaxinv.scale.stations import Onward, Station, flow
 from jaxinv.scale.stream import Sample, inversion_stations
 
-#: Text vectors that are kept, of the prompts seen last: a megabyte or less each.
+#: Number of cached text vectors, of the latest prompts: at most a megabyte each.
 KEPT_PROMPTS = 256
 
 
@@ -43,23 +43,23 @@ def continuous(
     iterations: int = 4,
     mesh: Mesh | None = None,
 ) -> Engine:
-    """Makes an engine that inverts many images at a time.
+    """Make an engine that inverts many images at a time.
 
     Args:
-        pipe: The model; its parameters stay where they are if they are on the mesh.
+        pipe: The model; parameters on the mesh are used in place.
         sampler: The sampler.
-        strategy: As of :func:`jaxinv.invert`.
-        decoder: Name of a decoder inversion.
-        guided: Whether any image has a guidance scale above 1; at most 1 is none.
-        lanes: Images at a time at each station, on the whole mesh.
-        iterations: After how many iterations to look for lanes that are free.
-        mesh: Devices of this process; one of all its devices if None.
+        strategy: See :func:`jaxinv.invert`.
+        decoder: Name of a method of decoder inversion.
+        guided: Whether any image has a guidance scale above 1.
+        lanes: Number of images at a time at each station, on the whole mesh.
+        iterations: Number of iterations between refills of free lanes.
+        mesh: Devices of this process; all its devices if None.
 
     Returns:
         The engine.
 
     Raises:
-        ValueError: For what cannot be combined, before anything is compiled.
+        ValueError: For settings that cannot be combined, before anything is compiled.
     """
     mesh = make_mesh(devices=jax.local_devices()) if mesh is None else mesh
     machine, networks = decoder_machine(
@@ -83,7 +83,7 @@ def continuous(
     def decoder_lanes() -> Lanes:
         return Lanes(machine, networks, lanes=lanes, iterations=iterations, mesh=mesh)
 
-    decoder_lanes()  # raises for what cannot be
+    decoder_lanes()  # raises for invalid settings
 
     @functools.lru_cache(KEPT_PROMPTS)
     def text(prompt: str) -> Any:
@@ -121,6 +121,6 @@ def continuous(
 def _stage_names(
     sampler: LinearMultistep, strategy: str, pipe: LatentDiffusion
 ) -> tuple[str, ...]:
-    """What the stages of a strategy are called in certificates."""
+    """Return the names of a strategy's stages in certificates."""
     plan = make_plan(sampler, strategy, None, pipe.schedule)
     return tuple(type(stage).__name__.lower() for stage in plan)

@@ -1,17 +1,16 @@
-"""The folder of a job: what is in it, whose it is, and that nobody else writes there.
+"""The folder of a job: its files, its owner, and its lock.
 
-    job.json            what makes the results what they are; another job is refused
-    manifest.jsonl      the rows: what row i of everything else is about
+    job.json            the settings that determine results; other jobs are refused
+    manifest.jsonl      the rows, which define row i of all other files
     noise.zarr          the noises; see jaxinv.scale.jobs.array
-    certificates/       parts: what became of every image; see jaxinv.scale.jobs.records
-    certificates.jsonl  all of them by row, and
-    summary.json        in numbers, once every image has a result
-    status-P.json       how far process P is; see jaxinv.scale.jobs.status
+    certificates/       parts: the record of every image; see jaxinv.scale.jobs.records
+    certificates.jsonl  all records by row, once every image has a result
+    summary.json        statistics of all records, once every image has a result
+    status-P.json       the progress of process P; see jaxinv.scale.jobs.status
     .lock-P-of-N        held by process P of N while it runs
 
-A file of these names is whole. Names that start with a dot, or end in ``.__lock``, are
-temporary files of a writer at work, or of one that was killed; the next start removes
-those.
+Files of these names are complete. Names that start with a dot, or end in ``.__lock``,
+are temporary files of a running or killed writer; the next start removes the latter.
 """
 
 import contextlib
@@ -27,16 +26,16 @@ from jaxinv.scale.jobs.array import create_array
 from jaxinv.scale.jobs.manifest import Manifest
 
 FORMAT = "jaxinv job 2"
-_PROBE = 1.0  # seconds in which a lock that somebody only looks at is free again
-_POLL = 0.2  # seconds between looks at what another process makes
-_SHOWN = 10  # differences that an error names
+_PROBE = 1.0  # seconds within which a lock that is only probed is free again
+_POLL = 0.2  # seconds between checks for files of another process
+_SHOWN = 10  # limit on the differences that an error names
 
 
 class Folder(NamedTuple):
     """The files of a job.
 
     Attributes:
-        root: the folder.
+        root: The folder.
     """
 
     root: Path
@@ -63,36 +62,36 @@ class Folder(NamedTuple):
 
     @property
     def certificates(self) -> Path:
-        """All records, by row."""
+        """All records by row."""
         return self.root / "certificates.jsonl"
 
     def status(self, process: int) -> Path:
-        """How far a process is."""
+        """Return the status file of a process."""
         return self.root / f"status-{process:05d}.json"
 
     @property
     def summary(self) -> Path:
-        """All records, in numbers."""
+        """Statistics of all records."""
         return self.root / "summary.json"
 
 
 @contextlib.contextmanager
 def claim(root: Path, process: int, count: int) -> Iterator[Folder]:
-    """Makes a folder this process' own while the block runs.
+    """Lock a folder for this process while the block runs.
 
-    The operating system holds the lock: it is free again once the process ends, however
-    it ends.
+    The operating system holds the lock and releases it when the process ends, for any
+    reason.
 
     Args:
-        root: The folder; made if need be.
-        process: Which of the job's processes this is.
-        count: How many there are.
+        root: The folder, which is created if necessary.
+        process: Index of this process.
+        count: Number of processes.
 
     Yields:
         The folder.
 
     Raises:
-        ValueError: If another job runs on it, or it cannot be written to.
+        ValueError: If another job is running on the folder, or it is not writable.
     """
     from filelock import FileLock, Timeout
 
@@ -106,8 +105,8 @@ def claim(root: Path, process: int, count: int) -> Iterator[Folder]:
             "for it, stop it, or write elsewhere"
         ) from None
     try:
-        # First the own lock, then a look at the others': of two that start at the same
-        # time, one at least sees the other.
+        # Take the own lock before checking others: of two processes that start at the
+        # same time, at least one sees the other.
         for other in sorted(root.glob(".lock-*-of-*")):
             if not other.name.endswith(f"-of-{count:05d}"):
                 try:
@@ -130,18 +129,18 @@ def prepare(
     shape: tuple[int, ...],
     chunk_rows: int | None,
 ) -> None:
-    """Writes what a job starts with, or proves that the folder is this job's.
+    """Write the initial files of a job, or check that the folder belongs to this job.
 
     Args:
-        folder: Claimed.
-        job: Its description; see :func:`check`.
+        folder: The claimed folder.
+        job: The description of the job; see :func:`check`.
         manifest: The images.
-        shape: Of a row of the array.
-        chunk_rows: Of the array; None for a job that keeps none.
+        shape: Shape of a row of the array.
+        chunk_rows: Number of rows in a file of the array; None for no array.
 
     Raises:
-        ValueError: As :func:`check`; if the folder holds anything else.
-        OSError: If something cannot be written.
+        ValueError: If :func:`check` raises it, or the folder holds other files.
+        OSError: If a file cannot be written.
     """
     if not folder.job.exists():
         _check_not_foreign(folder)
@@ -157,15 +156,15 @@ def prepare(
 
 
 def wait_until_prepared(folder: Folder, has_array: bool, seconds: float) -> None:
-    """Returns when process 0 has prepared the folder, or had in an earlier start.
+    """Wait until process 0 has prepared the folder, in this or an earlier start.
 
     Args:
-        folder: Claimed.
-        has_array: Whether the job keeps an array.
-        seconds: How long to wait.
+        folder: The claimed folder.
+        has_array: Whether the job has an array.
+        seconds: Time limit.
 
     Raises:
-        ValueError: If the folder holds something else, or after so many seconds.
+        ValueError: If the folder holds other files, or after the time limit.
     """
     needed = [folder.job, folder.manifest, folder.parts]
     needed += [folder.noise / "zarr.json"] if has_array else []
@@ -175,38 +174,38 @@ def wait_until_prepared(folder: Folder, has_array: bool, seconds: float) -> None
             _check_not_foreign(folder)
         if time.monotonic() > end:
             raise ValueError(
-                f"{folder.root} holds no job after {seconds:.0f} s: process 0 makes "
-                "it, so start that, or see what it says; all processes need one and "
-                "the same folder"
+                f"{folder.root} holds no job after {seconds:.0f} s: process 0 creates "
+                "it, so start process 0 or see its messages; all processes need the "
+                "same folder"
             )
         time.sleep(_POLL)
 
 
 def _check_not_foreign(folder: Folder) -> None:
-    """Raises for files in a folder without a job; what it has comes after job.json."""
+    """Raise ValueError if a folder has files but no job, whose job.json is first."""
     foreign = [p.name for p in folder.root.iterdir() if not p.name.startswith(".")]
     if foreign and not folder.job.exists():
         raise ValueError(
-            f"{folder.root} is not empty and holds no job ({foreign[0]} is in it): "
-            "give a new or empty folder"
+            f"{folder.root} is not empty and holds no job (it contains {foreign[0]}): "
+            "use a new or empty folder"
         )
 
 
 def check(folder: Folder, job: Mapping[str, Any]) -> None:
-    """Raises unless the folder holds this job.
+    """Raise ValueError unless the folder holds this job.
 
     Args:
-        folder: Claimed.
-        job: Its description. All of it but ``about`` has to agree.
+        folder: The claimed folder.
+        job: The description of the job, which must agree except for ``about``.
 
     Raises:
-        ValueError: If it holds another, or none; names every difference.
+        ValueError: If it holds another job or none; the message lists differences.
     """
     try:
         found = read_json(folder.job)
     except FileNotFoundError:
         raise ValueError(
-            f"{folder.root} holds no job: process 0 makes it, so start that first"
+            f"{folder.root} holds no job: process 0 creates it, so start that first"
         ) from None
     except ValueError as error:
         raise ValueError(
@@ -227,19 +226,19 @@ def check(folder: Folder, job: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{folder.root} holds the results of another job: "
             f"{'; '.join(differences[:_SHOWN])}{rest}. Write to another folder, or "
-            "repeat that job's options to go on with it"
+            "repeat the options of that job to resume it"
         )
 
 
 def remove_temporaries(*paths: Path) -> None:
-    """Removes what was left of files that nobody else writes now."""
+    """Remove temporary files left by killed writers of files."""
     for path in paths:
         for temporary in path.parent.glob(f".{path.name}.*"):
             temporary.unlink(missing_ok=True)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by dotted name, without what is only said."""
+    """Yield settings by dotted name, without informative ones."""
     for key, item in value.items():
         if isinstance(item, dict) and item:
             if key != "about":

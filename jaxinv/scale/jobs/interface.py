@@ -1,9 +1,9 @@
-"""What a job and an engine say to each other: requests in, answers out.
+"""The interface between a job and an engine: requests and answers.
 
-An engine inverts images and knows nothing of files; a job reads, records and resumes,
-and knows nothing of devices. An engine pulls requests when it has room for them and
-yields answers when it has them, so the order is its own affair: it may run many images
-at once, and those that need more iterations come later.
+An engine inverts images and does not access files; a job reads images, records results
+and resumes, and does not access devices. An engine pulls requests when it has room and
+yields answers in any order: it may run many images at once, and images that need more
+iterations finish later.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +17,11 @@ class Request(NamedTuple):
     """An image to invert, with its own settings.
 
     Attributes:
-        index: row of the manifest, from 0.
+        index: Row of the manifest, from 0.
         pixels: 8-bit RGB values of the model's size, shape (h, w, 3).
-        prompt: what the image shows.
-        negative_prompt: what guidance pushes away from.
-        guidance: classifier-free guidance scale; finite; at most 1 is none.
+        prompt: Prompt that describes the image.
+        negative_prompt: Prompt from which guidance pushes away.
+        guidance: Finite classifier-free guidance scale; at most 1 disables guidance.
     """
 
     index: int  # type: ignore[assignment]  # tuples have a method of that name
@@ -32,19 +32,19 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What became of a request.
+    """The result of a request.
 
     Attributes:
-        index: of the request.
-        state: what :func:`jaxinv.sample` makes the latent from again, float32:
-            (h, w, c), or (k, h, w, c) for samplers whose state is k arrays.
-        noise: the noise alone, float32, shape (h, w, c).
-        certificate: scalars that JSON can hold: ``converged`` and ``reconstruction`` of
-            the noise, ``state_converged`` and ``state_reconstruction`` of the values,
-            ``solved``, ``residual``, ``num_evals``, ``depth``, ``stages`` and, as an
-            object, ``decoder``.
-        failure: why there is no usable answer; None if there is one. The arrays of a
-            failed request are not looked at.
+        index: The index of the request.
+        state: Noise or state from which :func:`jaxinv.sample` reproduces the latent,
+            float32: (h, w, c), or (k, h, w, c) for samplers with k states.
+        noise: The noise alone, float32, shape (h, w, c).
+        certificate: Values for JSON: ``converged`` and ``reconstruction`` of the noise,
+            ``state_converged`` and ``state_reconstruction`` of the state, ``solved``,
+            ``residual``, ``num_evals``, ``depth``, ``stages`` and the object
+            ``decoder``.
+        failure: The reason for a failure, or None. The arrays of a failed request are
+            ignored.
     """
 
     index: int  # type: ignore[assignment]  # tuples have a method of that name
@@ -55,8 +55,8 @@ class Answer(NamedTuple):
 
 
 Engine = Callable[[Iterable[Request]], Iterator[Answer]]
-"""Inverts: every request is answered exactly once, in any order.
+"""An engine answers every request exactly once, in any order.
 
-Requests are pulled lazily, as many as the engine has room for: an image that was pulled
-and not yet answered is in memory.
+It pulls requests lazily, as many as it has room for: images that were pulled but not
+yet answered are in memory.
 """

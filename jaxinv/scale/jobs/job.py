@@ -1,10 +1,9 @@
-"""A job: every image of a manifest gets exactly one result, whatever happens.
+"""A job: exactly one result for every image of a manifest, despite interruptions.
 
-An image has a result when a record of it is on the disk, and a start does those that
-have none. Nothing else is remembered, so it does not matter how an earlier start ended.
-A picture that has changed since then is a new image
-(:mod:`jaxinv.scale.jobs.pictures`). Several processes take ranges of rows that share no
-file.
+An image has a result once its record is on disk, and a start processes the images
+without one. There is no other memory, so the way in which an earlier start ended does
+not matter. A picture that has changed since then is a new image
+(:mod:`jaxinv.scale.jobs.pictures`). Processes take ranges of rows that share no file.
 """
 
 import contextlib
@@ -64,56 +63,57 @@ def run_job(
     on_note: Callable[[str], None] = warnings.warn,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Inverts all images of a manifest that have no result yet.
+    """Invert all images of a manifest that have no result yet.
 
-    An image has a result for the picture as it was. Where the content of its file is
-    another now, it is inverted again; where there is no file any more, the result is
-    kept. This is found out by reading the files of all images that are done.
+    A result belongs to the content of the picture. If the content of its file has
+    changed, the image is inverted again; if the file was deleted, the result is kept.
+    To check this, the files of all finished images are read.
 
-    It can be stopped at any moment and in any way, and started again. An exception, a
-    KeyboardInterrupt too, leaves everything that was answered on the disk.
+    A job can be stopped at any time and in any way, and resumed. After an exception,
+    including KeyboardInterrupt, all answers of the engine are on disk.
 
     Args:
         manifest: The images; see :func:`jaxinv.scale.jobs.read_manifest`.
         out: Folder of the results: new, empty, or of the same job.
-        engine: Inverts; see :mod:`jaxinv.scale.jobs.interface`.
-        settings: Everything that changes results and is not in the manifest: model,
-            sampler, steps, ... What JSON can hold. A folder with the results of other
+        engine: The engine; see :mod:`jaxinv.scale.jobs.interface`.
+        settings: All settings that affect results and are not in the manifest, as
+            values for JSON: model, sampler, steps, ... A folder with results of other
             settings is refused.
         image_size: (height, width) of the engine's images.
-        row_shape: Of the states that the engine answers: (h, w, c), or (k, h, w, c).
-        model: What the model is called in messages.
-        resize: Whether images of another size are cropped and resampled; otherwise
-            they fail.
-        max_pixels: Larger pictures fail.
+        row_shape: Shape of the engine's states: (h, w, c), or (k, h, w, c).
+        model: Name of the model in messages.
+        resize: Whether images of other sizes are cropped and resampled; otherwise they
+            fail.
+        max_pixels: Limit on the pixels of an image; larger images fail.
         keep_noise: Whether the states are written.
         detector: Keys to look for in the noises.
-        chunk_rows: Rows in one file of the array.
-        commit_every: Images after which results are written,
-        commit_seconds: or seconds, whichever is first.
-        max_failures: Failures of this start, in this process, after which it is given
-            up; None for no limit.
-        retry_failures: Whether images whose failure is on record are tried again.
-        process_index: Which of the job's processes this is, from 0.
-        process_count: How many there are. A later start may have another number.
-        wait_seconds: How long the other processes wait for the first to prepare the
-            folder. It is all that they wait for.
-        on_progress: Told the counts of this process after every result.
-        on_note: Told which pictures have changed since an earlier start, in words.
-        about: What else to note in ``job.json``.
+        chunk_rows: Number of rows in one file of the array.
+        commit_every: Number of images after which results are written.
+        commit_seconds: Time after which results are written.
+        max_failures: Largest number of failures of this start in this process; None for
+            no limit.
+        retry_failures: Whether images with a recorded failure are tried again.
+        process_index: Index of this process, from 0.
+        process_count: Number of processes, which may differ between starts.
+        wait_seconds: Time limit for other processes to wait for the first to prepare
+            the folder. They wait for nothing else.
+        on_progress: Function that receives the counts of this process after every
+            result.
+        on_note: Function that receives notes about changed pictures.
+        about: Further information for ``job.json``.
 
     Returns:
-        The summary: that of ``summary.json`` if every image has a result now. If other
-        processes are still at work only ``complete`` (False), ``images``, ``done``,
-        ``converged``, ``unconverged``, ``failed`` and ``seconds``.
+        The summary, that of ``summary.json`` if every image has a result. If other
+        processes are still running, it only has ``complete`` (False), ``images``,
+        ``done``, ``converged``, ``unconverged``, ``failed`` and ``seconds``.
 
     Raises:
-        ValueError: For a folder that holds something else, or that another job is
-            running on; for numbers that make no sense. Nothing was written then.
-        OSError: If results cannot be written, as on a full disk. What was written
-            before stays.
+        ValueError: For a folder with other files or a running job, or for invalid
+            numbers. Nothing is written then.
+        OSError: If results cannot be written, as on a full disk. Earlier results are
+            kept.
         TooManyFailuresError: If there were more failures than allowed.
-        EngineError: If the engine breaks down, or does not answer each request once.
+        EngineError: If the engine fails, or does not answer each request once.
     """
     if not 0 <= process_index < process_count:
         raise ValueError(
@@ -168,7 +168,7 @@ def run_job(
         )
         progress(recorder.counts)
         with status.running(), warnings.catch_warnings():
-            # What is wrong with a picture is said in its record.
+            # The record of a picture describes its faults.
             warnings.filterwarnings("ignore", module="PIL")
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             readings = read_rows(manifest, todo, image_size, model, resize, max_pixels)
@@ -178,7 +178,7 @@ def run_job(
 
 
 def process_rows(rows: int, chunk_rows: int, index: int, count: int) -> range:
-    """The rows of one process: whole chunks, one after the other.
+    """Return the rows of one process: consecutive whole chunks.
 
     >>> [process_rows(300, 64, index, 2) for index in range(2)]
     [range(0, 128), range(128, 300)]

@@ -1,9 +1,9 @@
-"""What a job works on: the rows of a manifest, checked before anything starts.
+"""Manifests: the images of a job, checked before it starts.
 
 A manifest is a JSONL or CSV file, or a folder of images. A row names an image, relative
-to the manifest's folder, and may have a prompt, a negative prompt and a guidance of its
-own; what a row does not say (an absent or empty CSV cell, ``null``) is the default. The
-position of a row is its name for ever: row i of the results belongs to it.
+to the manifest's folder, and may have its own prompt, negative prompt and guidance;
+missing values (an absent or empty CSV cell, ``null``) take the default. The position of
+a row identifies it: row i of the results belongs to row i of the manifest.
 """
 
 import csv
@@ -19,13 +19,13 @@ from jaxinv.checks import Length, checked, shown
 from jaxinv.files import to_json
 from jaxinv.files.json_fields import check_field, parse_json
 
-#: Files of these endings are the images of a folder; others in it are ignored.
+#: Suffixes of the images of a folder; other files are ignored.
 IMAGE_SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
     ".webp",
 )  # fmt: skip
-_SHOWN = 5  # wrong lines that an error names
-_MAX_LINE = 2**20  # characters of a row
+_SHOWN = 5  # limit on the invalid lines that an error names
+_MAX_LINE = 2**20  # limit on the characters of a row
 _Prompt = Annotated[str, Length(0, _MAX_LINE)]
 _FIELDS = {"prompt": _Prompt, "negative_prompt": _Prompt, "guidance": float}
 _KNOWN = ("path", *_FIELDS)
@@ -35,11 +35,11 @@ class Row(NamedTuple):
     """One image of a job.
 
     Attributes:
-        path: as the manifest has it: absolute, or relative to ``Manifest.root``.
-        prompt: what the image shows.
-        negative_prompt: what guidance pushes away from.
-        guidance: classifier-free guidance scale; finite; at most 1 is none.
-        extra: columns that mean nothing here, kept; None if there are none.
+        path: Path in the manifest: absolute, or relative to ``Manifest.root``.
+        prompt: Prompt that describes the image.
+        negative_prompt: Prompt from which guidance pushes away.
+        guidance: Finite classifier-free guidance scale; at most 1 disables guidance.
+        extra: Unknown columns, which are kept; None if there are none.
     """
 
     path: str
@@ -53,15 +53,15 @@ class Manifest(NamedTuple):
     """All images of a job.
 
     Attributes:
-        root: the folder that relative paths start from.
-        rows: the images, in order.
+        root: The folder of relative paths.
+        rows: The images, in order.
     """
 
     root: Path
     rows: list[Row]
 
     def lines(self) -> Iterator[bytes]:
-        """The rows as JSON, one line each: what ``manifest.jsonl`` holds."""
+        """Return the rows as JSON, one line each, for ``manifest.jsonl``."""
         for index, row in enumerate(self.rows):
             record = {"index": index, **row._asdict()}
             if row.extra is None:
@@ -69,7 +69,7 @@ class Manifest(NamedTuple):
             yield to_json(record).encode() + b"\n"
 
     def fingerprint(self) -> str:
-        """SHA-256 of the rows; where the folder lies is no part of it."""
+        """Return the SHA-256 of the rows, independent of the folder's location."""
         digest = hashlib.sha256()
         for line in self.lines():
             digest.update(line)
@@ -85,28 +85,28 @@ def read_manifest(
     guidance: float = 1.0,
     extra_columns: bool = False,
 ) -> Manifest:
-    """Reads a manifest, or lists a folder.
+    """Read a manifest, or list a folder.
 
-    Of a folder, all images below it are taken, sorted by path; hidden files and folders
-    and files with other endings than ``IMAGE_SUFFIXES`` are ignored. In a manifest
-    every row counts: what cannot be read as an image becomes a failure of the job.
+    A folder stands for all images below it, sorted by path, without hidden files and
+    folders and files with suffixes other than ``IMAGE_SUFFIXES``. In a manifest every
+    row counts: files that cannot be read as images are failures of the job.
 
     Args:
         path: A ``.jsonl`` or ``.csv`` file, UTF-8, or a folder. A CSV file starts with
             the names of its columns.
-        prompt: Of rows that have none.
-        negative_prompt: Likewise.
-        guidance: Likewise.
-        extra_columns: Whether other columns may stand in the manifest; they are kept
-            and mean nothing. Without, a misspelt name is an error.
+        prompt: Prompt of rows without one.
+        negative_prompt: Negative prompt of rows without one.
+        guidance: Guidance scale of rows without one.
+        extra_columns: Whether unknown columns are allowed, and kept. Otherwise a
+            misspelled name is an error.
 
     Returns:
-        The rows. One path may occur in several.
+        The rows. Several rows may have the same path.
 
     Raises:
-        FileNotFoundError: If there is nothing of that name.
-        ValueError: If it is no manifest, has no rows, or has wrong ones: the message
-            names the first few, by line.
+        FileNotFoundError: If the path does not exist.
+        ValueError: If it is not a manifest, has no rows, or has invalid rows; the
+            message names the first few, by line.
     """
     path = Path(path)
     default = Row("", prompt, negative_prompt, guidance)
@@ -121,7 +121,7 @@ def read_manifest(
     }
     if not path.is_file() or path.suffix.lower() not in readers:
         raise ValueError(
-            f"{path} is no manifest: expected a .jsonl or .csv file, or a folder of "
+            f"{path} is not a manifest: expected a .jsonl or .csv file, or a folder of "
             "images"
         )
     rows, wrong = [], []
@@ -158,7 +158,7 @@ def _rows_of_folder(folder: Path, default: Row) -> Iterator[Row]:
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    """The rows with their line numbers; a reason in place of one that is no JSON."""
+    """Yield line numbers with rows, or with a ValueError for rows that are not JSON."""
     with open(path, encoding="utf-8-sig") as file:
         number = 0
         while line := file.readline(_MAX_LINE + 1):
@@ -201,7 +201,7 @@ def _read_csv(path: Path, extra_columns: bool) -> Iterator[tuple[int, Any]]:
 
 
 def _with_number(record: dict[str, Any]) -> dict[str, Any] | ValueError:
-    """A CSV record with its guidance as a number."""
+    """Return a CSV record with its guidance as a number."""
     if "guidance" not in record:
         return record
     try:
@@ -212,10 +212,10 @@ def _with_number(record: dict[str, Any]) -> dict[str, Any] | ValueError:
 
 
 def _row(record: Any, default: Row, extra_columns: bool) -> Row:
-    """A row of a record.
+    """Return the row of a record.
 
     Raises:
-        ValueError: If it is none; ``record`` itself, where that is the reason.
+        ValueError: If the record is not a row; ``record`` itself if it is an error.
     """
     if isinstance(record, ValueError):
         raise record
@@ -226,7 +226,7 @@ def _row(record: Any, default: Row, extra_columns: bool) -> Row:
         raise ValueError(_unknown(next(iter(extra))))
     given = {key: record[key] for key in _KNOWN if record.get(key) is not None}
     if "path" not in given:
-        raise ValueError("there is no path")
+        raise ValueError("path is missing")
     for key, value in given.items():
         if key != "path":
             check_field(key, value, _FIELDS[key])
@@ -238,7 +238,7 @@ def _row(record: Any, default: Row, extra_columns: bool) -> Row:
 
 
 def _unknown(column: str) -> str:
-    """Return what to say of a column that means nothing."""
+    """Return the message for an unknown column."""
     spelled = column.strip().lower().replace(" ", "_").replace("-", "_")
     close = difflib.get_close_matches(spelled, _KNOWN, n=1)
     hint = f", did you mean {close[0]!r}?" if close else ""
@@ -249,7 +249,7 @@ def _unknown(column: str) -> str:
 
 
 def _is_name(path: Any) -> bool:
-    """Return whether the file system can have a file of this name."""
+    """Return whether the file system allows a file of this name."""
     try:  # it may have bytes that are no text, which JSON's texts may not
         return bool(path) and b"\0" not in os.fsencode(path)
     except (TypeError, UnicodeEncodeError):

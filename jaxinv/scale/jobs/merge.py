@@ -1,4 +1,4 @@
-"""The end of a job: all certificates in one file by row, and their summary."""
+"""The end of a job: all certificates in one file by row, and a summary."""
 
 import re
 from collections import Counter
@@ -11,22 +11,22 @@ from jaxinv.scale.jobs.folder import Folder, remove_temporaries
 from jaxinv.scale.jobs.recorder import Counts
 from jaxinv.scale.jobs.records import Ledger, parse_record, read_ledger
 
-_KINDS = 50  # of failures that a summary tells apart
-_MAX_SUMMARY = 16 * 2**20  # bytes: it has a line for each key that is looked for
+_KINDS = 50  # limit on the kinds of failures in a summary
+_MAX_SUMMARY = 16 * 2**20  # bytes: a summary has a line for each key
 
 
 def merge(folder: Folder, rows: int, detector: Detector | None) -> dict[str, Any]:
-    """Writes ``certificates.jsonl`` and ``summary.json`` of a job that is complete.
+    """Write ``certificates.jsonl`` and ``summary.json`` of a complete job.
 
-    Any process may do it, and more than one: the last to begin has seen everything.
+    Any process may do this, also several: the last to begin has all records.
 
     Args:
-        folder: Of the job.
-        rows: Of the manifest.
+        folder: The folder of the job.
+        rows: Number of rows of the manifest.
         detector: The keys that were looked for.
 
     Returns:
-        The summary. Of a job that is not complete nothing is written.
+        The summary. Nothing is written for an incomplete job.
 
     Raises:
         OSError: If a file cannot be written.
@@ -74,7 +74,7 @@ def merge(folder: Folder, rows: int, detector: Detector | None) -> dict[str, Any
 
 
 def _merged(folder: Folder, ledger: Ledger) -> dict[str, Any] | None:
-    """Return the summary of a job, if it was made of all that is known now."""
+    """Return the summary on disk if it contains all current records, else None."""
     if not (folder.summary.exists() and folder.certificates.exists()):
         return None
     summary = read_json(folder.summary, max_bytes=_MAX_SUMMARY)
@@ -82,5 +82,5 @@ def _merged(folder: Folder, ledger: Ledger) -> dict[str, Any] | None:
 
 
 def _kind(failure: str) -> str:
-    """What failures of one kind have in common: no numbers, no details."""
+    """Return the kind of a failure: its message without numbers and details."""
     return re.sub(r"\d+", "N", re.split("[:;(]", failure, maxsplit=1)[0]).strip()

@@ -1,10 +1,10 @@
-"""Images from files, ahead of the engine: Grain's threads read while it computes.
+"""Reading of images ahead of the engine, in Grain's threads.
 
-Whatever is wrong with a file is a value here, not an exception: one picture that cannot
-be read must not end the reading of a million others.
+Faults of a file are values, not exceptions: one unreadable picture must not stop the
+reading of a million others.
 
-Memory: eight threads read; pictures of more than 4 million pixels are decoded one at a
-time.
+Eight threads read. To bound memory, pictures of more than 4 million pixels are decoded
+one at a time.
 """
 
 import contextlib
@@ -23,19 +23,20 @@ from jaxinv.scale.jobs.manifest import Manifest
 from jaxinv.scale.jobs.pictures import picture_digest
 
 _THREADS = 8
-_AHEAD = 64  # images read and not yet asked for
-_LARGE = 2**22  # pixels; larger pictures are decoded one at a time: 0.1 GB each
+_AHEAD = 64  # number of images that are read in advance
+_LARGE = 2**22  # pixels; larger pictures (0.1 GB each) are decoded one at a time
 
 
 class Reading(NamedTuple):
-    """An image of the manifest, or why there is none.
+    """An image of the manifest, or the reason why it cannot be read.
 
     Attributes:
-        index: row of the manifest.
-        pixels: 8-bit RGB values of the model's size; None if there is a failure.
-        changes: what altered the picture; see :func:`jaxinv.files.images.read_image`.
-        failure: the reason, with "the file" in place of the path; None if all is well.
-        digest: SHA-256 of the file that was read; None if it could not be.
+        index: Row of the manifest.
+        pixels: 8-bit RGB values of the model's size; None for a failure.
+        changes: Alterations; see :func:`jaxinv.files.image_reading.read_image`.
+        failure: The reason for a failure, with "the file" in place of the path, or
+            None.
+        digest: SHA-256 of the file, or None if it could not be read.
     """
 
     index: int  # type: ignore[assignment]  # tuples have a method of that name
@@ -54,20 +55,20 @@ def read_row(
     max_pixels: int = MAX_PIXELS,
     one_at_a_time: AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008
 ) -> Reading:
-    """Reads one image.
+    """Read one image.
 
     Args:
         manifest: All images.
-        index: Which one.
+        index: Row of the image.
         size: The model's (height, width).
         model: The model's name, for messages.
         resize: Whether images of another size are cropped and resampled.
-        max_pixels: Larger pictures are failures.
-        one_at_a_time: Entered while a picture of more than 4 million pixels is decoded:
-            a lock that all threads share bounds their memory.
+        max_pixels: Limit on the pixels of an image; larger images are failures.
+        one_at_a_time: Context for decoding a picture of more than 4 million pixels: a
+            lock that all threads share bounds their memory.
 
     Returns:
-        The image or the reason why there is none; nothing is raised.
+        The image or the reason for a failure; nothing is raised.
     """
     path = Path(manifest.root, manifest.rows[index].path)
     digest = picture_digest(path)
@@ -94,15 +95,15 @@ def read_rows(
     resize: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Generator[Reading, None, None]:
-    """Reads images ahead of whoever takes them, in threads.
+    """Read images in advance, in threads.
 
     Args:
         manifest: All images.
-        indices: The rows that are wanted.
+        indices: The rows to read.
         size: The model's (height, width).
         model: The model's name, for messages.
         resize: Whether images of another size are cropped and resampled.
-        max_pixels: Larger pictures are failures.
+        max_pixels: Limit on the pixels of an image; larger images are failures.
 
     Yields:
         The images, in the order of the indices.

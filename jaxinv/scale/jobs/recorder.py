@@ -1,8 +1,8 @@
-"""Results on their way to the disk: collected, and written some at a time.
+"""Writing of results to disk in commits.
 
-A commit writes the rows of the array first and the records after them. So an image that
-has a record has its noise; where a job is killed in between, the image is done again
-and its row is written again.
+A commit writes the rows of the array before the records, so that the noise of every
+image with a record is on disk. If a job is killed in between, the image is inverted and
+its row written again.
 """
 
 import os
@@ -26,20 +26,20 @@ from jaxinv.scale.jobs.records import (
 
 
 class WriteError(OSError):
-    """Results could not be written, as on a full disk."""
+    """Error for results that cannot be written, as on a full disk."""
 
 
 class Counts(NamedTuple):
-    """How far a process has come with its images.
+    """The progress of a process in numbers of images.
 
     Attributes:
-        total: images of this process.
-        done: those with a result, from earlier starts too.
-        converged: of those that are done.
-        unconverged: likewise.
-        failed: likewise.
-        new: done by this start.
-        new_failed: failed in this start.
+        total: All images of this process.
+        done: Images with a result, including earlier starts.
+        converged: Finished images that converged.
+        unconverged: Finished images that did not converge.
+        failed: Finished images that failed.
+        new: Images finished by this start.
+        new_failed: Images that failed in this start.
     """
 
     total: int
@@ -70,7 +70,7 @@ class Counts(NamedTuple):
         }
 
     def plus(self, state: int) -> "Counts":
-        """Return the counts with one result more."""
+        """Return the counts after another result."""
         return self._replace(
             done=self.done + 1,
             converged=self.converged + (state == CONVERGED),
@@ -82,18 +82,18 @@ class Counts(NamedTuple):
 
 
 class Recorder:
-    """Takes results from any thread and commits them.
+    """Recorder that takes results from any thread and commits them.
 
     Args:
         parts: Folder of the records.
-        array: Where noises go; None if none are kept.
-        row_shape: Of a noise.
-        process: This process.
-        number: Of the first part that it writes.
-        counts: Of what is done already.
-        commit_every: Images after which they are written,
-        commit_seconds: or seconds, whichever is first.
-        on_progress: Told the counts after every result.
+        array: Array for the noises, or None to discard them.
+        row_shape: Shape of a noise.
+        process: Index of this process.
+        number: Number of the first part.
+        counts: Counts of earlier starts.
+        commit_every: Number of results after which to commit.
+        commit_seconds: Time after which to commit.
+        on_progress: Function that receives the counts after every result.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class Recorder:
     def add(
         self, record: dict[str, Any], row: Float[np.ndarray, "*shape"] | None
     ) -> None:
-        """Takes the result of an image, and commits if it is time to.
+        """Add the result of an image, and commit if it is time.
 
         Args:
-            record: With its ``index``, and ``failure`` or ``converged``.
-            row: Of the array; None for NaN.
+            record: A record with ``index``, and ``failure`` or ``converged``.
+            row: The row of the array; None for NaN.
 
         Raises:
             WriteError: If a commit cannot be written.
@@ -139,12 +139,12 @@ class Recorder:
                 self.commit()
 
     def commit(self) -> None:
-        """Writes everything that was taken.
+        """Write all results added so far.
 
-        If it is interrupted, another commit writes it again: the records are the same.
+        After an interruption, another commit writes the same records again.
 
         Raises:
-            WriteError: If it cannot be written. Nothing of it counts as done then.
+            WriteError: If they cannot be written. None of them counts as done then.
         """
         with self._lock:
             if not self._waiting:
@@ -153,12 +153,12 @@ class Recorder:
             try:
                 self._write(now - self._since)
             except OSError as error:
-                # Whichever file it is, what to do is the same.
+                # The remedy is the same for all files.
                 reason = os.strerror(error.errno) if error.errno else str(error)
                 raise WriteError(
                     error.errno,
-                    f"cannot write results: {reason}; what was written before is kept, "
-                    "and the same job goes on from there",
+                    f"cannot write results: {reason}; earlier results are kept, and "
+                    "the same job resumes from there",
                 ) from error
             self._number += 1
             self._since = now

@@ -1,12 +1,12 @@
-"""What became of every image: small files, each written once and whole.
+"""Records of all images: small files that are each written once, atomically.
 
 A *part* holds the records of one commit, a line of JSON for each image; an image is
-done when it is in a part. Parts are numbered, and where an image is in several
-(failures can be tried again), the one with the highest number counts. A start goes on
-above the highest number that it finds: later starts win, whatever process runs them.
-Where a picture has changed, a record that is ``outdated`` takes back the one before.
+done once it is in a part. Parts are numbered. If an image is in several parts (failures
+can be retried), the highest number counts. A start continues above the highest existing
+number, so that later starts take precedence, independent of the process. If a picture
+has changed, an ``outdated`` record cancels the previous one.
 
-The first line of a part is about the part itself: the seconds of work in it.
+The first line of a part describes the part itself: the seconds of work in it.
 """
 
 import re
@@ -28,7 +28,7 @@ _PART = re.compile(r"(\d{5,})-(\d{6,})\.jsonl")
 # A temporary file of open_atomically.
 _TEMPORARY = re.compile(r"\.(\d{5,})-\d{6,}\.jsonl\..+")
 
-# What is read of a record, and what it may be; see state_of.
+# The fields of a record that are read, and their types; see state_of.
 _FIELDS: dict[str, Any] = {
     "index": Annotated[int, Range(0, 2**31 - 1)],
     "path": str | None,
@@ -45,14 +45,14 @@ _Seconds = Annotated[float, Range(0, 1e12)]
 
 
 class Ledger(NamedTuple):
-    """What is known of all images of a job.
+    """The states and records of all images of a job.
 
     Attributes:
         states: ``MISSING``, ``CONVERGED``, ``UNCONVERGED`` or ``FAILED``.
-        part: which of ``parts`` holds the record that counts.
-        line: and in which of its lines, from 0.
-        parts: the files, lowest number first.
-        seconds: of work in all of them, by every process.
+        part: Index in ``parts`` of the record that counts.
+        line: Line of that record in its part, from 0.
+        parts: The files, lowest number first.
+        seconds: Seconds of work in all parts, of all processes.
     """
 
     states: Int[np.ndarray, " rows"]
@@ -67,9 +67,9 @@ class Ledger(NamedTuple):
         return _numbers(self.parts[-1])[0] + 1 if self.parts else 0
 
     def records(self) -> Iterator[bytes]:
-        """The records that count, by row of the manifest: lines of JSON."""
+        """Yield the current records by row of the manifest, as lines of JSON."""
 
-        # Images are done nearly in order, and so are the files that are looked into.
+        # Images finish nearly in order, so a few cached files suffice.
         @lru_cache(maxsize=64)
         def lines(part: int) -> list[bytes]:
             return self.parts[part].read_bytes().splitlines()
@@ -79,28 +79,29 @@ class Ledger(NamedTuple):
 
 
 def state_of(record: Mapping[str, Any]) -> int:
-    """What a record says became of its image."""
+    """Return the recorded status of an image."""
     if record.get("outdated"):
         return MISSING
     if record.get("failure") is not None:
         return FAILED
-    # The state is what a job keeps: one array of noise but for bidirectional samplers.
+    # A job keeps the state, which is one array of noise except in bidirectional
+    # samplers.
     good = record.get("state_converged", record.get("converged"))
     return CONVERGED if good else UNCONVERGED
 
 
 def read_ledger(folder: Path, rows: int) -> Ledger:
-    """Reads all parts, of whatever process.
+    """Read the parts of all processes.
 
     Args:
-        folder: Where they are.
-        rows: Of the manifest.
+        folder: The folder of the parts.
+        rows: Number of rows of the manifest.
 
     Returns:
-        What is known.
+        The ledger.
 
     Raises:
-        ValueError: If a part is none.
+        ValueError: If a part is damaged.
     """
     paths = [path for path in folder.iterdir() if _PART.fullmatch(path.name)]
     parts = tuple(sorted(paths, key=_numbers))
@@ -119,7 +120,7 @@ def read_ledger(folder: Path, rows: int) -> Ledger:
                 record = parse_record(text, f"line {line + 1}")
                 index = record["index"]
                 if index >= rows:
-                    raise ValueError(f"line {line + 1}: there is no row {index}")
+                    raise ValueError(f"line {line + 1}: row {index} does not exist")
                 states[index] = state_of(record)
                 place[:, index] = number, line
     return Ledger(states, place[0], place[1], parts, seconds)
@@ -129,14 +130,14 @@ def parse_record(line: bytes, where: str) -> dict[str, Any]:
     """Read the record of an image.
 
     Args:
-        line: JSON.
-        where: What to call it in errors.
+        line: The line of JSON.
+        where: Name of the line in errors.
 
     Returns:
         The record.
 
     Raises:
-        ValueError: If it is not a record.
+        ValueError: If the line is not a record.
     """
     record = parse_json(line, where)
     check_field(where, record, dict[str, Any])
@@ -156,17 +157,17 @@ def write_part(
     records: Iterable[Mapping[str, Any]],
     seconds: float,
 ) -> None:
-    """Writes the records of one commit, whole or not at all.
+    """Write the records of one commit atomically.
 
     Args:
-        folder: Where parts are.
-        process: Which process writes.
-        number: Of the part, higher than that of what it replaces.
-        records: Of the images, each with its ``index``.
-        seconds: Of work in them.
+        folder: The folder of the parts.
+        process: Index of the process.
+        number: Number of the part, higher than that of the records it replaces.
+        records: Records of images, each with its ``index``.
+        seconds: Seconds of work in them.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the part cannot be written.
     """
     head = {"process": process, "part": number, "seconds": round(seconds, 3)}
     with open_atomically(folder / f"{process:05d}-{number:06d}.jsonl") as file:
@@ -174,13 +175,13 @@ def write_part(
 
 
 def remove_temporaries(folder: Path, process: int, count: int) -> None:
-    """Removes what writers that were killed have left.
+    """Remove temporary files left by killed writers.
 
     Args:
-        folder: Where parts are.
-        process: This process.
-        count: Number of processes; the first also cleans up after those that are no
-            more.
+        folder: The folder of the parts.
+        process: Index of this process.
+        count: Number of processes. The first process also cleans up after processes
+            beyond this number.
     """
     for path in folder.iterdir():
         if match := _TEMPORARY.fullmatch(path.name):

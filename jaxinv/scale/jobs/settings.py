@@ -1,7 +1,7 @@
-"""What makes a job's results what they are: settings, weights, rows.
+"""Description of a job: the settings, weights and rows that determine its results.
 
-Two starts with the same description give the same results, so the second may go on
-where the first was stopped; any difference means another job.
+Two starts with equal descriptions give equal results, so the second may resume the
+first; any difference means another job.
 """
 
 import hashlib
@@ -25,17 +25,17 @@ def describe_job(
     chunk_rows: int | None,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The description of a job: what ``job.json`` holds.
+    """Return the description of a job, for ``job.json``.
 
     Args:
         manifest: The images.
-        settings: Everything else that changes results.
-        shape: Of a row of the array.
-        chunk_rows: Of the array; None for a job that keeps none.
-        about: What is good to know and may differ in a later start.
+        settings: All other settings that affect results.
+        shape: Shape of a row of the array.
+        chunk_rows: Number of rows in a file of the array; None for no array.
+        about: Further information, which may differ in a later start.
 
     Returns:
-        What JSON can hold.
+        Values for JSON.
     """
     return {
         "format": FORMAT,
@@ -57,20 +57,19 @@ def describe_job(
 
 
 def model_fingerprint(folder: Path, variant: str | None = None) -> str:
-    """SHA-256 of everything that is read of a model: configurations and weights.
+    """Return the SHA-256 of a model's configurations and weights.
 
-    It is made of the contents, whatever the dates of the files are, and wherever links
-    lead to them. Neither the model's name nor its place are part of it, nor files that
-    are not read, such as the same weights in another format.
+    It depends on the contents of the files that are read, not on their dates, links,
+    the model's name or location, or on files that are not read, such as the same
+    weights in another format.
 
     Args:
-        folder: In diffusers' layout, or written by ``jaxinv convert``.
-        variant: As of :func:`jaxinv.load`.
+        folder: A folder in diffusers' layout, or written by ``jaxinv convert``.
+        variant: See :func:`jaxinv.load`.
 
     Returns:
-        The digest, hexadecimal. It costs one reading of the files, several at a time,
-        and their SHA-256: 1.5 GB for each second of a core were measured, on CPUs that
-        have instructions for it.
+        The digest, hexadecimal. The files are read in several threads and hashed at
+        1.5 GB per second and core (measured on CPUs with instructions for SHA-256).
 
     Raises:
         ValueError: If a part of the model has no weights.

@@ -1,6 +1,6 @@
-"""How far a running job has come: a small file that anybody may read, and log lines.
+"""Status of a running job: a small file and log lines.
 
-The file is replaced as a whole, at most every few seconds, and at the end:
+The file is replaced atomically, at most every few seconds, and at the end:
 
     {"state": "running", "images": 5000, "done": 812, "converged": 790,
      "unconverged": 12, "failed": 10, "images_per_second": 2.1,
@@ -8,8 +8,8 @@ The file is replaced as a whole, at most every few seconds, and at the end:
      "updated": "2026-...", "process": 0, "processes": 1, "pid": 4711, "host": "..."}
 
 ``state`` is ``running``, ``complete`` (every image of this process has a result),
-``stopped`` (by a signal) or ``failed`` (``reason`` says why). After a ``kill -9`` it
-still says ``running``: look at ``updated``.
+``stopped`` (by a signal) or ``failed`` (with a ``reason``). After a ``kill -9`` it is
+still ``running``: check ``updated``.
 """
 
 import contextlib
@@ -28,22 +28,22 @@ from jaxinv.scale.jobs.recorder import Counts
 
 LOGGER = logging.getLogger("jaxinv.scale.jobs")
 
-_WINDOW_SECONDS = 60.0  # over which the rate is measured
-_FILE_SECONDS = 2.0  # between two writings of the file
-_LOG_SECONDS = 30.0  # between two lines of the log
+_WINDOW_SECONDS = 60.0  # window of the measured rate
+_FILE_SECONDS = 2.0  # time between two updates of the file
+_LOG_SECONDS = 30.0  # time between two lines of the log
 
 
 class Rate:
-    """Images a second, lately.
+    """Recent rate of images per second.
 
-    The first result comes after everything has been compiled, and starts the clock.
+    The first result, after compilation, starts the clock.
     """
 
     def __init__(self) -> None:
         self._history: deque[tuple[float, int]] = deque()
 
     def update(self, counts: Counts) -> None:
-        """Take note of new counts."""
+        """Update the rate with new counts."""
         now = time.monotonic()
         if counts.new and (not self._history or self._history[-1][1] != counts.new):
             self._history.append((now, counts.new))
@@ -51,7 +51,7 @@ class Rate:
             self._history.popleft()
 
     def __call__(self) -> float | None:
-        """Return images a second; None if that is not known yet."""
+        """Return the images per second, or None if not yet known."""
         if not self._history:
             return None
         (start, first), (end, last) = self._history[0], self._history[-1]
@@ -63,8 +63,8 @@ class Status:
 
     Args:
         path: The file.
-        process: Which of the job's processes this is.
-        processes: How many there are.
+        process: Index of this process.
+        processes: Number of processes.
     """
 
     def __init__(self, path: Path, process: int, processes: int):
@@ -79,10 +79,10 @@ class Status:
         self._counts: Counts | None = None
         self._rate = Rate()
         self._written = self._logged = -float("inf")
-        self._says_so = _is_complete(path)  # by an earlier start
+        self._says_so = _is_complete(path)  # from an earlier start
 
     def update(self, counts: Counts) -> None:
-        """Take note of new counts, and say them if it is time to."""
+        """Record new counts, and report them if it is time."""
         self._counts = counts
         self._rate.update(counts)
         if self._says_so and counts.done == counts.total:
@@ -97,7 +97,7 @@ class Status:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Say how the block ended.
+        """Record how the block ends.
 
         Yields:
             Nothing.
@@ -107,7 +107,7 @@ class Status:
         except Exception as error:
             self._end("failed", one_line(error))
             raise
-        except BaseException as error:  # a signal, however it is told
+        except BaseException as error:  # a signal in any form
             self._end("stopped", type(error).__name__)
             raise
         else:
@@ -133,7 +133,7 @@ class Status:
             "seconds_left": None if rate is None else left / rate,
             "updated": _now(),
         }
-        # Whatever keeps this file from being written, results are what matters.
+        # Errors of this file must not affect the results.
         with contextlib.suppress(OSError):
             write_json(self._path, record | self._about)
 
@@ -152,7 +152,7 @@ def _is_complete(path: Path) -> bool:
 
 
 def describe(counts: Counts, rate: float | None) -> str:
-    """Return what there is to say of a running job.
+    """Describe the progress of a running job.
 
     >>> describe(Counts(100, 40, 37, 2, 1, 40, 1), 2.0)
     '2 images/s, 0:00:30 left, 1 failed, 2 not converged'

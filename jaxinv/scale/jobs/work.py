@@ -1,4 +1,4 @@
-"""The loop of a job: images in, results out, in whatever order they come."""
+"""The loop of a job: from images to results, in any order."""
 
 import contextlib
 import logging
@@ -17,11 +17,11 @@ _LOGGER = logging.getLogger("jaxinv.scale.jobs")
 
 
 class TooManyFailuresError(Exception):
-    """More images failed than were allowed; what was done is kept."""
+    """Error for more failed images than allowed; finished results are kept."""
 
 
 class EngineError(RuntimeError):
-    """The engine broke down, or did not answer each request once."""
+    """Error for an engine that fails, or does not answer each request once."""
 
 
 def work(
@@ -32,21 +32,21 @@ def work(
     detector: Detector | None,
     max_failures: int | None,
 ) -> None:
-    """Inverts and records until there is no more.
+    """Invert all images and record the results.
 
     Args:
         manifest: The images.
-        engine: Inverts.
-        readings: The images that have no result yet.
-        recorder: Takes the results.
+        engine: The engine.
+        readings: The images without a result.
+        recorder: The recorder of results.
         detector: Keys to look for.
-        max_failures: As of :func:`jaxinv.scale.jobs.run_job`.
+        max_failures: See :func:`jaxinv.scale.jobs.run_job`.
 
     Raises:
         WriteError: If results cannot be written.
         TooManyFailuresError: If there were more failures than allowed.
-        EngineError: If the engine does not answer each request once, or raises what
-            would otherwise be taken for wrong input.
+        EngineError: If the engine does not answer each request once, or raises an error
+            that would otherwise look like invalid input.
     """
     asked: dict[int, Reading] = {}
 
@@ -83,17 +83,17 @@ def work(
         if asked and not given_up():
             raise EngineError(f"the engine left {len(asked)} requests unanswered")
     except BaseException:
-        # What was answered is kept; the reason for stopping is what has to be heard.
+        # Finished answers are kept, and the reason for stopping is raised.
         with contextlib.suppress(OSError):
             recorder.commit()
         raise
     finally:
-        answers.close()  # its threads may still ask for images
+        answers.close()  # its threads may still request images
     recorder.commit()
     if given_up():
         raise TooManyFailuresError(
-            f"{recorder.counts.new_failed} images failed, more than the {max_failures} "
-            "that were allowed"
+            f"{recorder.counts.new_failed} images failed, more than the allowed "
+            f"{max_failures}"
         )
 
 
@@ -102,7 +102,7 @@ def _answers(
 ) -> Generator[Answer, None, None]:
     try:
         yield from engine(requests)
-    except WriteError:  # of an image that could not be read, on its way through here
+    except WriteError:  # raised while recording an image that could not be read
         raise
     except (ValueError, OSError) as error:
         raise EngineError(f"the engine failed: {error}") from error
@@ -111,7 +111,7 @@ def _answers(
 def _result(
     manifest: Manifest, reading: Reading, answer: Answer, detector: Detector | None
 ) -> tuple[dict[str, Any], np.ndarray | None]:
-    """The record of an answer and its row of the array."""
+    """Return the record of an answer and its row of the array."""
     failure = answer.failure
     if failure is None and not np.all(np.isfinite(answer.state)):
         failure = "the inversion gave values that are NaN or infinite"

@@ -243,4 +243,4 @@ def test_a_wrong_manifest_is_refused_by_line(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"path": "a.png"}\n{"prompt": "red"}\n')
     result = run("batch", tmp_path / "a.jsonl", tmp_path / "out")
     assert result.exit_code == BAD_INPUT
-    assert "line 2: there is no path" in result.stderr
+    assert "line 2: path is missing" in result.stderr

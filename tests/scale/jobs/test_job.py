@@ -416,7 +416,7 @@ def test_processes_share_all_rows_and_no_chunk(rows, chunk, count):
 def test_processes_together_give_the_results_of_one(pictures, tmp_path):
     (pictures / "0020.png").write_bytes(b"")
     together, alone = tmp_path / "together", tmp_path / "alone"
-    with pytest.raises(ValueError, match="process 0 makes it, so start that"):
+    with pytest.raises(ValueError, match="process 0 creates it, so start that"):
         run(pictures, together, process_index=1, process_count=2, wait_seconds=0)
     first = run(pictures, together, process_index=0, process_count=2)
     assert (first["complete"], first["done"]) == (False, 16)

@@ -129,9 +129,9 @@ def test_other_keys_or_another_rate_are_another_job(keys, tmp_path):
 def test_wrong_keys_are_refused(keys, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such key file"):
         read_detector([tmp_path / "gone.json"], 1e-3, SHAPE)
-    with pytest.raises(ValueError, match="but that of this model has"):
+    with pytest.raises(ValueError, match="but this model's has"):
         read_detector(keys, 1e-3, (8, 8, 4))
-    with pytest.raises(ValueError, match="given before"):
+    with pytest.raises(ValueError, match="given twice"):
         read_detector([keys[0], keys[0]], 1e-3, SHAPE)
     for rate in (0.0, 1.0, float("nan")):
         with pytest.raises(ValueError, match="rate must lie between 0 and 1"):

@@ -81,7 +81,7 @@ def test_a_folder_is_its_images_sorted_and_nothing_else(tmp_path):
     [
         ("{", "not JSON"),
         ("[1]", "expected a JSON object, got list"),
-        ('{"prompt": "red"}', "there is no path"),
+        ('{"prompt": "red"}', "path is missing"),
         ('{"path": ""}', "path must name a file"),
         ('{"path": "a\\u0000.png"}', "path must name a file"),
         ('{"path": 3}', "path must name a file, got 3"),
@@ -110,7 +110,7 @@ def test_a_wrong_line_of_jsonl_is_named(tmp_path, line, reason):
         (["path,guidance", "a.png,much"], "line 2: guidance: expected a finite number"),
         (["path,guidance", "a.png,nan"], "line 2: guidance: expected a finite number"),
         (["path,prompt", 'a.png,"red'], "line 2: unexpected end"),
-        (["path,prompt", ",red"], "line 2: there is no path"),
+        (["path,prompt", ",red"], "line 2: path is missing"),
         (["path"], "has no rows"),
         ([], "it starts with nothing"),
     ],
