@@ -69,7 +69,7 @@ from jaxinv.inversion.verification import (
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.lossless import Arithmetic, check_arithmetic
 from jaxinv.sampling.sample import draw, in_dtype
-from jaxinv.sampling.state import SamplerState, check_state, labelled, unlabelled
+from jaxinv.sampling.state import SamplerState, check_state, labeled, unlabeled
 from jaxinv.solvers import Solver
 
 
@@ -163,20 +163,20 @@ def invert(
         if return_trajectory:
             raise ValueError("return_trajectory needs arithmetic='float'")
         return unwind_exactly(sampler, arrays, rebuild, x0, arithmetic, rtol)
-    program = unlabelled(sampler)
+    program = unlabeled(sampler)
     if isinstance(x0, SamplerState):
-        start = unlabelled(x0)
+        start = unlabeled(x0)
         found = _unwind(program, arrays, rebuild, start, return_trajectory, rtol)
-        return labelled(found, sampler)
+        return labeled(found, sampler)
     plan = make_plan(sampler, strategy, solver, schedule)
     # A denoiser may close over what a caller differentiates or batches: nothing but the
     # absence of all callers says that it does not.
     if trace_state_clean() and _concrete((sampler, arrays, x0)):
         verified = _on_demand(program, arrays, rebuild, x0, plan, rtol)
         found = _wrap_up(program, x0, verified, return_trajectory)
-        return labelled(found, sampler)
+        return labeled(found, sampler)
     found = _invert(program, arrays, rebuild, x0, plan, return_trajectory, rtol)
-    return labelled(found, sampler)
+    return labeled(found, sampler)
 
 
 def check_rtol(verify: bool, rtol: float | None, dtype: Any) -> float | None:

@@ -1,4 +1,4 @@
-r"""EDICT: two coupled sequences, each stepped with the other's model output.
+r"""EDICT: two coupled sequences, each advanced by the model's output at the other.
 
 In the coordinate y, with the pair (u, v) of states at level i, the step
 ``d = tau[i-1] - tau[i]``, and f(w, t[i]) the model's output at a state w,
@@ -6,25 +6,25 @@ In the coordinate y, with the pair (u, v) of states at level i, the step
     u' = u + d f(v, t[i]),           v' = v + d f(u', t[i]),
     u[i-1] = p u' + (1 - p) v',      v[i-1] = p v' + (1 - p) u[i-1].
 
-Every line changes one of the two by a function of the other, so the lines can be undone
-one by one, last first. The mixing (p < 1) keeps the pair together; undoing it
-multiplies their difference by ``1 / p^2`` per step.
+Every line changes one state by a function of the other, so the lines can be undone one
+by one, last first. The mixing (p < 1) keeps the pair close; undoing it multiplies their
+difference by ``1 / p^2`` per step.
 
-The model is evaluated at v and at u' only. Take the sequence of all these states,
-``v[N], u'[N], v[N-1], u'[N-1], ..``. Eliminating u and v' leaves one row of two states
+The model is only evaluated at v and u'. Consider the sequence of these states,
+``v[N], u'[N], v[N-1], u'[N-1], ..``. Eliminating u and v' gives one row of two states
 for each of its members, with ``q = 1 - p + p^2``,
 
     u'     = ((1 - p) v + p^2 u'_before) / q + d f(v),
     v[i-1] = p (1 - p) u' + q v[i] + q d f(u'),
 
-where ``u'_before`` is the one of the step before: a bidirectional table of 2 N rows. It
-starts from one array as EDICT does, which takes u[N] = v[N], by a first row that is
-Euler's. Every row is of first order: it uses a slope at one end of what it spans, and
-f(u') is even evaluated with the time of the other level.
+where ``u'_before`` belongs to the previous step: a bidirectional table of 2 N rows. It
+starts from one array with Euler's row, because EDICT starts with u[N] = v[N]. Every row
+has first order: it uses a slope at one end of its span, and f(u') is even evaluated
+with the time of the other level.
 
 These are the paper's equations. The authors' code swaps the two sequences after every
-step; here they keep their places. BELM's repository, which compares with EDICT, gives
-the model x where y is meant in its CelebA script; that is not this.
+step; here they keep their places. The CelebA script of BELM's repository, which
+compares with EDICT, differs: it passes x to the model in place of y.
 
 References:
     Wallace, Gokul & Naik 2023, "EDICT: Exact Diffusion Inversion via Coupled
@@ -41,26 +41,26 @@ from jaxinv.samplers.table import LinearMultistep
 
 @checked
 def edict(grid: TimeGrid, p: float = 0.93) -> LinearMultistep:
-    """EDICT(p), as the table of the states at which it evaluates the model.
+    """Return EDICT(p), as the table of the states at which it evaluates the model.
 
-    Level ``2 i`` of the table is v[i], level ``2 i - 1`` is the u' of the step from
-    level i of the grid: a state of level i - 1 that the model is given with the time
-    of level i. So a trajectory holds ``2 N + 1`` states, the sample is v[0], and a
+    Level ``2 i`` of the table is v[i]. Level ``2 i - 1`` is u'[i], the u' of the step
+    from level i of the grid: a state of level i - 1, evaluated with the time of level
+    i. A trajectory has ``2 N + 1`` states, the sample is v[0], and a
     :class:`~jaxinv.SamplerState` holds ``(v[0], u'[1])`` at the data end and
-    ``(u'[N], v[N])`` at the noise end, where u'[i] is the one of the step from level i.
+    ``(u'[N], v[N])`` at the noise end.
 
     Args:
-        grid: the noise levels.
-        p: mixing weight in (0, 1]; 1 does not mix.
+        grid: The noise levels.
+        p: Mixing weight in (0, 1]; 1 means no mixing.
 
     Returns:
         A bidirectional table with two rows for each of its N steps.
 
     Raises:
-        ValueError: for another p.
+        ValueError: For another p.
 
     References:
-        Wallace et al. 2023, arXiv:2211.12446, Eq. 13 to 15; p = 0.93 is theirs.
+        Wallace et al. 2023, arXiv:2211.12446, Eq. 13 to 15, with their p = 0.93.
     """
     if not 0 < p <= 1:
         raise ValueError(

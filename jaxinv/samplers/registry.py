@@ -1,10 +1,10 @@
-"""Samplers by name: the list that help, messages and tests are made of.
+"""Samplers by name: the registry for help texts, messages and tests.
 
 On this library's own grids (log_snr, exponential, karras) a name is a constructor of a
-table. On diffusers' timestep spacings an image was made there, so that the table has to
-be diffusers' own, with every peculiarity: that of the scheduler of that name with its
-default options, on the model's schedule. Names without such a scheduler are this
-library's own samplers, on DDIM's timesteps.
+table. Images on diffusers' timestep spacings come from diffusers, so the table is that
+of the scheduler of that name with default options, including its peculiarities, on the
+model's schedule. Names without such a scheduler are this library's own samplers on
+DDIM's timesteps.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from jaxinv.samplers.multistep import ddim, ddim_diffusers, euler
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.samplers.unipc import unip
 
-#: What ``jaxinv`` has of samplers.
+#: The names that ``jaxinv`` exports.
 __all__ = [
     "LinearMultistep",
     "bdia",
@@ -59,13 +59,13 @@ __all__ = [
 
 
 class Named(NamedTuple):
-    """A sampler that has a name.
+    """A named sampler.
 
     Attributes:
-        title: What it is called in print.
-        make: Makes it on a grid.
+        title: The name in print.
+        make: Function from a grid to the sampler.
         scheduler: The options of the diffusers scheduler of that name, or None.
-        note: What ``--help`` adds to the name.
+        note: A note in help texts.
         exact: Whether it is exact by construction: a bidirectional table, whose state
             is several arrays.
     """
@@ -78,7 +78,7 @@ class Named(NamedTuple):
 
 
 _DPM = {"_class_name": DPM}
-# The noise form cannot end at zero.
+# The noise form cannot end at tau = 0.
 _DPM_SOLVER = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
 
 SAMPLERS: dict[str, Named] = {
@@ -102,7 +102,7 @@ SAMPLERS: dict[str, Named] = {
 def sampler_on_spacing(
     name: str, schedule: NoiseSchedule, num_steps: int, spacing: Spacing
 ) -> LinearMultistep:
-    """Return a sampler on one of the time grids; on diffusers', as diffusers steps.
+    """Return a sampler on a time grid, with diffusers' steps on diffusers' grids.
 
     Args:
         name: A key of :data:`SAMPLERS`.

@@ -5,20 +5,20 @@ with a memory of k states is a table of coefficients,
 
     y[i-1] = sum_{j=0}^{k-1}  a[i,j] y[i+j] + b[i,j] f[i+j],      i = N .. 1,
 
-with one row per evaluation of the model. For most samplers that is one per step of a
-grid, and level i of the table is level i of the grid; a sampler that evaluates the
-model at states in between has more rows, whose levels may repeat a noise level (EDICT).
-Rows near the noise end hold zeros where there is no history yet, so starting up needs
-no special code. The coefficients are made once, in float64, and the same table drives
+with one row per evaluation of the model. For most samplers this is one per step of a
+grid, and level i of the table is level i of the grid. Samplers that evaluate the model
+at intermediate states have more rows, whose levels may repeat a noise level (EDICT).
+Rows near the noise end have zeros for missing history, so that the start needs no
+special code. The coefficients are computed once, in float64, and the same table defines
 sampling and inversion.
 
-The *order* of a table is that of a row with full history: given exact history it is
-off by ``O(h^(order + 1))``. Rows near the noise end have a lower order. The first,
-Euler's, is off by ``O(h^2)``, once; for a table of order 3 or more that bounds the
-error of a whole trajectory unless the first step is short.
+The *order* of a table is that of a row with full history, whose error is ``O(h^(order +
+1))`` for exact history. Rows near the noise end have a lower order. The first, Euler's,
+has an error of ``O(h^2)``; for a table of order 3 or more this limits the error of the
+whole trajectory unless the first step is short.
 
-Solving a row for ``y[i]``, with everything older known, is an implicit equation: f[i]
-depends on it. That is what inverting a multistep sampler means.
+Inverting a multistep sampler means solving rows for ``y[i]``, with all older states
+known. This equation is implicit, because f[i] depends on ``y[i]``.
 
 A table is *bidirectional* if its rows use the oldest state, but not the model's output
 there: ``a[i,k-1] != 0`` and ``b[i,k-1] = 0`` with k > 1. Then the same row, solved for
@@ -57,17 +57,16 @@ class LinearMultistep:
         b: The same for the model outputs f, shape (N, k).
         scale: ``x[i] = scale[i] * y[i]``, shape (N + 1,).
         tau: Noise levels, never decreasing, shape (N + 1,).
-        model_time: What the model is given with each state, shape (N + 1,).
+        model_time: Times given to the model with each state, shape (N + 1,).
         init_noise_scale: Standard deviation of ``x[N]``, shape ().
         name: The sampler's name (static).
         order: Order of accuracy of its rows with full history (static).
-        bidirectional: Whether its rows with full history can be read both ways
-            (static: decided from the coefficients when the table is made, because
-            inside of a compiled program they are not known).
-        rows_per_step: How many rows make a step of the grid (static).
+        bidirectional: Whether its rows with full history are explicit both ways
+            (static, because coefficients are not known inside a compiled program).
+        rows_per_step: Number of rows for a step of the grid (static).
     """
 
-    #: What an error message says of where such a value comes from.
+    #: Origin of such values, for error messages.
     made_by: ClassVar[str] = "jaxinv.ddim and the other samplers"
 
     a: Coefficients
@@ -82,13 +81,13 @@ class LinearMultistep:
     rows_per_step: int = dataclasses.field(default=1, metadata={"static": True})
 
     def __repr__(self) -> str:
-        """Return its name, number of steps and order."""
+        """Return the name, number of steps and order."""
         steps = self.num_steps if hasattr(self.a, "shape") else "?"
         return f"{self.name or 'table'}: {steps} steps, order {self.order}"
 
     @property
     def num_rows(self) -> int:
-        """Number of rows, N: of evaluations of the model that sampling takes."""
+        """Number of rows, N, which is the number of evaluations in sampling."""
         return self.a.shape[0]
 
     @property

@@ -24,9 +24,9 @@ from jaxinv.sampling.lossless import Arithmetic, check_arithmetic, sample_exactl
 from jaxinv.sampling.state import (
     SamplerState,
     check_state,
-    labelled,
+    labeled,
     state_of,
-    unlabelled,
+    unlabeled,
 )
 from jaxinv.sampling.steps import Rows, Window, apply_row, evaluate, in_dtype
 
@@ -103,14 +103,14 @@ def sample(
         end = sample_exactly(sampler, arrays, rebuild, start, arithmetic)
         return end if return_state else end.x
     if not return_state:
-        return draw(unlabelled(sampler), arrays, rebuild, start, keep=False)[0]
+        return draw(unlabeled(sampler), arrays, rebuild, start, keep=False)[0]
     if not sampler.bidirectional:
         raise ValueError(
             f"{sampler.name!r} is not bidirectional: its sample is all the state there "
             "is; leave out return_state"
         )
-    found = _sample_state(unlabelled(sampler), arrays, rebuild, start)
-    return labelled(found, sampler)
+    found = _sample_state(unlabeled(sampler), arrays, rebuild, start)
+    return labeled(found, sampler)
 
 
 @checked
@@ -134,7 +134,7 @@ def sample_trajectory(
         ValueError: as :func:`sample`.
     """
     arrays, rebuild, start = _checked(sampler, denoise, noise)
-    return draw(unlabelled(sampler), arrays, rebuild, start, keep=True)
+    return draw(unlabeled(sampler), arrays, rebuild, start, keep=True)
 
 
 def _checked(
@@ -146,7 +146,7 @@ def _checked(
     else:
         noise = jnp.asarray(noise)
         check_finite(noise, "noise")
-    start = unlabelled(noise) if isinstance(noise, SamplerState) else noise
+    start = unlabeled(noise) if isinstance(noise, SamplerState) else noise
     return *split_callable(denoise), start
 
 
@@ -162,7 +162,7 @@ def draw(
 
     Args:
         sampler: the sampler, without its labels
-            (:func:`jaxinv.sampling.state.unlabelled`).
+            (:func:`jaxinv.sampling.state.unlabeled`).
         arrays: the denoiser's arrays.
         rebuild: makes the denoiser from them.
         start: the noise, or the state at the noise end, without its label.

@@ -56,7 +56,7 @@ class SamplerState:
         return self.values[-1] if self.end == "noise" else self.values[0]
 
 
-def unlabelled(value: Any) -> Any:
+def unlabeled(value: Any) -> Any:
     """Return a sampler, or a state, without the names that people know it by.
 
     They select no program: samplers whose tables have one shape share one.
@@ -69,8 +69,8 @@ def unlabelled(value: Any) -> Any:
     return dataclasses.replace(value, name="", order=0)
 
 
-def labelled(value: Any, sampler: Any) -> Any:
-    """Return what a program made of an unlabelled sampler, as the sampler's own.
+def labeled(value: Any, sampler: Any) -> Any:
+    """Return what a program made of an unlabeled sampler, as the sampler's own.
 
     Args:
         value: a state, or a result with a field ``state``.
@@ -79,7 +79,7 @@ def labelled(value: Any, sampler: Any) -> Any:
     if isinstance(value, SamplerState):
         return dataclasses.replace(value, sampler=sampler.name)
     if isinstance(getattr(value, "state", None), SamplerState):
-        return value._replace(state=labelled(value.state, sampler))
+        return value._replace(state=labeled(value.state, sampler))
     return value
 
 

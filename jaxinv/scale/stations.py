@@ -16,11 +16,11 @@ from jaxinv.scale.lanes import Lanes
 
 
 class Onward(NamedTuple):
-    """A sample that goes on to another station.
+    """The next stage of a sample.
 
     Attributes:
-        station: which.
-        item: As what.
+        station: Index of the station.
+        item: The item for its lanes.
     """
 
     station: int

@@ -38,7 +38,7 @@ from jaxinv.inversion.verification import (
 from jaxinv.loops import Loop, once
 from jaxinv.mesh import make_mesh, place_model
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling.state import labelled, unlabelled
+from jaxinv.sampling.state import labeled, unlabeled
 from jaxinv.sampling.steps import in_dtype
 from jaxinv.scale.lanes import Lanes
 from jaxinv.scale.stations import Onward, Station, flow
@@ -220,7 +220,7 @@ def inversion_stations(
     """
     check_rtol(verify, reconstruction_rtol, np.float32)
     arrays, rebuild = split_callable(denoise)
-    model = unlabelled(sampler), place_model(arrays, mesh)
+    model = unlabeled(sampler), place_model(arrays, mesh)
 
     def station(machine: Any, route: Any) -> Station:
         def make() -> Lanes:
@@ -246,7 +246,7 @@ def inversion_stations(
         needed = () if found.needed is None else np.flatnonzero(found.needed).tolist()
         left = [k] if found.again else [j for j in needed if j > k]
         if not left:
-            return labelled(found.result, sampler), k + 1
+            return labeled(found.result, sampler), k + 1
         return Onward(first + left[0], item.sample._replace(known=found.verified))
 
     refining = tuple(refines(stage) for stage in plan)
