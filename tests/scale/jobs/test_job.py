@@ -338,7 +338,9 @@ def test_an_output_of_other_settings_is_refused_and_left_alone(pictures, tmp_pat
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(pictures, tmp_path):
     before = snapshot(pictures)
-    with pytest.raises(ValueError, match=r"not empty and holds no job \(it contains \d+\.png"):
+    with pytest.raises(
+        ValueError, match=r"not empty and holds no job \(it contains \d+\.png"
+    ):
         run(pictures, pictures)
     assert snapshot(pictures) == before
     for content in ("{", "[]", '{"format": "something"}'):
