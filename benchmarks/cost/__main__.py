@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
-from benchmarks.report import parse, parser, provenance, save, table
+from benchmarks.report import body, parse, parser, provenance, save, table
 from benchmarks.samples import inverter, make_sampler, make_samples, true_states
 from benchmarks.timing import CallTimes, model_call, seconds
 from jaxinv.files import open_atomically
@@ -217,14 +217,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             parts[name] = f"{text}\n\n{provenance(arguments.command)}"
             with open_atomically(kept) as file:
                 file.write(json.dumps(parts, indent=1).encode())
-    body = (chr(10) * 2).join(parts[name] for name in SECTIONS if name in parts)
+    sections = (chr(10) * 2).join(parts[name] for name in SECTIONS if name in parts)
     text = f"""# The cost of exact inversion on {arguments.model}
 
 {body(__doc__)}
 
 One evaluation is one call of the guided model (both branches) for one sample.
 
-{body}
+{sections}
 """
     save(arguments.out, text)
 
