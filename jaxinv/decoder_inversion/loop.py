@@ -1,12 +1,11 @@
-r"""The loop of decoder inversion: the same for every method.
+r"""The loop of decoder inversion, which all methods share.
 
-Whatever a method does, the best iterate by image misfit comes back. The first iterate
-is E(x), so that no method returns a worse one than the encoder; and the latent error,
-which nobody knows, may grow again while the misfit stays, so that a method is stopped
-when the misfit no longer falls.
+The result is the best iterate by image misfit. The first iterate is E(x), so that no
+method returns a worse latent than the encoder. A method is stopped if the misfit no
+longer decreases, because the unknown error of the latent may then increase again.
 
 Misfits are measured without squares that could leave the range of float32
-(:mod:`jaxinv.norms`): what is reported of ``c x`` is c times what is reported of x.
+(:mod:`jaxinv.norms`): misfits of ``c x`` are c times the misfits of x.
 """
 
 from typing import Any, NamedTuple
@@ -26,23 +25,22 @@ class DecoderInversion(NamedTuple):
     """A latent with its certificate.
 
     Attributes:
-        latent: the best iterate.
-        residual: shape (). Root of the mean square misfit of its decoding, in units of
-            the image (the range 0 to 1 has the quantisation noise 0.0011 in 8 bits).
-        encoder_residual: shape (). The same of E(x).
-        latent_change: shape (). ``|z[k] - z[k-1]| / |z[k]|`` of the last iterate: how
-            much the method still moves.
-        iterations: shape (). Iterations run.
-        best_iteration: shape (). The one that the latent is of; 0 is the encoder's.
-        num_decodes: shape (). Evaluations of the decoder.
-        num_encodes: shape (). Evaluations of the encoder.
-        num_products: shape (). Products with the decoder's Jacobian or its transpose;
-            of Gauss-Newton, at most.
-        converged: shape (). Whether the residual is at most the tolerance. If not, the
-            image may be none that this decoder can make. It says nothing about the
-            latent: several can decode to nearly the same image.
-        history: shape (iterations + 1,). The residual of every iterate; NaN where the
-            method had stopped.
+        latent: The best iterate.
+        residual: Root mean square misfit of its decoding, in units of the image, shape
+            () (8-bit rounding of the range 0 to 1 has the error 0.0011).
+        encoder_residual: The residual of E(x), shape ().
+        latent_change: ``|z[k] - z[k-1]| / |z[k]|`` of the last iterate, shape ().
+        iterations: Number of iterations, shape ().
+        best_iteration: Iteration of the latent, shape (); 0 for E(x).
+        num_decodes: Evaluations of the decoder, shape ().
+        num_encodes: Evaluations of the encoder, shape ().
+        num_products: Products with the decoder's Jacobian or its transpose, shape ();
+            an upper bound for Gauss-Newton.
+        converged: Whether the residual is at most the tolerance, shape (). If not, the
+            decoder may be unable to produce the image. Convergence does not imply an
+            exact latent: several latents can decode to nearly the same image.
+        history: The residual of every iterate, shape (iterations + 1,); NaN after the
+            method stopped.
     """
 
     latent: Float[Array, "*latent"]
@@ -81,18 +79,18 @@ class _Carry(NamedTuple):
     stop: Array
 
 
-# A misfit that falls by less than this share has not fallen.
+# A relative decrease of the misfit by less than this does not count.
 _PROGRESS = 1e-3
 
 
 def whole(problem: Problem, method: Method, tolerance: float | None) -> Loop:
-    """Return the loop from E(x), whose last iterate is seen as it finishes.
+    """Return the loop from E(x), which evaluates its last iterate at the end.
 
     Args:
-        problem: what to solve.
-        method: how.
-        tolerance: the residual at which an image counts as reached; None for the
-            default of :meth:`jaxinv.decoder_inversion.problem.Problem.tolerance`.
+        problem: The problem to solve.
+        method: The method.
+        tolerance: Largest residual of a converged result; None for the default of
+            :meth:`jaxinv.decoder_inversion.problem.Problem.tolerance`.
 
     Returns:
         A loop whose result is the best iterate, a :class:`DecoderInversion`.
@@ -113,10 +111,10 @@ def whole(problem: Problem, method: Method, tolerance: float | None) -> Loop:
 
 
 def in_lanes(problem: Problem, method: Method, tolerance: float | None) -> Loop:
-    """Return the same loop with one more iteration, which sees the last iterate.
+    """Return the loop of :func:`whole` with one more iteration for the last iterate.
 
-    What finishing evaluates, all lanes would: here it evaluates nothing. The iterate
-    that this makes after the last one is dropped.
+    Evaluations at the end would run in all lanes, so this loop has none there. The
+    iterate after the last one is dropped.
     """
 
     def advance(state: tuple[_Carry, Array]) -> tuple[_Carry, Array]:
@@ -135,7 +133,7 @@ def in_lanes(problem: Problem, method: Method, tolerance: float | None) -> Loop:
 
 
 def _begin(problem: Problem, method: Method) -> _Carry:
-    """At E(x), which has not been decoded yet."""
+    """Return the carry at E(x), which is not decoded yet."""
     dtype = problem.latent.dtype
     infinite, zero = jnp.array(jnp.inf, dtype), jnp.zeros((), jnp.int32)
     return _Carry(
@@ -154,16 +152,16 @@ def _begin(problem: Problem, method: Method) -> _Carry:
 
 
 def _running(method: Method, carry: _Carry) -> Bool[Array, ""]:
-    """Whether there is another iterate to be made; the last one is then only seen."""
+    """Return whether to make another iterate; the last one is only evaluated."""
     return (carry.k < method.iterations) & ~carry.stop
 
 
 def _stepped(problem: Problem, method: Method, carry: _Carry) -> tuple[_Carry, _Carry]:
-    """The carry once its iterate was seen, and that with the next iterate."""
+    """Return the carry after evaluating its iterate, and the carry of the next one."""
     decoded, after, memory = method.step(problem, carry.k, carry.z, carry.memory)
     seen = _seen(problem, method, carry, decoded)
     change = relative(after - carry.z, after)
-    # A method may step back from where the decoding overflows, if it can.
+    # A method may step back from an iterate whose decoding overflows.
     stop = seen.stop | ~jnp.all(jnp.isfinite(after))
     moved = seen._replace(
         k=seen.k + 1, z=after, memory=memory, change=change, stop=stop
@@ -174,7 +172,7 @@ def _stepped(problem: Problem, method: Method, carry: _Carry) -> tuple[_Carry, _
 def _seen(
     problem: Problem, method: Method, carry: _Carry, decoded: Float[Array, "*image"]
 ) -> _Carry:
-    """The carry after its iterate was decoded."""
+    """Return the carry after its iterate was decoded."""
     dtype = problem.latent.dtype
     misfit = problem.misfit(decoded)
     residual = (norm(misfit) / misfit.size**0.5).astype(dtype)
@@ -196,7 +194,7 @@ def _seen(
 def _found(
     problem: Problem, method: Method, last: _Carry, tolerance: float | None
 ) -> DecoderInversion:
-    """The result, once the last iterate was seen."""
+    """Return the result after evaluating the last iterate."""
     decodes, encodes, products = method.count.times(last.k)
     return DecoderInversion(
         latent=last.best,

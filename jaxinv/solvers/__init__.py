@@ -7,7 +7,7 @@ from jaxinv.solvers.gradient import Gradient
 from jaxinv.solvers.iteration import Solution, Solver
 from jaxinv.solvers.newton_krylov import NewtonKrylov
 
-#: What ``jaxinv`` has of solvers.
+#: The names that ``jaxinv`` exports.
 __all__ = [
     "Anderson",
     "FixedPoint",
@@ -18,7 +18,7 @@ __all__ = [
     "Solver",
 ]
 
-#: The solvers that have names, with their default settings.
+#: The named solvers, with their default settings.
 SOLVERS: dict[str, Solver] = by_name(
     Anderson(), FixedPoint(), ForwardStep(), Gradient(), NewtonKrylov()
 )

@@ -6,11 +6,11 @@ With ``g(z) = z - R(z) / slope`` and ``r = g(z) - z``, keep the last m differenc
     gamma = argmin |r - sum_j gamma_j dr_j|,
     z <- z + r - sum_j gamma_j (dz_j + dr_j).
 
-On a linear problem it is GMRES; on the steps of a sampler it needs 4 to 8 evaluations
-where the plain iteration needs tens. The least squares problem is solved by
-Gram-Schmidt orthogonalisation, not by normal equations, whose condition number is the
-square: differences of successive residuals are nearly parallel and differ by orders of
-magnitude, and float32 has only seven digits.
+On a linear problem this is GMRES. On the steps of a sampler it needs 4 to 8
+evaluations, compared with tens for the plain iteration. The least squares problem is
+solved by Gram-Schmidt orthogonalization, not by normal equations, which would square
+the condition number: differences of successive residuals are nearly parallel and vary
+by orders of magnitude, and float32 has only seven digits.
 
 References:
     Walker & Ni 2011, "Anderson Acceleration for Fixed-Point Iterations", SIAM J. Numer.
@@ -44,11 +44,11 @@ class Anderson(IterativeSolver):
     """Anderson acceleration with a history of m differences.
 
     Attributes:
-        history: m, the number of differences kept.
-        max_iterations: at most so many evaluations per solve.
-        rtol: relative residual at which to stop; None for 1e-6 in float32 and 1e-13
+        history: m, the number of stored differences.
+        max_iterations: Largest number of evaluations per solve.
+        rtol: Relative residual at which to stop; None for 1e-6 in float32 and 1e-13
             in float64.
-        patience: stop after so many iterations without a better iterate.
+        patience: Number of iterations without a better iterate after which to stop.
     """
 
     history: AtLeastOne = 5
@@ -78,13 +78,13 @@ class Anderson(IterativeSolver):
 
 
 class Mixing(NamedTuple):
-    """What Anderson's mixing remembers.
+    """The memory of Anderson mixing.
 
     Attributes:
-        dz: shape (m, ...). Differences of successive iterates, in a ring.
-        dr: shape (m, ...). Differences of their residuals.
-        z: the last iterate.
-        r: its residual.
+        dz: Differences of successive iterates, in a ring buffer, shape (m, ...).
+        dr: Differences of their residuals, shape (m, ...).
+        z: The last iterate.
+        r: The residual of the last iterate.
     """
 
     dz: Float[Array, "m *shape"]
@@ -94,7 +94,7 @@ class Mixing(NamedTuple):
 
 
 def no_history(guess: Float[Array, "*shape"], history: int) -> Mixing:
-    """What there is to remember before the first iterate, for at most so many."""
+    """Return the memory before the first iterate, for a number of differences."""
     zeros = jnp.zeros((min(history, guess.size), *guess.shape), guess.dtype)
     return Mixing(zeros, zeros, guess, jnp.zeros_like(guess))
 
@@ -105,24 +105,24 @@ def mix(
     r: Float[Array, "*shape"],
     memory: Mixing,
 ) -> tuple[Float[Array, "*shape"], Mixing]:
-    """The next iterate.
+    """Return the next iterate.
 
     Args:
-        k: number of the iterate, from 0.
-        z: the iterate.
+        k: Number of the iterate, from 0.
+        z: The iterate.
         r: ``g(z) - z``, where the fixed point of g is sought.
-        memory: of the iterates before.
+        memory: The memory of earlier iterates.
 
     Returns:
-        The next iterate, and what to remember.
+        The next iterate and the new memory.
     """
     history = len(memory.dz)
     slot = (k - 1) % history
-    # The first iterate has no predecessor: its slot stays zero, which the least
-    # squares ignores.
+    # The first iterate has no predecessor: its slot stays zero, which the least squares
+    # problem ignores.
     dz = memory.dz.at[slot].set(jnp.where(k == 0, 0, z - memory.z))
     dr = memory.dr.at[slot].set(jnp.where(k == 0, 0, r - memory.r))
-    # Newest first: Gram-Schmidt keeps what comes first when two are parallel.
+    # Newest first: of two parallel vectors, Gram-Schmidt keeps the first.
     newest_first = (slot - jnp.arange(history)) % history
     gamma = least_squares(dr[newest_first], r)
     mixed = [
@@ -134,14 +134,14 @@ def mix(
 def least_squares(
     rows: Float[Array, "m *shape"], target: Float[Array, "*shape"]
 ) -> Float[Array, "m"]:
-    """Coefficients c that minimise ``|target - sum_j c_j rows_j|``.
+    """Return the coefficients c that minimize ``|target - sum_j c_j rows_j|``.
 
-    Modified Gram-Schmidt with one re-orthogonalisation. A row that depends on earlier
-    ones up to rounding, or is zero, gets the coefficient 0.
+    The method is modified Gram-Schmidt with one re-orthogonalization. A row that is
+    zero or, up to rounding, depends on earlier rows gets the coefficient 0.
 
     Args:
-        rows: m vectors of any one shape.
-        target: a vector of that shape.
+        rows: m vectors of equal shape.
+        target: A vector of that shape.
 
     Returns:
         The m coefficients.

@@ -3,9 +3,9 @@ r"""Fixed-point iteration and the forward step method.
 Fixed point:   ``z <- z - R(z) / slope``    (hold the model's output, solve for z)
 Forward step:  ``z <- z - rho R(z)``        (the paper's, with a schedule for rho)
 
-The fixed-point map contracts when the model's output changes little between noise
-levels. The forward step method is its damped form: with ``rho < 1 / slope`` it
-converges where the undamped map overshoots, slowly.
+The fixed-point map contracts if the model's output changes little between noise levels.
+The forward step method is its damped form: with ``rho < 1 / slope`` it converges,
+slowly, where the undamped map overshoots.
 
 References:
     Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387,
@@ -39,11 +39,11 @@ class FixedPoint(IterativeSolver):
     """Fixed-point iteration ``z <- z - damping R(z) / slope``.
 
     Attributes:
-        max_iterations: at most so many evaluations per solve.
-        rtol: relative residual at which to stop; None for 1e-6 in float32 and 1e-13
+        max_iterations: Largest number of evaluations per solve.
+        rtol: Relative residual at which to stop; None for 1e-6 in float32 and 1e-13
             in float64.
         damping: 1 for the plain iteration.
-        patience: stop after so many iterations without a better iterate.
+        patience: Number of iterations without a better iterate after which to stop.
     """
 
     max_iterations: AtLeastOne = 100
@@ -77,20 +77,21 @@ class ForwardStep(IterativeSolver):
     """The forward step method, with warm-up and reduction on a plateau.
 
     The defaults are the published settings (also available as ``ForwardStep.paper``):
-    rho 0.5 after a linear warm-up, at most 500 iterations, stop when the sum of squares
-    of the residual is below 1e-3, halve rho after more than 20 iterations without a
-    sum of squares that is better by a relative 1e-4 (the rule of torch's
-    ``ReduceLROnPlateau``, which the published code uses).
+    rho 0.5 after a linear warm-up, at most 500 iterations, a stop when the sum of
+    squares of the residual is below 1e-3, and half of rho after more than 20 iterations
+    without a relative improvement of the sum of squares by 1e-4 (the rule of torch's
+    ``ReduceLROnPlateau`` in the published code).
 
     Attributes:
-        rho: step size in units of the state x.
-        warmup: iterations over which rho grows linearly to its value.
-        max_iterations: at most so many evaluations per solve.
-        sum_of_squares: stop when ``|R|^2`` is below this. An absolute size, as
-            published: for data of another size than 1 use ``rtol``.
-        rtol: stop also when the relative residual is below this; 0 for never.
-        plateau: halve rho after more than so many iterations without a better residual.
-        plateau_factor: by which rho is multiplied then.
+        rho: Step size in units of the state x.
+        warmup: Iterations over which rho grows linearly to its value.
+        max_iterations: Largest number of evaluations per solve.
+        sum_of_squares: Value of ``|R|^2`` below which to stop. It is absolute, as
+            published: use ``rtol`` for data that are not of order one.
+        rtol: Relative residual below which to stop, too; 0 for never.
+        plateau: Number of iterations without a better residual after which rho is
+            reduced.
+        plateau_factor: Factor of rho after a plateau.
     """
 
     rho: Positive = 0.5
@@ -127,9 +128,9 @@ class ForwardStep(IterativeSolver):
 
         Args:
             residual: R, one model evaluation.
-            guess: the first iterate.
-            rho: in place of the solver's own.
-            reference: norm to which residuals are relative.
+            guess: The first iterate.
+            rho: Replacement of the solver's own step size.
+            reference: Norm to which residuals are relative.
 
         Returns:
             The best iterate with its certificate.

@@ -1,9 +1,8 @@
 r"""Gradient descent on ``|R(z)|^2``, with any optax transformation.
 
 The gradient ``2 J^T R`` needs reverse-mode differentiation through the model: about
-three times the time of an evaluation and the memory of its activations. It is here
-because it is the published baseline, and for models whose fixed-point map does not
-contract at all.
+three times the time of an evaluation, and memory for its activations. It is the
+published baseline, and useful for models whose fixed-point map does not contract.
 
 References:
     Hong et al. 2024, arXiv:2311.18387, Algorithm 1 (gradient descent).
@@ -32,19 +31,19 @@ from jaxinv.solvers.iteration import (
 @checked
 @dataclasses.dataclass(frozen=True)
 class Gradient(IterativeSolver):
-    """Minimise ``|R(z)|^2`` by an optax gradient transformation.
+    """Minimization of ``|R(z)|^2`` by an optax gradient transformation.
 
     An iteration is one forward and one reverse pass; the certificate counts it as one
     evaluation.
 
     Attributes:
-        transformation: the optimiser; by default Adam with learning rate 0.1 decaying
-            by a cosine over ``max_iterations``. Any that works from the gradient and
-            the value at one point: a line search would evaluate the model uncounted.
-        max_iterations: at most so many iterations per solve.
-        rtol: relative residual at which to stop; None for the dtype's default.
-        sum_of_squares: stop also when ``|R|^2`` is below this; 0 for never.
-        patience: stop after so many iterations without a better iterate.
+        transformation: The optimizer; by default Adam with learning rate 0.1 and a
+            cosine decay over ``max_iterations``. It may only use the gradient and the
+            value at one point: evaluations of a line search would not be counted.
+        max_iterations: Largest number of iterations per solve.
+        rtol: Relative residual at which to stop; None for the dtype's default.
+        sum_of_squares: Value of ``|R|^2`` below which to stop, too; 0 for never.
+        patience: Number of iterations without a better iterate after which to stop.
     """
 
     transformation: optax.GradientTransformation | None = None
@@ -63,7 +62,7 @@ class Gradient(IterativeSolver):
     ) -> Loop:
         """Return its loop; see :class:`jaxinv.solvers.iteration.IterativeSolver`."""
         del slope
-        optimiser = optax.with_extra_args_support(
+        optimizer = optax.with_extra_args_support(
             self.transformation
             or optax.adam(optax.cosine_decay_schedule(0.1, self.max_iterations))
         )
@@ -76,11 +75,11 @@ class Gradient(IterativeSolver):
             _k: Array, z: Array, at: Evaluation, memory: Any
         ) -> tuple[Array, Any]:
             value = dot(at.residual, at.residual)
-            step, memory = optimiser.update(at.direction, memory, z, value=value)
+            step, memory = optimizer.update(at.direction, memory, z, value=value)
             return optax.apply_updates(z, step), memory
 
         stopping = Stopping(
             self.max_iterations, self.rtol, self.sum_of_squares, self.patience
         )
-        rule = Rule(evaluate, update, optimiser.init(guess), stopping)
+        rule = Rule(evaluate, update, optimizer.init(guess), stopping)
         return iteration(rule, guess, reference)

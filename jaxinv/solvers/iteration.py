@@ -1,7 +1,7 @@
-r"""What all implicit solvers share: the loop, the stopping rules and the certificate.
+r"""The loop, the stopping rules and the certificate of all implicit solvers.
 
-A solver looks for z with ``R(z) = F(z) - target = 0``, where F is one step of a sampler
-and z the state before it. It is given
+A solver searches z with ``R(z) = F(z) - target = 0``, where F is one step of a sampler
+and z the state before it. Its arguments are
 
 * ``residual(z)``, one model evaluation;
 * ``slope``, the derivative of R that remains if the model's output is held constant: a
@@ -9,12 +9,12 @@ and z the state before it. It is given
   fixed-point update ``z <- F^{-1}(target; f(z))``;
 * a first guess, and the norm to which residuals are relative.
 
-Every solver is a loop (:class:`jaxinv.loops.Loop`). Every one but Newton's is a rule
-for the next iterate, a :class:`Rule`, in one loop (:func:`iteration`): evaluate, keep
-the best iterate so far, stop when it is good enough, when nothing has improved for
-``patience`` iterations, when the residual is not finite, or after ``max_iterations``.
-Whatever happened, the best iterate comes back with its residual and says whether it
-converged; nothing is raised inside of a compiled program. Many solves in many lanes are
+Every solver is a loop (:class:`jaxinv.loops.Loop`). All solvers except Newton's are
+rules for the next iterate (:class:`Rule`) in one loop (:func:`iteration`). It evaluates
+the residual, keeps the best iterate, and stops if that is good enough, if nothing has
+improved for ``patience`` iterations, if the residual is not finite, or after
+``max_iterations``. The result is the best iterate with its residual and whether it
+converged; nothing is raised inside a compiled program. Many solves in many lanes are
 loops within a loop (:mod:`jaxinv.inversion.stepwise`).
 """
 
@@ -35,15 +35,15 @@ class Solution(NamedTuple):
     """The result of one implicit solve.
 
     Attributes:
-        value: the best iterate, by residual.
-        residual: shape (). ``|R(value)|`` relative to the reference norm; infinite if
+        value: The best iterate, by residual.
+        residual: ``|R(value)|`` relative to the reference norm, shape (); infinite if
             no iterate had a finite residual.
-        iterations: shape (). Iterations run, in the unit of the solver's
-            ``max_iterations``.
-        num_evals: shape (). Model evaluations of the whole solve: one for each residual
+        iterations: Number of iterations, in the unit of the solver's
+            ``max_iterations``, shape ().
+        num_evals: Model evaluations of the whole solve, shape (): one for each residual
             (with or without its gradient), two for each Jacobian-vector product, which
-            carries the primal and the tangent through the model in one forward pass.
-        converged: shape (). Whether the residual met the tolerance.
+            propagates the primal and the tangent through the model in one forward pass.
+        converged: Whether the residual met the tolerance, shape ().
     """
 
     value: Float[Array, "*shape"]
@@ -77,13 +77,13 @@ class Evaluation(NamedTuple):
 
 
 class Stopping(NamedTuple):
-    """When to stop.
+    """Stopping rules.
 
     Attributes:
-        max_iterations: at most so many evaluations.
-        rtol: relative residual at which to stop; None for the dtype's default.
-        sum_of_squares: additional absolute tolerance on ``|R|^2`` (0 for none).
-        patience: stop after so many iterations without a better iterate.
+        max_iterations: Largest number of evaluations.
+        rtol: Relative residual at which to stop; None for the dtype's default.
+        sum_of_squares: Additional absolute tolerance on ``|R|^2`` (0 for none).
+        patience: Number of iterations without a better iterate after which to stop.
     """
 
     max_iterations: int
@@ -93,10 +93,10 @@ class Stopping(NamedTuple):
 
 
 def default_rtol(dtype: Any) -> float:
-    """The default tolerance: a few roundings above what the dtype can resolve.
+    """Return the default tolerance, a few roundings above the dtype's resolution.
 
     Args:
-        dtype: floating-point dtype of the states.
+        dtype: Floating-point dtype of the states.
 
     Returns:
         1e-6 in float32, 1e-13 in float64, about 8 (450) units in the last place.
@@ -105,13 +105,13 @@ def default_rtol(dtype: Any) -> float:
 
 
 class Rule(NamedTuple):
-    """What makes a solver: an evaluation, the next iterate, and when to stop.
+    """The definition of a solver: an evaluation, an update, and stopping rules.
 
     Attributes:
-        evaluate: the residual at an iterate.
+        evaluate: Function from an iterate to its residual.
         update: ``(k, z, evaluation, memory) -> (next z, memory)``, k counting from 0.
-        memory: what the rule remembers before the first iterate, a pytree of arrays.
-        stopping: when to stop.
+        memory: The memory before the first iterate, a pytree of arrays.
+        stopping: The stopping rules.
     """
 
     evaluate: Callable[[Array], Evaluation]
@@ -121,7 +121,7 @@ class Rule(NamedTuple):
 
 
 class IterativeSolver(abc.ABC):
-    """A solver that is a loop, as all of this library are."""
+    """A solver that is a loop, like all solvers of this library."""
 
     @abc.abstractmethod
     def loop(
@@ -134,7 +134,7 @@ class IterativeSolver(abc.ABC):
     ) -> Loop:
         """Return the loop whose result is a :class:`Solution`.
 
-        The arguments are those of :class:`Solver`. Finishing evaluates no model.
+        The arguments are those of :class:`Solver`. The end does not evaluate the model.
         """
 
     def __call__(
@@ -157,23 +157,23 @@ def loop_of(
     slope: Float[Array, ""],
     reference: Float[Array, ""],
 ) -> Loop:
-    """Return any solver as a loop: one of a single iteration if it is none."""
+    """Return any solver as a loop, with a single iteration if it is not a loop."""
     if isinstance(solver, IterativeSolver):
         return solver.loop(residual, guess, slope=slope, reference=reference)
     return once(lambda: solver(residual, guess, slope=slope, reference=reference))
 
 
 class Iterates(NamedTuple):
-    """Where an iteration is.
+    """The state of an iteration.
 
     Attributes:
-        k: shape (). Iterations run.
-        z: the next iterate.
-        memory: of the rule.
-        best: the best iterate so far.
-        best_error: shape (). Its relative residual.
-        since_best: shape (). Iterations since then.
-        finite: shape (). Whether the last residual was finite.
+        k: Number of iterations so far, shape ().
+        z: The next iterate.
+        memory: The memory of the rule.
+        best: The best iterate so far.
+        best_error: The relative residual of the best iterate, shape ().
+        since_best: Number of iterations since the best iterate, shape ().
+        finite: Whether the last residual was finite, shape ().
     """
 
     k: Int[Array, ""]
@@ -191,9 +191,9 @@ def iteration(
     """Return the loop of a rule.
 
     Args:
-        rule: the rule.
-        guess: the first iterate.
-        reference: norm to which residuals are relative.
+        rule: The rule.
+        guess: The first iterate.
+        reference: Norm to which residuals are relative.
 
     Returns:
         A loop whose result is the best iterate with its certificate.
@@ -239,12 +239,12 @@ def iteration(
 
 
 def dot(x: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Float[Array, ""]:
-    """Inner product over all axes, as a sum: never in reduced precision."""
+    """Return the inner product over all axes, as a sum in full precision."""
     return jnp.sum(x * y)
 
 
 def plain(residual: Residual) -> Callable[[Array], Evaluation]:
-    """The evaluation of solvers that move along the residual itself."""
+    """Return the evaluation of solvers that step along the residual itself."""
 
     def evaluate(z: Array) -> Evaluation:
         r = residual(z)

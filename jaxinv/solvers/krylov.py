@@ -1,23 +1,23 @@
-r"""GMRES: one linear system ``A x = b`` of which only products ``A v`` are known.
+r"""GMRES: solve a linear system ``A x = b`` from products ``A v``.
 
-The Krylov space ``span{b, A b, A^2 b, ...}`` gets an orthonormal basis V, one product
-per vector. In it A is a Hessenberg matrix H, ``A V_k = V_{k+1} H``, and
+The Krylov space ``span{b, A b, A^2 b, ...}`` has an orthonormal basis V, which costs
+one product per vector. In it A is a Hessenberg matrix H, ``A V_k = V_{k+1} H``, and
 
     x = V_k y,    y = argmin | |b| e_1 - H y |,    |b - A x| = the minimum:
 
 the best x of the space, and its residual without a further product. A rotation per
-column keeps H triangular, so the residual is known after every product, and the loop
-stops when it is small enough. In exact arithmetic it ends after as many products as b
-has numbers; it is useful because much fewer do where the eigenvalues of A cluster.
+column keeps H triangular, so that the residual is known after every product, and the
+loop stops when it is small enough. In exact arithmetic the number of products is at
+most the dimension of b, and much smaller if the eigenvalues of A cluster.
 
-Each product is orthogonalised against all of V at once, twice: two passes of classical
-Gram-Schmidt lose no more orthogonality than rounding, as two of the modified variant,
-and are two matrix-vector products in place of a long chain of small steps. In float32
-one pass would not do. The rotations are kept as one small orthogonal matrix for the
-same reason.
+Each product is orthogonalized against all of V at once, twice. Two passes of classical
+Gram-Schmidt are orthogonal up to rounding, like two of the modified variant, and are
+two matrix-vector products instead of a long chain of small steps. One pass does not
+suffice in float32. For the same reason the rotations are stored as one small orthogonal
+matrix.
 
-``jax.scipy.sparse.linalg.gmres`` returns neither the residual nor the number of
-products and does not say when it stalls, and a certificate needs all three.
+``jax.scipy.sparse.linalg.gmres`` does not report the residual, the number of products,
+and stagnation, which a certificate needs.
 
 References:
     Saad & Schultz 1986, "GMRES: A Generalized Minimal Residual Algorithm for Solving
@@ -39,15 +39,15 @@ MatVec = Callable[[Any], Any]
 
 
 class LinearSolution(NamedTuple):
-    """The solution of a linear system, as good as it was found.
+    """The approximate solution of a linear system.
 
     Attributes:
-        value: x, of the structure of b; finite whatever the products were.
-        residual: shape (). ``|b - A x| / |b|``; 0 if b is 0, infinite if b is not
-            finite (x is 0 in both cases). Of a single cycle it is the recurrence's,
-            which rounding lets fall below the true one once that is near
-            ``eps |A| |x| / |b|``; with restarts it is measured.
-        num_matvecs: shape (). Products with A.
+        value: x, of the structure of b; always finite.
+        residual: ``|b - A x| / |b|``, shape (); 0 if b is 0, infinite if b is not
+            finite (x is 0 in both cases). With restarts it is measured. For a single
+            cycle it comes from the recurrence, which rounding can make smaller than the
+            true residual once that is close to ``eps |A| |x| / |b|``.
+        num_matvecs: Products with A, shape ().
     """
 
     value: PyTree[Float[Array, "..."]]
@@ -65,20 +65,20 @@ def gmres(
 ) -> LinearSolution:
     """Solve ``A x = b`` by GMRES from ``x = 0``.
 
-    It stops at the tolerance, when the space is invariant under A (then x is as good
-    as any Krylov method makes it), or when a product is not finite. A singular A is no
-    error: x minimises the residual over the space. Under ``jax.vmap`` every lane stops
-    by itself.
+    The iteration stops at the tolerance, if the space is invariant under A (no Krylov
+    method can improve x then), or if a product is not finite. A singular A is allowed:
+    x minimizes the residual over the space. Under ``jax.vmap`` every lane stops by
+    itself.
 
     Args:
         matvec: ``v -> A v`` on arrays, or pytrees of arrays, like b. It need not be
             differentiable or transposable.
-        b: the right-hand side, an array of any shape or a pytree of arrays.
-        rtol: relative residual at which to stop; 1 or more asks for nothing.
+        b: The right-hand side, an array of any shape or a pytree of arrays.
+        rtol: Relative residual at which to stop; 1 or more requires nothing.
         max_vectors: m, the largest number of basis vectors, each of the size of b.
-        restarts: how often to start again from the residual when m vectors did not
-            suffice. Each cycle then costs one more product, which measures the
-            residual; a cycle that did not lower it is the last.
+        restarts: Number of restarts from the residual if m vectors do not suffice. Each
+            cycle then costs another product, which measures the residual; a cycle that
+            does not reduce it is the last.
 
     Returns:
         The solution with its residual and cost.
@@ -127,7 +127,7 @@ def gmres(
 
 
 def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolution:
-    """GMRES with at most m vectors."""
+    """Run GMRES with at most m vectors."""
     size = tree_norm(b)
     dtype, eps = size.dtype, jnp.finfo(size.dtype).eps
     usable = jnp.isfinite(size) & (size > 0)
@@ -145,7 +145,7 @@ def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolutio
         k: Array  # columns in use
         basis: Any  # V; rows above k are zero
         rotation: Array  # Q, the product of all rotations
-        triangle: Array  # Q H; columns from k on are those of the identity
+        triangle: Array  # Q H; columns from k on are columns of the identity
         residual: Array
         products: Array
         going: Array
@@ -160,7 +160,7 @@ def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolutio
         new = length > 0
         column = jnp.sum(s.rotation * h.at[k + 1].set(length), axis=1)
         diagonal = jnp.hypot(column[k], length)
-        # A column that depends on the earlier ones cannot lower the residual.
+        # A column that depends on earlier ones cannot reduce the residual.
         useful = (diagonal > 10 * eps * tree_norm(product)) & jnp.isfinite(diagonal)
         cos, sin = column[k] / diagonal, length / diagonal
         upper, lower = s.rotation[k], s.rotation[k + 1]
@@ -192,7 +192,7 @@ def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolutio
     target = jnp.where(jnp.arange(m) < end.k, size * end.rotation[:m, 0], 0)
     y = jax.scipy.linalg.solve_triangular(end.triangle, target)
     x = _combine(y, jax.tree.map(lambda rows: rows[:m], end.basis))
-    # An A of nearly no effect can ask for an x beyond all numbers.
+    # An almost zero A can require an x that is too large to represent.
     found = jnp.isfinite(tree_norm(x))
     x = _where(found, x, jax.tree.map(jnp.zeros_like, x))
     residual = jnp.where(found, end.residual, _start(size))
@@ -200,16 +200,16 @@ def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolutio
 
 
 def orthonormalize(basis: Any, w: Any) -> tuple[Any, Array, Array]:
-    """The part of w that is orthogonal to a basis, as a unit vector.
+    """Return the part of w that is orthogonal to a basis, as a unit vector.
 
     Args:
         basis: m orthonormal or zero rows, an array or pytree of arrays (m, ...).
-        w: a vector, of the structure of one row.
+        w: A vector, of the structure of one row.
 
     Returns:
-        The unit vector, the length that it had, and the inner products of w with the
-        rows, shape (m,). Length and vector are 0 if nothing but rounding is left, or
-        if w is not finite.
+        The unit vector, its original length, and the inner products of w with the rows,
+        shape (m,). Length and vector are 0 if only rounding remains, or if w is not
+        finite.
     """
     before = tree_norm(w)
     inner = jnp.zeros((), before.dtype)
@@ -218,20 +218,20 @@ def orthonormalize(basis: Any, w: Any) -> tuple[Any, Array, Array]:
         w = jax.tree.map(jnp.subtract, w, _combine(inside, basis))
         inner = inner + inside
     length = tree_norm(w)
-    # Written so that NaN is nothing new, too.
+    # This form of the condition also treats NaN as no new direction.
     new = length > 10 * jnp.finfo(before.dtype).eps * before
     w = jax.tree.map(lambda x: jnp.where(new, x / length, 0), w)
     return w, jnp.where(new, length, 0), inner
 
 
 def _start(size: Array) -> Array:
-    """The relative residual of ``x = 0``."""
+    """Return the relative residual of ``x = 0``."""
     one = jnp.where(size > 0, jnp.ones_like(size), 0)
     return jnp.where(jnp.isfinite(size), one, jnp.inf)
 
 
 def _project(basis: Any, w: Any) -> Array:
-    """Inner products of w with all rows, as sums: never in reduced precision."""
+    """Return the inner products of w with all rows, as sums in full precision."""
     products = jax.tree.map(
         lambda rows, x: jnp.sum(rows * x, axis=tuple(range(1, rows.ndim))), basis, w
     )
@@ -239,7 +239,7 @@ def _project(basis: Any, w: Any) -> Array:
 
 
 def _combine(weights: Array, basis: Any) -> Any:
-    """The weighted sum of the rows."""
+    """Return the weighted sum of the rows."""
     return jax.tree.map(
         lambda rows: jnp.sum(
             weights.reshape((-1,) + (1,) * (rows.ndim - 1)) * rows, axis=0

@@ -1,25 +1,25 @@
-r"""Newton's method with GMRES: for problems on which no fixed-point map contracts.
+r"""Newton's method with GMRES, for problems without a contracting fixed-point map.
 
-At an iterate z, solve ``R'(z) s = -R(z)`` for the step s and go to ``z + t s``. The
-Jacobian is never formed: GMRES (:mod:`jaxinv.solvers.krylov`) needs its products with
-vectors only, and a product is one forward-mode pass through the model. There is no
-reverse mode and no stored linearisation, so the memory is that of inference plus the
-Krylov vectors. What is unknown may have any shape: the state of one step, or all the
-states of a trajectory.
+At an iterate z, solve ``R'(z) s = -R(z)`` for the step s and move to ``z + t s``. The
+Jacobian is never formed: GMRES (:mod:`jaxinv.solvers.krylov`) only needs its products
+with vectors, each one forward-mode pass through the model. Without reverse mode and
+stored linearizations, the memory is that of inference plus the Krylov vectors. The
+unknown may have any shape: the state of one step, or all states of a trajectory.
 
-Three rules make it both cheap and safe:
+Three rules make the method cheap and safe:
 
-* *inexact steps* (Eisenstat & Walker): far from the solution the linear system is
-  solved roughly, to ``|R + R' s| <= eta |R|``, and the more exactly the faster the
-  residual falls: ``eta = 0.9 (|R_k| / |R_{k-1}|)^2``, which keeps the convergence
-  superlinear; never more exactly than the tolerance asks for;
-* *backtracking* (Armijo): t is shortened until ``|R(z + t s)|`` has fallen by a part of
-  what the linear model promises. A GMRES step with eta < 1 always points downhill;
-* *truncation*: GMRES minimises ``|R + R' s|`` over a small Krylov space, which keeps a
-  nearly singular Jacobian from throwing the iterate far away.
+* *inexact steps* (Eisenstat & Walker): far from the solution, the linear system is
+  solved roughly, to ``|R + R' s| <= eta |R|``, and more exactly the faster the residual
+  decreases: ``eta = 0.9 (|R_k| / |R_{k-1}|)^2``, which preserves superlinear
+  convergence; never more exactly than the tolerance requires;
+* *backtracking* (Armijo): t is reduced until ``|R(z + t s)|`` has decreased by a
+  fraction of the linear model's prediction. A GMRES step with eta < 1 always points
+  downhill;
+* *truncation*: GMRES minimizes ``|R + R' s|`` over a small Krylov space, which bounds
+  the step for a nearly singular Jacobian.
 
-The search fails where the Jacobian is singular and the residual is not zero: a local
-minimum of ``|R|``, from which the result says that it did not converge.
+The search fails where the Jacobian is singular and the residual is not zero, a local
+minimum of ``|R|``. The result then has ``converged=False``.
 
 References:
     Eisenstat & Walker 1996, "Choosing the Forcing Terms in an Inexact Newton Method",
@@ -46,26 +46,26 @@ from jaxinv.solvers.iteration import (
 )
 from jaxinv.solvers.krylov import gmres
 
-#: Part of the promised decrease that a step must achieve (Kelley 2003, Eq. 1.21).
+#: Fraction of the predicted decrease that a step must achieve (Kelley 2003, Eq. 1.21).
 SUFFICIENT_DECREASE = 1e-4
 
 
 @checked
 @dataclasses.dataclass(frozen=True)
 class NewtonKrylov(IterativeSolver):
-    """Inexact Newton with GMRES and backtracking, forward-mode derivatives only.
+    """Inexact Newton with GMRES, backtracking, and only forward-mode derivatives.
 
     An iteration costs two evaluations per Krylov vector (the primal and the tangent)
     and one per trial step: the cost of a solve is the ``num_evals`` of its solution,
     not ``iterations``.
 
     Attributes:
-        max_iterations: at most so many iterates, of which the guess is the first.
-        krylov: largest number of Krylov vectors per step, each of the unknown's size.
-        rtol: relative residual at which to stop; None for 1e-6 in float32 and 1e-13
+        max_iterations: Largest number of iterates, including the guess.
+        krylov: Largest number of Krylov vectors per step, each of the unknown's size.
+        rtol: Relative residual at which to stop; None for 1e-6 in float32 and 1e-13
             in float64.
-        forcing: largest eta, and the one of the first step.
-        backtracks: how often a step may be shortened before the solver gives up.
+        forcing: Largest eta, which is used in the first step.
+        backtracks: Largest number of reductions of a step, after which to stop.
     """
 
     max_iterations: AtLeastOne = 20
@@ -94,7 +94,7 @@ class NewtonKrylov(IterativeSolver):
 
         def advance(s: _State) -> _State:
             first = s.k == 0
-            # A lane of a batch that has stopped must not keep the others waiting.
+            # A finished lane of a batch must not delay other lanes.
             tries = jnp.where(first, 1, 1 + self.backtracks)
             trial = _search(
                 residual,
@@ -116,7 +116,7 @@ class NewtonKrylov(IterativeSolver):
             )
             forcing = _forcing(trial.error, s.error, s.forcing, rtol, self.forcing)
             forcing = jnp.where(first, self.forcing, forcing).astype(dtype)
-            # Preconditioned from the right, so that residuals keep their meaning.
+            # Right preconditioning preserves the meaning of residuals.
             linear = gmres(
                 lambda v: jax.jvp(residual, (z,), (v / slope,))[1],
                 -trial.r,
@@ -136,8 +136,8 @@ class NewtonKrylov(IterativeSolver):
                 trial.accepted & (stop | (linear.residual < 1)),
             )
 
-        # The guess is the first trial step, of length zero from an infinite residual:
-        # so the model is compiled in two places, not in three.
+        # The guess is the first trial step, of length zero from an infinite residual,
+        # so that the model is compiled in two places instead of three.
         start = _State(
             zero,
             guess,
@@ -172,7 +172,7 @@ class _State(NamedTuple):
 
 
 class _Trial(NamedTuple):
-    """A point of the line search, and the best of all that were tried."""
+    """A point of the line search, and the best of all points so far."""
 
     tried: Array
     t: Array
@@ -193,13 +193,13 @@ def _search(
     eta: Array,
     tries: Array,
 ) -> _Trial:
-    """Shorten the step until the residual falls enough, or nothing is left to try."""
+    """Shorten the step until the residual decreases enough or trials are used up."""
 
     def running(s: _Trial) -> Array:
         return ~s.accepted & (s.tried < tries)
 
     def body(s: _Trial) -> _Trial:
-        # The first trial has the full length: there is no earlier one to learn from.
+        # The first trial has the full length.
         t = jnp.where(s.tried == 0, 1, s.t * _shortening(s.t, s.error / error))
         point = z + t * direction
         r = residual(point)
@@ -232,10 +232,11 @@ def _search(
 
 
 def _shortening(t: Array, ratio: Array) -> Array:
-    """By how much to shorten a step of length t after which ``|R|`` is ratio times.
+    """Return the factor for a step of length t after which ``|R|`` is ``ratio`` times.
 
-    The minimum of the parabola through ``|R|^2`` at both ends with the Newton step's
-    slope ``-2 |R|^2`` at the start, between a tenth and a half (Kelley 2003, 1.6).
+    It is the minimum of the parabola through ``|R|^2`` at both ends with the slope
+    ``-2 |R|^2`` of the Newton step at the start, clipped to [0.1, 0.5] (Kelley 2003,
+    1.6).
     """
     factor = t / (ratio**2 - 1 + 2 * t)
     return jnp.where(jnp.isfinite(factor), jnp.clip(factor, 0.1, 0.5), 0.1)
@@ -244,7 +245,7 @@ def _shortening(t: Array, ratio: Array) -> Array:
 def _forcing(
     error: Array, before: Array, previous: Array, rtol: float, largest: float
 ) -> Array:
-    """Eisenstat & Walker's second choice, not finer than half of the tolerance."""
+    """Return Eisenstat & Walker's second choice, at least half of the tolerance."""
     eta = 0.9 * (error / before) ** 2
     memory = 0.9 * previous**2
     eta = jnp.where(memory > 0.1, jnp.maximum(eta, memory), eta)
