@@ -79,7 +79,7 @@ BAD = {
         lambda path, _: path.symlink_to("gone"), "a link to a file that does not exist"
     ),
     "link to itself": Bad(
-        lambda path, _: path.symlink_to(path.name), "Too many levels of symbolic links"
+        lambda path, _: path.symlink_to(path.name), "too many levels of symbolic links"
     ),
     "folder": Bad(lambda path, _: path.mkdir(), "is a folder"),
     "FIFO": Bad(lambda path, _: os.mkfifo(path), "a pipe"),

@@ -10,7 +10,6 @@ after the decoder works on strips of rows.
 """
 
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from jaxinv.checks import one_line
+from jaxinv.files.folders import check_regular
 
 MAX_PIXELS = 2**25
 """Default limit on the pixels of an image: 33.5 million."""
@@ -97,7 +97,10 @@ def count_pixels(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
 
 def _opened(path: Path, max_pixels: int) -> ImageFile.ImageFile:
     """Open an image and check its size without decoding it."""
-    _check_readable(path)
+    try:
+        check_regular(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no such image: {error}") from None
     try:
         image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError:
@@ -125,24 +128,6 @@ def _opened(path: Path, max_pixels: int) -> ImageFile.ImageFile:
 def _damaged(path: Path, error: Exception) -> ValueError:
     reason = one_line(error)
     return ValueError(f"{path} is damaged: {reason}")
-
-
-def _check_readable(path: Path) -> None:
-    """Raise unless the path is a regular file: reading a pipe could block forever."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        dangling = path.is_symlink()
-        reason = ": a link to a file that does not exist" if dangling else ""
-        raise FileNotFoundError(f"no such image: {path}{reason}") from None
-    except PermissionError:
-        raise ValueError(f"{path} cannot be read: permission denied") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    if stat.S_ISDIR(mode):
-        raise ValueError(f"{path} is a folder, not an image")
-    if not stat.S_ISREG(mode):
-        raise ValueError(f"{path} is a pipe, socket or device, not a file")
 
 
 def _to_rgb(image: ImageFile.ImageFile) -> ReadImage | None:

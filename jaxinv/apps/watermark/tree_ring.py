@@ -32,7 +32,7 @@ References:
 """
 
 import dataclasses
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,7 @@ from jaxinv.apps.watermark.disc import (
 )
 from jaxinv.apps.watermark.laws import Direction, Distance, Rings, Share, direction
 from jaxinv.apps.watermark.plausibility import NoiseFigures, noise_figures
+from jaxinv.checks import AtLeastOne, checked
 
 Pattern = Literal["ring", "random", "zeros"]
 
@@ -199,9 +200,10 @@ class TreeRingKey:
         return jnp.fft.fft2(plane.astype(self.values.dtype), norm="ortho")
 
 
+@checked
 def tree_ring_key(
     key: PRNGKeyArray,
-    shape: tuple[int, int, int],
+    shape: tuple[AtLeastOne, AtLeastOne, AtLeastOne],
     *,
     radius: int = 10,
     channel: int = -1,
@@ -237,9 +239,6 @@ def tree_ring_key(
     References:
         Wen et al. 2023, arXiv:2305.20030, Section 3.3 (Zeros, Rand, Rings).
     """
-    if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"expected the shape (h, w, c) of a noise, got {shape}")
-    shape = (int(shape[0]), int(shape[1]), int(shape[2]))
     if not 1 <= radius < min(shape[:2]) / 2:
         raise ValueError(
             f"the radius must be at least 1 and less than half of {min(shape[:2])}, "
@@ -247,11 +246,6 @@ def tree_ring_key(
         )
     if not -shape[2] <= channel < shape[2]:
         raise ValueError(f"there are {shape[2]} channels, got channel {channel}")
-    if pattern not in get_args(Pattern):
-        raise ValueError(
-            f"unknown pattern {pattern!r}; expected one of "
-            f"{', '.join(get_args(Pattern))}"
-        )
     count = len(disc_pairs(shape, radius)[0])
     if pattern == "zeros":
         values = jnp.zeros(1 + 2 * count)
@@ -262,7 +256,7 @@ def tree_ring_key(
         drawn = jax.random.normal(key, (radius,)) / 2**0.5
         real = 2**0.5 * drawn[ring_numbers(shape, radius) - 1]
         values = jnp.concatenate([drawn[:1], real, jnp.zeros(count)])
-    return TreeRingKey(values, shape, int(radius), channel % shape[2], pattern)
+    return TreeRingKey(values, shape, radius, channel % shape[2], pattern)
 
 
 def check_noise(noise: Array, shape: tuple[int, int, int]) -> Array:

@@ -1,6 +1,6 @@
 """Verdicts: one of three answers to a score: found, not found, cannot judge."""
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -11,8 +11,10 @@ from jaxinv.apps.watermark.gaussian_shading import (
 )
 from jaxinv.apps.watermark.plausibility import doubts
 from jaxinv.apps.watermark.tree_ring import TreeRingScore
+from jaxinv.checks import Range, checked
 
 Score = TreeRingScore | GaussianShadingScore
+Rate = Annotated[float, Range(0, 1, above=True, below=True)]
 Answer = Literal["found", "not found", "cannot judge"]
 
 
@@ -57,7 +59,8 @@ def p_value(score: Score) -> Float[np.ndarray, "..."]:
     return score.law.p_value()
 
 
-def judge(score: Score, rate: float = 1e-3) -> Verdict:
+@checked
+def judge(score: Score, rate: Rate = 1e-3) -> Verdict:
     """Decide whether a noise carries a key's mark.
 
     Args:
@@ -83,8 +86,6 @@ def judge(score: Score, rate: float = 1e-3) -> Verdict:
         not found
         cannot judge
     """
-    if not 0 < rate < 1:
-        raise ValueError(f"the rate must lie between 0 and 1, got {rate}")
     if np.ndim(score.figures.band):
         raise ValueError("expected the score of one noise, got a batch of scores")
     p = float(p_value(score))

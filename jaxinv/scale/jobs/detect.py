@@ -19,6 +19,8 @@ from jaxtyping import Float
 
 from jaxinv.apps import watermark
 from jaxinv.apps.watermark.detection import Key
+from jaxinv.apps.watermark.verdict import Rate
+from jaxinv.checks import checked
 
 #: Name of the test that determines verdicts.
 TEST = "random keys, plausible noise"
@@ -118,8 +120,9 @@ class Tally:
         return result
 
 
+@checked
 def read_detector(
-    paths: Sequence[Path], rate: float, shape: tuple[int, int, int]
+    paths: Sequence[Path], rate: Rate, shape: tuple[int, int, int]
 ) -> Detector:
     """Read the keys to look for.
 
@@ -136,8 +139,6 @@ def read_detector(
         ValueError: If a file is not a key, is for noise of another shape, or is given
             twice; for an invalid rate.
     """
-    if not 0 < rate < 1:
-        raise ValueError(f"the rate must lie between 0 and 1, got {rate}")
     keys = tuple(watermark.read_key(path) for path in paths)
     names = tuple(str(path) for path in paths)
     digests = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)

@@ -48,7 +48,7 @@ PLANTED = {
     "not_finite": (not_finite, "NaN or infinite"),
     "missing": (lambda path: None, "no such image"),
     "dangling": (lambda path: path.symlink_to("gone"), "link to a file"),
-    "pipe": (os.mkfifo, "not a file"),
+    "pipe": (os.mkfifo, "is a pipe"),
     "folder": (lambda path: path.mkdir(), "folder"),
     "unreadable": (unreadable, "cannot be read"),
     "other_size": (lambda path: picture(path, (8, 9)), "is 9x8 and tiny works at 8x8"),
