@@ -1,1 +1,1 @@
-"""Sampling with a table, in floating point and without loss."""
+"""Sampling with a table, in floating-point or lossless arithmetic."""

@@ -1,18 +1,18 @@
-r"""Numbers that can be added to and taken from without loss.
+r"""Representations of states in which additions can be undone without loss.
 
 A bidirectional sampler undoes ``y <- y + increment`` by subtracting the same increment.
-In floating point that returns almost what there was. Two ways to hold a state make it
-return more:
+In floating point the result is only almost equal. Two representations improve it:
 
-* :data:`COMPENSATED`: as an unevaluated sum of two floats, high and low, which doubles
-  the digits (2^-48 in float32). An addition keeps its own rounding error (Knuth's
+* :data:`COMPENSATED`: an unevaluated sum of two floats, high and low, which doubles the
+  digits (2^-48 in float32). An addition stores its own rounding error (Knuth's
   two-sum), at the cost of a few additions and no evaluation of the model.
-* :class:`Bits`: as a 64-bit integer, a count of a fixed unit. Integer addition wraps
-  and never rounds: subtracting the increment returns the identical bits, always. JAX
-  has no 64-bit integers by default, so there are two words of 32 bits.
+* :class:`Bits`: a 64-bit integer, a multiple of a fixed unit. Integer addition wraps
+and
+  never rounds: subtracting the increment always returns the identical bits. JAX has no
+  64-bit integers by default, so there are two words of 32 bits.
 
-Both are pairs of arrays of the state's shape, and :data:`PLAIN` is the ordinary float
-with a zero beside it: one loop serves all three (:mod:`jaxinv.sampling.lossless_rows`).
+Both are pairs of arrays of the state's shape. :data:`PLAIN` pairs the ordinary float
+with a zero, so that one loop serves all three (:mod:`jaxinv.sampling.lossless_rows`).
 
 References:
     Knuth 1997, "The Art of Computer Programming" vol. 2, 4.2.2 (two-sum).
@@ -27,27 +27,27 @@ from jaxtyping import Array, Float
 
 Words = tuple[Array, Array]
 
-#: Values of an integer state stay below 2 to this power, which leaves room for a sum.
+#: Integer states are below 2 to this power, which leaves room for a sum.
 LARGEST_BITS = 62
 
 
 class Arithmetic(Protocol):
-    """How states are held; hashable."""
+    """A representation of states; hashable."""
 
     def encode(self, value: Float[Array, "*shape"]) -> Words:
-        """Hold a float."""
+        """Represent a float."""
         ...
 
     def decode(self, words: Words, dtype: jnp.dtype) -> Float[Array, "*shape"]:
-        """Return the nearest float, or about."""
+        """Return a float that is about the nearest one."""
         ...
 
     def add(self, words: Words, increment: Float[Array, "*shape"]) -> Words:
-        """Add a float. Adding its negative afterward undoes it."""
+        """Add a float; adding its negative undoes it."""
         ...
 
     def holds(self, words: Words) -> Array:
-        """Return whether every value is in range: a boolean scalar."""
+        """Return whether all values are in range, a boolean scalar."""
         ...
 
 
@@ -64,11 +64,11 @@ class Plain:
         return words[0].astype(dtype)
 
     def add(self, words: Words, increment: Array) -> Words:
-        """Rounded."""
+        """Add with rounding."""
         return words[0] + increment, words[1]
 
     def holds(self, words: Words) -> Array:
-        """Return whether all are finite."""
+        """Return whether all values are finite."""
         return jnp.all(jnp.isfinite(words[0]))
 
 
@@ -81,28 +81,28 @@ class Compensated:
         return value, jnp.zeros_like(value)
 
     def decode(self, words: Words, dtype: jnp.dtype) -> Array:
-        """Return the high part: the sum, rounded."""
+        """Return the high part, which is the rounded sum."""
         return words[0].astype(dtype)
 
     def add(self, words: Words, increment: Array) -> Words:
-        """Exact but for the rounding of the low part."""
+        """Add exactly up to the rounding of the low part."""
         high, low = words
         total, error = two_sum(high, increment)
         return _fast_two_sum(total, low + error)
 
     def holds(self, words: Words) -> Array:
-        """Return whether all are finite."""
+        """Return whether all values are finite."""
         return jnp.all(jnp.isfinite(words[0]) & jnp.isfinite(words[1]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Bits:
-    """Integers of 64 bits that count units of ``2**-places``: (high, low) words.
+    """Integers of 64 bits in units of ``2**-places``: (high, low) words.
 
     The high word is an int32, the low one a uint32, together in two's complement.
 
     Attributes:
-        places: Binary places after the point.
+        places: Number of binary places after the point.
     """
 
     places: int
@@ -112,21 +112,21 @@ class Bits:
         return _to_words(value * jnp.asarray(2.0**self.places, value.dtype))
 
     def decode(self, words: Words, dtype: jnp.dtype) -> Array:
-        """Sign and magnitude, each word exactly, then one rounded sum."""
+        """Convert sign and each word exactly, and round their sum once."""
         negative = words[0] < 0
         high, low = _select(negative, _negate(words), words)
-        # The two halves of the low word are exact floats; so are most high words.
+        # The two halves of the low word, and most high words, are exact floats.
         upper = high.astype(dtype) * 65536 + (low >> 16).astype(dtype)
         total = upper * 65536 + (low & 0xFFFF).astype(dtype)
         total = total * jnp.asarray(2.0**-self.places, dtype)
         return jnp.where(negative, -total, total)
 
     def add(self, words: Words, increment: Array) -> Words:
-        """Modulo 2^64, without any rounding but that of the increment to units."""
+        """Add modulo 2^64, rounding only the increment to units."""
         return _add_words(words, self.encode(increment))
 
     def holds(self, words: Words) -> Array:
-        """Return whether all are below ``2**62`` units in size."""
+        """Return whether all magnitudes are below ``2**62`` units."""
         limit = 2 ** (LARGEST_BITS - 32)
         return jnp.all((words[0] >= -limit) & (words[0] < limit))
 
@@ -136,14 +136,14 @@ COMPENSATED = Compensated()
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """Return the rounded sum of two floats and its error, exactly (Knuth)."""
+    """Return the rounded sum of two floats and its exact error (Knuth)."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
 
 
 def _fast_two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """Return the same where ``|a| >= |b|`` (Dekker)."""
+    """Return :func:`two_sum` if ``|a| >= |b|`` (Dekker)."""
     total = a + b
     return total, b - (total - a)
 
@@ -151,13 +151,13 @@ def _fast_two_sum(a: Array, b: Array) -> tuple[Array, Array]:
 def _to_words(value: Array) -> Words:
     """Return the integer nearest to a float, as two words.
 
-    A value that is not finite, or not below 2^62 in size, becomes the most negative
-    integer, which nothing in range can be mistaken for.
+    A value that is not finite, or not below 2^62 in magnitude, becomes the most
+    negative integer, which is out of range.
     """
     size = jnp.round(jnp.abs(value))
     fits = size < 2.0**LARGEST_BITS
     size = jnp.where(fits, size, 0)
-    # Powers of two only: every operation here is exact.
+    # Only powers of two, so that every operation is exact.
     high = jnp.floor(size * 2.0**-32)
     rest = size - high * 2.0**32
     words = high.astype(jnp.int32), rest.astype(jnp.uint32)

@@ -1,22 +1,22 @@
-r"""Bidirectional rows in numbers that lose nothing, and gradients that store nothing.
+r"""Bidirectional rows in lossless arithmetic, and gradients without stored states.
 
 Divide the states of a bidirectional table by units ``c[i]`` with ``c[i-1] = a[i,k-1]
-c[i+k-1]``. In ``u = y / c`` the oldest state of every row has the weight 1,
+c[i+k-1]``. For ``u = y / c`` the oldest state of every row has the weight 1,
 
     u[i-1] = u[i+k-1] + sum_{j<k-1} A[i,j] u[i+j] + B[i,j] f[i+j],
 
-so a step *adds an increment* to one number, and undoing it subtracts the same one. The
-increment is computed from states that both directions have. What is left to do is to
-hold u such that an addition can be undone (:mod:`jaxinv.sampling.lossless_numbers`):
-twice the digits, or integers, which give back the identical bits.
+so a step *adds an increment* to one number, and undoing it subtracts the same
+increment, which depends on states that both directions have. It remains to represent u
+such that additions can be undone (:mod:`jaxinv.sampling.lossless_numbers`): with twice
+the digits, or as integers, which give identical bits.
 
-Identical bits need the identical increment, and compilers promise that only for one
-and the same program. There is one, for both directions: the direction is an argument.
+Identical bits require identical increments, which compilers guarantee only within one
+program. Both directions therefore share a program, with the direction as an argument.
 
 **Gradients.** Reverse mode needs the states of all steps, last first. A reversible
-sampler need not store them: the backward pass undoes the steps one by one, from the
-end, in the same numbers, and pulls the cotangent through each as it goes. Memory does
-not depend on the number of steps; the cost is one more evaluation per step.
+sampler does not need to store them: the backward pass undoes the steps one by one from
+the end, in the same representation, and pulls the cotangent back through each. Memory
+does not depend on the number of steps; the cost is one more evaluation per step.
 
 References:
     Wang et al. 2024, arXiv:2410.07273 (the rows).
@@ -36,12 +36,12 @@ from jaxtyping import Array, Float
 from jaxinv.samplers.table import Coefficients, LinearMultistep
 from jaxinv.sampling.lossless_numbers import LARGEST_BITS, Arithmetic, Bits, Words
 
-#: Integers leave room for data and noise of this size, in standard deviations.
+#: Size of data and noise that integers leave room for, in standard deviations.
 LARGEST_VALUE = 64.0
-#: The unit of an integer state may be at most this large, relative to unit data.
+#: Largest unit of an integer state, relative to unit data.
 COARSEST_UNIT = 2.0**-24
 
-# Anything that maps (level, state u) to the model's output there.
+# A function from (level, state u) to the model's output there.
 Model = Callable[[Array, Array], Array]
 
 
@@ -51,8 +51,8 @@ class UnitRows(NamedTuple):
     Attributes:
         a: A, shape (N, k - 1).
         b: B, shape (N, k - 1).
-        to_x: ``x[i] = to_x[i] * u[i]``; 1 for the first k levels, shape (N + 1,).
-        model_time: What the model is given at each level, shape (N + 1,).
+        to_x: ``x[i] = to_x[i] * u[i]``, shape (N + 1,); 1 for the first k levels.
+        model_time: Times given to the model at each level, shape (N + 1,).
     """
 
     a: Coefficients
@@ -67,21 +67,21 @@ class UnitRows(NamedTuple):
 
     @property
     def num_rows(self) -> int:
-        """How many rows have all k states."""
+        """Number of rows with all k states."""
         return self.a.shape[0] - self.a.shape[1]
 
 
 def unit_rows(table: LinearMultistep) -> UnitRows:
-    """Change a bidirectional table's unknowns such that the oldest has weight 1.
+    """Scale the states of a bidirectional table such that the oldest has weight 1.
 
     Args:
         table: A bidirectional table, with concrete coefficients.
 
     Returns:
-        The rows, in float64. At the data end u is the state x itself.
+        The rows, in float64. At the data end u equals the state x.
 
     Raises:
-        ValueError: If the coefficients are not known yet (inside of ``jax.jit``).
+        ValueError: If the coefficients are not known yet (inside ``jax.jit``).
     """
     a, b, scale, model_time = map(
         concrete, (table.a, table.b, table.scale, table.model_time)
@@ -100,7 +100,7 @@ def unit_rows(table: LinearMultistep) -> UnitRows:
 
 
 def concrete(values: Coefficients) -> np.ndarray:
-    """Coefficients in float64 on the host; ValueError inside of ``jax.jit``."""
+    """Return float64 coefficients on the host, or raise ValueError in ``jax.jit``."""
     if isinstance(values, jax.core.Tracer):
         raise ValueError(
             "exact arithmetic needs the sampler's coefficients in double precision: "
@@ -110,7 +110,7 @@ def concrete(values: Coefficients) -> np.ndarray:
 
 
 def integers(table: LinearMultistep) -> Bits:
-    """Integers with the finest unit that holds every state of a table.
+    """Return integers with the finest unit that holds every state of a table.
 
     Args:
         table: A bidirectional table.
@@ -119,8 +119,8 @@ def integers(table: LinearMultistep) -> Bits:
         The arithmetic.
 
     Raises:
-        ValueError: If states of one level are so much larger than those of another, in
-            units that both share, that 64 bits do not hold both.
+        ValueError: If the states of two levels differ in size, in their shared units,
+            by more than 64 bits can hold.
     """
     rows = unit_rows(table)
     tau, scale = np.asarray(table.tau, np.float64), np.asarray(table.scale, np.float64)
@@ -131,9 +131,9 @@ def integers(table: LinearMultistep) -> Bits:
         needed = LARGEST_BITS + math.ceil(math.log2(unit / COARSEST_UNIT))
         raise ValueError(
             f"{table.name!r} with {table.num_steps} steps shrinks its states so much "
-            f"that identical bits would take integers of {needed} bits; the "
-            f"{LARGEST_BITS} there are hold fewer steps, or rows that shrink less "
-            "(o_belm, or bdia with gamma nearer to 1)"
+            f"that identical bits would need integers of {needed} bits; the available "
+            f"{LARGEST_BITS} suffice for fewer steps, or rows that shrink less "
+            "(o_belm, or bdia with gamma closer to 1)"
         )
     return Bits(places)
 
@@ -149,26 +149,26 @@ def walk(
 
     Args:
         rows: The rows, in the dtype of the increments.
-        model: Its outputs.
+        model: Function that returns the model's outputs.
         words: The k states u at one end, data side first.
         down: Whether to sample (noise to data) or to invert; a traced boolean, so that
             one program does both.
-        arithmetic: How the states are held.
+        arithmetic: Representation of the states.
 
     Returns:
         The k states at the other end, data side first, and whether all were in range.
     """
     k, dtype = rows.history, jnp.asarray(rows.a).dtype
     last = rows.num_rows
-    # A window is the k - 1 states between the outer two, data side first, then the one
-    # of the outer two that is there: the oldest (sampling) or the newest (inverting).
+    # A window is the k - 1 states between the outer two, data side first, followed by
+    # the available outer state: the oldest (sampling) or the newest (inverting).
     words = jax.tree.map(lambda w: jnp.where(down, w, jnp.roll(w, -1, axis=0)), words)
     outputs = jnp.zeros((k - 1, *words[0].shape[1:]), dtype)
 
     def body(t: Array, carry: Any) -> Any:
         words, outputs, ok = carry
-        # The first k - 2 turns only evaluate the model at the inner states, in the
-        # very same instructions that evaluate it afterward.
+        # The first k - 2 iterations only evaluate the model at the inner states, with
+        # the same instructions as later iterations.
         step = jnp.maximum(t - (k - 2), 0)
         i = jnp.where(down, last - step, 1 + step)
         place = jnp.where(down, jnp.maximum(k - 2 - t, 0), jnp.minimum(t, k - 2))
@@ -193,19 +193,19 @@ def walk(
 
 
 def weighted(rows: UnitRows, i: Array, states: Array, outputs: Array) -> Array:
-    """Return the increment of row i, as a sum of products in a fixed order."""
+    """Return the increment of row i, a sum of products in a fixed order."""
     a, b = jnp.asarray(rows.a)[i - 1], jnp.asarray(rows.b)[i - 1]
     terms = [a[j] * states[j] + b[j] * outputs[j] for j in range(states.shape[0])]
     return _settled(sum(terms[1:], start=terms[0]))
 
 
 def _settled(value: Array) -> Array:
-    """Return the value, computed once and rounded once, before anything uses it.
+    """Return a value that is computed and rounded once before its uses.
 
-    Compilers compute a cheap expression anew for each of its uses, and may fuse its
-    products and sums differently each time: the high word of a state would get another
-    increment than the low one. A loop of unknown length stops that on every backend
-    (``optimization_barrier`` is removed before the fusion passes of some).
+    Compilers recompute a cheap expression for each use, and may fuse its products and
+    sums differently each time: the high word of a state would get another increment
+    than the low word. A loop of unknown length prevents that on every backend
+    (``optimization_barrier`` is removed before the fusion passes of some backends).
     """
     trips = jnp.where(value.reshape(-1)[0] == 0, 2, 1)
     return jax.lax.fori_loop(0, trips, lambda _, __: value, jnp.zeros_like(value))
@@ -226,15 +226,15 @@ def pull_back(
     cotangent: Float[Array, "k *shape"],
     arithmetic: Arithmetic,
 ) -> tuple[Any, Float[Array, "k *shape"]]:
-    """Return the cotangents of sampling, from its end, undoing the steps on the way.
+    """Pull cotangents back through sampling, undoing the steps from the data end.
 
     Args:
         rows: The rows.
-        model: Maps (parameters, level, state u) to the output.
-        parameters: What to differentiate for, besides the states: a pytree of floats.
+        model: Function from (parameters, level, state u) to the output.
+        parameters: Parameters to differentiate, a pytree of floats.
         words: The k states u at the data end.
-        cotangent: Of their values.
-        arithmetic: How the states are held.
+        cotangent: Cotangent of the values of the states.
+        arithmetic: Representation of the states.
 
     Returns:
         The cotangents of the parameters and of the k states at the noise end.
@@ -250,8 +250,8 @@ def pull_back(
 
     def body(i: Array, carry: Any) -> Any:
         words, outputs, total, of_states, of_outputs = carry
-        # Undo row i: the outputs at the inner levels i .. i + k - 2, of which the last
-        # is new.
+        # Undo row i with the outputs at the inner levels i .. i + k - 2, of which the
+        # last is new.
         inner_words = jax.tree.map(lambda w: w[1:], words)
         inner = arithmetic.decode(inner_words, dtype)
         f = model(parameters, i + k - 2, inner[-1])
@@ -261,7 +261,7 @@ def pull_back(
         words = jax.tree.map(
             lambda w, x: jnp.concatenate([w, x[None]]), inner_words, oldest
         )
-        # Transpose it. Level i appears in no row after this one.
+        # Transpose row i. Level i appears in no later row.
         a, b = jnp.asarray(rows.a)[i - 1], jnp.asarray(rows.b)[i - 1]
         g = of_states[0]
         column = (-1,) + (1,) * g.ndim
@@ -273,7 +273,7 @@ def pull_back(
         of_states = jnp.concatenate([inner_states.at[0].add(back), g[None]])
         return words, outputs, total, of_states, of_outputs
 
-    # The inner levels' outputs but the last: of levels 1 .. k - 2.
+    # Outputs at the inner levels except the last: levels 1 .. k - 2.
     outputs = zeros
     for j in range(1, k - 1):
         u = arithmetic.decode((words[0][j], words[1][j]), dtype)
@@ -282,7 +282,7 @@ def pull_back(
     words, _, total, of_states, of_outputs = jax.lax.fori_loop(
         1, rows.num_rows + 1, body, start
     )
-    # Outputs at levels beyond the last row's own.
+    # Outputs at levels beyond the last row.
     for j in range(1, k - 1):
         u = arithmetic.decode((words[0][j], words[1][j]), dtype)
         level = jnp.asarray(rows.num_rows + j)
