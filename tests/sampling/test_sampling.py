@@ -402,7 +402,7 @@ def test_a_network_for_another_latent_shape_is_refused():
 
 def test_a_network_that_returns_another_shape_is_refused():
     table = ji.ddim(ji.time_grid(ji.scaled_linear(), 4))
-    with pytest.raises(ValueError, match=r"given, \(8, 3\); it returned \(1, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"input, \(8, 3\); it returned \(1, 8, 3\)"):
         ji.sample(table, lambda x, t: x[None], jnp.ones((8, 3)))
 
 
