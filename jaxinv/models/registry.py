@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxinv.checks import shown
@@ -13,6 +11,7 @@ from jaxinv.models.autoencoders.kl import AutoencoderKL
 from jaxinv.models.autoencoders.kl_config import AutoencoderKLConfig
 from jaxinv.models.autoencoders.tiny import AutoencoderTiny
 from jaxinv.models.autoencoders.tiny_config import AutoencoderTinyConfig
+from jaxinv.models.layers.basic import ShapesOnly
 from jaxinv.models.text_encoders.clip import CLIPTextConfig, CLIPTextModel
 from jaxinv.models.unet.config import UNet2DConditionConfig
 from jaxinv.models.unet.unet import UNet2DConditionModel
@@ -78,16 +77,4 @@ def abstract_component(
         The module, every parameter being a ``jax.ShapeDtypeStruct``.
     """
     model = _MODELS[type(config)]
-    return nnx.eval_shape(
-        lambda: model(config, dtype=dtype, param_dtype=param_dtype, rngs=_OneKey())
-    )
-
-
-class _OneKey:
-    """A replacement for ``nnx.Rngs`` where no number is ever drawn.
-
-    Counting keys inside a trace takes time quadratic in the number of layers.
-    """
-
-    def params(self) -> jax.Array:
-        return jax.random.key(0)
+    return model(config, dtype=dtype, param_dtype=param_dtype, rngs=ShapesOnly())

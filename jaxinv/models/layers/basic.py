@@ -41,6 +41,9 @@ class GroupNorm(nnx.Module):
         epsilon: float,
         dtype: DTypeLike,
         param_dtype: DTypeLike,
+        scale_init: Callable[..., Any] = nnx.initializers.ones,
+        bias_init: Callable[..., Any] = nnx.initializers.zeros,
+        rngs: Any = None,
     ):
         if num_channels % num_groups:
             raise ValueError(
@@ -49,8 +52,9 @@ class GroupNorm(nnx.Module):
         self.num_groups = num_groups
         self.epsilon = epsilon
         self.dtype = dtype
-        self.scale = nnx.Param(jnp.ones((num_channels,), param_dtype))
-        self.bias = nnx.Param(jnp.zeros((num_channels,), param_dtype))
+        del rngs  # nothing is drawn
+        self.scale = nnx.Param(scale_init(None, (num_channels,), param_dtype))
+        self.bias = nnx.Param(bias_init(None, (num_channels,), param_dtype))
 
     def __call__(self, x: Float[Array, "*space c"]) -> Float[Array, "*space c"]:
         """Normalize each group of channels over all positions."""
@@ -69,18 +73,33 @@ class GroupNorm(nnx.Module):
         return y.astype(self.dtype)
 
 
+class ShapesOnly:
+    """A replacement for ``nnx.Rngs`` with which parameters are shapes without values.
+
+    Tracing initializers, as ``nnx.eval_shape`` does, takes a second for a small UNet.
+    """
+
+    def params(self) -> None:
+        """Return no key: nothing is drawn."""
+
+    @staticmethod
+    def initial(_key: None, shape: Any, dtype: DTypeLike) -> jax.ShapeDtypeStruct:
+        """Return a shape, in place of an initializer's values."""
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+
+
 class LayerFactory(NamedTuple):
     """Factory of layers with one compute dtype, parameter dtype and random stream.
 
     Attributes:
         dtype: Data type that activations are computed in.
         param_dtype: Data type that parameters are stored in.
-        rngs: Random streams for initialization.
+        rngs: Random streams for initialization; or :class:`ShapesOnly`.
     """
 
     dtype: jnp.dtype
     param_dtype: jnp.dtype
-    rngs: nnx.Rngs
+    rngs: nnx.Rngs | ShapesOnly
 
     def conv(
         self,
@@ -101,10 +120,8 @@ class LayerFactory(NamedTuple):
             strides=(stride, stride),
             padding=(padding, padding),
             use_bias=use_bias,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
             conv_general_dilated=conv_general_dilated,
-            rngs=self.rngs,
+            **self._common("kernel", "bias"),
         )
 
     def linear(
@@ -115,9 +132,7 @@ class LayerFactory(NamedTuple):
             in_features,
             out_features,
             use_bias=use_bias,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            rngs=self.rngs,
+            **self._common("kernel", "bias"),
         )
 
     def embedding(self, num_embeddings: int, features: int) -> nnx.Embed:
@@ -125,9 +140,7 @@ class LayerFactory(NamedTuple):
         return nnx.Embed(
             num_embeddings,
             features,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            rngs=self.rngs,
+            **self._common("embedding"),
         )
 
     def layer_norm(self, features: int, *, epsilon: float = 1e-5) -> nnx.LayerNorm:
@@ -136,9 +149,7 @@ class LayerFactory(NamedTuple):
             features,
             epsilon=epsilon,
             use_fast_variance=False,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            rngs=self.rngs,
+            **self._common("scale", "bias"),
         )
 
     def group_norm(
@@ -149,9 +160,21 @@ class LayerFactory(NamedTuple):
             num_groups,
             num_channels,
             epsilon=epsilon,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self._common("scale", "bias"),
         )
+
+    def _common(self, *parameters: str) -> dict[str, Any]:
+        """What all layers get, with the initializers of their parameters."""
+        options: dict[str, Any] = {
+            f"{name}_init": ShapesOnly.initial for name in parameters
+        }
+        if not isinstance(self.rngs, ShapesOnly):
+            options = {}
+        return options | {
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+            "rngs": self.rngs,
+        }
 
 
 class Model(nnx.Module):
