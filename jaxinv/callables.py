@@ -80,12 +80,17 @@ def check_finite(x: Array, what: str) -> None:
     if isinstance(x, jax.core.Tracer):
         return
     with jax.ensure_compile_time_eval():  # x may be a constant of a caller's jit
-        bad = int(jnp.sum(~jnp.isfinite(x)))
+        bad = int(_not_finite(x))
     if bad:
         raise ValueError(
             f"the {what} must be finite, but {bad} of its {x.size} values are NaN or "
             "infinite"
         )
+
+
+@jax.jit
+def _not_finite(x: Array) -> Array:
+    return jnp.sum(~jnp.isfinite(x))
 
 
 def check_denoiser(denoise: Callable[..., Any], x: Array) -> None:

@@ -1,19 +1,25 @@
 r"""A loop as a value: four functions, and the ways to run them.
 
-Whatever iterates in this library (solvers, stages of an inversion, decoder inversion,
-what runs in a lane) is
+Whatever iterates in this library (sampling, solvers, stages of an inversion, decoder
+inversion) is
 
     state = begin()
     while running(state):
         state = advance(state)
     result = finish(state)
 
-and a :class:`Loop` is these four functions, of one sample. A loop can be run to its end
-as a part of a compiled program (:func:`run`) or advanced by some iterations
-(:func:`advance_at_most`), which is what continuous batching does with many at a time.
+and a :class:`Loop` is these four functions, of one sample. A loop can be run
+
+* to its end, as a part of a compiled program (:func:`run`);
+* in turns, from the host (:func:`run_in_turns`): a compiled program advances it by some
+  iterations, and in between the host says how far it is. No program calls back, so that
+  JAX's persistent cache can keep all of them;
+* in many lanes (:mod:`jaxinv.scale.lanes`), by :func:`advance_at_most`.
+
 A plain function is a loop of one iteration (:func:`once`).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,21 +32,40 @@ class Loop(NamedTuple):
     """A loop that can be left after any iteration and taken up again.
 
     Attributes:
-        begin: ``() -> state`` before the first iteration, a pytree of arrays.
+        begin: ``(*start) -> state`` before the first iteration, a pytree of arrays.
+            Most loops need no start; those that do go on the same way from any.
         running: ``state -> bool``, whether there is more to do.
         advance: ``state -> state``, one iteration.
         finish: ``state -> result``, what is found up to here.
+        length: the number of iterations, where it is known before. Such a loop can be
+            differentiated in reverse mode; None for any other.
+        steps: ``state -> int``, how many of a sampler's steps are behind, for people;
+            None for a loop that does not know.
     """
 
-    begin: Callable[[], PyTree]
+    begin: Callable[..., PyTree]
     running: Callable[[Any], Bool[Array, ""]]
     advance: Callable[[Any], PyTree]
     finish: Callable[[Any], PyTree]
+    length: int | None = None
+    steps: Callable[[Any], Int[Array, ""]] | None = None
 
 
-def run(loop: Loop) -> PyTree:
-    """Run a loop to its end and return its result."""
-    return loop.finish(jax.lax.while_loop(loop.running, loop.advance, loop.begin()))
+#: Makes a loop from pytrees of arrays. A hashable value: it selects the program.
+Machine = Callable[..., Loop]
+
+#: Is told how many of a sampler's steps are behind.
+Report = Callable[[int], None]
+
+
+def run(loop: Loop, *start: PyTree) -> PyTree:
+    """Run a loop to its end, as a part of a program, and return its result."""
+    state = loop.begin(*start)
+    if loop.length is None:
+        state = jax.lax.while_loop(loop.running, loop.advance, state)
+    else:
+        state = jax.lax.fori_loop(0, loop.length, lambda _, s: loop.advance(s), state)
+    return loop.finish(state)
 
 
 def advance_at_most(
@@ -82,3 +107,56 @@ def once(function: Callable[[], PyTree], active: bool | Bool[Array, ""] = True) 
         advance=lambda state: (jnp.zeros_like(state[0]), function()),
         finish=lambda state: state[1],
     )
+
+
+def run_in_turns(
+    machine: Machine,
+    given: tuple[PyTree, ...],
+    *start: PyTree,
+    report: Report,
+    amend: Callable[[PyTree], PyTree] = lambda state: state,
+    iterations: int = 1,
+) -> PyTree:
+    """Run a loop from the host, in turns of a compiled program.
+
+    Args:
+        machine: makes the loop.
+        given: of what.
+        *start: where the loop begins; the program of the turns does not depend on it.
+        report: called after each turn, if the loop knows how many steps are behind.
+        amend: ``state -> state``, before each turn.
+        iterations: of a turn; the same program serves any number.
+
+    Returns:
+        The loop's result.
+    """
+    state, goes_on = _begin(machine, given, start)
+    while goes_on:
+        state, goes_on, steps = _turn(machine, given, amend(state), iterations)
+        if steps is not None:
+            report(int(steps))
+    return _finish(machine, given, state)
+
+
+@functools.partial(jax.jit, static_argnames="machine")
+def _begin(
+    machine: Machine, given: tuple[PyTree, ...], start: tuple[PyTree, ...]
+) -> tuple[PyTree, Array]:
+    loop = machine(*given)
+    state = loop.begin(*start)
+    return state, loop.running(state)
+
+
+@functools.partial(jax.jit, static_argnames="machine")
+def _turn(
+    machine: Machine, given: tuple[PyTree, ...], state: PyTree, iterations: Array
+) -> tuple[PyTree, Array, Array | None]:
+    loop = machine(*given)
+    _, state = advance_at_most(loop, state, iterations)
+    steps = None if loop.steps is None else loop.steps(state)
+    return state, loop.running(state), steps
+
+
+@functools.partial(jax.jit, static_argnames="machine")
+def _finish(machine: Machine, given: tuple[PyTree, ...], state: PyTree) -> PyTree:
+    return machine(*given).finish(state)

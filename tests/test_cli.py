@@ -3,10 +3,14 @@
 import io
 import itertools
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
@@ -14,12 +18,14 @@ from typer.testing import CliRunner
 import jaxinv as ji
 from jaxinv.cli import app
 from jaxinv.cli.console import Output
-from jaxinv.cli.progress import Observed, Progress
+from jaxinv.cli.programs import default_folder, keep_programs
+from jaxinv.cli.progress import phase
 from jaxinv.cli.samplers import SAMPLER_NAMES, SPACINGS, make_sampler
 from jaxinv.decoder_inversion import METHODS
 from jaxinv.files.image_reading import read_image
 from jaxinv.files.images import write_image
 from jaxinv.inversion import Stepwise
+from jaxinv.inversion.strategies import FINISH, STRATEGIES
 
 OK, BAD_INPUT, NOT_CONVERGED = 0, 2, 3
 
@@ -272,7 +278,8 @@ def test_what_stepwise_leaves_is_finished_all_steps_together(
     common = ("--prompt", "red", "--steps", 4, "--out", tmp_path, "--json")
     first = only_json(run("invert", picture, *common))["certificate"]
     weak = Stepwise(ji.Anderson(max_iterations=2))
-    monkeypatch.setattr("jaxinv.inversion.strategies.Stepwise", lambda: weak)
+    auto = STRATEGIES["auto"]._replace(plan=lambda *_: (weak, *FINISH))
+    monkeypatch.setitem(STRATEGIES, "auto", auto)
     result = run("invert", picture, *common)
     assert result.exit_code == OK, result.output
     certificate = only_json(result)["certificate"]
@@ -524,28 +531,86 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(capsys):
 # --- progress ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("constructor", "strategy"), [(ji.ddim, "stepwise"), (ji.dpmpp_2m, "trajectory")]
-)
-def test_every_evaluation_is_reported_with_its_step_if_there_is_one(
-    constructor, strategy
-):
-    sampler = constructor(ji.time_grid(ji.scaled_linear(), 20))
-    walked = strategy == "stepwise"
-    denoise = Observed(jax.tree_util.Partial(lambda x, t: 0.9 * x))
+@pytest.mark.parametrize("strategy", ["stepwise", "trajectory", "naive"])
+def test_steps_are_shown_while_they_are_taken(strategy):
+    sampler = ji.ddim(ji.time_grid(ji.scaled_linear(), 20))
+    denoise = jax.tree_util.Partial(lambda x, t: 0.9 * x)
     noise = jax.random.normal(jax.random.key(0), (4, 4, 3))
     shown = io.StringIO()
-    progress = Progress(Console(file=shown, force_terminal=True, width=120))
-    with progress.phase("sampling", sampler.model_time[:0:-1]) as phase:
-        data = ji.sample(sampler, denoise, noise).block_until_ready()
-    assert (phase.evaluations, phase.step) == (20, 20)
-    times = sampler.model_time[1:] if walked else None
-    with progress.phase("inverting", times) as phase:
-        result = ji.invert(sampler, denoise, data, strategy=strategy)
-        result.noise.block_until_ready()
-    count = int(result.num_evals)
-    assert (phase.evaluations, phase.step) == (count, 20 if walked else 0)
-    assert phase.seconds > 0
-    text = shown.getvalue().split("inverting")[-1]
-    assert f"{count} evaluations" in text
-    assert ("step 20 of 20" in text) == walked
+    console = Console(file=shown, force_terminal=True, width=120)
+    with phase(console, "sampling", 20) as running:
+        data = ji.sample(sampler, denoise, noise, report=running.report)
+    assert running.step == 20
+    with phase(console, "inverting", 20) as running:
+        ji.invert(sampler, denoise, data, strategy=strategy, report=running.report)
+    assert running.step == 20
+    assert running.seconds > 0
+    assert "step 20 of 20" in shown.getvalue().split("inverting")[-1]
+
+
+# --- compiled programs ---------------------------------------------------------------
+
+
+@pytest.fixture
+def programs_folder(monkeypatch):
+    """JAX's settings as they were before, whatever a test makes of them."""
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    jax.config.update("jax_compilation_cache_max_size", -1)
+
+
+@pytest.mark.usefixtures("programs_folder")
+def test_programs_are_kept_where_one_asks(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert keep_programs() == tmp_path / "xdg" / "jaxinv"
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "xdg" / "jaxinv")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "jax"))
+    assert keep_programs() == tmp_path / "jax"
+    assert keep_programs(str(tmp_path / "asked")) == tmp_path / "asked"
+    assert keep_programs("off") is None
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+@pytest.mark.usefixtures("programs_folder")
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
+    (tmp_path / "file").touch()
+    assert keep_programs(str(tmp_path / "file")) is None
+    assert keep_programs(str(tmp_path / "file" / "below")) is None
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_other_platforms_have_their_own_folder(platform, monkeypatch):
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setenv("LOCALAPPDATA", "local")
+    expected = {"darwin": "Library/Caches/jaxinv", "win32": "local/jaxinv"}
+    assert default_folder().as_posix().endswith(expected[platform])
+
+
+def test_importing_the_library_keeps_no_programs():
+    code = "import jax, jaxinv; print(jax.config.jax_compilation_cache_dir)"
+    environment = {**os.environ}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "None"
+
+
+@pytest.mark.usefixtures("programs_folder")
+def test_programs_that_report_steps_can_be_kept(tmp_path):
+    """A program that calls back is never kept: there would be no files."""
+    keep_programs(str(tmp_path))
+    compilation_cache.reset_cache()
+    sampler = ji.ddim(ji.time_grid(ji.scaled_linear(), 20))
+    denoise = jax.tree_util.Partial(lambda x, t: 0.8 * x)
+    data = jax.random.normal(jax.random.key(0), (3, 5))
+    jax.clear_caches()
+    for strategy in ("stepwise", "naive"):
+        ji.invert(sampler, denoise, data, strategy=strategy, report=lambda step: None)
+    kept = {path.name for path in tmp_path.glob("*-cache")}
+    assert {name.split("-")[0] for name in kept} >= {"jit__turn", "jit__begin"}
+    assert sum(name.startswith("jit__turn") for name in kept) == 2 + 1
+    compilation_cache.reset_cache()

@@ -22,6 +22,7 @@ from jaxinv.cli.commands.interpolate import interpolate
 from jaxinv.cli.commands.invert import invert
 from jaxinv.cli.commands.sample import sample
 from jaxinv.cli.commands.watermark import app as watermark
+from jaxinv.cli.programs import keep_programs
 
 app = typer.Typer(name="jaxinv", no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (demo, invert, batch, sample, edit, interpolate, convert):
@@ -46,10 +47,23 @@ def about(
             callback=_print_version,
         ),
     ] = False,
+    compilation_cache: Annotated[
+        str | None,
+        typer.Option(
+            "--compilation-cache",
+            metavar="FOLDER|off",
+            help="Where compiled programs are kept between runs [in the user's cache "
+            "folder, or in JAX_COMPILATION_CACHE_DIR].",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Exact inversion of diffusion models: from an image to its noise and back."""
+    if compilation_cache is not None:
+        keep_programs(compilation_cache)
 
 
 def main() -> None:
     """Run the command line."""
+    keep_programs()
     app()

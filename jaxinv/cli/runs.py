@@ -9,7 +9,7 @@ import numpy as np
 import jaxinv as ji
 from jaxinv.cli.console import Output
 from jaxinv.cli.prepare import Prepared
-from jaxinv.cli.progress import Observed, Progress
+from jaxinv.cli.progress import phase
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion import auto_strategy
 
@@ -35,10 +35,10 @@ def find_latent(
     output: Output, ready: Prepared, pixels: np.ndarray
 ) -> ji.DecoderInversion:
     """Invert the decoder, showing progress."""
-    with Progress(output.messages).phase("decoder inversion", None) as phase:
+    with phase(output.messages, "decoder inversion") as running:
         found = ready.pipe.invert_decoder(pixels, ready.decoder)
         jax.block_until_ready(found)
-    output.done("decoder inversion", phase.seconds)
+    output.done("decoder inversion", running.seconds)
     return found
 
 
@@ -65,13 +65,12 @@ def draw(
         The latent and the seconds it took.
     """
     table = ready.sampler.table
-    times = np.asarray(table.model_time)[:0:-1]
-    with Progress(output.messages).phase(title, times) as phase:
-        latent = ji.sample(table, Observed(denoise), noise)
+    with phase(output.messages, title, table.num_steps) as running:
+        latent = ji.sample(table, denoise, noise, report=running.report)
         latent.block_until_ready()
     if done is not None:
-        output.done(done, phase.seconds)
-    return latent, phase.seconds
+        output.done(done, running.seconds)
+    return latent, running.seconds
 
 
 def find_noise(
@@ -95,32 +94,31 @@ def find_noise(
         The noise and its certificate.
     """
     table, strategy = ready.sampler.table, ready.strategy
-    watched, progress = Observed(denoise), Progress(output.messages)
-    times = np.asarray(table.model_time)[1:]
     first = auto_strategy(table) if strategy == "auto" else strategy
     # Naive inversion and Algorithm 2 know nothing of the residuals of the rows.
     unmeasured = first == "naive" or (first == "stepwise" and table.history > 1)
-    # Only these walk up the steps; the others work on all of them together.
-    walked = times if first in ("explicit", "stepwise", "naive") else None
-    with progress.phase(title, walked) as phase:
+    with phase(output.messages, title, table.num_steps) as running:
         result = ji.invert(
             table,
-            watched,
+            denoise,
             latent,
             strategy=strategy,
             solver=ready.solver,
             schedule=ready.pipe.schedule,
             return_trajectory=unmeasured,
+            report=running.report,
         )
         jax.block_until_ready(result)
-    output.done(title, phase.seconds)
+    output.done(title, running.seconds)
     stages = (first, "finish") if int(result.stages) > 1 else (first,)
     if result.trajectory is not None:
-        with progress.phase("measuring the residuals", times):
-            residuals = ji.certify(table, watched, result.trajectory)
-            residuals.block_until_ready()
+        what = "measuring the residuals"
+        with phase(output.messages, what, table.num_steps) as measuring:
+            residuals = ji.certify(
+                table, denoise, result.trajectory, report=measuring.report
+            )
         result = result._replace(
             trajectory=None, step_residuals=residuals, residual=jnp.max(residuals)
         )
     evals = int(result.num_evals) / table.num_steps
-    return Outcome(result, stages, evals, phase.seconds)
+    return Outcome(result, stages, evals, running.seconds)

@@ -10,8 +10,12 @@ from jaxinv.callables import check_denoiser, split_callable
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.row_residuals import per_level, residuals
+from jaxinv.loops import Report, run_in_turns
+from jaxinv.norms import relative
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling.sample import evaluate, in_dtype
+from jaxinv.sampling.sample import Descent, evaluate, in_dtype
+from jaxinv.sampling.state import unlabeled
+from jaxinv.sampling.steps import Window
 
 # Levels evaluated in one call: more gain little, and memory grows.
 _BATCH = 8
@@ -19,7 +23,11 @@ _BATCH = 8
 
 @checked
 def certify(
-    sampler: LinearMultistep, denoise: Denoiser, trajectory: Float[Array, "n+1 *shape"]
+    sampler: LinearMultistep,
+    denoise: Denoiser,
+    trajectory: Float[Array, "n+1 *shape"],
+    *,
+    report: Report | None = None,
 ) -> Float[Array, "n"]:
     """Residual of every step of a trajectory, however it was found.
 
@@ -27,6 +35,8 @@ def certify(
         sampler: the table.
         denoise: callable pytree ``(x, t) -> f`` on one sample.
         trajectory: states x at all noise levels, data first.
+        report: called with the number of steps done, after each; the rows are then
+            measured one by one, by the program of ``sample(..., report=...)``.
 
     Returns:
         ``|step_i(x[i], x[i+1], ...) - x[i-1]| / |x[i-1]|`` for i = 1 .. N, from N
@@ -42,7 +52,34 @@ def certify(
             f"{sampler.num_steps} steps, got an array of shape {trajectory.shape}"
         )
     arrays, rebuild = split_callable(denoise)
-    return _certify(sampler, arrays, rebuild, trajectory)
+    if report is None:
+        return _certify(sampler, arrays, rebuild, trajectory)
+    # Sampling that returns to the trajectory after each row.
+    program = unlabeled(sampler)
+    made = run_in_turns(
+        Descent(rebuild, trajectory.dtype),
+        (program, arrays),
+        trajectory[-1],
+        report=report,
+        amend=lambda state: _returned(program, trajectory, state),
+    )
+    return _misses(made, trajectory)
+
+
+@jax.jit
+def _returned(
+    sampler: LinearMultistep, trajectory: Array, state: tuple[Array, Window, Array]
+) -> tuple[Array, Window, Array]:
+    """The state of sampling, with the trajectory's own state of its level."""
+    i, window, xs = state
+    y = trajectory[i] / jnp.asarray(sampler.scale, trajectory.dtype)[i]
+    return i, window._replace(states=window.states.at[0].set(y)), xs
+
+
+@jax.jit
+def _misses(made: Array, trajectory: Array) -> Array:
+    """How far what each row made is off, relative to what it should be."""
+    return jax.vmap(relative)(made[:-1] - trajectory[:-1], trajectory[:-1])
 
 
 @jax.jit(static_argnames="rebuild")

@@ -47,9 +47,10 @@ from jaxinv.inversion.implicit_gradient import attach_gradient
 from jaxinv.inversion.naive import naive_step
 from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.row_residuals import default_row_rtol
-from jaxinv.inversion.stages import Solved
+from jaxinv.inversion.stages import LoopStage, Solved
 from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.verification import judge, misfit, nudged, unverified
+from jaxinv.loops import Loop, run
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.lossless import Arithmetic, invert_exactly, sample_exactly
 from jaxinv.sampling.sample import descend
@@ -62,7 +63,7 @@ Start = Literal["implicit", "euler"]
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class Explicit:
+class Explicit(LoopStage):
     """Read the rows backwards, from states at the data end.
 
     Attributes:
@@ -77,63 +78,97 @@ class Explicit:
     rtol: Tolerance | None = None
     start: Start = "implicit"
 
-    def solve(
+    def loop(
         self,
         table: LinearMultistep,
         denoise: Denoiser,
         start: Array,
         known: Solved | None,
         active: Array,
-    ) -> Solved:
-        """Walk up the grid; see :class:`jaxinv.inversion.stages.Stage`."""
+    ) -> Loop:
+        """Return the climb; see :class:`jaxinv.inversion.stages.LoopStage`."""
         del known, active  # always the first stage
-        if self.start == "euler":
-            made = euler_states(table, denoise, start)
-        else:
-            made = first_states(table, denoise, start, self.solver)
-        states = jnp.concatenate([start[None], made.states])
         rows = Rows(table, denoise)
-        _, found = climb(rows, rows.known(states, 0), self.rtol)
-        return found._replace(
-            states=jnp.concatenate([made.states, found.states[len(made.states) :]]),
-            iterations=found.iterations.at[: len(made.states)].add(made.iterations),
-            num_evals=found.num_evals + made.num_evals,
-            depth=found.depth + made.depth,
+        climb = ascent(rows, None, self.rtol)
+
+        def begin() -> tuple[Solved, Any]:
+            if self.start == "euler":
+                made = euler_states(table, denoise, start)
+            else:
+                made = first_states(table, denoise, start, self.solver)
+            states = jnp.concatenate([start[None], made.states])
+            return made, ascent(rows, rows.known(states, 0)).begin()
+
+        def finish(state: tuple[Solved, Any]) -> Solved:
+            made, (_, found) = state[0], climb.finish(state[1])
+            k = len(made.states)
+            return found._replace(
+                states=jnp.concatenate([made.states, found.states[k:]]),
+                iterations=found.iterations.at[:k].add(made.iterations),
+                num_evals=found.num_evals + made.num_evals,
+                depth=found.depth + made.depth,
+            )
+
+        return climb._replace(
+            begin=begin,
+            running=lambda state: climb.running(state[1]),
+            advance=lambda state: (state[0], climb.advance(state[1])),
+            finish=finish,
+            steps=lambda state: state[1][0] - 1,
         )
 
 
-def climb(
-    rows: Rows, window: Window, rtol: float | None = None
-) -> tuple[Window, Solved]:
-    """Undo all rows, from a window at level 0.
+def ascent(rows: Rows, window: Window | None, rtol: float | None = None) -> Loop:
+    """Return the loop that undoes all rows.
 
     Args:
         rows: the rows of a bidirectional sampler.
-        window: where to begin.
+        window: where it begins, at level 0.
         rtol: as of :class:`Explicit`.
 
     Returns:
-        The window at the noise end, and the trajectory ``y[1] .. y[N]``.
+        A loop whose result is the window at the noise end and the trajectory ``y[1] ..
+        y[N]``. It finishes with one evaluation, of the start-up rows.
     """
 
-    def step(window: Window, i: Array) -> tuple[Window, tuple[Array, Array]]:
-        window, error = rows.up(i, window)
-        return window, (window.states[0], error)
+    def begin() -> tuple[Array, Window, Array, Array]:
+        assert window is not None
+        newest = window.states[0]
+        states = jnp.zeros((rows.top, *newest.shape), newest.dtype)
+        errors = jnp.zeros((rows.top,), newest.dtype)
+        return jnp.ones((), jnp.int32), window, states, errors
 
-    window, (states, errors) = jax.lax.scan(step, window, jnp.arange(1, rows.top + 1))
-    rtol = default_row_rtol(states.dtype) if rtol is None else rtol
-    evals = jnp.full((), rows.undo_evals, jnp.int32)
-    all_errors = rows.start_up(window, errors)
-    solved = Solved(
-        jnp.concatenate([states, window.states[1:]]),
-        all_errors,
-        jnp.ones_like(all_errors, jnp.int32),
-        evals,
-        evals,
-        jnp.max(all_errors) <= rtol,
-        jnp.max(errors) <= rtol,
+    def advance(
+        state: tuple[Array, Window, Array, Array],
+    ) -> tuple[Array, Window, Array, Array]:
+        i, window, states, errors = state
+        window, error = rows.up(i, window)
+        states = states.at[i - 1].set(window.states[0])
+        return i + 1, window, states, errors.at[i - 1].set(error)
+
+    def finish(state: tuple[Array, Window, Array, Array]) -> tuple[Window, Solved]:
+        _, window, states, errors = state
+        least = default_row_rtol(states.dtype) if rtol is None else rtol
+        evals = jnp.full((), rows.undo_evals, jnp.int32)
+        all_errors = rows.start_up(window, errors)
+        solved = Solved(
+            jnp.concatenate([states, window.states[1:]]),
+            all_errors,
+            jnp.ones_like(all_errors, jnp.int32),
+            evals,
+            evals,
+            jnp.max(all_errors) <= least,
+            jnp.max(errors) <= least,
+        )
+        return window, solved
+
+    return Loop(
+        begin,
+        running=lambda state: state[0] <= rows.top,
+        advance=advance,
+        finish=finish,
+        length=rows.top,
     )
-    return window, solved
 
 
 def unwind(
@@ -158,7 +193,7 @@ def unwind(
     """
     check_denoiser(denoise, start.values[0])
     rows = Rows(sampler, denoise, start.values.dtype)
-    window, solved = climb(rows, rows.resume(start.values, 0))
+    window, solved = run(ascent(rows, rows.resume(start.values, 0)))
     state = state_of(sampler, rows.values(window, rows.top), "noise")
     verified = unverified(solved)
     if rtol is not None:

@@ -35,6 +35,7 @@ References:
     Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -48,24 +49,24 @@ from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion.explicit import Explicit, unwind, unwind_exactly
 from jaxinv.inversion.implicit_gradient import attach_gradient
-from jaxinv.inversion.naive import Naive
+from jaxinv.inversion.machine import Sample, StageMachine
+from jaxinv.inversion.naive import Naive, walked
 from jaxinv.inversion.result import InversionResult, wrap_up
-from jaxinv.inversion.stages import Solved, Stage, run_stage
+from jaxinv.inversion.row_residuals import per_level
+from jaxinv.inversion.stages import LoopStage, Solved, Stage, run_stage
 from jaxinv.inversion.strategies import make_plan
 from jaxinv.inversion.verification import (
     Verified,
-    better_of,
     default_reconstruction_rtol,
     for_next,
-    is_needed,
-    needs_states,
     refines,
     run_plan,
     unverified,
     verify,
     verify_in_place,
-    worth_repeating,
+    weigh,
 )
+from jaxinv.loops import Report, run_in_turns
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.lossless import Arithmetic, check_arithmetic
 from jaxinv.sampling.sample import draw, in_dtype
@@ -86,6 +87,7 @@ def invert(
     arithmetic: Arithmetic = "float",
     verify: bool = True,
     reconstruction_rtol: float | None = None,
+    report: Report | None = None,
 ) -> InversionResult:
     """Find the noise that the sampler turns into ``x0``.
 
@@ -123,6 +125,9 @@ def invert(
             of sampling from the noise, in any precision; the measured one has to be at
             most a quarter of it. None for 4e-4 (-68 dB) in float32 and 4e-10 in float64
             (:func:`~jaxinv.inversion.verification.default_reconstruction_rtol`).
+        report: called with the number of steps that are solved, or on the way back
+            taken, while the computation runs: it is then driven from here in turns of
+            one iteration. Not for use inside of ``jax.jit`` and its like.
 
     Returns:
         The noise with its certificate. Failing to converge is not an error: the result
@@ -172,9 +177,11 @@ def invert(
     # A denoiser may close over what a caller differentiates or batches: nothing but the
     # absence of all callers says that it does not.
     if trace_state_clean() and _concrete((sampler, arrays, x0)):
-        verified = _on_demand(program, arrays, rebuild, x0, plan, rtol)
+        verified = _on_demand(program, arrays, rebuild, x0, plan, rtol, report)
         found = _wrap_up(program, x0, verified, return_trajectory)
         return labeled(found, sampler)
+    if report is not None:
+        raise ValueError("report needs values: call invert outside of jax.jit")
     found = _invert(program, arrays, rebuild, x0, plan, return_trajectory, rtol)
     return labeled(found, sampler)
 
@@ -219,6 +226,7 @@ def _on_demand(
     x0: Array,
     plan: tuple[Stage, ...],
     rtol: float | None,
+    report: Report | None,
 ) -> Verified:
     """Run the stages as programs of their own, each compiled only if it is needed.
 
@@ -226,36 +234,62 @@ def _on_demand(
     The way back is the very program of :func:`jaxinv.sample`. Inside of a caller's
     ``jit``, ``vmap`` or ``grad`` the plan is one program (:func:`_invert`).
     """
+    refining = tuple(refines(stage) for stage in plan)
     best: Verified | None = None
+    needed: Any = [True, *[False] * (len(plan) - 1)]
     for k, stage in enumerate(plan):
-        again = best is None or bool(is_needed(stage, best))
-        if best is not None and again:
-            best = best._replace(stages=k + 1)
+        again = bool(needed[k])
         while again:
-            before = None if best is None else for_next(best)
-            found = _solve(sampler, arrays, rebuild, x0, stage, before)
-            keep = needs_states(plan)
-            new = _verify(sampler, arrays, rebuild, x0, found, rtol, keep)
-            again = refines(stage) and bool(worth_repeating(best, new))
-            best = new if best is None else _better_of(best, new)
+            found = _solve(sampler, arrays, rebuild, x0, stage, best, report)
+            new = _verify(
+                sampler, arrays, rebuild, x0, found, rtol, any(refining), report
+            )
+            best, missed, needed = _weigh(best, new, k, refining)
+            again = refining[k] and bool(missed)
     assert best is not None, "a plan has at least one stage"
     return best
 
 
-@jax.jit(static_argnames=("rebuild", "stage"))
 def _solve(
     sampler: LinearMultistep,
     arrays: list[Any],
     rebuild: Any,
     x0: Array,
     stage: Stage,
-    known: Solved | None,
+    known: Verified | None,
+    report: Report | None,
 ) -> Solved:
     """One stage of a plan, on demand."""
+    if report is None or not isinstance(stage, LoopStage):
+        return _solved(sampler, arrays, rebuild, x0, stage, known)
+    if isinstance(stage, Naive):
+        up = stage.upwards(sampler, x0.dtype)
+        return _walked(sampler, draw(up, arrays, rebuild, x0, True, report))
+    given = (sampler, arrays), Sample(x0, known=known)
+    return run_in_turns(StageMachine(rebuild, stage), given, report=report)
+
+
+@jax.jit
+def _walked(sampler: LinearMultistep, xs: Array) -> Solved:
+    """What naive inversion found, sampling upwards; noise first."""
+    scale = jnp.asarray(sampler.scale, xs.dtype)[1:]
+    return walked(xs[-2::-1] / per_level(scale, xs))
+
+
+@jax.jit(static_argnames=("rebuild", "stage"))
+def _solved(
+    sampler: LinearMultistep,
+    arrays: list[Any],
+    rebuild: Any,
+    x0: Array,
+    stage: Stage,
+    known: Verified | None,
+) -> Solved:
     denoise = rebuild(arrays)
     check_denoiser(denoise, x0)
     table = in_dtype(sampler, x0.dtype)
-    return run_stage(stage, table, denoise, x0, known, jnp.array(True))
+    before = None if known is None else for_next(known)
+    return run_stage(stage, table, denoise, x0, before, jnp.array(True))
 
 
 def _verify(
@@ -266,22 +300,24 @@ def _verify(
     found: Solved,
     rtol: float | None,
     keep: bool,
+    report: Report | None,
 ) -> Verified:
     """The way back, on demand: first its end only, as most samples need no more."""
     if rtol is None:
         return unverified(found)
-    ends = lambda start: draw(sampler, arrays, rebuild, start, keep=False)  # noqa: E731
-    verified = verify(in_dtype(sampler, x0.dtype), x0, found, rtol, ends)
+    way = functools.partial(draw, sampler, arrays, rebuild, report=report)
+    ends = lambda start: way(start, keep=False)  # noqa: E731
+    verified = verify(sampler, x0, found, rtol, ends)
     if not keep:
         return verified
     if bool(verified.converged) or not bool(found.solved):
         # Nobody starts from the states of this way back: any do.
         return verified._replace(retraced=found.states)
-    whole = lambda start: draw(sampler, arrays, rebuild, start, keep=True)  # noqa: E731
-    return verify(in_dtype(sampler, x0.dtype), x0, verified.solved, rtol, whole)
+    whole = lambda start: way(start, keep=True)  # noqa: E731
+    return verify(sampler, x0, verified.solved, rtol, whole)
 
 
-_better_of = jax.jit(better_of)
+_weigh = jax.jit(weigh, static_argnames="refining")
 
 
 @jax.jit(static_argnames="keep")

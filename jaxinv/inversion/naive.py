@@ -22,15 +22,17 @@ References:
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
-from jaxinv.inversion.stages import Solved
+from jaxinv.inversion.stages import LoopStage, Solved
+from jaxinv.loops import Loop
 from jaxinv.samplers.table import LinearMultistep
 
 EvaluatedAt = Literal["upper", "lower"]
@@ -38,7 +40,7 @@ EvaluatedAt = Literal["upper", "lower"]
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class Naive:
+class Naive(LoopStage):
     """One evaluation per step, no certificate.
 
     Attributes:
@@ -48,32 +50,77 @@ class Naive:
 
     evaluate_at: EvaluatedAt = "upper"
 
-    def solve(
+    def loop(
         self,
         table: LinearMultistep,
         denoise: Denoiser,
         start: Array,
         known: Solved | None,
         active: Array,
-    ) -> Solved:
-        """Walk up the grid; see :class:`jaxinv.inversion.stages.Stage`."""
-        del known, active
+    ) -> Loop:
+        """Return the walk; see :class:`jaxinv.inversion.stages.LoopStage`."""
+        del known
         n = table.num_rows
 
-        def step(y: Array, i: Array) -> tuple[Array, Array]:
-            y = naive_step(table, denoise, i, y, self.evaluate_at)
-            return y, y
+        def begin() -> tuple[Array, Array, Array]:
+            first = jnp.where(active, jnp.ones((), jnp.int32), n + 1)
+            return first, start, jnp.zeros((n, *start.shape), start.dtype)
 
-        states = jax.lax.scan(step, start, jnp.arange(1, n + 1))[1]
-        count = jnp.full((), n, jnp.int32)
-        return Solved(
-            states,
-            jnp.full((n,), jnp.nan, start.dtype),
-            jnp.ones((n,), jnp.int32),
-            count,
-            count,
-            jnp.array(False),
+        def advance(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            i, y, states = state
+            y = naive_step(table, denoise, i, y, self.evaluate_at)
+            return i + 1, y, states.at[i - 1].set(y)
+
+        return Loop(
+            begin,
+            running=lambda state: state[0] <= n,
+            advance=advance,
+            finish=lambda state: walked(state[2]),
+            length=n,
+            steps=lambda state: state[0] - 1,
         )
+
+    def upwards(self, table: LinearMultistep, dtype: Any) -> LinearMultistep:
+        """Return the table whose sampling is this inversion, from data to noise.
+
+        Args:
+            table: the table.
+            dtype: of the states.
+
+        Returns:
+            A table of the same shapes, so that the program of sampling runs it.
+        """
+        tau, b, times = (
+            np.asarray(leaf, dtype) for leaf in (table.tau, table.b, table.model_time)
+        )
+        # Tables that remember one state weigh it by 1.
+        steps = -b[:, 0] if table.history == 1 else tau[1:] - tau[:-1]
+        column = np.arange(table.history) == 0
+        seen = times[1:] if self.evaluate_at == "upper" else times[:-1]
+        return dataclasses.replace(
+            table,
+            a=np.where(column, 1, np.zeros_like(table.a)),
+            b=np.where(column, steps[::-1, None], 0),
+            scale=np.asarray(table.scale)[::-1],
+            tau=np.asarray(table.tau)[::-1],
+            model_time=np.concatenate([times[:1], seen[::-1]]),
+            init_noise_scale=np.ones_like(table.init_noise_scale),
+        )
+
+
+@jax.jit
+def walked(states: Float[Array, "n *shape"]) -> Solved:
+    """Return what is known of the states ``y[1] .. y[N]`` of naive inversion."""
+    n = len(states)
+    count = jnp.full((), n, jnp.int32)
+    return Solved(
+        states,
+        jnp.full((n,), jnp.nan, states.dtype),
+        jnp.ones((n,), jnp.int32),
+        count,
+        count,
+        jnp.array(False),
+    )
 
 
 def naive_step(

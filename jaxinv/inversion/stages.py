@@ -12,7 +12,8 @@ taken up again: the lanes of a batch do not wait for one another
 
 import abc
 import dataclasses
-from typing import NamedTuple, Protocol, runtime_checkable
+import functools
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Bool, Float, Int
@@ -94,7 +95,8 @@ class LoopStage(abc.ABC):
     ) -> Loop:
         """Return the loop whose result is a :class:`Solved`.
 
-        The arguments are those of :meth:`Stage.solve`. Finishing evaluates no model.
+        The arguments are those of :meth:`Stage.solve`. Lanes finish all together:
+        what finishing evaluates should be little.
         """
 
     def solve(
@@ -107,20 +109,6 @@ class LoopStage(abc.ABC):
     ) -> Solved:
         """Run all iterations; see :class:`Stage`."""
         return run(self.loop(table, denoise, start, known, active))
-
-
-def loop_of(
-    stage: Stage,
-    table: LinearMultistep,
-    denoise: Denoiser,
-    start: Float[Array, "*shape"],
-    known: Solved | None,
-    active: Bool[Array, ""],
-) -> Loop:
-    """Return any stage as a loop: one of a single iteration if it is none."""
-    if isinstance(stage, LoopStage):
-        return stage.loop(table, denoise, start, known, active)
-    return once(lambda: stage.solve(table, denoise, start, known, active), active)
 
 
 @jax.tree_util.register_dataclass
@@ -139,40 +127,6 @@ class InUnits:
     def __call__(self, x: Float[Array, "*shape"], t: Float[Array, ""]) -> Array:
         """Evaluate the denoiser at ``unit * x``."""
         return self.denoise(self.unit * x, t).astype(x.dtype) / self.unit
-
-
-class Problem(NamedTuple):
-    """What a stage is given.
-
-    Data of any size are measured in a unit of their own
-    (:func:`jaxinv.norms.natural_unit`), which is 1 for ordinary data. Tolerances, step
-    sizes and first guesses then mean the same for all of them. Units are powers of two:
-    a change of the unit rounds nothing.
-
-    Attributes:
-        table: the table, in the dtype of the states.
-        denoise: the denoiser, in that unit.
-        start: ``y[0]``, in that unit.
-        unit: shape ().
-    """
-
-    table: LinearMultistep
-    denoise: Denoiser
-    start: Float[Array, "*shape"]
-    unit: Float[Array, ""]
-
-
-def pose(
-    table: LinearMultistep, denoise: Denoiser, x0: Float[Array, "*shape"]
-) -> Problem:
-    """Measure a problem in the unit of its data."""
-    unit = natural_unit(jax.lax.stop_gradient(x0))
-    return Problem(table, InUnits(denoise, unit), x0 / unit / table.scale[0], unit)
-
-
-def in_units(known: Solved | None, unit: Array) -> Solved | None:
-    """Measure in a unit what earlier stages found."""
-    return None if known is None else known._replace(states=known.states / unit)
 
 
 def run_stage(
@@ -196,12 +150,56 @@ def run_stage(
     Returns:
         What it found.
     """
-    problem = pose(table, denoise, x0)
-    found = stage.solve(
-        problem.table,
-        problem.denoise,
-        problem.start,
-        in_units(known, problem.unit),
-        active,
-    )
-    return found._replace(states=found.states * problem.unit)
+    start, denoise, known, unit = _in_units(table, denoise, x0, known)
+    found = stage.solve(table, denoise, start, known, active)
+    return found._replace(states=found.states * unit)
+
+
+def stage_loop(
+    stage: Stage,
+    table: LinearMultistep,
+    denoise: Denoiser,
+    x0: Float[Array, "*shape"],
+    known: Solved | None,
+    active: Bool[Array, ""],
+) -> Loop:
+    """Return one stage as a loop: of one iteration where the stage is no loop.
+
+    Args:
+        stage: the stage.
+        table: the table, in the dtype of the states.
+        denoise: the denoiser.
+        x0: the data.
+        known: the best of the earlier stages.
+        active: whether the sample needs this stage.
+
+    Returns:
+        A loop whose result is what it found.
+    """
+    start, denoise, known, unit = _in_units(table, denoise, x0, known)
+    if isinstance(stage, LoopStage):
+        loop = stage.loop(table, denoise, start, known, active)
+    else:
+        solve = functools.partial(stage.solve, table, denoise, start, known, active)
+        loop = once(solve, active)
+
+    def finish(state: Any) -> Solved:
+        found = loop.finish(state)
+        return found._replace(states=found.states * unit)
+
+    return loop._replace(finish=finish)
+
+
+def _in_units(
+    table: LinearMultistep, denoise: Denoiser, x0: Array, known: Solved | None
+) -> tuple[Array, Denoiser, Solved | None, Array]:
+    """``y[0]``, denoiser and known states in the unit of the data, and this unit.
+
+    It is 1 for ordinary data (:func:`jaxinv.norms.natural_unit`). Tolerances, step
+    sizes and first guesses then mean the same for data of any size. Units are powers of
+    two: a change of the unit rounds nothing.
+    """
+    unit = natural_unit(jax.lax.stop_gradient(x0))
+    if known is not None:
+        known = known._replace(states=known.states / unit)
+    return x0 / unit / table.scale[0], InUnits(denoise, unit), known, unit

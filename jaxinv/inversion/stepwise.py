@@ -152,7 +152,13 @@ class Stepwise(LoopStage):
                 jnp.all(climb.solved),
             )
 
-        return Loop(begin, lambda climb: climb.i <= n, advance, finish)
+        return Loop(
+            begin,
+            running=lambda climb: climb.i <= n,
+            advance=advance,
+            finish=finish,
+            steps=lambda climb: climb.i - 1,
+        )
 
 
 def _level(

@@ -168,7 +168,14 @@ class Trajectory(LoopStage):
             solved = s.best_error <= rtol
             return Solved(s.best, s.best_errors, s.iterations, s.evals, s.depth, solved)
 
-        return Loop(begin, running, advance, finish)
+        return Loop(
+            begin,
+            running,
+            advance,
+            finish,
+            # Of the best trajectory, the steps that are solved.
+            steps=lambda s: jnp.sum(s.best_errors <= rtol),
+        )
 
     def _rtol(self, start: Array) -> float:
         return default_row_rtol(start.dtype) if self.rtol is None else self.rtol

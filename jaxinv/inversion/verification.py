@@ -27,6 +27,7 @@ with the smaller reconstruction error. Costs add up, those of the way back inclu
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ from jaxinv.norms import relative
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import descend
 from jaxinv.sampling.state import SamplerState, state_of
+from jaxinv.sampling.steps import in_dtype
 
 #: The part of the tolerance that the measured error may take.
 MARGIN = 0.25
@@ -102,6 +104,7 @@ def default_reconstruction_rtol(dtype: Any) -> float:
     return 4e-10 if jnp.finfo(dtype).bits == 64 else 4e-4
 
 
+@jax.jit
 def unverified(solved: Solved) -> Verified:
     """Return what stages found without trying the way back."""
     nan = jnp.full_like(solved.errors[0], jnp.nan)
@@ -109,15 +112,20 @@ def unverified(solved: Solved) -> Verified:
     return Verified(with_both(solved), nan, nan, no, no)
 
 
+# On demand, each jitted function is one small program in place of many.
+
+
+@jax.jit
 def noise_end(
     table: LinearMultistep, states: Float[Array, "n *shape"]
 ) -> tuple[Float[Array, "*shape"], SamplerState | None]:
     """Return the noise of a trajectory, and the state of a bidirectional sampler.
 
     Args:
-        table: the table, in the dtype of the states.
+        table: the table.
         states: ``y[1] .. y[N]``.
     """
+    table = in_dtype(table, states.dtype)
     k = table.history if table.bidirectional else 1
     xs = per_level(jnp.asarray(table.scale)[-k:], states) * states[-k:]
     noise = xs[-1] / table.init_noise_scale
@@ -134,7 +142,7 @@ def verify(
     """Sample from what stages found.
 
     Args:
-        table: the table, in the dtype of the states.
+        table: the table.
         x0: the data.
         solved: what they found.
         rtol: relative error of the data that converged results promise.
@@ -144,34 +152,59 @@ def verify(
         The same with its reconstruction. The states of the way back are kept where
         ``way_back`` returns all of them.
     """
-    n = table.num_rows
     noise, state = noise_end(table, solved.states)
     xs = way_back(noise)
-    error = misfit(xs[0], x0)
-    doubtful = (error > DOUBTFUL * rtol) & (error <= MARGIN * rtol) & solved.solved
+    error, doubtful = _first_error(xs, x0, solved.solved, rtol)
 
-    def once(carry: Any) -> Any:
+    def once_more(carry: Any) -> Any:
         _, error = carry
         again = misfit(way_back(nudged(noise))[0], x0)
         return jnp.zeros_like(doubtful), jnp.maximum(error, again)
 
     if isinstance(doubtful, jax.core.Tracer):
-        error = jax.lax.while_loop(lambda c: c[0], once, (doubtful, error))[1]
+        error = jax.lax.while_loop(lambda c: c[0], once_more, (doubtful, error))[1]
     elif bool(doubtful):
-        error = once((doubtful, error))[1]
+        error = once_more((doubtful, error))[1]
     states: tuple[Array, ...] = ()
     if state is not None:
         moved = dataclasses.replace(state, values=nudged(state.values))
         states = way_back(state), way_back(moved)
+    return _judged(table, x0, solved, xs, error, doubtful, states, rtol)
+
+
+@functools.partial(jax.jit, static_argnames="rtol")
+def _first_error(
+    xs: Array, x0: Array, solved: Array, rtol: float
+) -> tuple[Array, Array]:
+    """The error of the first way back, and whether it is near the tolerance."""
+    error = misfit(xs[0], x0)
+    return error, (error > DOUBTFUL * rtol) & (error <= MARGIN * rtol) & solved
+
+
+@functools.partial(jax.jit, static_argnames="rtol")
+def _judged(
+    table: LinearMultistep,
+    x0: Array,
+    solved: Solved,
+    xs: Array,
+    error: Array,
+    doubtful: Array,
+    states: tuple[Array, ...],
+    rtol: float,
+) -> Verified:
+    """The verdict, with the states of the way back where there are all of them."""
+    n = table.num_rows
     retraced = None
     if len(xs) > 1:
-        retraced = xs[1:] / per_level(jnp.asarray(table.scale)[1:], xs)
+        scale = jnp.asarray(table.scale, xs.dtype)
+        retraced = xs[1:] / per_level(scale[1:], xs)
     # A state is resumed: fewer steps, and one evaluation for each inner array.
     evals = n + jnp.where(doubtful, n, 0) + len(states) * (n - 1)
     verified = judge(solved, error, states, x0, rtol, evals=evals)
     return verified._replace(retraced=retraced)
 
 
+@jax.jit
 def nudged(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Return values of which each is moved by a unit in its last place.
 
@@ -296,7 +329,8 @@ def worth_repeating(known: Verified | None, found: Verified) -> Bool[Array, ""]:
     """Return whether a stage that refines should go on from its own way back.
 
     Args:
-        known: what there was before the stage; None if nothing.
+        known: what there was before the stage; None, or without a reconstruction, if
+            nothing.
         found: what it found.
     """
     missed = found.solved.solved & ~found.noise_is_found
@@ -304,7 +338,34 @@ def worth_repeating(known: Verified | None, found: Verified) -> Bool[Array, ""]:
     if known is None:
         return missed
     # The error falls by a factor each time: there is an end.
-    return missed & (found.reconstruction <= GAIN * known.reconstruction)
+    first = jnp.isnan(known.reconstruction)
+    return missed & (first | (found.reconstruction <= GAIN * known.reconstruction))
+
+
+def weigh(
+    known: Verified | None,
+    found: Verified,
+    stage: int | Int[Array, ""],
+    refining: tuple[bool, ...],
+) -> tuple[Verified, Bool[Array, ""], Bool[Array, "stages"]]:
+    """Weigh what a stage of a plan found against what was known.
+
+    Args:
+        known: what there was before; None, or without a reconstruction, if nothing.
+        found: what the stage found.
+        stage: its number in the plan, from 0.
+        refining: of each stage of the plan, whether it :func:`refines`.
+
+    Returns:
+        The better of both; whether a stage that refines should go on from its own way
+        back; and which stages of the plan have something to do.
+    """
+    again = worth_repeating(known, found)
+    best = found if known is None else better_of(known, found)
+    best = best._replace(stages=jnp.asarray(stage, jnp.int32) + 1)
+    # More of the same does not bring back what sampling lost.
+    hopeless = best.solved.solved & ~jnp.asarray(refining)
+    return best, again, ~best.noise_is_found & ~hopeless
 
 
 def verify_in_place(
@@ -371,6 +432,7 @@ def better_of(known: Verified, found: Verified) -> Verified:
     )
 
 
+@jax.jit
 def misfit(
     end: Float[Array, "*shape"], wanted: Float[Array, "*shape"]
 ) -> Float[Array, ""]:

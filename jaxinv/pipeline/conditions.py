@@ -36,6 +36,7 @@ class Condition(NamedTuple):
     guidance_scale: Float[Array, ""]
 
 
+@jax.jit
 def as_pipelines_do(condition: Condition) -> Condition:
     """Return a condition whose formula gives the result of diffusers' pipelines.
 

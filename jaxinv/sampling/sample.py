@@ -10,6 +10,7 @@ lower order for that. A bidirectional sampler can also go on from a
 is the map which :func:`jaxinv.invert` undoes exactly.
 """
 
+import dataclasses
 from typing import Any, Literal, overload
 
 import jax
@@ -19,6 +20,7 @@ from jaxtyping import Array, Float
 from jaxinv.callables import check_denoiser, check_finite, split_callable
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.loops import Loop, Report, run, run_in_turns
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.lossless import Arithmetic, check_arithmetic, sample_exactly
 from jaxinv.sampling.state import (
@@ -41,6 +43,7 @@ def sample(
     *,
     return_state: Literal[False] = ...,
     arithmetic: Arithmetic = ...,
+    report: Report | None = ...,
 ) -> Float[Array, "*shape"]: ...
 
 
@@ -52,6 +55,7 @@ def sample(
     *,
     return_state: Literal[True],
     arithmetic: Arithmetic = ...,
+    report: Report | None = ...,
 ) -> SamplerState: ...
 
 
@@ -63,6 +67,7 @@ def sample(
     *,
     return_state: bool = False,
     arithmetic: Arithmetic = "float",
+    report: Report | None = None,
 ) -> Float[Array, "*shape"] | SamplerState:
     """Turn noise into data.
 
@@ -78,6 +83,9 @@ def sample(
             with the same argument returns the identical bits (outside of any
             ``jax.jit``, on the same device). Gradients of both need memory that does
             not depend on the number of steps, and one more evaluation per row.
+        report: called with the number of steps taken, after each; the loop then runs on
+            the host, one compiled step at a time. Not inside of ``jax.jit`` and its
+            like, and for ``arithmetic="float"`` only.
 
     Returns:
         The state ``x[0]`` at the data end, of the noise's shape and dtype.
@@ -99,17 +107,24 @@ def sample(
     """
     check_arithmetic(arithmetic, sampler)
     arrays, rebuild, start = _checked(sampler, denoise, noise)
+    if report is not None and arithmetic != "float":
+        raise ValueError("report needs arithmetic='float'")
     if arithmetic != "float":
         end = sample_exactly(sampler, arrays, rebuild, start, arithmetic)
         return end if return_state else end.x
     if not return_state:
-        return draw(unlabeled(sampler), arrays, rebuild, start, keep=False)[0]
+        return draw(unlabeled(sampler), arrays, rebuild, start, False, report)[0]
     if not sampler.bidirectional:
         raise ValueError(
             f"{sampler.name!r} is not bidirectional: its sample is all the state there "
             "is; leave out return_state"
         )
-    found = _sample_state(unlabeled(sampler), arrays, rebuild, start)
+    program = unlabeled(sampler)
+    if report is None:
+        found = _sample_state(program, arrays, rebuild, start)
+    else:
+        xs = draw(program, arrays, rebuild, start, True, report)
+        found = state_of(program, xs[: sampler.history], "data")
     return labeled(found, sampler)
 
 
@@ -150,15 +165,15 @@ def _checked(
     return *split_callable(denoise), start
 
 
-@jax.jit(static_argnames=("rebuild", "keep"))
 def draw(
     sampler: LinearMultistep,
     arrays: list[Any],
     rebuild: Any,
     start: Array | SamplerState,
     keep: bool,
+    report: Report | None = None,
 ) -> Array:
-    """Sample: the program of :func:`sample` and :func:`sample_trajectory`.
+    """Sample: the programs of :func:`sample` and :func:`sample_trajectory`.
 
     Args:
         sampler: the sampler, without its labels
@@ -167,10 +182,26 @@ def draw(
         rebuild: makes the denoiser from them.
         start: the noise, or the state at the noise end, without its label.
         keep: whether to return all states.
+        report: told how many steps are taken, in between; None for one program.
 
     Returns:
         The states x, data first: all of them, or only the last, x[0], with an axis.
     """
+    if report is None:
+        return _draw(sampler, arrays, rebuild, start, keep)
+    machine = Descent(rebuild, _dtype(start))
+    xs = run_in_turns(machine, (sampler, arrays), start, report=report)
+    return xs if keep else xs[:1]
+
+
+@jax.jit(static_argnames=("rebuild", "keep"))
+def _draw(
+    sampler: LinearMultistep,
+    arrays: list[Any],
+    rebuild: Any,
+    start: Array | SamplerState,
+    keep: bool,
+) -> Array:
     end, earlier = descend(sampler, rebuild(arrays), start, keep)
     return end[:1] if earlier is None else earlier
 
@@ -201,22 +232,77 @@ def descend(
         The states x of the window at level 0; and the states of the whole trajectory,
         data first, or None.
     """
-    if isinstance(start, SamplerState):
-        check_denoiser(denoise, start.values[0])
-        rows = Rows(sampler, denoise, start.values.dtype)
-        level, first = rows.top, start.values
-        window = rows.resume(first, level)
-    else:
-        check_denoiser(denoise, start)
-        rows = Rows(sampler, denoise, start.dtype)
-        level = sampler.num_rows
-        first = (start * jnp.asarray(sampler.init_noise_scale, start.dtype))[None]
-        window = rows.begin(start)
+    rows = Rows(sampler, denoise, _dtype(start))
+    level = rows.top if isinstance(start, SamplerState) else sampler.num_rows
+    return run(descent(rows, level, keep), start)
 
-    def step(window: Window, i: Array) -> tuple[Window, Array | None]:
+
+def _dtype(start: Array | SamplerState) -> Any:
+    return (start.values if isinstance(start, SamplerState) else start).dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class Descent:
+    """Makes the loop of sampling (:data:`jaxinv.loops.Machine`).
+
+    It begins with noise or with a state, and keeps all states: there is one program.
+
+    Attributes:
+        rebuild: makes the denoiser from its arrays.
+        dtype: of the states.
+    """
+
+    rebuild: Any
+    dtype: Any
+
+    def __call__(self, sampler: LinearMultistep, arrays: list[Any]) -> Loop:
+        """Return the loop, whose result is the states x, data first."""
+        rows = Rows(sampler, self.rebuild(arrays), self.dtype)
+        loop = descent(rows, sampler.num_rows, keep=True)
+        return loop._replace(finish=lambda state: state[2])
+
+
+def descent(rows: Rows, level: int, keep: bool) -> Loop:
+    """Return the loop over all rows, which begins with noise or with a state.
+
+    Args:
+        rows: of a sampler.
+        level: where it begins: N for noise.
+        keep: whether to keep all states.
+
+    Returns:
+        A loop with the result of :func:`descend`.
+    """
+    table = rows.table
+
+    def begin(start: Array | SamplerState) -> tuple[Array, Window, Array | None]:
+        if isinstance(start, SamplerState):
+            check_denoiser(rows.denoise, start.values[0])
+            i, first = rows.top, start.values
+            window = rows.resume(first, i)
+        else:
+            check_denoiser(rows.denoise, start)
+            scale = jnp.asarray(table.init_noise_scale, start.dtype)
+            i, first = table.num_rows, (start * scale)[None]
+            window = rows.begin(start)
+        below = jnp.zeros((i, *first.shape[1:]), first.dtype)
+        xs = jnp.concatenate([below, first]) if keep else None
+        return jnp.asarray(i), window, xs
+
+    def advance(
+        state: tuple[Array, Window, Array | None],
+    ) -> tuple[Array, Window, Array | None]:
+        i, window, xs = state
         window = rows.down(i, window)
-        return window, rows.table.scale[i - 1] * window.states[0] if keep else None
+        if xs is not None:
+            xs = xs.at[i - 1].set(table.scale[i - 1] * window.states[0])
+        return i - 1, window, xs
 
-    window, xs = jax.lax.scan(step, window, jnp.arange(level, 0, -1))
-    states = None if xs is None else jnp.concatenate([xs[::-1], first])
-    return rows.values(window, 0), states
+    return Loop(
+        begin,
+        running=lambda state: state[0] > 0,
+        advance=advance,
+        finish=lambda state: (rows.values(state[1], 0), state[2]),
+        length=level,
+        steps=lambda state: (table.num_rows - state[0]) // table.rows_per_step,
+    )

@@ -7,7 +7,8 @@ finished are handed out, and the next samples take their places, as servers of l
 models do with sequences. The program is the same whatever is in the lanes, so there is
 one compilation, and a sample's result does not depend on its neighbours.
 
-What runs in a lane is a :class:`jaxinv.loops.Loop`, which a :data:`Machine` makes.
+What runs in a lane is a :class:`jaxinv.loops.Loop`, which a machine makes from what all
+samples share and from what this one is.
 :class:`Lanes` holds them on the host, and :mod:`jaxinv.scale.stations` passes samples
 through several.
 
@@ -15,7 +16,7 @@ References:
     Yu et al. 2022, "Orca", OSDI (iteration-level scheduling).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,12 +26,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Int, PyTree
 
-from jaxinv.loops import Loop, advance_at_most
+from jaxinv.loops import Machine, advance_at_most
 from jaxinv.mesh import DATA, check_mesh, over_data
-
-#: Makes the loop on one sample from what all samples share and from what this one is,
-#: both pytrees of arrays. A hashable value: it selects the program.
-Machine = Callable[[Any, Any], Loop]
 
 
 class Lane(NamedTuple):
@@ -106,7 +103,7 @@ class Lanes:
     """The lanes of one machine: where samples are put in, and come out when done.
 
     Args:
-        machine: makes the loop that runs in each lane.
+        machine: makes the loop that runs in each lane, from the model and an item.
         model: what all samples share, on the mesh.
         lanes: how many, on the whole mesh.
         iterations: of each turn: a lane that finishes waits for the end of it.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int
 
 from jaxinv.callables import check_finite, split_callable
 from jaxinv.checks import checked
@@ -22,18 +22,16 @@ from jaxinv.diffusion.denoiser import ConditionalModel, Denoiser, with_condition
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion import InversionResult
 from jaxinv.inversion.invert import check_rtol
+from jaxinv.inversion.machine import Sample, StageMachine
 from jaxinv.inversion.result import wrap_up
-from jaxinv.inversion.stages import Solved, Stage, in_units, loop_of, pose
+from jaxinv.inversion.stages import Solved, Stage
 from jaxinv.inversion.strategies import make_plan
 from jaxinv.inversion.verification import (
     Verified,
-    better_of,
-    for_next,
     needs_states,
     refines,
     verify_in_place,
-    with_both,
-    worth_repeating,
+    weigh,
 )
 from jaxinv.loops import Loop, once
 from jaxinv.mesh import make_mesh, place_model
@@ -43,20 +41,6 @@ from jaxinv.sampling.steps import in_dtype
 from jaxinv.scale.lanes import Lanes
 from jaxinv.scale.stations import Onward, Station, flow
 from jaxinv.solvers import Solver
-
-
-class Sample(NamedTuple):
-    """A sample as it enters a stage.
-
-    Attributes:
-        x0: the data.
-        condition: of the model; None if it has none.
-        known: what earlier stages found; None before the first.
-    """
-
-    x0: Float[Array, "*shape"]
-    condition: PyTree = None
-    known: Verified | None = None
 
 
 class Tried(NamedTuple):
@@ -88,42 +72,6 @@ class Found(NamedTuple):
     verified: Verified | None = None
     again: Bool[Array, ""] | bool = False
     needed: Bool[Array, "stages"] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class StageMachine:
-    """Makes the loop of a stage (:data:`jaxinv.scale.lanes.Machine`).
-
-    The model is the pair of the table and the denoiser's arrays, the item a
-    :class:`Sample`.
-
-    Attributes:
-        rebuild: makes the denoiser from its arrays.
-        stage: the stage.
-    """
-
-    rebuild: Any
-    stage: Stage
-
-    def __call__(self, model: Any, item: Sample) -> Loop:
-        """Return the loop, whose result is what the stage found."""
-        table = in_dtype(model[0], item.x0.dtype)
-        problem = pose(table, _denoiser(self.rebuild, model, item), item.x0)
-        known = None if item.known is None else for_next(item.known)
-        loop = loop_of(
-            self.stage,
-            problem.table,
-            problem.denoise,
-            problem.start,
-            in_units(known, problem.unit),
-            jnp.array(True),
-        )
-
-        def finish(state: Any) -> Solved:
-            found = with_both(loop.finish(state))
-            return found._replace(states=found.states * problem.unit)
-
-        return loop._replace(finish=finish)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,19 +109,13 @@ class WayBackMachine:
             table, denoise, x0, item.found, rtol, keep=any(self.refining)
         )
         assert sample.known is not None
-        best = better_of(sample.known, new)
-        best = best._replace(stages=jnp.asarray(item.stage) + 1)
+        # What was known before the first stage is what it found, at no cost.
+        stage = jnp.asarray(item.stage)
+        best, missed, needed = weigh(sample.known, new, stage, self.refining)
         result = wrap_up(table, x0, best.solved.states, best, keep=False)
         if not self.keep:
             return Found(result)
-        # What was known before the first stage is what it found, at no cost.
-        first = jnp.isnan(sample.known.reconstruction)
-        missed = jnp.where(
-            first, worth_repeating(None, new), worth_repeating(sample.known, new)
-        )
-        again = missed & jnp.asarray(self.refining)[item.stage]
-        idle = best.solved.solved & ~jnp.asarray(self.refining)
-        return Found(result, best, again, ~best.noise_is_found & ~idle)
+        return Found(result, best, missed & jnp.asarray(self.refining)[stage], needed)
 
 
 def _denoiser(rebuild: Any, model: Any, item: Sample) -> Denoiser:

@@ -14,7 +14,7 @@ from jaxinv.cli import options, record, runs
 from jaxinv.cli.console import Output, explained
 from jaxinv.cli.options import argument, option
 from jaxinv.cli.prepare import Prepared, prepare
-from jaxinv.cli.progress import Progress
+from jaxinv.cli.progress import phase
 from jaxinv.files import check_writable_folder, write_json
 from jaxinv.files.image_reading import ReadImage, read_image
 from jaxinv.files.images import fit_image, write_image
@@ -80,7 +80,7 @@ def edit(asked: Options) -> None:
 
     decoder = runs.find_latent(output, ready, fitted.pixels)
     title = "inversion and editing"
-    with Progress(output.messages).phase(title, None) as phase:
+    with phase(output.messages, title) as running:
         if asked.mask == "auto":
             weights = masks.prediction_mask(
                 ready.pipe.schedule,
@@ -98,7 +98,7 @@ def edit(asked: Options) -> None:
             freeze=asked.freeze,
         )
         edited = np.asarray(ready.pipe.decode(found.latent))
-    output.done(title, phase.seconds)
+    output.done(title, running.seconds)
 
     original = np.asarray(fitted.pixels) / 255
     if weights is not None and not np.any(np.asarray(weights)):

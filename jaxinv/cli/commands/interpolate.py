@@ -14,7 +14,7 @@ from jaxinv.cli import options, record
 from jaxinv.cli.console import Output, explained, listed
 from jaxinv.cli.options import argument, option
 from jaxinv.cli.prepare import prepare
-from jaxinv.cli.progress import Progress
+from jaxinv.cli.progress import phase
 from jaxinv.cli.samplers import EXACT_NAMES
 from jaxinv.files import check_writable_folder, write_json
 from jaxinv.files.image_reading import read_image
@@ -85,21 +85,21 @@ def interpolate(asked: Options) -> None:
         denoise = pipe.denoiser(vector, negative, guidance)
         return pipe.generate(table, denoise, ji.interpolate(ends[0], ends[1], t))
 
-    pipe, progress = ready.pipe, Progress(output.messages)
+    pipe = ready.pipe
     title = "inversion of both"
-    with progress.phase(title, None) as phase:
+    with phase(output.messages, title) as running:
         decoders = [pipe.invert_decoder(read.pixels, ready.decoder) for read in reads]
         results: list[Any] = [
             invert(pipe, vector, decoder.latent)
             for vector, decoder in zip(vectors, decoders, strict=True)
         ]
         jax.block_until_ready(results)
-    output.done(title, phase.seconds)
+    output.done(title, running.seconds)
     places = np.linspace(0, 1, asked.points)
-    with progress.phase("sampling", None) as phase:
+    with phase(output.messages, "sampling") as running:
         ends = [result.state for result in results]
         frames = [np.asarray(draw(pipe, ends, jnp.float32(t))) for t in places]
-    output.done(f"sampled {asked.points} images", phase.seconds)
+    output.done(f"sampled {asked.points} images", running.seconds)
 
     finite = [bool(np.all(np.isfinite(result.noise))) for result in results]
     errors = [float(result.state_reconstruction) for result in results]

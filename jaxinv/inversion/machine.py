@@ -1,0 +1,69 @@
+"""A stage of an inversion as a loop that is made from arrays, in lanes or in turns."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxinv.callables import check_denoiser
+from jaxinv.diffusion.denoiser import with_condition
+from jaxinv.inversion.stages import Stage, stage_loop
+from jaxinv.inversion.verification import Verified, for_next, with_both
+from jaxinv.loops import Loop
+from jaxinv.sampling.steps import in_dtype
+
+
+class Sample(NamedTuple):
+    """A sample as it enters a stage.
+
+    Attributes:
+        x0: the data.
+        condition: of the model; None if it has none.
+        known: what earlier stages found; None before the first.
+    """
+
+    x0: Float[Array, "*shape"]
+    condition: PyTree = None
+    known: Verified | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StageMachine:
+    """Makes the loop of a stage (:data:`jaxinv.loops.Machine`).
+
+    The model is the pair of the table and the denoiser's arrays.
+
+    Attributes:
+        rebuild: makes the denoiser from its arrays.
+        stage: the stage.
+    """
+
+    rebuild: Any
+    stage: Stage
+
+    def __call__(self, model: Any, item: Sample) -> Loop:
+        """Return the loop, whose result is what the stage found."""
+        denoise = with_condition(self.rebuild(model[1]), item.condition)
+        loop = stage_loop(
+            self.stage,
+            in_dtype(model[0], item.x0.dtype),
+            denoise,
+            item.x0,
+            None if item.known is None else for_next(item.known),
+            jnp.array(True),
+        )
+
+        def begin() -> Any:
+            check_denoiser(denoise, item.x0)
+            return loop.begin()
+
+        def steps(state: Any) -> Array:
+            assert loop.steps is not None
+            return loop.steps(state) // model[0].rows_per_step
+
+        return loop._replace(
+            begin=begin,
+            finish=lambda state: with_both(loop.finish(state)),
+            steps=loop.steps and steps,
+        )
