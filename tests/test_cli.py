@@ -612,5 +612,6 @@ def test_programs_that_report_steps_can_be_kept(tmp_path):
         ji.invert(sampler, denoise, data, strategy=strategy, report=lambda step: None)
     kept = {path.name for path in tmp_path.glob("*-cache")}
     assert {name.split("-")[0] for name in kept} >= {"jit__turn", "jit__begin"}
-    assert sum(name.startswith("jit__turn") for name in kept) == 2 + 1
+    # Naive inversion and all ways back run in the program of sampling.
+    assert sum(name.startswith("jit__turn") for name in kept) == 2
     compilation_cache.reset_cache()
