@@ -7,7 +7,8 @@ from fuzz_harness import Reader
 
 from jaxinv.files import write_json
 from jaxinv.scale.jobs.folder import FORMAT, Folder, check
-from jaxinv.scale.jobs.merge import count_states, merge
+from jaxinv.scale.jobs.merge import merge
+from jaxinv.scale.jobs.recorder import Counts
 from jaxinv.scale.jobs.records import read_ledger, write_part
 
 _ROWS = 4
@@ -36,12 +37,12 @@ def _write_job(folder: Path) -> None:
 
 def _read_records(folder: Path) -> Any:
     ledger = read_ledger(folder / "certificates", _ROWS)
-    return count_states(ledger), merge(Folder(folder), _ROWS, None)
+    return Counts.of(ledger.states), merge(Folder(folder), _ROWS, None)
 
 
 def _counted(folder: Path, found: Any) -> None:
     counts, summary = found
-    assert counts["converged"] + counts["unconverged"] + counts["failed"] <= _ROWS
+    assert counts.converged + counts.unconverged + counts.failed <= _ROWS
     assert summary["seconds"] >= 0
 
 

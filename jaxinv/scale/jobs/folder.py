@@ -17,7 +17,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxinv.checks import shown
 from jaxinv.files import check_writable_folder, open_atomically, to_json, write_json
@@ -31,48 +31,25 @@ _POLL = 0.2  # seconds between checks for files of another process
 _SHOWN = 10  # limit on the differences that an error names
 
 
-class Folder(NamedTuple):
-    """The files of a job.
+class Folder:
+    """The files of a job; see the module for what they hold.
 
-    Attributes:
+    Args:
         root: The folder.
     """
 
-    root: Path
-
-    @property
-    def job(self) -> Path:
-        """The settings."""
-        return self.root / "job.json"
-
-    @property
-    def manifest(self) -> Path:
-        """The rows."""
-        return self.root / "manifest.jsonl"
-
-    @property
-    def noise(self) -> Path:
-        """The array."""
-        return self.root / "noise.zarr"
-
-    @property
-    def parts(self) -> Path:
-        """The folder of records."""
-        return self.root / "certificates"
-
-    @property
-    def certificates(self) -> Path:
-        """All records by row."""
-        return self.root / "certificates.jsonl"
+    def __init__(self, root: Path):
+        self.root = root
+        self.job = root / "job.json"
+        self.manifest = root / "manifest.jsonl"
+        self.noise = root / "noise.zarr"
+        self.parts = root / "certificates"
+        self.certificates = root / "certificates.jsonl"
+        self.summary = root / "summary.json"
 
     def status(self, process: int) -> Path:
         """Return the status file of a process."""
         return self.root / f"status-{process:05d}.json"
-
-    @property
-    def summary(self) -> Path:
-        """Statistics of all records."""
-        return self.root / "summary.json"
 
 
 @contextlib.contextmanager
