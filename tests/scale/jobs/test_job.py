@@ -193,7 +193,7 @@ def test_a_job_is_given_up_after_too_many_failures_and_goes_on_later(
     for index in (5, 6, 30):
         (pictures / f"{index:04d}.png").write_bytes(b"")
     out = tmp_path / "out"
-    with pytest.raises(TooManyFailuresError, match="1 images failed, more than the 0"):
+    with pytest.raises(TooManyFailuresError, match="1 images failed, more than the allowed 0"):
         run(pictures, out, max_failures=0)
     with pytest.raises(TooManyFailuresError):  # the second is new, the first is not
         run(pictures, out, max_failures=0)
@@ -418,7 +418,7 @@ def test_processes_share_all_rows_and_no_chunk(rows, chunk, count):
 def test_processes_together_give_the_results_of_one(pictures, tmp_path):
     (pictures / "0020.png").write_bytes(b"")
     together, alone = tmp_path / "together", tmp_path / "alone"
-    with pytest.raises(ValueError, match="process 0 creates it, so start that"):
+    with pytest.raises(ValueError, match="process 0 creates it, so start process 0"):
         run(pictures, together, process_index=1, process_count=2, wait_seconds=0)
     first = run(pictures, together, process_index=0, process_count=2)
     assert (first["complete"], first["done"]) == (False, 16)
