@@ -193,7 +193,9 @@ def test_a_job_is_given_up_after_too_many_failures_and_goes_on_later(
     for index in (5, 6, 30):
         (pictures / f"{index:04d}.png").write_bytes(b"")
     out = tmp_path / "out"
-    with pytest.raises(TooManyFailuresError, match="1 images failed, more than the allowed 0"):
+    with pytest.raises(
+        TooManyFailuresError, match="1 images failed, more than the allowed 0"
+    ):
         run(pictures, out, max_failures=0)
     with pytest.raises(TooManyFailuresError):  # the second is new, the first is not
         run(pictures, out, max_failures=0)
