@@ -1,7 +1,8 @@
 """Export checkpoints as a diffusers folder in half precision.
 
     python -m training.export --out work --average work/average-02000.pt \
-        --tokenizer jaxinv/zoo/emoji64/tokenizer --dest jaxinv/zoo/emoji64
+        --tokenizer jaxinv/zoo/emoji64/tokenizer --dest jaxinv/zoo/emoji64 \
+        --text-gain 0.7
 
 The averaged weights are written with diffusers' and transformers' own
 ``save_pretrained``, so what ships is what any diffusers user would have published. The
@@ -22,6 +23,7 @@ from transformers import CLIPTokenizer
 
 from training.cache_latents import load_autoencoder
 from training.control import Ema
+from training.text_gain import weaken_text
 from training.train_unet import SCHEDULER_CONFIG, TextToNoise, text_config
 
 MODEL_INDEX = {
@@ -90,12 +92,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="working folder")
     parser.add_argument("--average", type=Path, required=True)
+    parser.add_argument("--text-gain", type=float, default=1.0)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--dest", type=Path, required=True)
     args = parser.parse_args()
     state = torch.load(args.average)
     tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
     model = averaged_text_to_noise(state, tokenizer)
+    if args.text_gain != 1.0:
+        cache = torch.load(args.out / "latents.pt")
+        latents = cache["mean"][:64].float() / cache["latent_std"]
+        empty = torch.tensor(tokenizer("", padding="max_length").input_ids)
+        alphas = DDIMScheduler(**SCHEDULER_CONFIG).alphas_cumprod
+        weaken_text(model, args.text_gain, latents, empty, alphas)
     vae = load_autoencoder(args.out / "autoencoder.pt")
     args.dest.mkdir(parents=True, exist_ok=True)
     new = args.dest.with_name(args.dest.name + ".partial")

@@ -14,6 +14,7 @@ from training import (
     optimizer,
     placements,
     scenes,
+    text_gain,
 )
 
 CENTERED = placements.Placement(0.75, 0.5, 0.5, 0.0, mirrored=False)
@@ -170,6 +171,42 @@ def test_scene_is_reproducible_from_its_generator():
     assert first.placement == second.placement
     assert first.image.shape == (64, 64, 3)
     assert 0 <= first.image.min() <= first.image.max() <= 1
+
+
+class CrossAttention(torch.nn.Module):
+    """The mean of a context, through a linear layer, added to every position."""
+
+    def __init__(self):
+        super().__init__()
+        self.to_out = torch.nn.ModuleList([torch.nn.Linear(4, 4)])
+
+    def forward(self, context):
+        return self.to_out[0](context.mean(1, keepdim=True))
+
+
+class Texted(torch.nn.Module):
+    """A noise predictor with one cross-attention and nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        self.unet = torch.nn.Module()
+        self.unet.attn2 = CrossAttention()
+        self.embed = torch.nn.Embedding(5, 4)
+
+    def forward(self, noisy, timesteps, ids):
+        return noisy + self.unet.attn2(self.embed(ids)).mT[..., None]
+
+
+def test_weaker_text_leaves_the_empty_prompt_and_scales_the_difference():
+    torch.manual_seed(0)
+    model = Texted()
+    latents, time = torch.randn(3, 4, 2, 2), torch.zeros(3)
+    empty, prompt = torch.tensor([0, 0, 0]), torch.tensor([1, 2, 3])
+    before = [model(latents, time, ids.expand(3, -1)) for ids in (empty, prompt)]
+    text_gain.weaken_text(model, 0.7, latents, empty, torch.linspace(1, 0, 1000))
+    after = [model(latents, time, ids.expand(3, -1)) for ids in (empty, prompt)]
+    torch.testing.assert_close(after[0], before[0])
+    torch.testing.assert_close(after[1] - after[0], 0.7 * (before[1] - before[0]))
 
 
 def test_learning_rate_peaks_after_warmup_and_ends_at_zero():
