@@ -4,17 +4,16 @@ Public functions are ordinary Python: they check their arguments on the host, wi
 errors that state what was expected, and then call a jitted function. This works for
 *any* callable:
 
-* :func:`split_callable` splits a denoiser into its arrays, which become arguments of
-the
-  compiled program, and the rest, which selects the program. One program serves all
+* :class:`Function` makes a denoiser an ordinary argument: its arrays are arguments of
+  the compiled program, and the rest selects the program. One program serves all
   parameters.
 * values are checked only if they are known: under the caller's ``jax.jit`` or
   ``jax.vmap``, only shapes and dtypes are checked.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,23 +44,64 @@ _ARRAY = _Marker()
 LAYER = "jaxinv.layer"
 
 
-def split_callable(fn: Callable[..., Any]) -> tuple[list[Any], _Rebuild]:
-    """Split a callable pytree into its arrays and everything else.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Function:
+    """Any callable as an argument of compiled programs: a pytree, and itself callable.
 
-    Args:
-        fn: a Flax NNX or Equinox module, a ``jax.tree_util.Partial``, a plain
-            function, or any pytree of these.
-
-    Returns:
-        The list of array leaves, and a hashable value that rebuilds the callable from
-        such a list.
+    Attributes:
+        arrays: its arrays, in the order of its leaves.
+        rebuild: makes the callable from such a list; hashable (static).
     """
-    leaves, treedef = jax.tree.flatten(fn)
-    arrays_are = jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic
-    is_array = [isinstance(x, arrays_are | float | complex) for x in leaves]
-    static = tuple(_ARRAY if a else x for a, x in zip(is_array, leaves, strict=True))
-    arrays = [x for a, x in zip(is_array, leaves, strict=True) if a]
-    return arrays, _Rebuild(treedef, static)
+
+    arrays: list[Any]
+    rebuild: Callable[[list[Any]], Callable[..., Any]] = dataclasses.field(
+        metadata={"static": True}
+    )
+
+    @classmethod
+    def of(cls, fn: Callable[..., Any]) -> "Function":
+        """Part a callable pytree into its arrays and everything else.
+
+        Args:
+            fn: A Flax NNX or Equinox module, a ``jax.tree_util.Partial``, a plain
+                function, or any pytree of these.
+        """
+        leaves, treedef = jax.tree.flatten(fn)
+        arrays_are = jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic
+        is_array = [isinstance(x, arrays_are | float | complex) for x in leaves]
+        both = list(zip(is_array, leaves, strict=True))
+        static = tuple(_ARRAY if a else x for a, x in both)
+        return cls([x for a, x in both if a], _Rebuild(treedef, static))
+
+    def __call__(self, *args: Any) -> Any:
+        """Call what the arrays make."""
+        return self.rebuild(self.arrays)(*args)
+
+    def parted(self) -> "Parted":
+        """Return the arrays that have derivatives, the others, and what joins them."""
+        kinds = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in self.arrays]
+
+        def join(floats: Sequence[Any], others: Sequence[Any]) -> Function:
+            sources = {True: iter(floats), False: iter(others)}
+            return Function([next(sources[kind]) for kind in kinds], self.rebuild)
+
+        both = list(zip(kinds, self.arrays, strict=True))
+        return Parted([x for k, x in both if k], [x for k, x in both if not k], join)
+
+
+class Parted(NamedTuple):
+    """A :class:`Function` by what can be differentiated; see :meth:`Function.parted`.
+
+    Attributes:
+        floats: arrays of real or complex numbers.
+        others: arrays of integers, which have no derivative.
+        join: makes the function from two such lists.
+    """
+
+    floats: list[Any]
+    others: list[Any]
+    join: Callable[[Sequence[Any], Sequence[Any]], Function]
 
 
 def check_finite(x: Array, what: str) -> None:
@@ -95,11 +135,6 @@ def _not_finite(x: Array) -> Array:
 
 def check_denoiser(denoise: Callable[..., Any], x: Array) -> None:
     """Raise ValueError unless ``denoise(x, t)`` maps x's shape to itself."""
-    if not callable(denoise):
-        raise ValueError(
-            "the denoiser must be callable as denoise(x, t); got "
-            f"{type(denoise).__name__}"
-        )
     t = jax.ShapeDtypeStruct((), x.dtype)
     try:
         out = jax.eval_shape(denoise, jax.ShapeDtypeStruct(x.shape, x.dtype), t)

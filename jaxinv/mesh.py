@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from jaxinv.checks import AtLeastOne, checked
 
@@ -139,7 +139,7 @@ def shard_parameters(tree: _Tree, sharding: ShardingRule) -> _Tree:
     return jax.tree_util.tree_map_with_path(put, tree)
 
 
-def place_model(arrays: list[Any], mesh: Mesh) -> list[Array]:
+def place_model(model: PyTree, mesh: Mesh) -> PyTree:
     """Return arrays on a mesh: unchanged if they are on it, otherwise copied to it."""
     everywhere = NamedSharding(mesh, P())
     devices = set(mesh.devices.flat)
@@ -149,7 +149,7 @@ def place_model(arrays: list[Any], mesh: Mesh) -> list[Array]:
             return leaf
         return jax.device_put(jnp.asarray(leaf), everywhere)
 
-    return [place(leaf) for leaf in arrays]
+    return jax.tree.map(place, model)
 
 
 def check_mesh(mesh: Mesh) -> int:

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxinv as ji
 from benchmarks.report import print_section, table
-from jaxinv.callables import split_callable
+from jaxinv.callables import Function
 from jaxinv.diffusion.denoiser import with_condition
 from jaxinv.inversion.strategies import make_plan
 from jaxinv.mesh import make_mesh, place_model, shard_parameters
@@ -182,15 +182,13 @@ class _Programs:
 
     def report(self, model: Any, mesh: Any, count: int) -> dict[str, Any]:
         """Collectives and floating-point operations of a batch on a mesh."""
-        arrays, rebuild = split_callable(model)
         x, conditions = self._placed(mesh, count)
         compiled = on_mesh.lower(
             self.sampler,
-            place_model(arrays, mesh),
+            place_model(Function.of(model), mesh),
             x,
             conditions,
             task=self.task,
-            rebuild=rebuild,
             mesh=mesh,
         ).compile()
         return _read(compiled, count // mesh.shape["data"])

@@ -35,13 +35,13 @@ References:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxinv.callables import check_denoiser, check_finite, split_callable
+from jaxinv.callables import Function, check_denoiser, check_finite
 from jaxinv.checks import AtLeastOne, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.norms import norm
@@ -125,9 +125,8 @@ def step_conditioning(
             f"expected the {sampler.num_rows + 1} states of a sampler with "
             f"{sampler.num_steps} steps, got an array of shape {trajectory.shape}"
         )
-    arrays, rebuild = split_callable(denoise)
     key = jax.random.key(0) if key is None else key
-    return _steps(sampler, arrays, rebuild, trajectory, num_vectors, key)
+    return _steps(sampler, Function.of(denoise), trajectory, num_vectors, key)
 
 
 @checked
@@ -161,21 +160,18 @@ def trajectory_conditioning(
     """
     noise = jnp.asarray(noise)
     check_finite(noise, "noise")
-    arrays, rebuild = split_callable(denoise)
     key = jax.random.key(0) if key is None else key
-    return _whole(sampler, arrays, rebuild, noise, num_vectors, key)
+    return _whole(sampler, Function.of(denoise), noise, num_vectors, key)
 
 
-@jax.jit(static_argnames=("rebuild", "num_vectors"))
+@jax.jit(static_argnames="num_vectors")
 def _steps(
     sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
+    denoise: Function,
     trajectory: Array,
     num_vectors: int,
     key: Array,
 ) -> Conditioning:
-    denoise = rebuild(arrays)
     check_denoiser(denoise, trajectory[0])
     table = in_dtype(sampler, trajectory.dtype)
 
@@ -196,16 +192,14 @@ def _steps(
     return jax.lax.map(one, (steps, trajectory[1:]))
 
 
-@jax.jit(static_argnames=("rebuild", "num_vectors"))
+@jax.jit(static_argnames="num_vectors")
 def _whole(
     sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
+    denoise: Function,
     noise: Array,
     num_vectors: int,
     key: Array,
 ) -> Conditioning:
-    denoise = rebuild(arrays)
     # Without the checkpoint the activations of all steps would be stored. It accepts
     # only functions, not every callable.
     recomputed = jax.checkpoint(lambda x, t: denoise(x, t))

@@ -30,7 +30,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxinv.analysis.conditioning import Conditioning, of_function
-from jaxinv.callables import check_finite, split_callable
+from jaxinv.callables import Function, check_finite
 from jaxinv.checks import AtLeastOne, checked
 from jaxinv.decoder_inversion.gradient_free import ForwardStep, InertialKM
 from jaxinv.decoder_inversion.invert import as_pixels, check_networks
@@ -101,21 +101,19 @@ def cocoercivity(
     pixels = as_pixels(image, limits)
     solution = jnp.asarray(solution)
     check_finite(solution, "solution")
-    parts = split_callable(encode), split_callable(decode)
-    arrays, rebuilds = zip(*parts, strict=True)
-    return _along(pixels, solution, arrays, rebuilds, method, limits)
+    networks = Function.of(encode), Function.of(decode)
+    return _along(pixels, solution, networks, method, limits)
 
 
-@jax.jit(static_argnames=("rebuilds", "method", "limits"))
+@jax.jit(static_argnames=("method", "limits"))
 def _along(
     image: Array,
     solution: Array,
-    arrays: tuple[list[Any], ...],
-    rebuilds: tuple[Any, ...],
+    networks: tuple[Function, Function],
     method: ForwardStep | InertialKM,
     limits: Limits,
 ) -> Cocoercivity:
-    encode, decode = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
+    encode, decode = networks
     latent, _ = check_networks(encode, decode, image)
     if latent.shape != solution.shape:
         raise ValueError(
@@ -184,17 +182,15 @@ def decoder_conditioning(
     """
     latent = jnp.asarray(latent)
     check_finite(latent, "latent")
-    arrays, rebuild = split_callable(decode)
     key = jax.random.key(0) if key is None else key
-    return _conditioned(arrays, rebuild, latent, num_vectors, key)
+    return _conditioned(Function.of(decode), latent, num_vectors, key)
 
 
-@jax.jit(static_argnames=("rebuild", "num_vectors"))
+@jax.jit(static_argnames="num_vectors")
 def _conditioned(
-    arrays: list[Any], rebuild: Any, latent: Array, num_vectors: int, key: Array
+    decode: Function, latent: Array, num_vectors: int, key: Array
 ) -> Conditioning:
     start = jax.random.normal(key, latent.shape, latent.dtype)
-    decode = rebuild(arrays)
 
     def function(z: Array) -> Array:
         return decode(z).astype(z.dtype)

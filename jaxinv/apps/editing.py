@@ -24,7 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxinv.callables import check_denoiser, check_finite, split_callable
+from jaxinv.callables import Function, check_denoiser, check_finite
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion import InversionResult, invert
@@ -103,13 +103,10 @@ def edit(
     weights = None if mask is None else _checked(mask, latent)
     check_denoiser(target, latent)
     inversion = invert(sampler, source, latent, return_trajectory=True, **options)
-    parts = split_callable(source), split_callable(target)
-    arrays, rebuilds = zip(*parts, strict=True)
+    models = Function.of(source), Function.of(target)
     state = inversion.state
     values = state.values if isinstance(state, SamplerState) else state
-    edited = _regenerate(
-        sampler, arrays, rebuilds, values, inversion.trajectory, weights, freeze
-    )
+    edited = _regenerate(sampler, models, values, inversion.trajectory, weights, freeze)
     return Edit(edited, inversion)
 
 
@@ -133,18 +130,17 @@ def _checked(mask: ArrayLike, latent: Array) -> Array:
     return weights
 
 
-@jax.jit(static_argnames=("rebuilds", "freeze"))
+@jax.jit(static_argnames="freeze")
 def _regenerate(
     sampler: LinearMultistep,
-    arrays: tuple[list[Any], ...],
-    rebuilds: tuple[Any, ...],
+    models: tuple[Function, Function],
     values: Array,
     trajectory: Array,
     mask: Array | None,
     freeze: int,
 ) -> Array:
     """Sample from the noise end: first with the source, then with the target."""
-    source, target = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
+    source, target = models
     dtype = trajectory.dtype
     at_source, at_target = (Rows(sampler, d, dtype) for d in (source, target))
     table = at_source.table

@@ -8,7 +8,7 @@ References:
     Couairon et al. 2023, "DiffEdit", arXiv:2210.11427, Section 3.2.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxinv.callables import check_denoiser, check_finite, split_callable
+from jaxinv.callables import Function, check_denoiser, check_finite
 from jaxinv.checks import AtLeastOne, Range, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.diffusion.schedule import NoiseSchedule
@@ -100,22 +100,20 @@ def prediction_mask(
     # The weight of the data in x = scale (s x0 + tau e): s is 1, or 1 - tau for flows.
     weight = scale * (1 - tau if schedule.family == "flow" else 1)
     numbers = tuple(jnp.asarray(v, latent.dtype) for v in (weight, scale * tau, time))
-    parts = split_callable(source), split_callable(target)
-    arrays, rebuilds = zip(*parts, strict=True)
-    return _disagreement(numbers, arrays, rebuilds, latent, key, samples, threshold)
+    models = Function.of(source), Function.of(target)
+    return _disagreement(numbers, models, latent, key, samples, threshold)
 
 
-@jax.jit(static_argnames=("rebuilds", "samples"))
+@jax.jit(static_argnames="samples")
 def _disagreement(
     numbers: tuple[Array, Array, Array],
-    arrays: tuple[list[Any], ...],
-    rebuilds: tuple[Any, ...],
+    models: tuple[Function, Function],
     latent: Array,
     key: Array,
     samples: int,
     threshold: float,
 ) -> Array:
-    source, target = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
+    source, target = models
     of_data, of_noise, time = numbers
 
     def difference(key: Array) -> Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from jaxinv.callables import split_callable
+from jaxinv.callables import Function
 from jaxinv.checks import checked
 from jaxinv.decoder_inversion.derivative import attach_derivative, refuse_derivative
 from jaxinv.decoder_inversion.gradient_free import Encoder
@@ -88,9 +88,8 @@ def invert_decoder(
         if not callable(network):
             raise ValueError(f"{name} must be callable, got {type(network).__name__}")
     tolerance = as_tolerance(tolerance)
-    of_encode, of_decode = split_callable(encode), split_callable(decode)
-    arrays, rebuilds = zip(of_encode, of_decode, strict=True)
-    return _invert(pixels, arrays, rebuilds, chosen, limits, tolerance)
+    networks = Function.of(encode), Function.of(decode)
+    return _invert(pixels, networks, chosen, limits, tolerance)
 
 
 def as_method(method: str | Method) -> Method:
@@ -181,26 +180,23 @@ def check_networks(encode: Any, decode: Any, image: Array) -> tuple[Any, Any]:
     return latent, decoded
 
 
-@jax.jit(static_argnames=("rebuilds", "method"))
+@jax.jit(static_argnames="method")
 def _invert(
     image: Array,
-    arrays: tuple[list[Any], ...],
-    rebuilds: tuple[Any, ...],
+    networks: tuple[Function, Function],
     method: Method,
     limits: Limits,
     tolerance: float | None,
 ) -> DecoderInversion:
-    encode, decode = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
-    latent, decoded = check_networks(encode, decode, image)
+    latent, decoded = check_networks(*networks, image)
     half = min(latent.dtype.itemsize, decoded.dtype.itemsize) < 4
 
     def problem(inputs: Any) -> Problem:
-        image, arrays = inputs
-        encode, decode = (r(a) for r, a in zip(rebuilds, arrays, strict=True))
+        image, (encode, decode) = inputs
         first = encode(image).astype(image.dtype)
         return Problem(encode, decode, image, first, limits, half)
 
-    inputs = (image, arrays)
+    inputs = (image, networks)
     if not method.iterations:  # only the encoder: ordinary differentiation
         loop = whole(problem(inputs), method, tolerance)
         return loop.finish(loop.begin())

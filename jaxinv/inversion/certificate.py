@@ -1,12 +1,10 @@
 """The residuals of a trajectory, however it was found."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxinv.callables import check_denoiser, split_callable
+from jaxinv.callables import Function, check_denoiser
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.row_residuals import per_level, residuals
@@ -51,14 +49,14 @@ def certify(
             f"expected the {sampler.num_rows + 1} states of a sampler with "
             f"{sampler.num_steps} steps, got an array of shape {trajectory.shape}"
         )
-    arrays, rebuild = split_callable(denoise)
+    model = Function.of(denoise)
     if report is None:
-        return _certify(sampler, arrays, rebuild, trajectory)
+        return _certify(sampler, model, trajectory)
     # Sampling that returns to the trajectory after each row.
     program = unlabeled(sampler)
     made = run_in_turns(
-        Descent(rebuild, trajectory.dtype),
-        (program, arrays),
+        Descent(trajectory.dtype),
+        (program, model),
         trajectory[-1],
         report=report,
         amend=lambda state: _returned(program, trajectory, state),
@@ -82,11 +80,8 @@ def _misses(made: Array, trajectory: Array) -> Array:
     return jax.vmap(relative)(made[:-1] - trajectory[:-1], trajectory[:-1])
 
 
-@jax.jit(static_argnames="rebuild")
-def _certify(
-    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, trajectory: Array
-) -> Array:
-    denoise = rebuild(arrays)
+@jax.jit
+def _certify(sampler: LinearMultistep, denoise: Function, trajectory: Array) -> Array:
     check_denoiser(denoise, trajectory[0])
     table = in_dtype(sampler, trajectory.dtype)
     states = trajectory / per_level(table.scale, trajectory)

@@ -34,13 +34,13 @@ rows that it relies on, ``converged`` the one array of noise. Where one array mu
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxinv.callables import check_denoiser, split_callable
+from jaxinv.callables import Function, check_denoiser
 from jaxinv.checks import Tolerance, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.implicit_gradient import attach_gradient
@@ -235,10 +235,10 @@ def first_states(
         bidirectional=False,
         rows_per_step=1,
     )
-    arrays, rebuild = split_callable(denoise)
-    fixed, known, y = jax.lax.stop_gradient((ddim, arrays, start))
-    found = Stepwise(solver).solve(fixed, rebuild(known), y, None, jnp.array(True))
-    states = attach_gradient(ddim, arrays, rebuild, start, found.states)
+    model = Function.of(denoise)
+    fixed = jax.lax.stop_gradient((ddim, model, start))
+    found = Stepwise(solver).solve(*fixed, None, jnp.array(True))
+    states = attach_gradient(ddim, model, start, found.states)
     return found._replace(states=states)
 
 
@@ -262,8 +262,7 @@ def euler_states(table: LinearMultistep, denoise: Denoiser, start: Array) -> Sol
 
 def unwind_exactly(
     sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
+    denoise: Function,
     start: Float[Array, "*shape"] | SamplerState,
     arithmetic: Arithmetic,
     rtol: float | None,
@@ -272,8 +271,7 @@ def unwind_exactly(
 
     Args:
         sampler: the table.
-        arrays: those of the denoiser.
-        rebuild: makes the denoiser from them.
+        denoise: the denoiser.
         start: the data, or the state at the data end.
         arithmetic: ``"compensated"`` or ``"bits"``.
         rtol: largest relative error of the reconstruction that counts as converged;
@@ -287,10 +285,10 @@ def unwind_exactly(
     given = start
     evals, iterations = jnp.zeros((), jnp.int32), None
     if not isinstance(start, SamplerState):
-        values, iterations, evals = _made(sampler, arrays, rebuild, start)
+        values, iterations, evals = _made(sampler, denoise, start)
         start = state_of(sampler, values, "data")
-    state, fits = invert_exactly(sampler, arrays, rebuild, start, arithmetic)
-    errors = _start_up_errors(sampler, arrays, rebuild, state.values)
+    state, fits = invert_exactly(sampler, denoise, start, arithmetic)
+    errors = _start_up_errors(sampler, denoise, state.values)
     k, n = sampler.history, sampler.num_rows
     walked = (n + 1 - k) + 2 * (k - 2) + 1
     counts = jnp.ones((n,), jnp.int32)
@@ -303,11 +301,11 @@ def unwind_exactly(
     solved = Solved(errors, errors, counts, total, total, good, fits)
     verified = unverified(solved)
     if rtol is not None:
-        known = jax.lax.stop_gradient(arrays)
+        known = jax.lax.stop_gradient(denoise)
 
         def again(start: Array | SamplerState) -> Array:
             start = jax.lax.stop_gradient(start)
-            return sample_exactly(sampler, known, rebuild, start, arithmetic).values
+            return sample_exactly(sampler, known, start, arithmetic).values
 
         # The integers retrace: there is nothing in the last place to move.
         x0 = given.x if isinstance(given, SamplerState) else given
@@ -333,12 +331,11 @@ def unwind_exactly(
     )
 
 
-@jax.jit(static_argnames="rebuild")
+@jax.jit
 def _made(
-    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, x0: Array
+    sampler: LinearMultistep, denoise: Function, x0: Array
 ) -> tuple[Array, Array, Array]:
     """The states x at the data end, and what making them took."""
-    denoise = rebuild(arrays)
     check_denoiser(denoise, x0)
     table = in_dtype(sampler, x0.dtype)
     made = first_states(table, denoise, x0 / table.scale[0], Anderson())
@@ -347,11 +344,11 @@ def _made(
     return jnp.concatenate([x0[None], states]), made.iterations, made.num_evals
 
 
-@jax.jit(static_argnames="rebuild")
+@jax.jit
 def _start_up_errors(
-    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, values: Array
+    sampler: LinearMultistep, denoise: Function, values: Array
 ) -> Array:
     """Residuals of all steps, of which only the start-up rows have any."""
-    rows = Rows(sampler, rebuild(arrays), values.dtype)
+    rows = Rows(sampler, denoise, values.dtype)
     window = rows.resume(values, rows.top)
     return rows.start_up(window, jnp.zeros((rows.top,), values.dtype))

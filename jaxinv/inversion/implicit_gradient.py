@@ -55,6 +55,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxinv.callables import Function
 from jaxinv.derivatives import first_order_only
 from jaxinv.inversion.row_residuals import residuals
 from jaxinv.samplers.table import LinearMultistep
@@ -87,8 +88,7 @@ class AdjointSolve:
 
 def attach_gradient(
     table: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Callable[[list[Any]], Callable[..., Any]],
+    denoise: Function,
     start: Float[Array, "*shape"],
     states: Float[Array, "n *shape"],
     settings: AdjointSolve = AdjointSolve(),
@@ -102,22 +102,19 @@ def attach_gradient(
 
     Args:
         table: the table, in the dtype of the states.
-        arrays: the arrays of the denoiser, from
-            :func:`jaxinv.callables.split_callable`, of any dtype; those of integers
-            have no derivative.
-        rebuild: makes the denoiser from them.
+        denoise: the denoiser; its arrays of integers have no derivative.
         start: ``y[0]``.
         states: ``y[1] .. y[N]``, a solution of the rows.
         settings: of the linear solve.
 
     Returns:
-        The states. Their cotangents flow to the table, the arrays (and what else the
-        denoiser closes over) and the start. All of these are NaN where a row's
+        The states. Their cotangents flow to the table, the denoiser's arrays (and what
+        else it closes over) and the start. All of these are NaN where a row's
         relative residual, or that of the linear system, exceeds
         :data:`LARGEST_RESIDUAL`, or is NaN.
     """
     states = jax.lax.stop_gradient(states)
-    differentiable = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in arrays]
+    weights, others, join = denoise.parted()
 
     def model(
         weights: list[Any],
@@ -126,13 +123,8 @@ def attach_gradient(
         i: Array,
         y: Array,
     ) -> Array:
-        sources = {True: iter(weights), False: iter(others)}
-        return evaluate(
-            table, rebuild([next(sources[d]) for d in differentiable]), i, y
-        )
+        return evaluate(table, join(weights, others), i, y)
 
-    weights = [x for x, d in zip(arrays, differentiable, strict=True) if d]
-    others = [x for x, d in zip(arrays, differentiable, strict=True) if not d]
     # A denoiser may be a function that closes over what is differentiated.
     level = jnp.ones((), jnp.int32)
     model, hidden = jax.closure_convert(model, weights, others, table, level, start)

@@ -43,7 +43,7 @@ import jax.numpy as jnp
 from jax._src.core import trace_state_clean  # no public name says it
 from jaxtyping import Array, Float
 
-from jaxinv.callables import check_denoiser, check_finite, split_callable
+from jaxinv.callables import Function, check_denoiser, check_finite
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.diffusion.schedule import NoiseSchedule
@@ -163,26 +163,26 @@ def invert(
         check_explicit(strategy, solver)
     dtype = x0.values.dtype if isinstance(x0, SamplerState) else x0.dtype
     rtol = check_rtol(verify, reconstruction_rtol, dtype)
-    arrays, rebuild = split_callable(denoise)
+    model = Function.of(denoise)
     if arithmetic != "float":
         if return_trajectory:
             raise ValueError("return_trajectory needs arithmetic='float'")
-        return unwind_exactly(sampler, arrays, rebuild, x0, arithmetic, rtol)
+        return unwind_exactly(sampler, model, x0, arithmetic, rtol)
     program = unlabeled(sampler)
     if isinstance(x0, SamplerState):
         start = unlabeled(x0)
-        found = _unwind(program, arrays, rebuild, start, return_trajectory, rtol)
+        found = _unwind(program, model, start, return_trajectory, rtol)
         return labeled(found, sampler)
     plan = make_plan(sampler, strategy, solver, schedule)
     # A denoiser may close over what a caller differentiates or batches: nothing but the
     # absence of all callers says that it does not.
-    if trace_state_clean() and _concrete((sampler, arrays, x0)):
-        verified = _on_demand(program, arrays, rebuild, x0, plan, rtol, report)
+    if trace_state_clean() and _concrete((sampler, model, x0)):
+        verified = _on_demand(program, model, x0, plan, rtol, report)
         found = _wrap_up(program, x0, verified, return_trajectory)
         return labeled(found, sampler)
     if report is not None:
         raise ValueError("report needs values: call invert outside of jax.jit")
-    found = _invert(program, arrays, rebuild, x0, plan, return_trajectory, rtol)
+    found = _invert(program, model, x0, plan, return_trajectory, rtol)
     return labeled(found, sampler)
 
 
@@ -221,8 +221,7 @@ def _concrete(tree: Any) -> bool:
 
 def _on_demand(
     sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
+    denoise: Function,
     x0: Array,
     plan: tuple[Stage, ...],
     rtol: float | None,
@@ -240,10 +239,8 @@ def _on_demand(
     for k, stage in enumerate(plan):
         again = bool(needed[k])
         while again:
-            found = _solve(sampler, arrays, rebuild, x0, stage, best, report)
-            new = _verify(
-                sampler, arrays, rebuild, x0, found, rtol, any(refining), report
-            )
+            found = _solve(sampler, denoise, x0, stage, best, report)
+            new = _verify(sampler, denoise, x0, found, rtol, any(refining), report)
             best, missed, needed = _weigh(best, new, k, refining)
             again = refining[k] and bool(missed)
     assert best is not None, "a plan has at least one stage"
@@ -252,8 +249,7 @@ def _on_demand(
 
 def _solve(
     sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
+    denoise: Function,
     x0: Array,
     stage: Stage,
     known: Verified | None,
@@ -261,12 +257,12 @@ def _solve(
 ) -> Solved:
     """One stage of a plan, on demand."""
     if report is None or not isinstance(stage, LoopStage):
-        return _solved(sampler, arrays, rebuild, x0, stage, known)
+        return _solved(sampler, denoise, x0, stage, known)
     if isinstance(stage, Naive):
         up = stage.upwards(sampler, x0.dtype)
-        return _walked(sampler, draw(up, arrays, rebuild, x0, True, report))
-    given = (sampler, arrays), Sample(x0, known=known)
-    return run_in_turns(StageMachine(rebuild, stage), given, report=report)
+        return _walked(sampler, draw(up, denoise, x0, True, report))
+    given = (sampler, denoise), Sample(x0, known=known)
+    return run_in_turns(StageMachine(stage), given, report=report)
 
 
 @jax.jit
@@ -276,16 +272,14 @@ def _walked(sampler: LinearMultistep, xs: Array) -> Solved:
     return walked(xs[-2::-1] / per_level(scale, xs))
 
 
-@jax.jit(static_argnames=("rebuild", "stage"))
+@jax.jit(static_argnames="stage")
 def _solved(
     sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
+    denoise: Function,
     x0: Array,
     stage: Stage,
     known: Verified | None,
 ) -> Solved:
-    denoise = rebuild(arrays)
     check_denoiser(denoise, x0)
     table = in_dtype(sampler, x0.dtype)
     before = None if known is None else for_next(known)
@@ -294,8 +288,7 @@ def _solved(
 
 def _verify(
     sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
+    denoise: Function,
     x0: Array,
     found: Solved,
     rtol: float | None,
@@ -305,7 +298,7 @@ def _verify(
     """The way back, on demand: first its end only, as most samples need no more."""
     if rtol is None:
         return unverified(found)
-    way = functools.partial(draw, sampler, arrays, rebuild, report=report)
+    way = functools.partial(draw, sampler, denoise, report=report)
     ends = lambda start: way(start, keep=False)  # noqa: E731
     verified = verify(sampler, x0, found, rtol, ends)
     if not keep:
@@ -328,24 +321,22 @@ def _wrap_up(
     return wrap_up(table, x0, verified.solved.states, verified, keep)
 
 
-@jax.jit(static_argnames=("rebuild", "plan", "keep", "rtol"))
+@jax.jit(static_argnames=("plan", "keep", "rtol"))
 def _invert(
     sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
+    denoise: Function,
     x0: Array,
     plan: tuple[Stage, ...],
     keep: bool,
     rtol: float | None,
 ) -> InversionResult:
     """All stages, as a part of a caller's program."""
-    check_denoiser(rebuild(arrays), x0)
+    check_denoiser(denoise, x0)
     table = in_dtype(sampler, x0.dtype)
-    fixed_table, fixed_arrays, fixed_x0 = jax.lax.stop_gradient((table, arrays, x0))
-    fixed = rebuild(fixed_arrays)
+    fixed_table, fixed, fixed_x0 = jax.lax.stop_gradient((table, denoise, x0))
     if len(plan) == 1 and isinstance(plan[0], Naive | Explicit):
         # Explicit formulas: ordinary differentiation.
-        found = run_stage(plan[0], table, rebuild(arrays), x0, None, jnp.array(True))
+        found = run_stage(plan[0], table, denoise, x0, None, jnp.array(True))
         known = jax.lax.stop_gradient(found)
         verified = verify_in_place(
             fixed_table, fixed, fixed_x0, known, rtol, keep=False
@@ -355,17 +346,16 @@ def _invert(
     # they found.
     verified = run_plan(plan, fixed_table, fixed, fixed_x0, rtol)
     start, states = x0 / table.scale[0], verified.solved.states
-    states = attach_gradient(table, arrays, rebuild, start, states)
+    states = attach_gradient(table, denoise, start, states)
     return wrap_up(table, x0, states, jax.lax.stop_gradient(verified), keep)
 
 
-@jax.jit(static_argnames=("rebuild", "keep", "rtol"))
+@jax.jit(static_argnames=("keep", "rtol"))
 def _unwind(
     sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
+    denoise: Function,
     start: SamplerState,
     keep: bool,
     rtol: float | None,
 ) -> InversionResult:
-    return unwind(sampler, rebuild(arrays), start, keep, rtol)
+    return unwind(sampler, denoise, start, keep, rtol)

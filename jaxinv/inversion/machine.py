@@ -32,19 +32,17 @@ class Sample(NamedTuple):
 class StageMachine:
     """Makes the loop of a stage (:data:`jaxinv.loops.Machine`).
 
-    The model is the pair of the table and the denoiser's arrays.
+    The model is the pair of the table and the denoiser.
 
     Attributes:
-        rebuild: makes the denoiser from its arrays.
         stage: the stage.
     """
 
-    rebuild: Any
     stage: Stage
 
     def __call__(self, model: Any, item: Sample) -> Loop:
         """Return the loop, whose result is what the stage found."""
-        denoise = with_condition(self.rebuild(model[1]), item.condition)
+        denoise = with_condition(model[1], item.condition)
         loop = stage_loop(
             self.stage,
             in_dtype(model[0], item.x0.dtype),

@@ -7,14 +7,13 @@ of sampling, which reconstructs the states instead of storing them.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxinv.callables import check_denoiser
+from jaxinv.callables import Function, check_denoiser
 from jaxinv.derivatives import first_order_only
 from jaxinv.names import unknown
 from jaxinv.samplers.table import LinearMultistep
@@ -57,8 +56,7 @@ def numbers(arithmetic: str, sampler: LinearMultistep) -> Numbers:
 
 def sample_exactly(
     sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
+    denoise: Function,
     start: Array | SamplerState,
     arithmetic: Arithmetic,
 ) -> SamplerState:
@@ -66,9 +64,7 @@ def sample_exactly(
 
     Args:
         sampler: A bidirectional table.
-        arrays: Those of the denoiser.
-        rebuild: Makes the denoiser from them; see
-            :func:`jaxinv.callables.split_callable`.
+        denoise: The denoiser.
         start: The noise, or the state.
         arithmetic: ``"compensated"`` or ``"bits"``.
 
@@ -76,15 +72,14 @@ def sample_exactly(
         The state at the data end; all NaN if a value did not fit.
     """
     if not isinstance(start, SamplerState):
-        values = _start_up(sampler, arrays, rebuild, start)
+        values = _start_up(sampler, denoise, start)
         start = SamplerState(values, sampler.name, sampler.num_steps, "noise")
-    return _run(sampler, arrays, rebuild, start, arithmetic)[0]
+    return _run(sampler, denoise, start, arithmetic)[0]
 
 
 def invert_exactly(
     sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
+    denoise: Function,
     state: SamplerState,
     arithmetic: Arithmetic,
 ) -> tuple[SamplerState, Bool[Array, ""]]:
@@ -93,13 +88,12 @@ def invert_exactly(
     Returns:
         The state at the noise end, and whether all values fitted.
     """
-    return _run(sampler, arrays, rebuild, state, arithmetic)
+    return _run(sampler, denoise, state, arithmetic)
 
 
 def _run(
     sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
+    denoise: Function,
     state: SamplerState,
     arithmetic: Arithmetic,
 ) -> tuple[SamplerState, Bool[Array, ""]]:
@@ -124,15 +118,16 @@ def _run(
     # A denoiser may be a function that closes over what is differentiated.
     x, t = state.values[0], rows.model_time[0]
     converted, hidden = jax.closure_convert(
-        lambda x, t, *arrays: rebuild(list(arrays))(x, t).astype(x.dtype),
-        x,
-        t,
-        *arrays,
+        lambda x, t, *arrays: denoise.rebuild(list(arrays))(x, t), x, t, *denoise.arrays
     )
     # Without such, the program is selected by what does not change from call to call.
-    call = _Converted(converted) if hidden else _Rebuilt(rebuild)
+    if hidden:
+        denoise = Function(
+            [*denoise.arrays, *hidden],
+            lambda arrays: lambda x, t: converted(x, t, *arrays),
+        )
     run = _sample if down else _undo
-    values, words, ok = run(call, held, [*arrays, *hidden], rows, words, values)
+    values, words, ok = run(held, denoise, rows, words, values)
     far = slice(0, k) if down else slice(-k, None)
     values = values * _column(rows.to_x[far], values)
     values = jnp.where(ok, values, jnp.nan)
@@ -147,101 +142,63 @@ def _run(
     ), ok
 
 
-class _Rebuilt:
-    """The model of a denoiser in parts; equal for equal parts."""
-
-    def __init__(self, rebuild: Any) -> None:
-        self.rebuild = rebuild
-
-    def __call__(self, arrays: list[Any], x: Array, t: Array) -> Array:
-        return self.rebuild(arrays)(x, t).astype(x.dtype)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Rebuilt) and self.rebuild == other.rebuild
-
-    def __hash__(self) -> int:
-        return hash(self.rebuild)
-
-
-class _Converted:
-    """The model of a denoiser that closes over traced values, made arguments."""
-
-    def __init__(self, function: Callable[..., Array]) -> None:
-        self.function = function
-
-    def __call__(self, arrays: list[Any], x: Array, t: Array) -> Array:
-        return self.function(x, t, *arrays)
-
-
-@jax.jit(static_argnames=("call", "held"))
+@jax.jit(static_argnames="held")
 def _walk(
-    call: Any,
-    held: Numbers,
-    arrays: list[Any],
-    rows: UnitRows,
-    words: Words,
-    down: Array,
+    held: Numbers, denoise: Function, rows: UnitRows, words: Words, down: Array
 ) -> tuple[Words, Bool[Array, ""]]:
     """Return the one program for both directions."""
     like = jnp.zeros(words[0].shape[1:], jnp.asarray(rows.to_x).dtype)
-    check_denoiser(lambda x, t: call(arrays, x, t), like)
-    return walk(rows, lambda i, u: _model(call, rows, arrays, i, u), words, down, held)
+    check_denoiser(denoise, like)
+    return walk(rows, lambda i, u: _model(denoise, rows, i, u), words, down, held)
 
 
-def _model(call: Any, rows: UnitRows, arrays: list[Any], i: Array, u: Array) -> Array:
-    return call(arrays, jnp.asarray(rows.to_x)[i] * u, jnp.asarray(rows.model_time)[i])
+def _model(denoise: Function, rows: UnitRows, i: Array, u: Array) -> Array:
+    x = jnp.asarray(rows.to_x)[i] * u
+    return denoise(x, jnp.asarray(rows.model_time)[i]).astype(u.dtype)
 
 
 def _undo(
-    call: Any,
-    held: Numbers,
-    arrays: list[Any],
-    rows: UnitRows,
-    words: Words,
-    values: Array,
+    held: Numbers, denoise: Function, rows: UnitRows, words: Words, values: Array
 ) -> tuple[Array, Words, Bool[Array, ""]]:
-    words, ok = _walk(call, held, arrays, rows, words, jnp.asarray(False))
+    words, ok = _walk(held, denoise, rows, words, jnp.asarray(False))
     return _decode(words, held, values.dtype), words, ok
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sample(
-    call: Any,
     held: Numbers,
-    arrays: list[Any],
+    denoise: Function,
     rows: UnitRows,
     words: Words,
     values: Float[Array, "k *shape"],
 ) -> tuple[Float[Array, "k *shape"], Words, Bool[Array, ""]]:
-    words, ok = _walk(call, held, arrays, rows, words, jnp.asarray(True))
+    words, ok = _walk(held, denoise, rows, words, jnp.asarray(True))
     return _decode(words, held, values.dtype), words, ok
 
 
 def _sample_forward(
-    call: Any, held: Numbers, arrays: Any, rows: Any, words: Any, values: Any
+    held: Numbers, denoise: Function, rows: Any, words: Any, values: Any
 ) -> tuple[Any, Any]:
-    outcome: Any = _sample(call, held, arrays, rows, words, values)
-    return outcome, (arrays, rows, outcome[1], outcome[2])
+    outcome: Any = _sample(held, denoise, rows, words, values)
+    return outcome, (denoise, rows, outcome[1], outcome[2])
 
 
 def _sample_backward(
-    call: Any, held: Numbers, saved: Any, cotangents: Any
+    held: Numbers, saved: Any, cotangents: Any
 ) -> tuple[Any, None, None, Array]:
-    (arrays, rows, words, ok), cotangents = first_order_only(
+    (denoise, rows, words, ok), cotangents = first_order_only(
         (saved, cotangents), "jaxinv.sample with an arithmetic"
     )
-    is_float = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in arrays]
-    floats = [jnp.asarray(x) for x, f in zip(arrays, is_float, strict=True) if f]
-    others = [x for x, f in zip(arrays, is_float, strict=True) if not f]
+    parted = denoise.parted()
 
     def model(floats: list[Array], i: Array, u: Array) -> Array:
-        sources = {True: iter(floats), False: iter(others)}
-        return _model(call, rows, [next(sources[f]) for f in is_float], i, u)
+        return _model(parted.join(floats, parted.others), rows, i, u)
 
+    floats = list(map(jnp.asarray, parted.floats))
     of_floats, of_values = pull_back(rows, model, floats, words, cotangents[0], held)
-    found = iter(jax.tree.map(lambda g: jnp.where(ok, g, jnp.nan), of_floats))
-    of_arrays = [next(found) if f else None for f in is_float]
-    return of_arrays, None, None, jnp.where(ok, of_values, jnp.nan)
+    of_floats = jax.tree.map(lambda g: jnp.where(ok, g, jnp.nan), of_floats)
+    of_model = parted.join(of_floats, [None] * len(parted.others))
+    return of_model, None, None, jnp.where(ok, of_values, jnp.nan)
 
 
 _sample.defvjp(_sample_forward, _sample_backward)
@@ -257,12 +214,11 @@ def _decode(words: Words, held: Numbers, dtype: Any) -> Array:
     return held.decode(words, dtype)
 
 
-@jax.jit(static_argnames="rebuild")
+@jax.jit
 def _start_up(
-    sampler: LinearMultistep, arrays: list[Any], rebuild: Any, noise: Array
+    sampler: LinearMultistep, denoise: Function, noise: Array
 ) -> Float[Array, "k *shape"]:
     """Return the states x at the noise end that a start from one array leads to."""
-    denoise = rebuild(arrays)
     check_denoiser(denoise, noise)
     steps = Rows(sampler, denoise, noise.dtype)
     window = steps.begin(noise)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxinv.callables import check_denoiser, check_finite, split_callable
+from jaxinv.callables import Function, check_denoiser, check_finite
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.loops import Loop, Report, run, run_in_turns
@@ -106,14 +106,14 @@ def sample(
         (4, 4, 3)
     """
     check_arithmetic(arithmetic, sampler)
-    arrays, rebuild, start = _checked(sampler, denoise, noise)
+    start, model = _checked_start(sampler, noise), Function.of(denoise)
     if report is not None and arithmetic != "float":
         raise ValueError("report needs arithmetic='float'")
     if arithmetic != "float":
-        end = sample_exactly(sampler, arrays, rebuild, start, arithmetic)
+        end = sample_exactly(sampler, model, start, arithmetic)
         return end if return_state else end.x
     if not return_state:
-        return draw(unlabeled(sampler), arrays, rebuild, start, False, report)[0]
+        return draw(unlabeled(sampler), model, start, False, report)[0]
     if not sampler.bidirectional:
         raise ValueError(
             f"{sampler.name!r} is not bidirectional: its sample is all the state there "
@@ -121,9 +121,9 @@ def sample(
         )
     program = unlabeled(sampler)
     if report is None:
-        found = _sample_state(program, arrays, rebuild, start)
+        found = _sample_state(program, model, start)
     else:
-        xs = draw(program, arrays, rebuild, start, True, report)
+        xs = draw(program, model, start, True, report)
         found = state_of(program, xs[: sampler.history], "data")
     return labeled(found, sampler)
 
@@ -148,27 +148,23 @@ def sample_trajectory(
     Raises:
         ValueError: as :func:`sample`.
     """
-    arrays, rebuild, start = _checked(sampler, denoise, noise)
-    return draw(unlabeled(sampler), arrays, rebuild, start, keep=True)
+    start = _checked_start(sampler, noise)
+    return draw(unlabeled(sampler), Function.of(denoise), start, keep=True)
 
 
-def _checked(
-    sampler: LinearMultistep, denoise: Denoiser, noise: Any
-) -> tuple[list[Any], Any, Array | SamplerState]:
-    """The denoiser in parts, and where to start."""
+def _checked_start(sampler: LinearMultistep, noise: Any) -> Array | SamplerState:
+    """The noise, or the state without its label; ValueError for what is neither."""
     if isinstance(noise, SamplerState):
         check_state(noise, sampler, "noise")
-    else:
-        noise = jnp.asarray(noise)
-        check_finite(noise, "noise")
-    start = unlabeled(noise) if isinstance(noise, SamplerState) else noise
-    return *split_callable(denoise), start
+        return unlabeled(noise)
+    noise = jnp.asarray(noise)
+    check_finite(noise, "noise")
+    return noise
 
 
 def draw(
     sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
+    denoise: Function,
     start: Array | SamplerState,
     keep: bool,
     report: Report | None = None,
@@ -178,8 +174,7 @@ def draw(
     Args:
         sampler: the sampler, without its labels
             (:func:`jaxinv.sampling.state.unlabeled`).
-        arrays: the denoiser's arrays.
-        rebuild: makes the denoiser from them.
+        denoise: the denoiser.
         start: the noise, or the state at the noise end, without its label.
         keep: whether to return all states.
         report: told how many steps are taken, in between; None for one program.
@@ -188,32 +183,28 @@ def draw(
         The states x, data first: all of them, or only the last, x[0], with an axis.
     """
     if report is None:
-        return _draw(sampler, arrays, rebuild, start, keep)
-    machine = Descent(rebuild, _dtype(start))
-    xs = run_in_turns(machine, (sampler, arrays), start, report=report)
+        return _draw(sampler, denoise, start, keep)
+    machine = Descent(_dtype(start))
+    xs = run_in_turns(machine, (sampler, denoise), start, report=report)
     return xs if keep else xs[:1]
 
 
-@jax.jit(static_argnames=("rebuild", "keep"))
+@jax.jit(static_argnames="keep")
 def _draw(
     sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
+    denoise: Function,
     start: Array | SamplerState,
     keep: bool,
 ) -> Array:
-    end, earlier = descend(sampler, rebuild(arrays), start, keep)
+    end, earlier = descend(sampler, denoise, start, keep)
     return end[:1] if earlier is None else earlier
 
 
-@jax.jit(static_argnames="rebuild")
+@jax.jit
 def _sample_state(
-    sampler: LinearMultistep,
-    arrays: list[Any],
-    rebuild: Any,
-    start: Array | SamplerState,
+    sampler: LinearMultistep, denoise: Function, start: Array | SamplerState
 ) -> SamplerState:
-    end, _ = descend(sampler, rebuild(arrays), start, keep=False)
+    end, _ = descend(sampler, denoise, start, keep=False)
     return state_of(sampler, end, "data")
 
 
@@ -248,16 +239,14 @@ class Descent:
     It begins with noise or with a state, and keeps all states: there is one program.
 
     Attributes:
-        rebuild: makes the denoiser from its arrays.
         dtype: of the states.
     """
 
-    rebuild: Any
     dtype: Any
 
-    def __call__(self, sampler: LinearMultistep, arrays: list[Any]) -> Loop:
+    def __call__(self, sampler: LinearMultistep, denoise: Function) -> Loop:
         """Return the loop, whose result is the states x, data first."""
-        rows = Rows(sampler, self.rebuild(arrays), self.dtype)
+        rows = Rows(sampler, denoise, self.dtype)
         loop = descent(rows, sampler.num_rows, keep=True)
         return loop._replace(finish=lambda state: state[2])
 

@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree
 
-from jaxinv.callables import check_finite, split_callable
+from jaxinv.callables import Function, check_finite
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import ConditionalModel, Denoiser, with_condition
 from jaxinv.diffusion.schedule import NoiseSchedule
@@ -156,38 +156,36 @@ class Inversion:
         )
 
 
-@jax.jit(static_argnames=("task", "rebuild", "mesh"), donate_argnames="x")
+@jax.jit(static_argnames=("task", "mesh"), donate_argnames="x")
 def on_mesh(
     sampler: LinearMultistep,
-    arrays: list[Any],
+    denoise: Function,
     x: Array,
     conditions: PyTree,
     *,
     task: Any,
-    rebuild: Any,
     mesh: Mesh,
 ) -> Any:
     """Run the program of :func:`sample_batch` and :func:`invert_batch` on one batch.
 
     Args:
         sampler: The sampler.
-        arrays: The arrays of the model.
+        denoise: The model.
         x: The samples, shape (b, ...), donated.
         conditions: A pytree of arrays with the same leading axis.
         task: :class:`Sampling` or :class:`Inversion` (static).
-        rebuild: Function that rebuilds the model from its arrays (static).
         mesh: The devices (static).
     """
 
     def part(
-        sampler: LinearMultistep, arrays: list[Any], x: Array, conditions: PyTree
+        sampler: LinearMultistep, denoise: Function, x: Array, conditions: PyTree
     ) -> Any:
         def one(x: Array, condition: PyTree) -> Any:
-            return task(sampler, with_condition(rebuild(arrays), condition), x)
+            return task(sampler, with_condition(denoise, condition), x)
 
         return jax.vmap(one)(x, conditions)
 
-    return over_data(part, mesh, shared=2)(sampler, arrays, x, conditions)
+    return over_data(part, mesh, shared=2)(sampler, denoise, x, conditions)
 
 
 def _over_batches(
@@ -210,8 +208,7 @@ def _over_batches(
             f"batch_size must be a multiple of the {parts} parts that the mesh divides "
             f"samples into, got {batch_size}"
         )
-    arrays, rebuild = split_callable(denoise)
-    arrays = place_model(arrays, mesh)
+    model = place_model(Function.of(denoise), mesh)
     spread = NamedSharding(mesh, P(DATA))
 
     def padded(leaf: Any, first: int) -> Array:
@@ -227,11 +224,10 @@ def _over_batches(
     for first in range(0, count, batch_size):
         result = on_mesh(
             unlabeled(sampler),
-            arrays,
+            model,
             padded(x, first),
             jax.tree.map(lambda leaf, first=first: padded(leaf, first), conditions),
             task=task,
-            rebuild=rebuild,
             mesh=mesh,
         )
         kept = min(batch_size, count - first)

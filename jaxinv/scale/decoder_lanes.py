@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from jaxinv.callables import split_callable
+from jaxinv.callables import Function
 from jaxinv.decoder_inversion.invert import as_method, as_pixels, as_tolerance
 from jaxinv.decoder_inversion.loop import in_lanes
 from jaxinv.decoder_inversion.method import Method
@@ -19,17 +19,15 @@ from jaxinv.loops import Loop
 class DecoderMachine:
     """Makes the loop that inverts the decoder for one image (:class:`Machine`).
 
-    The model is the pair of lists of arrays of :func:`decoder_machine`, the item is an
-    image, ``uint8`` or floats. The state begins with the encoder's latent.
+    The model is the pair of encoder and decoder, the item is an image, ``uint8`` or
+    floats. The state begins with the encoder's latent.
 
     Attributes:
-        rebuilds: make encoder and decoder from their arrays.
         method: of decoder inversion.
         limits: as of :func:`jaxinv.invert_decoder`.
         tolerance: as of :func:`jaxinv.invert_decoder`.
     """
 
-    rebuilds: tuple[Any, Any]
     method: Method
     limits: Limits
     tolerance: float | None
@@ -43,7 +41,7 @@ class DecoderMachine:
 
         def begin() -> tuple[Array, Any]:
             image = as_pixels(item, self.limits)
-            latent = self.rebuilds[0](model[0])(image).astype(image.dtype)
+            latent = model[0](image).astype(image.dtype)
             return latent, inner(latent).begin()
 
         return Loop(
@@ -54,7 +52,7 @@ class DecoderMachine:
         )
 
     def _problem(self, model: Any, item: Array, latent: Array) -> Problem:
-        encode, decode = (r(a) for r, a in zip(self.rebuilds, model, strict=True))
+        encode, decode = model
         image = as_pixels(item, self.limits)
         decoded = jax.eval_shape(decode, latent)
         half = min(jax.eval_shape(encode, image).dtype.itemsize, decoded.dtype.itemsize)
@@ -68,7 +66,7 @@ def decoder_machine(
     *,
     limits: Limits = (0.0, 1.0),
     tolerance: float | None = None,
-) -> tuple[DecoderMachine, tuple[list[Any], list[Any]]]:
+) -> tuple[DecoderMachine, tuple[Function, Function]]:
     """The machine of :func:`jaxinv.invert_decoder`, and its model.
 
     Args:
@@ -79,16 +77,10 @@ def decoder_machine(
         tolerance: as there.
 
     Returns:
-        The machine, and the arrays of both networks.
+        The machine, and both networks.
 
     Raises:
         ValueError: for an unknown method or a tolerance that is not positive.
     """
-    (of_encode, encoder), (of_decode, decoder) = (
-        split_callable(encode),
-        split_callable(decode),
-    )
-    machine = DecoderMachine(
-        (encoder, decoder), as_method(method), limits, as_tolerance(tolerance)
-    )
-    return machine, (of_encode, of_decode)
+    machine = DecoderMachine(as_method(method), limits, as_tolerance(tolerance))
+    return machine, (Function.of(encode), Function.of(decode))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxinv.callables import split_callable
+from jaxinv.callables import Function
 from jaxinv.checks import AtLeastOne, Range, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion import invert
@@ -96,14 +96,13 @@ def predict_memory(
         >>> one.arguments == 64 * 64 * 4 * 4
         True
     """
-    parameters, rebuild = split_callable(denoise)
+    model = Function.of(denoise)
     samples = jax.ShapeDtypeStruct((batch, *shape), dtype)
 
-    def inverse(parameters: list[Any], xs: jax.Array) -> Any:
-        model = rebuild(parameters)
+    def inverse(model: Function, xs: jax.Array) -> Any:
         return jax.vmap(lambda x: invert(sampler, model, x, **options))(xs)
 
-    compiled = jax.jit(inverse).lower(parameters, samples).compile()
+    compiled = jax.jit(inverse).lower(model, samples).compile()
     report: Any = compiled.memory_analysis()
     if report is None:
         raise ValueError(f"XLA reports no memory on backend {jax.default_backend()!r}")

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from jaxinv.callables import check_finite, split_callable
+from jaxinv.callables import Function, check_finite
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import ConditionalModel, Denoiser, with_condition
 from jaxinv.diffusion.schedule import NoiseSchedule
@@ -79,13 +79,11 @@ class WayBackMachine:
     """Samples from what a stage found; the item is a :class:`Tried`.
 
     Attributes:
-        rebuild: makes the denoiser from its arrays.
         verify: whether to sample at all.
         rtol: largest relative error of the reconstruction; None for the default.
         refining: of each stage of the plan, whether it can start from a way back.
     """
 
-    rebuild: Any
     verify: bool
     rtol: float | None
     refining: tuple[bool, ...]
@@ -103,7 +101,7 @@ class WayBackMachine:
         """The better one of what this stage and those before it found."""
         sample, x0 = item.sample, item.sample.x0
         table = in_dtype(model[0], x0.dtype)
-        denoise = _denoiser(self.rebuild, model, sample)
+        denoise = with_condition(model[1], sample.condition)
         rtol = check_rtol(self.verify, self.rtol, x0.dtype)
         new = verify_in_place(
             table, denoise, x0, item.found, rtol, keep=any(self.refining)
@@ -116,10 +114,6 @@ class WayBackMachine:
         if not self.keep:
             return Found(result)
         return Found(result, best, missed & jnp.asarray(self.refining)[stage], needed)
-
-
-def _denoiser(rebuild: Any, model: Any, item: Sample) -> Denoiser:
-    return with_condition(rebuild(model[1]), item.condition)
 
 
 def inversion_stations(
@@ -161,8 +155,7 @@ def inversion_stations(
         ValueError: for what cannot be combined, before anything is compiled.
     """
     check_rtol(verify, reconstruction_rtol, np.float32)
-    arrays, rebuild = split_callable(denoise)
-    model = unlabeled(sampler), place_model(arrays, mesh)
+    model = unlabeled(sampler), place_model(Function.of(denoise), mesh)
 
     def station(machine: Any, route: Any) -> Station:
         def make() -> Lanes:
@@ -192,9 +185,9 @@ def inversion_stations(
         return Onward(first + left[0], item.sample._replace(known=found.verified))
 
     refining = tuple(refines(stage) for stage in plan)
-    way_back = WayBackMachine(rebuild, verify, reconstruction_rtol, refining)
+    way_back = WayBackMachine(verify, reconstruction_rtol, refining)
     return [
-        *(station(StageMachine(rebuild, s), tried(k)) for k, s in enumerate(plan)),
+        *(station(StageMachine(s), tried(k)) for k, s in enumerate(plan)),
         station(way_back, verified),
     ]
 

@@ -11,7 +11,7 @@ from gaussian_mixture import SHAPE, VARIANCE, gaussian_mixture
 from jax.tree_util import Partial
 
 import jaxinv as ji
-from jaxinv.callables import split_callable
+from jaxinv.callables import Function
 from jaxinv.inversion import Trajectory
 from jaxinv.inversion.implicit_gradient import AdjointSolve, attach_gradient
 from jaxinv.sampling.sample import in_dtype
@@ -178,12 +178,12 @@ def attached(settings):
     """The gradient from a trajectory that is known, with settings of its solve."""
     table = in_dtype(ji.dpmpp_2m(ji.time_grid(VP, STEPS)), jnp.float64)
     noise = jnp.asarray(np.random.default_rng(1).standard_normal(SHAPE))
-    arrays, rebuild = split_callable(gaussian_mixture(VP))
-    states = ji.sample_trajectory(table, rebuild(arrays), noise)
+    denoise = Function.of(gaussian_mixture(VP))
+    states = ji.sample_trajectory(table, denoise, noise)
     states = states / table.scale.reshape((-1,) + (1,) * noise.ndim)
 
     def loss(table, arrays, start, states):
-        found = attach_gradient(table, arrays, rebuild, start, states, settings)
+        found = attach_gradient(table, denoise, start, states, settings)
         return jnp.sum(WEIGHTS * jnp.sin(found[-1])) + jnp.sum(found[0])
 
     gradient = jax.jit(jax.grad(loss, (0, 1, 2, 3)))

@@ -10,7 +10,7 @@ from core_cases import SOLVERS, each
 from jax.tree_util import Partial
 
 import jaxinv as ji
-from jaxinv.callables import split_callable
+from jaxinv.callables import Function
 from jaxinv.solvers import anderson
 
 SHAPE = (2, 3)
@@ -50,15 +50,14 @@ def nonlinear(dtype, **options):
     return problem(dtype, bend=1.0, **options)
 
 
-@jax.jit(static_argnames=("solver", "rebuild"))
-def _solve(solver, rebuild, arrays, guess, slope, reference):
-    return solver(rebuild(arrays), guess, slope=slope, reference=reference)
+@jax.jit(static_argnames="solver")
+def _solve(solver, residual, guess, slope, reference):
+    return solver(residual, guess, slope=slope, reference=reference)
 
 
 def solve(solver, residual, guess, slope=SLOPE, reference=1.0):
     slope, reference = (jnp.asarray(a, guess.dtype) for a in (slope, reference))
-    arrays, rebuild = split_callable(residual)
-    return _solve(solver, rebuild, arrays, guess, slope, reference)
+    return _solve(solver, Function.of(residual), guess, slope, reference)
 
 
 # --- every solver -------------------------------------------------------------------
