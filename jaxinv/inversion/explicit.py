@@ -34,7 +34,7 @@ rows that it relies on, ``converged`` the one array of noise. Where one array mu
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp

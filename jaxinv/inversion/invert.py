@@ -40,7 +40,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax._src.core import trace_state_clean  # no public name says it
+from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Float
 
 from jaxinv.callables import Function, check_denoiser, check_finite
@@ -72,6 +72,10 @@ from jaxinv.sampling.lossless import Arithmetic, check_arithmetic
 from jaxinv.sampling.sample import draw, in_dtype
 from jaxinv.sampling.state import SamplerState, check_state, labeled, unlabeled
 from jaxinv.solvers import Solver
+
+# What JAX traces where a module is imported. (Inside of a caller's trace, too, results
+# would be right: all stages are one program then.)
+_NOTHING_TRACED = get_opaque_trace_state()
 
 
 @checked
@@ -176,7 +180,8 @@ def invert(
     plan = make_plan(sampler, strategy, solver, schedule)
     # A denoiser may close over what a caller differentiates or batches: nothing but the
     # absence of all callers says that it does not.
-    if trace_state_clean() and _concrete((sampler, model, x0)):
+    alone = get_opaque_trace_state() == _NOTHING_TRACED
+    if alone and _concrete((sampler, model, x0)):
         verified = _on_demand(program, model, x0, plan, rtol, report)
         found = _wrap_up(program, x0, verified, return_trajectory)
         return labeled(found, sampler)
