@@ -182,12 +182,12 @@ def attached(settings):
     states = ji.sample_trajectory(table, denoise, noise)
     states = states / table.scale.reshape((-1,) + (1,) * noise.ndim)
 
-    def loss(table, arrays, start, states):
+    def loss(table, denoise, start, states):
         found = attach_gradient(table, denoise, start, states, settings)
         return jnp.sum(WEIGHTS * jnp.sin(found[-1])) + jnp.sum(found[0])
 
     gradient = jax.jit(jax.grad(loss, (0, 1, 2, 3)))
-    return gradient(table, arrays, states[0], states[1:])
+    return gradient(table, denoise, states[0], states[1:])
 
 
 def test_a_linear_solve_that_fails_gives_no_gradient(float64):
