@@ -196,7 +196,7 @@ def test_bad_input_is_refused(denoise, one_device):
         run([good], lanes=0)
     with pytest.raises(ValueError, match="iterations must be at least 1"):
         run([good], iterations=0)
-    with pytest.raises(ValueError, match="strategy must be one of auto"):
+    with pytest.raises(ValueError, match="unknown strategy 'nonsense'"):
         run([good], strategy="nonsense")
     with pytest.raises(ValueError, match="3 samples for 2 free lanes"):
         lanes_of(one_device, lanes=2).turn([(k, LENGTHS[k]) for k in range(3)])
