@@ -109,8 +109,11 @@ def test_without_the_way_back_nothing_is_claimed(name, jit):
     table, model = SAMPLERS[name].build(VP, STEPS), gaussian_mixture(VP)
     x0 = ji.sample(table, model, jax.random.normal(jax.random.key(1), SHAPE))
 
+    # Under jit, all stages of "auto" would be compiled.
+    strategy = ji.Trajectory(history=4) if jit and name != "o_belm" else "auto"
+
     def invert(table, model, x0, **options):
-        return ji.invert(table, model, x0, **options)
+        return ji.invert(table, model, x0, strategy=strategy, **options)
 
     run = jax.jit(invert, static_argnames="verify") if jit else invert
     found, bare = run(table, model, x0), run(table, model, x0, verify=False)
@@ -311,7 +314,7 @@ def test_second_derivatives_are_an_error_and_never_zeros(sampler):
 
     def parameters(w):
         model = Partial(lambda w, x, t: jnp.tanh(w * x), w)
-        return jnp.sum(ji.invert(table, model, x).noise ** 2)
+        return jnp.sum(ji.invert(table, model, x, strategy="stepwise").noise ** 2)
 
     losses = [inverse]
     if sampler is ji.ddim:
@@ -320,10 +323,10 @@ def test_second_derivatives_are_an_error_and_never_zeros(sampler):
         losses = [lambda x: jnp.sum(ji.sample(table, model, x, arithmetic="bits") ** 2)]
     for loss in losses:
         assert np.all(np.isfinite(jax.grad(loss)(x)))
-        for derivative in second_derivatives(loss).values():
-            # JAX's own error where it comes first.
+        for name, derivative in second_derivatives(loss).items():
+            # JAX's own error where it comes first. It comes while tracing, too.
             with pytest.raises((ValueError, TypeError), match=r"once|custom_vjp"):
-                derivative(x)
+                derivative(x) if name == "hessian" else jax.eval_shape(derivative, x)
 
 
 # --- a search for lies --------------------------------------------------------------
