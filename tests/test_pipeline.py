@@ -134,8 +134,9 @@ def test_changing_prompt_and_scale_does_not_compile_again(tiny, latent):
 
 def test_a_prompt_may_be_given_as_its_vectors(tiny, latent):
     vectors = tiny.encode_prompt(PROMPT)
-    by_text = tiny.denoiser(PROMPT)(latent, 500.0)
-    by_vectors = tiny.denoiser(vectors)(latent, 500.0)
+    run = jax.jit(lambda denoise, x: denoise(x, 500.0))
+    by_text = run(tiny.denoiser(PROMPT), latent)
+    by_vectors = run(tiny.denoiser(vectors), latent)
     np.testing.assert_array_equal(by_text, by_vectors)
 
 
@@ -153,9 +154,13 @@ def test_an_image_goes_the_whole_way_to_noise_and_back(tiny, latent):
     sampler = ji.ddim(ji.time_grid(tiny.schedule, 12))
     denoise = tiny.denoiser(PROMPT)
     image = tiny.generate(sampler, denoise, latent)
-    found = jax.jit(
-        lambda pipe, image: pipe.invert(image, sampler, pipe.denoiser(PROMPT))
-    )(tiny, image)
+
+    @jax.jit
+    def invert(pipe, image):
+        denoise = pipe.denoiser(PROMPT)
+        return pipe.invert(image, sampler, denoise, strategy="stepwise")
+
+    found = invert(tiny, image)
     np.testing.assert_array_equal(found.noise, found.sampler.noise)
     assert bool(found.sampler.converged)
     # Both halves are those of the functions called one after the other.
@@ -171,11 +176,11 @@ def test_frames_of_a_video_are_inverted_with_the_image_autoencoder(tiny):
     latents = jax.random.normal(jax.random.key(2), (3, *tiny.latent_shape))
     decoder = ji.decoder.framewise(tiny.decode_unclipped, chunk=2)
     video = jnp.clip(decoder(latents), 0, 1)
-    found = ji.invert_decoder(
-        ji.decoder.framewise(tiny.encode, chunk=2), decoder, video, "gauss_newton"
-    )
+    encoder = ji.decoder.framewise(tiny.encode, chunk=2)
+    method = ji.decoder.Gradient(iterations=60)
+    found = ji.invert_decoder(encoder, decoder, video, method)
     assert found.latent.shape == latents.shape
-    assert float(found.residual) < 0.2 * float(found.encoder_residual)
+    assert float(found.residual) < 0.5 * float(found.encoder_residual)
 
 
 def test_one_euler_step_of_a_rectified_flow_is_inverted(diffusers_folder, latent):
@@ -186,7 +191,8 @@ def test_one_euler_step_of_a_rectified_flow_is_inverted(diffusers_folder, latent
     sampler = ji.euler(ji.time_grid(schedule, 1, "linspace"))
     denoise = pipe.denoiser(PROMPT)
     made = ji.sample(sampler, denoise, latent)
-    velocity = pipe.unet(latent, 1000.0, pipe.encode_prompt(PROMPT))
+    run = jax.jit(lambda unet, *args: unet(*args))
+    velocity = run(pipe.unet, latent, 1000.0, pipe.encode_prompt(PROMPT))
     np.testing.assert_allclose(made, latent + velocity, atol=1e-5)
     found = ji.invert(sampler, denoise, made)
     assert bool(found.converged)

@@ -76,6 +76,7 @@ def test_it_is_vectorised_over_images_and_kernels():
         np.testing.assert_allclose(together[i], slope(x[i], kernel[i]), atol=1e-3)
 
 
+@pytest.mark.users_compiler
 def test_in_a_loop_on_a_cpu_no_kernel_is_in_a_layout_that_is_slow(emoji64):
     def descend(pipe, z):
         def slope(z):
