@@ -1,4 +1,4 @@
-"""A stage of an inversion as a loop that is made from arrays, in lanes or in turns."""
+"""A stage of an inversion as a loop made from arrays, for lanes or turns."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -18,9 +18,9 @@ class Sample(NamedTuple):
     """A sample as it enters a stage.
 
     Attributes:
-        x0: the data.
-        condition: of the model; None if it has none.
-        known: what earlier stages found; None before the first.
+        x0: The data.
+        condition: The condition of the model, or None.
+        known: The result of earlier stages; None before the first.
     """
 
     x0: Float[Array, "*shape"]
@@ -30,18 +30,18 @@ class Sample(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StageMachine:
-    """Makes the loop of a stage (:data:`jaxinv.loops.Machine`).
+    """Factory of the loop of a stage (:data:`jaxinv.loops.Machine`).
 
     The model is the pair of the table and the denoiser.
 
     Attributes:
-        stage: the stage.
+        stage: The stage.
     """
 
     stage: Stage
 
     def __call__(self, model: Any, item: Sample) -> Loop:
-        """Return the loop, whose result is what the stage found."""
+        """Return the loop, whose result is that of the stage."""
         denoise = with_condition(model[1], item.condition)
         loop = stage_loop(
             self.stage,
