@@ -370,7 +370,7 @@ def test_strategies_that_a_sampler_does_not_have_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             ji.invert(sampler, DENOISE, x0, **options)
-    with pytest.raises(ValueError, match="leave out return_state"):
+    with pytest.raises(ValueError, match="omit return_state"):
         ji.sample(ji.ddim(grid), DENOISE, x0, return_state=True)
     with pytest.raises(ValueError, match="sampler must be a LinearMultistep"):
         ji.sample("ddim", DENOISE, x0)
