@@ -75,12 +75,12 @@ class Algorithm1:
         """Walk up the grid; see :class:`jaxinv.inversion.stages.Stage`."""
         del known, active  # always the first stage
         found = algorithm_1(table, denoise, table.scale[0] * start, self)
-        return unclaimed(table, found)._replace(
+        return without_residuals(table, found)._replace(
             errors=found.residuals, solved=jnp.all(found.converged)
         )
 
 
-class Published(NamedTuple):
+class AlgorithmSteps(NamedTuple):
     """The result of Algorithm 1 or 2 for every step.
 
     Attributes:
@@ -104,7 +104,7 @@ def algorithm_1(
     denoise: Denoiser,
     x0: Float[Array, "*shape"],
     settings: Algorithm1,
-) -> Published:
+) -> AlgorithmSteps:
     """Invert every step of a sampler with a memory of one state, as published.
 
     Args:
@@ -128,7 +128,7 @@ def algorithm_1(
         )
     table = jax.tree.map(jnp.asarray, table)
 
-    def step(x_after: Array, i: Array) -> tuple[Array, Published]:
+    def step(x_after: Array, i: Array) -> tuple[Array, AlgorithmSteps]:
         def residual(x: Array) -> Array:
             y = x / table.scale[i]
             f = evaluate(table, denoise, i, y)
@@ -147,9 +147,9 @@ def algorithm_1(
     return jax.lax.scan(step, x0, steps)[1]
 
 
-def one_step(solution: Solution, spent: Array) -> Published:
+def one_step(solution: Solution, spent: Array) -> AlgorithmSteps:
     """Return the result of one step, with evaluations before the solver's."""
-    return Published(
+    return AlgorithmSteps(
         solution.value,
         solution.residual,
         solution.iterations,
@@ -158,7 +158,7 @@ def one_step(solution: Solution, spent: Array) -> Published:
     )
 
 
-def unclaimed(table: LinearMultistep, found: Published) -> Solved:
+def without_residuals(table: LinearMultistep, found: AlgorithmSteps) -> Solved:
     """Return the trajectory without residuals of the rows."""
     scale = per_level(jnp.asarray(table.scale)[1:], found.states)
     evals = jnp.sum(found.num_evals)

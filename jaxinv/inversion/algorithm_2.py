@@ -56,7 +56,7 @@ from jaxtyping import Array, Float
 from jaxinv.checks import Positive, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.diffusion.schedule import NoiseSchedule
-from jaxinv.inversion.algorithm_1 import Published, one_step, unclaimed
+from jaxinv.inversion.algorithm_1 import AlgorithmSteps, one_step, without_residuals
 from jaxinv.inversion.stages import Solved
 from jaxinv.inversion.substeps import count_of, fine_naive, index_of
 from jaxinv.norms import norm
@@ -97,7 +97,7 @@ class Algorithm2:
         too small.
         """
         del known, active  # always the first stage
-        return unclaimed(
+        return without_residuals(
             table, algorithm_2(table, denoise, table.scale[0] * start, self)
         )
 
@@ -107,7 +107,7 @@ def algorithm_2(
     denoise: Denoiser,
     x0: Float[Array, "*shape"],
     settings: Algorithm2,
-) -> Published:
+) -> AlgorithmSteps:
     """Invert every step of a sampler with a memory, as published.
 
     Args:
@@ -124,7 +124,7 @@ def algorithm_2(
     index = index_of(settings.schedule, jnp.asarray(table.model_time))
     ages = jnp.arange(k, dtype=jnp.int32)
 
-    def step(x_after: Array, i: Array) -> tuple[Array, Published]:
+    def step(x_after: Array, i: Array) -> tuple[Array, AlgorithmSteps]:
         y_after = x_after / table.scale[i - 1]
         # The number of states that the row uses; further states have no weight.
         weighs = (table.a[i - 1] != 0) | (table.b[i - 1] != 0)

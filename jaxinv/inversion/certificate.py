@@ -62,7 +62,7 @@ def certify(
         report=report,
         amend=lambda state: _returned(program, trajectory, state),
     )
-    return _misses(made, trajectory)
+    return _relative_errors(made, trajectory)
 
 
 @jax.jit
@@ -76,7 +76,7 @@ def _returned(
 
 
 @jax.jit
-def _misses(made: Array, trajectory: Array) -> Array:
+def _relative_errors(made: Array, trajectory: Array) -> Array:
     """Return the error of the result of each row, relative to the exact state."""
     return jax.vmap(relative)(made[:-1] - trajectory[:-1], trajectory[:-1])
 

@@ -50,7 +50,7 @@ from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.row_residuals import default_row_rtol
 from jaxinv.inversion.stages import LoopStage, Solved
 from jaxinv.inversion.stepwise import Stepwise
-from jaxinv.inversion.verification import judge, misfit, nudged, unverified
+from jaxinv.inversion.verification import judge, misfit, perturbed, unverified
 from jaxinv.loops import Loop, run
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.lossless import Arithmetic, invert_exactly, sample_exactly
@@ -200,7 +200,7 @@ def unwind(
     if rtol is not None:
         scale = jnp.asarray(sampler.init_noise_scale, start.values.dtype)
         fixed, state_x, origin = jax.lax.stop_gradient((state, state.x / scale, start))
-        moved = dataclasses.replace(fixed, values=nudged(fixed.values))
+        moved = dataclasses.replace(fixed, values=perturbed(fixed.values))
         end, *states = (
             descend(sampler, denoise, start, keep=False)[0]
             for start in (state_x, fixed, moved)

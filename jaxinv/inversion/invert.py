@@ -59,9 +59,9 @@ from jaxinv.inversion.strategies import make_plan
 from jaxinv.inversion.verification import (
     Verified,
     default_reconstruction_rtol,
-    for_next,
     refines,
     run_plan,
+    start_of_next,
     unverified,
     verify,
     verify_in_place,
@@ -287,7 +287,7 @@ def _solved(
 ) -> Solved:
     check_denoiser(denoise, x0)
     table = in_dtype(sampler, x0.dtype)
-    before = None if known is None else for_next(known)
+    before = None if known is None else start_of_next(known)
     return run_stage(stage, table, denoise, x0, before, jnp.array(True))
 
 

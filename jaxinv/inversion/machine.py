@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxinv.callables import check_denoiser
 from jaxinv.diffusion.denoiser import with_condition
 from jaxinv.inversion.stages import Stage, stage_loop
-from jaxinv.inversion.verification import Verified, for_next, with_both
+from jaxinv.inversion.verification import Verified, start_of_next, with_both
 from jaxinv.loops import Loop
 from jaxinv.sampling.steps import in_dtype
 
@@ -48,7 +48,7 @@ class StageMachine:
             in_dtype(model[0], item.x0.dtype),
             denoise,
             item.x0,
-            None if item.known is None else for_next(item.known),
+            None if item.known is None else start_of_next(item.known),
             jnp.array(True),
         )
 

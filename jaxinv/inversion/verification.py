@@ -159,7 +159,7 @@ def verify(
 
     def once_more(carry: Any) -> Any:
         _, error = carry
-        again = misfit(way_back(nudged(noise))[0], x0)
+        again = misfit(way_back(perturbed(noise))[0], x0)
         return jnp.zeros_like(doubtful), jnp.maximum(error, again)
 
     if isinstance(doubtful, jax.core.Tracer):
@@ -168,7 +168,7 @@ def verify(
         error = once_more((doubtful, error))[1]
     states: tuple[Array, ...] = ()
     if state is not None:
-        moved = dataclasses.replace(state, values=nudged(state.values))
+        moved = dataclasses.replace(state, values=perturbed(state.values))
         states = way_back(state), way_back(moved)
     return _judged(table, x0, solved, xs, error, doubtful, states, rtol)
 
@@ -206,7 +206,7 @@ def _judged(
 
 
 @jax.jit
-def nudged(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def perturbed(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Return values that are each changed by a unit in the last place.
 
     Sampling from the original values can retrace roundings. Sampling from these shows
@@ -278,7 +278,7 @@ def run_plan(
     """
 
     def attempt(stage: Stage, known: Verified | None, active: Array) -> Verified:
-        before = None if known is None else for_next(known)
+        before = None if known is None else start_of_next(known)
         found = run_stage(stage, table, denoise, x0, before, active)
         return verify_in_place(table, denoise, x0, found, rtol, keep=needs_states(plan))
 
@@ -398,7 +398,7 @@ def verify_in_place(
     return verify(table, x0, found, rtol, way_back)
 
 
-def for_next(known: Verified) -> Solved:
+def start_of_next(known: Verified) -> Solved:
     """Return the start of the next stage of a plan."""
     solved, xs = known.solved, known.retraced
     if xs is None:

@@ -39,11 +39,11 @@ from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.state import labeled, unlabeled
 from jaxinv.sampling.steps import in_dtype
 from jaxinv.scale.lanes import Lanes
-from jaxinv.scale.stations import Onward, Station, flow
+from jaxinv.scale.stations import NextStage, Station, flow
 from jaxinv.solvers import Solver
 
 
-class Tried(NamedTuple):
+class StageOutcome(NamedTuple):
     """A sample between a stage and its verification.
 
     Attributes:
@@ -75,8 +75,8 @@ class Found(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class WayBackMachine:
-    """Factory of the verification of a stage's result; the item is a :class:`Tried`.
+class VerificationMachine:
+    """Factory of the verification of a stage's result, a :class:`StageOutcome`.
 
     Attributes:
         verify: Whether to sample at all.
@@ -93,11 +93,11 @@ class WayBackMachine:
         """Whether another stage may follow."""
         return len(self.refining) > 1 or any(self.refining)
 
-    def __call__(self, model: Any, item: Tried) -> Loop:
+    def __call__(self, model: Any, item: StageOutcome) -> Loop:
         """Return the loop."""
         return once(lambda: self._found(model, item))
 
-    def _found(self, model: Any, item: Tried) -> Found:
+    def _found(self, model: Any, item: StageOutcome) -> Found:
         """Return the better of the results of this stage and earlier stages."""
         sample, x0 = item.sample, item.sample.x0
         table = in_dtype(model[0], x0.dtype)
@@ -165,25 +165,27 @@ def inversion_stations(
     last = len(plan) - 1
 
     def tried(k: int) -> Any:
-        def route(key: Any, item: Sample, found: Solved) -> Onward:
+        def route(key: Any, item: Sample, found: Solved) -> NextStage:
             if item.known is None:
                 item = item._replace(
                     known=_nothing_known(found, verify and needs_states(plan))
                 )
-            return Onward(first + last + 1, Tried(item, np.asarray(k, np.int32), found))
+            return NextStage(
+                first + last + 1, StageOutcome(item, np.asarray(k, np.int32), found)
+            )
 
         return route
 
-    def verified(key: Any, item: Tried, found: Found) -> Any:
+    def verified(key: Any, item: StageOutcome, found: Found) -> Any:
         k = int(item.stage)
         needed = () if found.needed is None else np.flatnonzero(found.needed).tolist()
         left = [k] if found.again else [j for j in needed if j > k]
         if not left:
             return labeled(found.result, sampler), k + 1
-        return Onward(first + left[0], item.sample._replace(known=found.verified))
+        return NextStage(first + left[0], item.sample._replace(known=found.verified))
 
     refining = tuple(refines(stage) for stage in plan)
-    way_back = WayBackMachine(verify, reconstruction_rtol, refining)
+    way_back = VerificationMachine(verify, reconstruction_rtol, refining)
     return [
         *(station(StageMachine(s), tried(k)) for k, s in enumerate(plan)),
         station(way_back, verified),
@@ -280,7 +282,9 @@ def invert_stream(
         yield key, result
 
 
-def numbered(samples: Iterable[Any], conditional: bool) -> Iterator[tuple[int, Onward]]:
+def numbered(
+    samples: Iterable[Any], conditional: bool
+) -> Iterator[tuple[int, NextStage]]:
     """Yield the numbered samples, or raise ValueError for samples that do not fit."""
     like: Any = None
     for k, given in enumerate(samples):
@@ -294,4 +298,4 @@ def numbered(samples: Iterable[Any], conditional: bool) -> Iterator[tuple[int, O
                 f"sample {k} has {kind}"
             )
         like = kind
-        yield k, Onward(0, sample)
+        yield k, NextStage(0, sample)
