@@ -22,7 +22,7 @@ SUBSTEPS = 24
 
 
 def mixture(schedule: ji.NoiseSchedule, seed: int) -> Any:
-    """The exact noise prediction, as a function ``(x, t)``."""
+    """Return the exact noise prediction, as a function ``(x, t)``."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((COMPONENTS, DIMENSIONS))
     log_tau = np.log(schedule.taus)
@@ -36,7 +36,7 @@ def _predict(centres: Any, times: Any, log_tau: Any, x: Any, t: Any) -> Any:
 
 
 def predict_at(centres: Any, x: Any, tau: Any) -> Any:
-    """The noise prediction at a noise level ``tau = sigma / alpha``."""
+    """Return the noise prediction at a noise level ``tau = sigma / alpha``."""
     alpha = 1 / jnp.sqrt(1 + tau**2)
     offsets = x - alpha * centres
     variance = alpha**2 * (VARIANCE + tau**2)
@@ -45,7 +45,7 @@ def predict_at(centres: Any, x: Any, tau: Any) -> Any:
 
 
 def solution(model: Any, sampler: Any, noise: Any) -> Any:
-    """The exact states x at the levels of a sampler, data first."""
+    """Return the exact states x at the levels of a sampler, data first."""
     log_tau = jnp.log(jnp.asarray(sampler.tau))
     centres = model.args[0]
 

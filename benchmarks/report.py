@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parent / "results"
 def parser(
     name: str, doc: str | None, *, model: bool = False
 ) -> argparse.ArgumentParser:
-    """A parser of the arguments of a benchmark.
+    """Return a parser of the arguments of a benchmark.
 
     Args:
         name: Of the benchmark.
@@ -44,7 +44,7 @@ def parser(
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> argparse.Namespace:
-    """The arguments; ``command`` is the command line, without private folders."""
+    """Return the arguments, with the command line without private folders."""
     arguments = parser.parse_args(argv)
     given = sys.argv[1:] if argv is None else argv
     folders = {str(getattr(arguments, name, None)) for name in ("tiny", "data")}
@@ -62,12 +62,12 @@ def print_section(run: Callable[[bool], str], doc: str | None) -> None:
 
 
 def body(doc: str | None, skip: int = 2) -> str:
-    """A docstring without its first paragraphs: what the report begins with."""
+    """Return a docstring without its first paragraphs: what the report begins with."""
     return (doc or "").split("\n\n", skip)[skip].strip()
 
 
 def read_lines(path: Path | None) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines, which an interrupted run left behind."""
+    """Return the objects of a file of JSON lines that an interrupted run left."""
     if path is None or not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -101,7 +101,7 @@ class Kept:
         }
 
     def __call__(self, what: Any, measure: Callable[[], Any]) -> Any:
-        """A result from the file, or measured and put there."""
+        """Return a result from the file, or measured and put there."""
         key = _hashable(what)
         if key not in self.found:
             began = time.monotonic()
@@ -117,7 +117,7 @@ def _hashable(what: Any) -> Any:
 
 
 def table(header: str | Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; the first column is text, the others are right-aligned.
+    """Return a Markdown table; the first column is text, the others are right-aligned.
 
     Args:
         header: Names of the columns, in one text with ``|`` between them.
@@ -142,7 +142,7 @@ def decibels(values: Sequence[float] | np.ndarray) -> str:
 
 
 def share(hits: int, count: int) -> str:
-    """A share with its 95 % interval (Wilson)."""
+    """Return a share with its 95 % interval (Wilson)."""
     if not count:
         return "-"
     low, high = binomtest(hits, count).proportion_ci(method="wilson")
@@ -150,7 +150,7 @@ def share(hits: int, count: int) -> str:
 
 
 def commit() -> str:
-    """The commit of the code that runs."""
+    """Return the commit of the code that runs."""
     found = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         capture_output=True,
@@ -162,7 +162,7 @@ def commit() -> str:
 
 
 def provenance(command: str) -> str:
-    """How a result was made: command, versions, device."""
+    """Return how a result was made: command, versions, device."""
     device = jax.devices()[0]
     return (
         f"Made by `{command}` at commit {commit()}, jax {jax.__version__}, "

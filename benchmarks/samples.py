@@ -40,9 +40,9 @@ class Samples(NamedTuple):
     """What is inverted.
 
     Attributes:
-        conds: text vectors, shape (b, l, d).
-        noises: unit noise, shape (b, h, w, c).
-        uncond: text vectors of the empty prompt, shape (l, d).
+        conds: Text vectors, shape (b, l, d).
+        noises: Unit noise, shape (b, h, w, c).
+        uncond: Text vectors of the empty prompt, shape (l, d).
     """
 
     conds: Any
@@ -50,7 +50,7 @@ class Samples(NamedTuple):
     uncond: Any
 
     def some(self, part: slice | np.ndarray) -> "Samples":
-        """Some of them, by a slice or by indices."""
+        """Return some of the samples, by a slice or by indices."""
         return Samples(self.conds[part], self.noises[part], self.uncond)
 
 
@@ -61,11 +61,11 @@ class Outcome(NamedTuple):
         noise_db: NMSE of the noise.
         reconstruction_db: NMSE of the latent that the found noise leads to.
         state_db: NMSE of the states of all levels, data first.
-        converged: steps solved, and the reconstruction within ``invert``'s tolerance.
-        residual: the result's own largest residual.
+        converged: Steps solved, and the reconstruction within ``invert``'s tolerance.
+        residual: The result's own largest residual.
         evals: evaluations.
-        depth: those that had to wait for one another.
-        iterations: of each step.
+        depth: Those that had to wait for one another.
+        iterations: Of each step.
     """
 
     noise_db: Any
@@ -88,7 +88,7 @@ def make_samples(pipe: Any, count: int, seed: int) -> Samples:
 
 
 def make_sampler(pipe: Any, name: str, spacing: Any, steps: int) -> ji.LinearMultistep:
-    """A sampler by its name in the tables; lossy grids are tested on purpose."""
+    """Return a sampler by its name in the tables; lossy grids are tested on purpose."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ji.LossyGridWarning)
         return SAMPLERS[name](ji.time_grid(pipe.schedule, steps, spacing))
@@ -97,7 +97,7 @@ def make_sampler(pipe: Any, name: str, spacing: Any, steps: int) -> ji.LinearMul
 def true_states(
     pipe: Any, sampler: Any, samples: Samples, guidance: float, batch: int
 ) -> Any:
-    """The states of all noise levels, for every sample; (b, N + 1, h, w, c)."""
+    """Return the states of all noise levels, for every sample; (b, N + 1, h, w, c)."""
     scale = jnp.float32(guidance)
     parts = [
         _sample_group(pipe, sampler, samples.some(part), scale)
@@ -129,10 +129,10 @@ def groups(count: int, batch: int) -> list[slice]:
 
 @functools.cache
 def inverter(**options: Any) -> Callable[..., tuple[ji.InversionResult, Any]]:
-    """A compiled function that inverts a batch of samples.
+    """Return a compiled function that inverts a batch of samples.
 
     Args:
-        options: of :func:`jaxinv.invert`. Equal ones give the same function, so that
+        options: Of :func:`jaxinv.invert`. Equal ones give the same function, so that
             nothing is compiled twice.
 
     Returns:

@@ -14,7 +14,7 @@ PICTURES = {
 
 
 def picture(notebook: str, index: int) -> bytes:
-    """A picture of a notebook, as PNG."""
+    """Return a picture of a notebook, as PNG."""
     cells = json.loads((ROOT / f"notebooks/{notebook}.ipynb").read_text())["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     pictures = [o["data"] for o in outputs if "image/png" in o.get("data", {})]

@@ -4,8 +4,8 @@ Public functions are ordinary Python: they check their arguments on the host, wi
 errors that state what was expected, and then call a jitted function. This works for
 *any* callable:
 
-* :class:`Function` makes a denoiser an ordinary argument: its arrays are arguments of
-  the compiled program, and the rest selects the program. One program serves all
+* :class:`Function` turns a denoiser into an ordinary argument: its arrays are arguments
+  of the compiled program, and the rest selects the program. One program serves all
   parameters.
 * values are checked only if they are known: under the caller's ``jax.jit`` or
   ``jax.vmap``, only shapes and dtypes are checked.
@@ -50,8 +50,8 @@ class Function:
     """Any callable as an argument of compiled programs: a pytree, and itself callable.
 
     Attributes:
-        arrays: its arrays, in the order of its leaves.
-        rebuild: makes the callable from such a list; hashable (static).
+        arrays: The arrays, in the order of the leaves.
+        rebuild: Hashable function from such a list to the callable (static).
     """
 
     arrays: list[Any]
@@ -61,7 +61,7 @@ class Function:
 
     @classmethod
     def of(cls, fn: Callable[..., Any]) -> "Function":
-        """Part a callable pytree into its arrays and everything else.
+        """Split a callable pytree into its arrays and everything else.
 
         Args:
             fn: A Flax NNX or Equinox module, a ``jax.tree_util.Partial``, a plain
@@ -75,11 +75,11 @@ class Function:
         return cls([x for a, x in both if a], _Rebuild(treedef, static))
 
     def __call__(self, *args: Any) -> Any:
-        """Call what the arrays make."""
+        """Rebuild the callable and call it."""
         return self.rebuild(self.arrays)(*args)
 
     def parted(self) -> "Parted":
-        """Return the arrays that have derivatives, the others, and what joins them."""
+        """Split the arrays into those with derivatives and those without."""
         kinds = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in self.arrays]
 
         def join(floats: Sequence[Any], others: Sequence[Any]) -> Function:
@@ -91,12 +91,12 @@ class Function:
 
 
 class Parted(NamedTuple):
-    """A :class:`Function` by what can be differentiated; see :meth:`Function.parted`.
+    """The arrays of a :class:`Function` with and without derivatives.
 
     Attributes:
-        floats: arrays of real or complex numbers.
-        others: arrays of integers, which have no derivative.
-        join: makes the function from two such lists.
+        floats: Arrays of real or complex numbers.
+        others: Arrays of integers, which have no derivative.
+        join: Function from two such lists to the :class:`Function`.
     """
 
     floats: list[Any]

@@ -1,19 +1,19 @@
 r"""A loop as a value: four functions, and the ways to run them.
 
-Whatever iterates in this library (sampling, solvers, stages of an inversion, decoder
-inversion) is
+All iterations of this library (sampling, solvers, stages of an inversion, decoder
+inversion) have the form
 
     state = begin()
     while running(state):
         state = advance(state)
     result = finish(state)
 
-and a :class:`Loop` is these four functions, of one sample. A loop can be run
+and a :class:`Loop` is these four functions, for one sample. A loop can run
 
 * to its end, as a part of a compiled program (:func:`run`);
-* in turns, from the host (:func:`run_in_turns`): a compiled program advances it by some
-  iterations, and in between the host says how far it is. No program calls back, so that
-  JAX's persistent cache can keep all of them;
+* in turns from the host (:func:`run_in_turns`): a compiled program advances it by some
+  iterations, and the host reports the progress in between. No program calls back, so
+  that JAX's persistent cache can store all of them;
 * in many lanes (:mod:`jaxinv.scale.lanes`), by :func:`advance_at_most`.
 
 A plain function is a loop of one iteration (:func:`once`).
@@ -29,18 +29,18 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 
 class Loop(NamedTuple):
-    """A loop that can be left after any iteration and taken up again.
+    """A loop that can be interrupted after any iteration and resumed.
 
     Attributes:
         begin: ``(*start) -> state`` before the first iteration, a pytree of arrays.
-            Most loops need no start; those that do go on the same way from any.
-        running: ``state -> bool``, whether there is more to do.
+            Most loops need no start; the iterations of others do not depend on it.
+        running: ``state -> bool``, whether to continue.
         advance: ``state -> state``, one iteration.
-        finish: ``state -> result``, what is found up to here.
-        length: the number of iterations, where it is known before. Such a loop can be
-            differentiated in reverse mode; None for any other.
-        steps: ``state -> int``, how many of a sampler's steps are behind, for people;
-            None for a loop that does not know.
+        finish: ``state -> result``, the result so far.
+        length: The number of iterations, if it is known in advance: such a loop can be
+            differentiated in reverse mode. Otherwise None.
+        steps: ``state -> int``, the number of finished sampler steps, for reports; None
+            if unknown.
     """
 
     begin: Callable[..., PyTree]
@@ -51,10 +51,10 @@ class Loop(NamedTuple):
     steps: Callable[[Any], Int[Array, ""]] | None = None
 
 
-#: Makes a loop from pytrees of arrays. A hashable value: it selects the program.
+#: A function from pytrees of arrays to a loop. It is hashable and selects the program.
 Machine = Callable[..., Loop]
 
-#: Is told how many of a sampler's steps are behind.
+#: A function that receives the number of finished sampler steps.
 Report = Callable[[int], None]
 
 
@@ -71,15 +71,15 @@ def run(loop: Loop, *start: PyTree) -> PyTree:
 def advance_at_most(
     loop: Loop, state: PyTree, iterations: int | Int[Array, ""]
 ) -> tuple[Int[Array, ""], PyTree]:
-    """Advance a loop by so many iterations, or fewer if it ends before.
+    """Advance a loop by a number of iterations, or fewer if it ends.
 
     Args:
         loop: The loop.
-        state: Where it is.
-        iterations: How many at most.
+        state: The state of the loop.
+        iterations: Largest number of iterations.
 
     Returns:
-        The number of iterations, and the state after them.
+        The number of iterations, and the new state.
     """
     return jax.lax.while_loop(
         lambda c: (c[0] < iterations) & loop.running(c[1]),
@@ -92,8 +92,8 @@ def once(function: Callable[[], PyTree], active: bool | Bool[Array, ""] = True) 
     """Return a plain function as a loop of one iteration.
 
     Args:
-        function: Makes the result, a pytree of arrays.
-        active: Whether to call it at all; the result is zeros if not.
+        function: Function that returns the result, a pytree of arrays.
+        active: Whether to call the function; otherwise the result is zeros.
     """
 
     def begin() -> tuple[Array, PyTree]:
@@ -120,12 +120,12 @@ def run_in_turns(
     """Run a loop from the host, in turns of a compiled program.
 
     Args:
-        machine: makes the loop.
-        given: of what.
-        *start: where the loop begins; the program of the turns does not depend on it.
-        report: called after each turn, if the loop knows how many steps are behind.
-        amend: ``state -> state``, before each turn.
-        iterations: of a turn; the same program serves any number.
+        machine: Function that makes the loop.
+        given: Arguments of the machine.
+        *start: Start of the loop; the program of the turns does not depend on it.
+        report: Function to call after each turn, if the loop knows its steps.
+        amend: ``state -> state``, to apply before each turn.
+        iterations: Number of iterations in a turn; one program serves any number.
 
     Returns:
         The loop's result.

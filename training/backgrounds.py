@@ -124,9 +124,9 @@ def composite(
     """Lay a drawing over a background; light and grain fall on both.
 
     Args:
-        rgba: float array of shape (h, w, 4) in [0, 1], premultiplied alpha.
-        background: float array of shape (h, w, 3) in [0, 1].
-        light: float array that broadcasts to (h, w, 3), added.
+        rgba: Float array of shape (h, w, 4) in [0, 1], premultiplied alpha.
+        background: Float array of shape (h, w, 3) in [0, 1].
+        light: Float array that broadcasts to (h, w, 3), added.
         rng: Source of the grain.
         grain_std: Standard deviation of the grain, in [0, 1] units.
 

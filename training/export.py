@@ -42,7 +42,7 @@ LIMIT_BYTES = 16 * 2**20
 
 
 def averaged_text_to_noise(state: dict, tokenizer: CLIPTokenizer) -> TextToNoise:
-    """The averaged UNet and text encoder of a training checkpoint."""
+    """Return the averaged UNet and text encoder of a training checkpoint."""
     model = TextToNoise(text_config(tokenizer))
     ema = Ema(model, 0.0)
     ema.load_state_dict(state["ema"])

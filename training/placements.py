@@ -92,7 +92,7 @@ def tint(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Shift the colors of a premultiplied drawing by a random gain and offset.
 
     Args:
-        rgba: float array of shape (height, width, 4) in [0, 1], premultiplied alpha.
+        rgba: Float array of shape (height, width, 4) in [0, 1], premultiplied alpha.
         rng: Source of randomness.
     """
     gain, offset = rng.normal(0.0, TINT_STD, (2, 3)).astype(np.float32)

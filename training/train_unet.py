@@ -62,7 +62,7 @@ SCHEDULER_CONFIG = {
 
 
 def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
-    """A small CLIP text model that fits a tokenizer."""
+    """Return a small CLIP text model that fits a tokenizer."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,

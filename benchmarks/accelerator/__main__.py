@@ -61,7 +61,7 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
 def measure(
     size: Size, dtype: str, arguments: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
-    """All cells of one data type, each as soon as it is there."""
+    """Return all cells of one data type, each as soon as it is there."""
     outputs: dict[tuple[int, bool], np.ndarray] = {}
     # PyTorch first, so that its weights are gone before JAX's come.
     for cell in (
@@ -113,7 +113,7 @@ def measure(
 
 
 def fitting(run: Callable[..., dict[str, Any]], *options: Any) -> dict[str, Any]:
-    """A cell, or the reason that there is none where memory does not suffice."""
+    """Return a cell, or the reason that there is none where memory does not suffice."""
     try:
         return run(*options)
     except jax.errors.JaxRuntimeError as error:

@@ -42,14 +42,14 @@ def product_flops(function: Callable[..., Any], *arguments: Any) -> int:
     """Operations of all products in a program.
 
     Args:
-        function: what is to be traced; nothing is computed.
-        *arguments: arrays or ``jax.ShapeDtypeStruct``.
+        function: What is to be traced; nothing is computed.
+        *arguments: Arrays or ``jax.ShapeDtypeStruct``.
 
     Returns:
         Floating-point operations; of branches the larger one.
 
     Raises:
-        ValueError: for a loop of unknown length that has products in it.
+        ValueError: For a loop of unknown length that has products in it.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -81,7 +81,7 @@ def peak_flops(dtype: Any) -> tuple[float, str]:
     """Operations per second that the first device could do, and where that is from.
 
     Args:
-        dtype: data type of the products.
+        dtype: Data type of the products.
 
     Returns:
         FLOP/s; "datasheet" or, for kinds of device that are not in :data:`PEAKS`,

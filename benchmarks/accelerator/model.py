@@ -26,10 +26,10 @@ class Size(NamedTuple):
     """A model and what it is run on.
 
     Attributes:
-        name: of the size, in tables.
-        config: of the UNet.
-        latent: height and width of a latent.
-        tokens: number of text vectors.
+        name: Of the size, in tables.
+        config: Of the UNet.
+        latent: Height and width of a latent.
+        tokens: Number of text vectors.
     """
 
     name: str
@@ -62,10 +62,10 @@ class Inputs(NamedTuple):
     """What a batch of calls is given, channels last, float32.
 
     Attributes:
-        x: noisy latents, shape (b, h, w, 4).
-        t: model times, shape (b,).
-        texts: text vectors, shape (b, l, d).
-        uncond: text vectors of the empty prompt, shape (l, d).
+        x: Noisy latents, shape (b, h, w, 4).
+        t: Model times, shape (b,).
+        texts: Text vectors, shape (b, l, d).
+        uncond: Text vectors of the empty prompt, shape (l, d).
     """
 
     x: np.ndarray
@@ -88,7 +88,7 @@ def make_inputs(size: Size, batch: int) -> Inputs:
 
 
 def random_value(path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A parameter of the JAX model, float32; it depends on its path and shape only."""
+    """Return a float32 parameter of the JAX model, determined by its path and shape."""
     rng = np.random.default_rng(zlib.crc32(path.encode()))
     value = 2 * rng.random(shape, np.float32) - 1
     if len(shape) == 1:
@@ -98,7 +98,7 @@ def random_value(path: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def jax_unet(size: Size, dtype: Any) -> UNet2DConditionModel:
-    """The UNet of this library, parameters and computation in ``dtype``."""
+    """Return the UNet of this library, parameters and computation in ``dtype``."""
     unet = abstract_component(size.config, dtype=dtype, param_dtype=dtype)
     values = {
         path: jnp.asarray(random_value(path, x.shape), dtype)

@@ -22,10 +22,10 @@ and say nothing about accelerators.**"""
 
 
 def report(cells: Sequence[Cell]) -> str:
-    """All tables, by device, size and data type.
+    """Return all tables, by device, size and data type.
 
     Args:
-        cells: what ``benchmarks.accelerator`` measured.
+        cells: What ``benchmarks.accelerator`` measured.
 
     Returns:
         Markdown.

@@ -31,7 +31,7 @@ class Call(torch.nn.Module):
 
 
 def tensors(inputs: Inputs, device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """The inputs channels first, latents strided channels last, times in float32."""
+    """Return inputs channels first, latents strided channels last, float32 times."""
     x, t, texts, uncond = (torch.from_numpy(np.array(array)) for array in inputs)
     x = (
         x.permute(0, 3, 1, 2)
@@ -47,11 +47,11 @@ def torch_calls(
     """Time the model call, unguided and guided.
 
     Args:
-        size: the model.
+        size: The model.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        batches: numbers of images.
-        how: a mode of ``torch.compile``, or ``"eager"``.
-        repeats: timed calls, of which the median counts.
+        batches: Numbers of images.
+        how: A mode of ``torch.compile``, or ``"eager"``.
+        repeats: Timed calls, of which the median counts.
 
     Returns:
         A cell for each: seconds and the first output, or why there are none.

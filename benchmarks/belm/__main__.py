@@ -50,7 +50,7 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def planned(name: str, arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
-    """The cells of a section, without those that lack their pictures."""
+    """Return the cells of a section, without those that lack their pictures."""
     cells = SECTIONS[name].cells(arguments)
     if data_folder(arguments) is not None or name not in NEED_DATA:
         return cells
@@ -58,7 +58,7 @@ def planned(name: str, arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
 
 
 def read_kept(name: str, arguments: argparse.Namespace) -> Kept:
-    """What was measured of a section before, and is still there."""
+    """Return what was measured of a section before, and is still there."""
     given = {"section": name, "model": arguments.model, "seed": arguments.seed}
     kept = Kept(arguments.resume, "what", **given)
     for what, found in list(kept.found.items()):
@@ -68,7 +68,7 @@ def read_kept(name: str, arguments: argparse.Namespace) -> Kept:
 
 
 def report(name: str, arguments: argparse.Namespace, kept: Kept) -> str:
-    """A section as Markdown."""
+    """Return a section as Markdown."""
     section, cells = SECTIONS[name], planned(name, arguments)
     chosen = {what: kept.found[what] for what in cells if what in kept.found}
     lacking = [" ".join(map(str, what)) for what in cells if what not in kept.found]

@@ -63,10 +63,10 @@ class Features(NamedTuple):
     """The training set in its principal components.
 
     Attributes:
-        mean: of the latents, shape (d,).
-        axes: shape (d, m).
-        values: features of the training set, shape (n, m).
-        share: of the latents' variance that the components hold.
+        mean: Of the latents, shape (d,).
+        axes: Shape (d, m).
+        values: Features of the training set, shape (n, m).
+        share: Of the latents' variance that the components hold.
     """
 
     mean: np.ndarray
@@ -127,7 +127,7 @@ def encoded(setting: Setting, count: int, seed: int) -> np.ndarray:
 
 @jax.jit
 def posterior_sample(pipe: Any, image: Any, key: Any) -> Any:
-    """A latent of an image, from the autoencoder's posterior."""
+    """Return a latent of an image, from the autoencoder's posterior."""
     config = pipe.vae.config
     latent = pipe.vae.encode(2 * image - 1).sample(key)
     return (latent - (config.shift_factor or 0.0)) * config.scaling_factor
@@ -163,7 +163,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 
 def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
-    """A row per sampler, a column per number of evaluations."""
+    """Return a row per sampler, a column per number of evaluations."""
     budgets = arguments.frechet_evaluations
     floor = next((v for w, v in found.items() if w[0] == "training set"), None)
     rows = []

@@ -82,7 +82,7 @@ def measure(setting: Setting, what: tuple[Any, ...], found: Any) -> dict[str, An
 
 
 def compiled(sampler: Any, way: str, arguments: tuple[Any, ...]) -> Any:
-    """The compiled gradient for the noise and the prompt's vectors."""
+    """Return the compiled gradient for the noise and the prompt's vectors."""
 
     def loss(pipe: Any, noise: Any, cond: Any, uncond: Any, target: Any) -> Any:
         denoise = pipe.denoiser(cond, uncond, 1.0)
@@ -101,7 +101,7 @@ def _call_again(denoise: Any, x: Any, t: Any) -> Any:
 
 
 def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
-    """A row per sampler and number of steps."""
+    """Return a row per sampler and number of steps."""
     rows = []
     for (sampler, steps), value in found.items():
         rows.append(
@@ -140,7 +140,7 @@ def _seconds(value: dict[str, Any], way: str) -> str:
 
 
 def growth(found: dict[Any, Any]) -> str:
-    """How memory grows with the number of steps."""
+    """Return how memory grows with the number of steps."""
     lines = []
     for sampler in dict.fromkeys(what[0] for what in found):
         steps = sorted(what[1] for what in found if what[0] == sampler)

@@ -29,11 +29,11 @@ class Expected(NamedTuple):
     """What theory says of a sampler.
 
     Attributes:
-        make: the sampler.
-        order: of a stable trajectory. Local errors have one order more.
-        roots: those of the characteristic polynomial of a row, in the limit of small
+        make: The sampler.
+        order: Of a stable trajectory. Local errors have one order more.
+        roots: Those of the characteristic polynomial of a row, in the limit of small
             steps.
-        stable: whether the root condition holds: none outside of the unit circle, none
+        stable: Whether the root condition holds: none outside of the unit circle, none
             repeated on it.
     """
 
@@ -144,7 +144,7 @@ def stability(expected: Expected, steps: tuple[int, ...]) -> list[list[Any]]:
 
 
 def verdict(grids: list[list[Any]]) -> tuple[str, bool]:
-    """The library's verdict on all grids, and the growth per step on the finest.
+    """Return the library's verdict on all grids, and the growth per step on the finest.
 
     The finest whose growth is a number: it is the rate that tells a growth with the
     ratios of the steps from one with their number.
@@ -157,7 +157,7 @@ def verdict(grids: list[list[Any]]) -> tuple[str, bool]:
 
 
 def local_errors(rows: ji.LinearMultistep, model: Any, x: np.ndarray) -> np.ndarray:
-    """What every full row makes of exact states, off by how much; (samples, rows)."""
+    """Return the error of every full row for exact states, shape (samples, rows)."""
     y = x / np.asarray(rows.scale)[:, None]
     times = jnp.asarray(rows.model_time)
     f = np.asarray(jax.vmap(jax.vmap(model), (0, None))(jnp.asarray(x), times))

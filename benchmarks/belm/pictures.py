@@ -89,7 +89,7 @@ def between(setting: Setting, steps: int, points: int) -> tuple[Any, dict[str, A
 
 
 def end_state(states: list[Any], t: float) -> Any:
-    """The state between two; at the ends the states themselves, with their integers."""
+    """Return the state between two, which are themselves at the ends, with integers."""
     if t in (0, 1):
         return states[int(t)]
     # Between, integers are made anew of the mixed values.
@@ -100,7 +100,7 @@ def end_state(states: list[Any], t: float) -> Any:
 
 
 def contact_sheet(setting: Setting, evaluations: int, count: int) -> Any:
-    """A row per sampler, a column per prompt."""
+    """Return a row per sampler, a column per prompt."""
     pipe, converged = setting.pipe, setting.arguments.sheet_converged
     samples = make_samples(pipe, count, setting.arguments.seed)
     problems = [(name, evaluations) for name in SAMPLERS] + [("2M", converged)]

@@ -73,7 +73,7 @@ def measure(setting: Setting, what: tuple[Any, ...], found: Any) -> dict[str, An
 
 
 def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
-    """A row per sampler and guidance, a column per number of evaluations."""
+    """Return a row per sampler and guidance, a column per number of evaluations."""
     evaluations = arguments.quality_evaluations
     rows, notes = [], []
     for guidance in arguments.quality_guidance:

@@ -61,7 +61,7 @@ def cells(arguments: argparse.Namespace) -> list[tuple[Any, ...]]:
 
 
 def _arithmetics(sampler: str, arguments: argparse.Namespace) -> Sequence[str]:
-    """The arithmetics that a sampler is run in."""
+    """Return the arithmetics that a sampler is run in."""
     exact = sampler in ("O-BELM", "BDIA", "EDICT")
     return [a for a in arguments.trip_arithmetics if exact or a == "float"]
 
@@ -86,13 +86,13 @@ def measure(setting: Setting, what: tuple[Any, ...], found: Any) -> dict[str, An
 def round_trip(
     sampler: Any, denoise: Any, x0: Any, arithmetic: str
 ) -> dict[str, float | int]:
-    """What comes back of one latent.
+    """Return what comes back of one latent.
 
     Args:
-        sampler: a bidirectional sampler, or DDIM.
-        denoise: the denoiser.
-        x0: the latent.
-        arithmetic: see :func:`jaxinv.sample`.
+        sampler: A bidirectional sampler, or DDIM.
+        denoise: The denoiser.
+        x0: The latent.
+        arithmetic: See :func:`jaxinv.sample`.
 
     Returns:
         ``state_db`` and ``bits``, NMSE and number of differing bits after a round trip
@@ -118,7 +118,7 @@ def round_trip(
 
 
 def differing_bits(a: Any, b: Any) -> int:
-    """How many bits of two arrays of floats differ."""
+    """Return how many bits of two arrays of floats differ."""
     a, b = (np.asarray(x) for x in jax.device_get((a, b)))
     assert a.dtype == b.dtype
     differ = np.bitwise_xor(a.view(np.uint8), b.view(np.uint8))
@@ -126,7 +126,7 @@ def differing_bits(a: Any, b: Any) -> int:
 
 
 def report(arguments: argparse.Namespace, found: dict[Any, Any]) -> str:
-    """A row per sampler, steps and guidance."""
+    """Return a row per sampler, steps and guidance."""
     rows = []
     for problem in dict.fromkeys(what[:3] for what in found):
         steps, guidance, sampler = problem
@@ -171,7 +171,7 @@ def _bits(differing: Sequence[int]) -> str:
 
 
 def facts(found: dict[Any, Any]) -> str:
-    """The targets, as they came out."""
+    """Return the targets, as they came out."""
     lines = []
     compensated = [
         value

@@ -49,7 +49,7 @@ class Pictures(NamedTuple):
     """Pictures and what they show.
 
     Attributes:
-        images: shape (n, 64, 64, 3), in [0, 1].
+        images: Shape (n, 64, 64, 3), in [0, 1].
         captions: n captions, of the drawing and its background.
     """
 
@@ -104,23 +104,23 @@ class Setting:
 
 
 def data_folder(arguments: argparse.Namespace) -> Path | None:
-    """The folder of the emoji package, if there is one."""
+    """Return the folder of the emoji package, if there is one."""
     folder = arguments.data
     return folder if folder and (folder / "emoji.json").exists() else None
 
 
 def steps_of(name: str, evaluations: int) -> int:
-    """Steps that a sampler can take with a number of evaluations."""
+    """Return the steps that a sampler can take with a number of evaluations."""
     return evaluations // 2 if name == "EDICT" else evaluations
 
 
 def make(name: str, schedule: ji.NoiseSchedule, steps: int) -> Any:
-    """A sampler by its name in the tables."""
+    """Return a sampler by its name in the tables."""
     return SAMPLERS[name](log_snr_grid(schedule, steps))
 
 
 def log_snr_grid(schedule: ji.NoiseSchedule, steps: int) -> ji.TimeGrid:
-    """The default grid; but with as many steps as are asked for, and no warning."""
+    """Return the default grid with any number of steps, without a warning."""
     if steps <= schedule.num_train_timesteps:
         return make_grid(schedule, steps)
     tau = over_training_range(schedule, np.geomspace, steps)
@@ -134,11 +134,11 @@ def log_snr_grid(schedule: ji.NoiseSchedule, steps: int) -> ji.TimeGrid:
 
 
 def alike(sampler: Any, history: int | None = None) -> Any:
-    """The same sampler under one name: programs are compiled per name and shape.
+    """Return the same sampler under one name: programs are compiled per name and shape.
 
     Args:
-        sampler: the sampler.
-        history: of tables, to sample with only: fill rows up with zeros to so many
+        sampler: The sampler.
+        history: Of tables, to sample with only: fill rows up with zeros to so many
             states. All tables of so many steps are then one program.
     """
     sampler = dataclasses.replace(sampler, name="table", order=1)
@@ -156,7 +156,7 @@ def alike(sampler: Any, history: int | None = None) -> Any:
 def sample_all(
     setting: Setting, sampler: Any, samples: Samples, guidance: float
 ) -> np.ndarray:
-    """What a sampler makes of all samples, some at a time; (b, h, w, c)."""
+    """Return what a sampler makes of all samples, some at a time; (b, h, w, c)."""
     sampler = alike(sampler, history=2)
     # Without guidance the model runs one branch only, which is another program.
     scale = None if guidance == 1 else jnp.float32(guidance)

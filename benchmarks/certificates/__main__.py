@@ -44,9 +44,9 @@ class Method(NamedTuple):
     """A sampler and how it is inverted.
 
     Attributes:
-        sampler: of a grid.
-        options: of :func:`jaxinv.invert`.
-        share: of the tries, relative to the others.
+        sampler: Of a grid.
+        options: Of :func:`jaxinv.invert`.
+        share: Of the tries, relative to the others.
     """
 
     sampler: Callable[[ji.TimeGrid], Any]
@@ -96,15 +96,15 @@ class Found(NamedTuple):
     Attributes:
         method: which.
         mode: ``"vmap"``, ``"eager"``, ``"jit"`` or ``"lanes"``.
-        model: which kind.
-        data: which kind.
+        model: Which kind.
+        data: Which kind.
         answer: ``"noise"`` or ``"state"``.
-        converged: the verdict.
-        claimed: its reconstruction error.
-        error: the one in float64.
-        solved: the verdict without the way back.
-        solved_error: the error in float64 of that run's answer.
-        evals: evaluations, and those without the way back.
+        converged: The verdict.
+        claimed: Its reconstruction error.
+        error: The one in float64.
+        solved: The verdict without the way back.
+        solved_error: The error in float64 of that run's answer.
+        evals: Evaluations, and those without the way back.
     """
 
     method: str
@@ -229,7 +229,7 @@ def run_batch(
 
 
 def _plain(state: Any, sampler: Any) -> Any:
-    """A batch of states in floats, whatever arithmetic they were found in."""
+    """Return a batch of states in floats, whatever arithmetic they were found in."""
     values = np.asarray(state.values)
     return ji.SamplerState(values, sampler.name, sampler.num_steps, "noise")
 
@@ -277,12 +277,12 @@ def search(tries: int, seed: int) -> list[Found]:
 
 
 def is_false(found: Found) -> bool:
-    """Whether a verdict is good and the answer is not."""
+    """Return whether a verdict is good and the answer is not."""
     return found.converged and not found.error <= RTOL
 
 
 def report(found: list[Found], by: Callable[[Found], str], title: str) -> str:
-    """A table of the verdicts by a property."""
+    """Return a table of the verdicts by a property."""
     groups: dict[str, list[Found]] = collections.defaultdict(list)
     for f in found:
         groups[by(f)].append(f)
@@ -327,7 +327,7 @@ def report(found: list[Found], by: Callable[[Found], str], title: str) -> str:
 
 
 def tolerances(found: list[Found]) -> str:
-    """What other tolerances would say: where the default stands."""
+    """Return what other tolerances would say: where the default stands."""
     rows = []
     solved = [f for f in found if f.answer == "noise" and f.solved]
     for rtol in (1e-6, 1e-5, 2.5e-5, 1e-4, 4e-4, 1e-3, 1e-2):

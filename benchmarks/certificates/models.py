@@ -33,10 +33,10 @@ class Mixture:
     """Classifier-free guidance between two mixtures of Gaussians of one variance.
 
     Attributes:
-        centres: shape (2, MODES, SIZE). Of the unconditional, then the conditional one.
-        variance: shape ().
-        guidance: shape (). 1 for the conditional mixture alone.
-        unit: shape (). The denoiser maps ``unit * x`` to ``unit`` times its output.
+        centres: Shape (2, MODES, SIZE). Of the unconditional, then the conditional one.
+        variance: Shape ().
+        guidance: 1 for the conditional mixture alone, shape ().
+        unit: The denoiser maps ``unit * x`` to ``unit`` times its output, shape ().
     """
 
     centres: Float[Array, "2 modes size"]
@@ -64,11 +64,11 @@ class Network:
     """A random network; with ``levels`` above zero its output is rounded to steps.
 
     Attributes:
-        first: shape (HIDDEN, SIZE).
-        second: shape (SIZE, HIDDEN); zeros make the network a constant.
-        bias: shape (SIZE,).
-        levels: shape (). Steps per unit of output; 0 for none.
-        unit: shape (). As of :class:`Mixture`.
+        first: Shape (HIDDEN, SIZE).
+        second: Shape (SIZE, HIDDEN); zeros make the network a constant.
+        bias: Shape (SIZE,).
+        levels: Steps per unit of output; 0 for none, shape ().
+        unit: As of :class:`Mixture`, shape ().
     """
 
     first: Float[Array, "hidden size"]
@@ -92,11 +92,11 @@ class Try(NamedTuple):
     """One thing to be inverted.
 
     Attributes:
-        model: a denoiser.
-        other: another one of its kind: where data of "another model" come from.
-        noise: shape (2, SIZE). Of two samples.
-        data: shape (). Which kind of data, an index of ``DATA``.
-        factor: shape (). What the data are multiplied by.
+        model: A denoiser.
+        other: Another one of its kind: where data of "another model" come from.
+        noise: Of two samples, shape (2, SIZE).
+        data: Which kind of data, an index of ``DATA``, shape ().
+        factor: What the data are multiplied by, shape ().
     """
 
     model: Any
@@ -110,11 +110,11 @@ def draw_model(rng: np.random.Generator, kind: str, unit: float) -> Any:
     """Draw a denoiser.
 
     Args:
-        rng: the source of randomness.
+        rng: The source of randomness.
         kind: ``"mixture"`` (well separated modes, sharp or broad), ``"close modes"``,
             ``"guided"`` (scale up to 9), ``"network"`` (from gentle to steep),
             ``"steps"`` (a discontinuous one) or ``"constant"``.
-        unit: see :class:`Mixture`.
+        unit: See :class:`Mixture`.
     """
     one = np.float32
     if kind in ("mixture", "close modes", "guided"):

@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 
 def wall_time(pipe: Any, calls: CallTimes, arguments: argparse.Namespace) -> str:
-    """A table, and how fast the model is in both frameworks."""
+    """Return a table, and how fast the model is in both frameworks."""
     model = ref.TorchModel.load(find_model(arguments.model))
     per_call = set_best_threads(model, pipe.latent_shape)
     rows: list[tuple[Any, ...]] = []
@@ -76,7 +76,7 @@ the faster was used."""
 
 
 def jax_rows(pipe: Any, name: str, arguments: argparse.Namespace) -> list[Row]:
-    """The library: naive, the published algorithm, and the default."""
+    """Return the library: naive, the published algorithm, and the default."""
     sampler = make_sampler(pipe, name, "log_snr", arguments.steps)
     samples = make_samples(pipe, 1, arguments.seed)
     guidance = arguments.guidance

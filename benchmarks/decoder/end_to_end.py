@@ -78,7 +78,7 @@ def along(setting: Setting, method: ForwardStep | InertialKM) -> dict[str, Any]:
 
 
 def run(setting: Setting) -> str:
-    """The table and the picture."""
+    """Return the table and the picture."""
     count = setting.arguments.samples
     rows = []
     for way in (*WAYS, "the true latent"):
@@ -125,7 +125,7 @@ Samples whose step size meets the condition along all of the iteration: {satisfi
 
 
 def _picture(points: dict[str, dict[str, Any]]) -> Figure:
-    """The error that is left over the least quotient."""
+    """Return the error that is left over the least quotient."""
     figure = Figure(figsize=(8.4, 4.8), dpi=120, layout="constrained")
     axes = figure.subplots()
     colours = ("#c9a6e0", "#8e5bb5", "#4b2a66", "#8fc7a6", "#1a7f4e", "#0c3d26")

@@ -81,7 +81,7 @@ def video(vae: Any, size: int) -> dict[str, int]:
 
 
 def run(setting: Setting) -> str:
-    """The tables."""
+    """Return the tables."""
     size = setting.arguments.size
     small = setting.arguments.small
     networks = {setting.arguments.model: lambda: setting.pipe.vae}

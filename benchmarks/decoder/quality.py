@@ -42,7 +42,7 @@ FEW = (3, 5, 10)
 
 
 def budgets(name: str, setting: Setting) -> tuple[int, ...]:
-    """The numbers of iterations that a method is run for."""
+    """Return the numbers of iterations that a method is run for."""
     if name == "encoder":
         return (0,)
     if name == "gauss_newton":
@@ -52,7 +52,7 @@ def budgets(name: str, setting: Setting) -> tuple[int, ...]:
 
 
 def measure(setting: Setting, name: str, iterations: int | None) -> dict[str, Any]:
-    """All samples by one method; ``None`` for its own rule when to stop."""
+    """Return all samples by one method; ``None`` for its own rule when to stop."""
     method = METHODS[name]
     if iterations:
         method = with_iterations(method, iterations)
@@ -85,7 +85,7 @@ def measure(setting: Setting, name: str, iterations: int | None) -> dict[str, An
 
 
 def floor(setting: Setting) -> dict[str, Any]:
-    """The latents nearest to the truth whose decodings fit best."""
+    """Return the latents nearest to the truth whose decodings fit best."""
     method = GaussNewton(iterations=8, inner=60, patience=2)
     found: dict[str, Any] = {"nmse": [], "psnr": []}
 
@@ -105,7 +105,7 @@ def floor(setting: Setting) -> dict[str, Any]:
 
 
 def run(setting: Setting) -> str:
-    """The table, the picture and what follows from them."""
+    """Return the table, the picture and what follows from them."""
     count = setting.arguments.samples
     lowest = setting.remembered(f"floor {count}", lambda: floor(setting))
     rows, measured = [], {}
@@ -156,7 +156,7 @@ def _row(name: str, iterations: int | None, found: dict[str, Any]) -> tuple[Any,
 
 
 def _verdict(measured: Any, lowest: Any, setting: Setting) -> str:
-    """The targets beside what was reached."""
+    """Return the targets beside what was reached."""
 
     def median(name: str, iterations: int | None) -> float:
         return float(np.median(measured[name, iterations]["nmse"]))

@@ -23,11 +23,11 @@ class Samples(NamedTuple):
     """What is inverted.
 
     Attributes:
-        noises: unit noise, shape (b, h, w, c).
-        latents: sampled from it, likewise.
-        images: decoded, clipped and rounded: uint8, shape (b, H, W, 3).
-        conds: text vectors.
-        uncond: those of the empty prompt.
+        noises: Unit noise, shape (b, h, w, c).
+        latents: Sampled from it, likewise.
+        images: Decoded, clipped and rounded: uint8, shape (b, H, W, 3).
+        conds: Text vectors.
+        uncond: Those of the empty prompt.
     """
 
     noises: Any
@@ -71,12 +71,12 @@ class Setting:
 
 
 def with_iterations(method: Method, iterations: int) -> Method:
-    """A method that runs all of so many iterations."""
+    """Return a method that runs all of so many iterations."""
     return dataclasses.replace(method, iterations=iterations, patience=None)  # type: ignore[type-var]
 
 
 def compiled(pipe: Any, image: Any, method: Method) -> Any:
-    """The program of one inversion."""
+    """Return the program of one inversion."""
 
     def run(pipe: Any, image: Any) -> ji.DecoderInversion:
         return pipe.invert_decoder(image, method)

@@ -26,7 +26,7 @@ IN_TORCH = {
 
 
 def run(setting: Setting) -> str:
-    """The table."""
+    """Return the table."""
     arguments = setting.arguments
     image = setting.samples.images[0]
     model = ref.TorchAutoencoder(find_model(arguments.model))

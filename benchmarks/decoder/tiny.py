@@ -78,7 +78,7 @@ def reconstruction(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """All photographs by all methods."""
+    """Return all photographs by all methods."""
     vae = load(folder)
     photos = photographs(SIZE)
     floats = {name: jnp.asarray(p, jnp.float32) / 255 for name, p in photos.items()}
@@ -115,7 +115,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def run(setting: Setting) -> str:
-    """The table."""
+    """Return the table."""
     folder = setting.arguments.tiny
     found = setting.remembered("tiny", lambda: measure(folder))
     rows = [

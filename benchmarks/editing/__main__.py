@@ -45,7 +45,7 @@ def spread(cells: list[dict[str, float]], name: str, form: str) -> str:
 
 
 def section(setting: Setting, kind: str) -> str:
-    """The table of one kind of edits."""
+    """Return the table of one kind of edits."""
     rows = []
     for method in METHODS:
         for masked in (False, True):
@@ -98,7 +98,7 @@ seen."""
 
 
 def pictures(setting: Setting) -> Figure:
-    """Some edits of either kind, side by side."""
+    """Draw some edits of either kind, side by side."""
     rows = []
     for kind in KINDS:
         for index in range(setting.arguments.shown):

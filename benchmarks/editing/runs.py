@@ -43,10 +43,10 @@ class Run(NamedTuple):
     """One edit.
 
     Attributes:
-        kind: what the target prompt changes: the background or the object.
-        method: sampler and inverse.
-        masked: whether the states outside of the mask are kept.
-        index: which picture.
+        kind: What the target prompt changes: the background or the object.
+        method: Sampler and inverse.
+        masked: Whether the states outside of the mask are kept.
+        index: Which picture.
     """
 
     kind: str
@@ -60,10 +60,10 @@ class Task(NamedTuple):
 
     Attributes:
         image: (h, w, 3), 8 bits.
-        source: its caption.
-        target: the other caption.
+        source: Its caption.
+        target: The other caption.
         mask: (h / f, w / f, 1): 1 where the latent may change.
-        colour: the target's background, of a background edit.
+        colour: The target's background, of a background edit.
     """
 
     image: np.ndarray
@@ -74,7 +74,7 @@ class Task(NamedTuple):
 
 
 def plan(arguments: argparse.Namespace) -> list[Run]:
-    """All runs that are wanted, picture by picture."""
+    """Return all runs that are wanted, picture by picture."""
     return [
         Run(kind, method, masked, index)
         for index in range(arguments.pictures)
@@ -123,7 +123,7 @@ class Setting:
 
     @functools.cache  # noqa: B019
     def task(self, kind: str, index: int) -> Task:
-        """The picture with its captions and its mask."""
+        """Return the picture with its captions and its mask."""
         seed = [self.arguments.seed, index]
         rng = np.random.default_rng(seed)
         drawing = self.drawings[index]
@@ -174,12 +174,12 @@ class Setting:
         return METHODS[method][0](grid)
 
     def measure(self, runs: list[Run]) -> None:
-        """All that is not known yet."""
+        """Return all that is not known yet."""
         for run in runs:
             self.kept(run, lambda run=run: self.score(run, *self.edited(run)))
 
     def edited(self, run: Run) -> tuple[np.ndarray, editing.Edit]:
-        """The picture after the edit, and the edit."""
+        """Return the picture after the edit, and the edit."""
         task = self.task(run.kind, run.index)
         edit = editing.edit(
             self.sampler(run.method),
@@ -194,7 +194,7 @@ class Setting:
     def score(
         self, run: Run, picture: np.ndarray, edit: editing.Edit
     ) -> dict[str, Any]:
-        """How much was kept, and how much changed."""
+        """Return how much was kept, and how much changed."""
         task = self.task(run.kind, run.index)
         before = task.image.astype(np.float32) / 255
         ways = [self.vectors(prompt) for prompt in (task.source, task.target)]
@@ -220,7 +220,7 @@ class Setting:
         return found
 
     def pixels(self, mask: np.ndarray) -> np.ndarray:
-        """A latent's mask in pixels, as booleans."""
+        """Return a latent's mask in pixels, as booleans."""
         return np.kron(mask[..., 0], np.ones((self.pipe.factor,) * 2)) > 0
 
 

@@ -126,7 +126,7 @@ def joined(cell: Cell, first: Run | None, parts: Sequence[Run]) -> Run:
 
 
 def to_line(run: Run, seed: int) -> dict[str, Any]:
-    """A run as JSON."""
+    """Return a run as JSON."""
     arrays = {
         field: value.tolist()
         for field, value in run._asdict().items()
@@ -144,7 +144,7 @@ def from_line(line: dict[str, Any]) -> Run:
 
 
 def in_order(runs: Iterable[Run]) -> list[Run]:
-    """The runs in the order of the table."""
+    """Return the runs in the order of the table."""
     return sorted(
         runs,
         key=lambda run: (

@@ -24,7 +24,7 @@ class Cell(NamedTuple):
 
 
 def name(cell: Cell) -> str:
-    """A cell in words."""
+    """Return a cell in words."""
     return (
         f"{cell.sampler} {cell.spacing} {cell.steps} steps guidance "
         f"{cell.guidance:g} {cell.method}"
@@ -32,7 +32,7 @@ def name(cell: Cell) -> str:
 
 
 def cross() -> set[tuple[str, int, float]]:
-    """Steps at guidance 5 and guidance at 20 steps; the latter on linspace, too."""
+    """Return steps at guidance 5, and guidance at 20 steps, also on linspace."""
     guidances = (1.0, 3.0, 5.0, 7.5, 10.0, 15.0)
     return {
         *(("log_snr", steps, 5.0) for steps in (10, 20, 50)),
@@ -49,7 +49,7 @@ def product() -> set[tuple[str, int, float]]:
 
 
 def planned(arguments: argparse.Namespace) -> list[Cell]:
-    """The cells to be measured, the most important ones first."""
+    """Return the cells to be measured, the most important ones first."""
     problems = product() if arguments.full else cross()
     cells = [
         Cell(sampler, spacing, steps, guidance, method)
@@ -103,13 +103,13 @@ def _importance(cell: Cell) -> tuple[Any, ...]:
 
 
 def first_method(sampler: str) -> str:
-    """The method that auto begins with; what that leaves is finished by others."""
+    """Return the method that auto begins with, which others finish."""
     grid = ji.time_grid(ji.scaled_linear(), 20)
     return auto_strategy(SAMPLERS[sampler](grid))
 
 
 def options(cell: Cell, schedule: ji.NoiseSchedule) -> dict[str, Any]:
-    """The method as arguments of ``invert``."""
+    """Return the method as arguments of ``invert``."""
     if cell.method == "auto":
         return {}
     if cell.method != "paper":

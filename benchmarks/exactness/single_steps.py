@@ -31,7 +31,7 @@ SAMPLES, HARDEST = 2, 3
 
 
 def section(pipe: Any, arguments: argparse.Namespace) -> str:
-    """The part of the report on single steps; empty without cases."""
+    """Return the part of the report on single steps; empty without cases."""
     if not arguments.cases:
         return ""
     cases = [case.split(":") for case in arguments.cases]

@@ -39,14 +39,14 @@ def main_table(runs: Sequence[Any]) -> str:
 
 
 def not_measured(cells: Sequence[str]) -> str:
-    """A sentence that names what the table lacks."""
+    """Return a sentence that names what the table lacks."""
     if not cells:
         return "All planned cells were measured."
     return f"Planned and not measured: {'; '.join(cells)}."
 
 
 def summary(runs: Sequence[Any]) -> str:
-    """The facts that the targets of the project ask for, as they came out."""
+    """Return the facts that the targets of the project ask for, as they came out."""
     facts = [
         *_reconstructions(runs),
         *_noises(runs),

@@ -47,7 +47,7 @@ _FAULTS = ("raw", "unclear", "wrong", "hang", "died")
 
 
 def run_reader(name: str, tries: int, seed: int) -> dict[str, Any]:
-    """All attempts of one reader, in as many processes as it takes."""
+    """Return all attempts of one reader, in as many processes as it takes."""
     counts: collections.Counter[str] = collections.Counter()
     faults: list[Any] = []
     cell = {"reader": name, "tries": tries, "seed": seed, "commit": commit()}
@@ -98,7 +98,7 @@ def run_reader(name: str, tries: int, seed: int) -> dict[str, Any]:
 
 
 def _lines(process: subprocess.Popen[bytes]) -> Any:
-    """What a worker says; None where it takes too long, after which nothing comes."""
+    """Return a worker's answer, or None if it takes too long and nothing follows."""
     assert process.stdout is not None
     limit = _START
     with selectors.DefaultSelector() as selector:
@@ -113,7 +113,7 @@ def _lines(process: subprocess.Popen[bytes]) -> Any:
 
 
 def report(cells: list[dict[str, Any]], command: str) -> str:
-    """The table, and what is wrong."""
+    """Return the table, and what is wrong."""
     rows = []
     for cell in cells:
         counts = collections.Counter(cell["counts"])

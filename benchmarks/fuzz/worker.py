@@ -22,7 +22,7 @@ _WARM = 20  # attempts whose memory is not counted: what is imported and cached
 
 
 def readers() -> list[Any]:
-    """All readers of the harness."""
+    """Return all readers of the harness."""
     if str(HARNESS) not in sys.path:
         sys.path.insert(0, str(HARNESS))
     from fuzz_readers import READERS
@@ -31,7 +31,7 @@ def readers() -> list[Any]:
 
 
 def _memory(field: str) -> float:
-    """A field of /proc/self/status in MiB."""
+    """Return a field of /proc/self/status in MiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024

@@ -32,9 +32,9 @@ class Setting(NamedTuple):
     """What all scenarios share.
 
     Attributes:
-        job: the command.
-        folder: where results go.
-        images: how many there are.
+        job: The command.
+        folder: Where results go.
+        images: How many there are.
     """
 
     job: Job
@@ -46,9 +46,9 @@ class Whole(NamedTuple):
     """An undisturbed job.
 
     Attributes:
-        out: its results.
-        seconds: from start to end.
-        seconds_per_image: once running, as its status file says.
+        out: Its results.
+        seconds: From start to end.
+        seconds_per_image: Once running, as its status file says.
     """
 
     out: Path
@@ -60,10 +60,10 @@ class Scenario(NamedTuple):
     """What is done to a job that has come a third of its way, and before the next one.
 
     Attributes:
-        disturb: is given the process and the folder of the results; None to let the job
+        disturb: Is given the process and the folder of the results; None to let the job
             run to its end.
-        mend: is given the folder; returns the folder of the next start.
-        limit: is called in the new process.
+        mend: Is given the folder; returns the folder of the next start.
+        limit: Is called in the new process.
     """
 
     disturb: Callable[[subprocess.Popen[bytes], Path], object] | None

@@ -37,7 +37,7 @@ def _section(name: str) -> Any:
 
 
 def report(sections: dict[str, str]) -> str:
-    """The report of some sections, in their order."""
+    """Return the report of some sections, in their order."""
     titles = [_section(name).TITLE for name in SECTIONS]
     parts = [
         f"## {title}\n\n{sections[title]}" for title in titles if title in sections
@@ -46,7 +46,7 @@ def report(sections: dict[str, str]) -> str:
 
 
 def read(path: Path) -> dict[str, str]:
-    """The sections of a report by title."""
+    """Return the sections of a report by title."""
     pieces = re.split(r"^## (.*)$", path.read_text(), flags=re.MULTILINE)[1:]
     return {
         title: text.strip()

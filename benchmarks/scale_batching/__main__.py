@@ -32,7 +32,7 @@ PROMPTS = (
 
 
 def run(small: bool) -> str:
-    """The section."""
+    """Return the section."""
     count, repeats = (16, 1) if small else (48, 1)
     return section(measure(ji.load("emoji64"), count=count, repeats=repeats))
 
@@ -40,14 +40,14 @@ def run(small: bool) -> str:
 def measure(
     pipe: Any, *, count: int, repeats: int, steps: int = 20, iterations: int = 4
 ) -> dict[str, Any]:
-    """Evaluations and seconds of both.
+    """Measure evaluations and seconds of both.
 
     Args:
-        pipe: the model.
-        count: samples, a multiple of the lanes.
-        repeats: runs that are timed, in turn; medians are given.
-        steps: of DDIM.
-        iterations: of a turn.
+        pipe: The model.
+        count: Samples, a multiple of the lanes.
+        repeats: Runs that are timed, in turn; medians are given.
+        steps: Of DDIM.
+        iterations: Of a turn.
     """
     sampler = ji.ddim(ji.time_grid(pipe.schedule, steps))
     # In an order in which a batch has easy and hard ones.
@@ -128,7 +128,7 @@ def measure(
 
 
 def section(found: dict[str, Any]) -> str:
-    """What was measured, as a table."""
+    """Return what was measured, as a table."""
     count = found["count"]
     rate = {name: count / value for name, value in found["seconds"].items()}
 

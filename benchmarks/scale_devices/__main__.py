@@ -41,12 +41,12 @@ COLLECTIVES = (
 
 
 def run(small: bool) -> str:
-    """The section, measured in a process that has the devices."""
+    """Return the section, measured in a process that has the devices."""
     return section(in_other_process(small))
 
 
 def in_other_process(small: bool) -> dict[str, Any]:
-    """What :func:`measure` returns in a process with the devices."""
+    """Return what :func:`measure` returns in a process with the devices."""
     command = [sys.executable, "-m", "benchmarks.scale_devices", "--json"]
     found = subprocess.run(
         [*command, *["--small"] * small],
@@ -59,7 +59,7 @@ def in_other_process(small: bool) -> dict[str, Any]:
 
 
 def section(found: dict[str, Any]) -> str:
-    """What was measured, in words and a table."""
+    """Return what was measured, in words and a table."""
     rows = [
         [
             name,
@@ -91,7 +91,7 @@ def section(found: dict[str, Any]) -> str:
 
 
 def measure(small: bool) -> dict[str, Any]:
-    """All numbers, as JSON holds them."""
+    """Return all numbers, as JSON holds them."""
     steps, count = 20, DEVICES if small else 2 * DEVICES
     model, shape, conditions, name, schedule = _model(small, count)
     sampler = ji.ddim(ji.time_grid(schedule, steps))
@@ -144,7 +144,7 @@ def measure(small: bool) -> dict[str, Any]:
 
 
 def _model(small: bool, count: int) -> Any:
-    """A conditional model, the shape of its samples, conditions, name, schedule."""
+    """Return a conditional model, its sample shape, conditions, name and schedule."""
     if small:
         config = UNet2DConditionConfig(
             sample_size=8,
@@ -181,7 +181,7 @@ class _Programs:
         self.task = Inversion(make_plan(sampler, "stepwise", None, None), False)
 
     def report(self, model: Any, mesh: Any, count: int) -> dict[str, Any]:
-        """Collectives and floating-point operations of a batch on a mesh."""
+        """Count collectives and floating-point operations of a batch on a mesh."""
         x, conditions = self._placed(mesh, count)
         compiled = on_mesh.lower(
             self.sampler,
@@ -194,7 +194,7 @@ class _Programs:
         return _read(compiled, count // mesh.shape["data"])
 
     def plain_jit(self, model: Any, mesh: Any, reference: Any) -> dict[str, Any]:
-        """The same under jit alone."""
+        """Return the same under jit alone."""
         x, conditions = self._placed(mesh, len(self.latents))
 
         def one(model: Any, x: Any, condition: Any) -> Any:
@@ -224,7 +224,7 @@ def _compare(result: Any, reference: Any) -> dict[str, Any]:
 
 
 def _read(compiled: Any, per_device: int) -> dict[str, Any]:
-    """Collectives of a program, in it and in its loops, and FLOPs for each sample."""
+    """Count a program's collectives, also in its loops, and FLOPs per sample."""
     bodies = computations(compiled.as_text())
     inside = reached(bodies, loops(bodies))
     cost = compiled.cost_analysis()
@@ -236,7 +236,7 @@ def _read(compiled: Any, per_device: int) -> dict[str, Any]:
 
 
 def computations(program: str) -> dict[str, list[str]]:
-    """The computations of an HLO text by name, as lists of instructions."""
+    """Return the computations of an HLO text by name, as lists of instructions."""
     found: dict[str, list[str]] = {}
     name = ""
     for line in program.splitlines():
@@ -259,7 +259,7 @@ def loops(bodies: dict[str, list[str]]) -> set[str]:
 
 
 def reached(bodies: dict[str, list[str]], names: set[str]) -> set[str]:
-    """Computations that are called from some, and these themselves."""
+    """Return computations that are called from some, and these themselves."""
     found, waiting = set(), list(names)
     while waiting:
         name = waiting.pop()
@@ -272,7 +272,7 @@ def reached(bodies: dict[str, list[str]], names: set[str]) -> set[str]:
 
 
 def collectives(lines: list[str]) -> int:
-    """How many collective operations there are."""
+    """Return how many collective operations there are."""
     pattern = rf" (?:{'|'.join(COLLECTIVES)})(?:-start)?\("
     return sum(len(re.findall(pattern, line)) for line in lines)
 

@@ -21,10 +21,10 @@ WRITING = ("array", "records", "array", "records", "merging", "merging")
 
 
 def run(small: bool) -> str:
-    """The section, measured.
+    """Return the section, measured.
 
     Args:
-        small: fewer images and kills: minutes.
+        small: Fewer images and kills: minutes.
     """
     with tempfile.TemporaryDirectory(prefix="jaxinv-job-") as name:
         folder, random = Path(name), np.random.default_rng(0)

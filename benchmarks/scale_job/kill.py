@@ -38,13 +38,13 @@ class Kill(NamedTuple):
     """What was seen of a start that was to be killed.
 
     Attributes:
-        aim: what it waited for: a number of seconds, or a kind of temporary file.
-        seconds: after the start.
-        before: images with a result at the start.
-        done: images with a result after the kill.
-        killed: whether it was still running.
-        left: temporary files that it left.
-        flaws: visible files that were not whole.
+        aim: What it waited for: a number of seconds, or a kind of temporary file.
+        seconds: After the start.
+        before: Images with a result at the start.
+        done: Images with a result after the kill.
+        killed: Whether it was still running.
+        left: Temporary files that it left.
+        flaws: Visible files that were not whole.
     """
 
     aim: str
@@ -68,18 +68,18 @@ def measure(
     """Run a job undisturbed, and again with kills.
 
     Args:
-        folder: for everything.
-        images: of the job.
-        plans: kills by name of the run: shares of the time that the undisturbed run
+        folder: For everything.
+        images: Of the job.
+        plans: Kills by name of the run: shares of the time that the undisturbed run
             took, or a kind of ``AIMS``: as soon as there is such a file, the job is
             killed.
-        model: name or folder of a model.
-        size: of its images.
-        compile_first: in a start of its own, so that the undisturbed run is as fast as
+        model: Name or folder of a model.
+        size: Of its images.
+        compile_first: In a start of its own, so that the undisturbed run is as fast as
             the others.
 
     Raises:
-        AssertionError: unless every image has exactly one result in the end.
+        AssertionError: Unless every image has exactly one result in the end.
     """
     how = options(model, 4, folder / "programs")
     folder = folder / "killed"
@@ -133,16 +133,16 @@ def _kill_once(job: Job, out: Path, aim: float | str) -> Kill:
 
 
 def _temporaries(out: Path, aim: str) -> set[str]:
-    """The temporary files of a kind, whose names are made up anew for each."""
+    """Return the temporary files of a kind, whose names are made up anew for each."""
     folder, pattern = AIMS[aim]
     return {str(path) for path in (out / folder).glob(pattern)}
 
 
 def compare(out: Path, reference: Path, count: int) -> dict[str, Any]:
-    """What came of a job in the end, against another of the same images.
+    """Return what came of a job in the end, against another of the same images.
 
     Raises:
-        AssertionError: unless every image has exactly one result.
+        AssertionError: Unless every image has exactly one result.
     """
     times = results_per_image(out, count)
     ours, theirs = (read_lines(f / "certificates.jsonl") for f in (out, reference))
@@ -170,7 +170,7 @@ def compare(out: Path, reference: Path, count: int) -> dict[str, Any]:
 
 
 def section(found: dict[str, Any]) -> str:
-    """What was measured, as tables."""
+    """Return what was measured, as tables."""
     count, runs = found["count"], found["runs"]
     header = (
         "kill | waited for | seconds after its start | still running | "

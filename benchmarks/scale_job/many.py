@@ -29,9 +29,9 @@ class Sample(NamedTuple):
     """A look at a running job.
 
     Attributes:
-        seconds: since its start.
-        done: images with a result on the disk.
-        resident: memory, in KiB.
+        seconds: Since its start.
+        done: Images with a result on the disk.
+        resident: Memory, in KiB.
     """
 
     seconds: float
@@ -51,15 +51,15 @@ def measure(
     """Run a job once.
 
     Args:
-        folder: for everything.
-        images: of the job.
-        bad: how many of them.
-        different: good pictures; the other good ones are copies.
-        model: name or folder of a model.
-        size: of its images.
+        folder: For everything.
+        images: Of the job.
+        bad: How many of them.
+        different: Good pictures; the other good ones are copies.
+        model: Name or folder of a model.
+        size: Of its images.
 
     Raises:
-        AssertionError: unless every image has exactly one result.
+        AssertionError: Unless every image has exactly one result.
     """
     # Two steps: as some rows are guided, all have two evaluations in each.
     how = options(model, 2, folder / "programs")
@@ -97,7 +97,7 @@ def memory(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _recorded(out: Path, what: list[str | int]) -> dict[str, Any]:
-    """What the records say, against what was planted."""
+    """Return what the records say, against what was planted."""
     lines = read_lines(out / "certificates.jsonl")
     times = results_per_image(out, len(what))
     once = int(np.sum(times == 1))
@@ -125,7 +125,7 @@ def _recorded(out: Path, what: list[str | int]) -> dict[str, Any]:
 
 
 def _copies(out: Path, what: list[str | int]) -> dict[str, Any]:
-    """Whether every row has the noise of its own picture, the same in all copies."""
+    """Return whether every row has its own picture's noise, equal in all copies."""
     noise = np.asarray(read_array(out / "noise.zarr").read().result(), np.float64)
     noise = noise.reshape(len(what), -1)
     rows: dict[int, list[int]] = {}
@@ -148,13 +148,13 @@ def _copies(out: Path, what: list[str | int]) -> dict[str, Any]:
 
 
 def at_share(samples: list[Sample], count: int, percent: int) -> Sample:
-    """The first look with so many images done; the last one, if there is none."""
+    """Return the first look with a number of images done, or the last look."""
     wanted = count * percent / 100
     return next((s for s in samples if s.done >= wanted), samples[-1])
 
 
 def section(found: dict[str, Any]) -> str:
-    """What was measured, as tables."""
+    """Return what was measured, as tables."""
     samples, count = found["samples"], found["count"]
     looks = [at_share(samples, count, percent) for percent in SHARES]
     first = next((s for s in samples if s.done), samples[-1])

@@ -17,7 +17,7 @@ OVERFLOWING = {"prompt": "red heart", "guidance": 1e39}
 
 
 def write_picture(path: Path, size: int, seed: int) -> None:
-    """Writes a smooth random picture as PNG."""
+    """Write a smooth random picture as PNG."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
     smooth = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
@@ -25,7 +25,7 @@ def write_picture(path: Path, size: int, seed: int) -> None:
 
 
 def write_pictures(folder: Path, size: int, count: int) -> None:
-    """Writes pictures that are all different, 0000.png and on."""
+    """Write pictures that are all different, 0000.png and on."""
     folder.mkdir(parents=True)
     for index in range(count):
         write_picture(folder / f"{index:04d}.png", size, index)
@@ -35,9 +35,9 @@ class Bad(NamedTuple):
     """A kind of file that must fail.
 
     Attributes:
-        plant: makes one, given a path and the model's image size.
-        reason: what the record must say.
-        row: what the manifest says of it besides its path.
+        plant: Makes one, given a path and the model's image size.
+        reason: What the record must say.
+        row: What the manifest says of it besides its path.
     """
 
     plant: Callable[[Path, int], Any]
@@ -102,15 +102,15 @@ if os.geteuid() != 0:  # root may read everything
 def write_job(
     folder: Path, size: int, count: int, bad: int, different: int, seed: int = 0
 ) -> tuple[Path, list[str | int]]:
-    """Writes a manifest of good and bad pictures in random order, and these.
+    """Write a manifest of good and bad pictures in random order, and these.
 
     Args:
-        folder: for the pictures; the manifest lies in it.
-        size: of the model's images.
+        folder: For the pictures; the manifest lies in it.
+        size: Of the model's images.
         count: rows.
-        bad: of them, all kinds in turn.
-        different: different good pictures; the other good ones are hard links.
-        seed: of the order.
+        bad: Of them, all kinds in turn.
+        different: Different good pictures; the other good ones are hard links.
+        seed: Of the order.
 
     Returns:
         The manifest, and what each row is: a kind of ``BAD``, or the number of the

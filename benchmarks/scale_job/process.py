@@ -25,9 +25,9 @@ class Job(NamedTuple):
     """A command line, without the folder of its results.
 
     Attributes:
-        manifest: the images.
-        options: of ``jaxinv batch``.
-        log: where its starts print to.
+        manifest: The images.
+        options: Of ``jaxinv batch``.
+        log: Where its starts print to.
     """
 
     manifest: Path
@@ -49,11 +49,11 @@ def start(
     """Start the program, in a process group of its own.
 
     Args:
-        job: the command.
-        out: where results go.
-        *more: further options.
-        environment: variables that differ from this process's.
-        limit: is called in the new process.
+        job: The command.
+        out: Where results go.
+        *more: Further options.
+        environment: Variables that differ from this process's.
+        limit: Is called in the new process.
     """
     command = (sys.executable, "-m", "jaxinv", "batch", job.manifest, out)
     with open(job.log, "ab") as log:
@@ -76,10 +76,10 @@ def kill(process: subprocess.Popen[bytes]) -> bool:
 
 
 def finish(process: subprocess.Popen[bytes], job: Job) -> None:
-    """Waits for the end.
+    """Wait for the end.
 
     Raises:
-        JobFailedError: if it failed, with the end of what it printed.
+        JobFailedError: If it failed, with the end of what it printed.
     """
     if process.wait() not in FINISHED:
         end = job.log.read_text(errors="replace")[-2000:]
@@ -87,12 +87,12 @@ def finish(process: subprocess.Popen[bytes], job: Job) -> None:
 
 
 def parts(out: Path) -> list[Path]:
-    """The files of commits, in their order."""
+    """Return the files of commits, in their order."""
     return sorted((out / "certificates").glob("[0-9]*.jsonl"))
 
 
 def images_in(part: Path) -> list[int]:
-    """The images of a commit; its first line is about the commit itself."""
+    """Return the images of a commit; its first line is about the commit itself."""
     return [record["index"] for record in read_lines(part)[1:]]
 
 
@@ -108,12 +108,12 @@ def results_per_image(out: Path, count: int) -> np.ndarray:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file may be half written, by its name; see jaxinv.scale.jobs.folder."""
+    """Return whether a name allows partial contents (jaxinv.scale.jobs.folder)."""
     return name.startswith(".") or name.endswith(".__lock")
 
 
 def files(out: Path) -> Iterator[Path]:
-    """All files of a job, those of a writer at work too."""
+    """Return all files of a job, those of a writer at work too."""
     for parent, _, names in os.walk(out):
         yield from (Path(parent, name) for name in names)
 
@@ -129,7 +129,7 @@ def temporaries(out: Path) -> list[str]:
 
 
 def flaw(path: Path, content: bytes, out: Path) -> str | None:
-    """What is wrong with a visible file; None if it is whole."""
+    """Return what is wrong with a visible file; None if it is whole."""
     name = str(path.relative_to(out))
     if name.startswith("noise.zarr/c/"):
         return _array_flaw(out / "noise.zarr")
@@ -147,7 +147,7 @@ def flaw(path: Path, content: bytes, out: Path) -> str | None:
 
 
 def _array_flaw(path: Path) -> str | None:
-    """What is wrong with an array when its readers read all of it."""
+    """Return what is wrong with an array when its readers read all of it."""
     try:
         read_array(path).read().result()
     except (OSError, ValueError) as error:
@@ -198,12 +198,12 @@ class Watcher(threading.Thread):
             self.looks += 1
 
     def __enter__(self) -> "Watcher":
-        """Starts."""
+        """Start."""
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops."""
+        """Stop."""
         if not self.is_alive():
             raise RuntimeError("the watcher has failed")
         self._stop_now.set()
@@ -213,7 +213,7 @@ class Watcher(threading.Thread):
 def wait_until(
     process: subprocess.Popen[bytes], reached: Callable[[], bool], pause: float = 0.002
 ) -> None:
-    """Waits for a condition or the end of a process, whichever is first."""
+    """Wait for a condition or the end of a process, whichever is first."""
     while process.poll() is None and not reached():
         time.sleep(pause)
 

@@ -23,7 +23,7 @@ PROCESSES = 2
 
 
 def run(small: bool) -> str:
-    """The section."""
+    """Return the section."""
     with tempfile.TemporaryDirectory() as folder:
         count = 16 if small else 48
         return section(measure(Path(folder), "emoji64", 64, count))
@@ -32,14 +32,14 @@ def run(small: bool) -> str:
 def measure(
     folder: Path, model: str, size: int, count: int, options: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The results of one process and of two.
+    """Return the results of one process and of two.
 
     Args:
-        folder: for pictures and results.
-        model: name or folder of a model.
-        size: of its images.
+        folder: For pictures and results.
+        model: Name or folder of a model.
+        size: Of its images.
         count: pictures.
-        options: more options of ``jaxinv batch``.
+        options: More options of ``jaxinv batch``.
     """
     write_pictures(folder / "pictures", size, count)
     how = (
@@ -75,7 +75,7 @@ def measure(
 
 
 def section(found: dict[str, Any]) -> str:
-    """What was measured, as a table."""
+    """Return what was measured, as a table."""
     rows = [
         ["images", found["count"]],
         ["images of each process", ", ".join(map(str, found["shares"].values()))],
@@ -98,7 +98,7 @@ def _certificates(folder: Path) -> list[dict[str, Any]]:
 
 
 def _shares(folder: Path) -> dict[str, int]:
-    """How many images each process did."""
+    """Return how many images each process did."""
     found: dict[str, int] = {}
     for part in parts(folder):
         process = part.name.split("-")[0]

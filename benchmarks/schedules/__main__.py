@@ -50,7 +50,7 @@ def run(seeds: Iterable[int]) -> Results:
 
 
 def by(results: Results, title: str, key: Callable[[Case], str]) -> str:
-    """A table of the outcomes by a property of the case."""
+    """Return a table of the outcomes by a property of the case."""
     groups = collections.defaultdict(list)
     for case, outcome in results:
         groups[key(case)].append(outcome)
@@ -76,14 +76,14 @@ def by(results: Results, title: str, key: Callable[[Case], str]) -> str:
 
 
 def reasons(results: Results) -> str:
-    """A table of the refusals."""
+    """Return a table of the refusals."""
     refused = [o.detail for _, o in results if o.kind == "refused"]
     counts = collections.Counter(refused).most_common()
     return table(("refused for | cases"), [list(row) for row in counts])
 
 
 def prediction(case: Case) -> str:
-    """What the network predicts, as the configuration says it."""
+    """Return what the network predicts, as the configuration says it."""
     if "FlowMatch" in case.name:
         return "flow"
     unused = case.config.get("_use_default_values", ())
@@ -92,7 +92,7 @@ def prediction(case: Case) -> str:
 
 
 def steps(case: Case) -> str:
-    """A range of step counts."""
+    """Return a range of step counts."""
     for low, high in ((1, 4), (5, 14), (15, 49), (50, 100)):
         if low <= case.num_steps <= high:
             return f"{low:3d} to {high}"
@@ -100,7 +100,7 @@ def steps(case: Case) -> str:
 
 
 def model(x: Any, t: Any) -> Any:
-    """The network of the comparison, in JAX."""
+    """Return the network of the comparison, in JAX."""
     return network(jnp, x, t)
 
 
@@ -135,7 +135,7 @@ def float32_case(seed: int) -> tuple[str, float, float] | None:
 
 
 def float32_trajectory(sampler: ji.LinearMultistep, denoise: Any) -> np.ndarray:
-    """All states in float32, noise first, in a program shared by shape."""
+    """Return all states in float32, noise first, in a program shared by shape."""
     pad = ((0, 0), (0, HISTORY - sampler.history))
     sampler = dataclasses.replace(
         sampler,
@@ -150,7 +150,7 @@ def float32_trajectory(sampler: ji.LinearMultistep, denoise: Any) -> np.ndarray:
 
 
 def in_float32(count: int) -> str:
-    """A table of errors in float32 by what the network predicts."""
+    """Return a table of errors in float32 by what the network predicts."""
     groups = collections.defaultdict(list)
     seed, total = 1_000_000, 0
     while total < count:
@@ -179,7 +179,7 @@ def in_float32(count: int) -> str:
 
 
 def report(results: Results, float32: str, command: str) -> str:
-    """The text of the result."""
+    """Return the text of the result."""
     silent = [(case, o) for case, o in results if o.silent]
     lines = [f"* {case}: {outcome}" for case, outcome in silent[:20]]
     return f"""# Samplers from diffusers' configurations, at random

@@ -67,8 +67,8 @@ class Outcome(NamedTuple):
     Attributes:
         kind: ``"agrees"``, ``"refused"``, ``"diffusers raises"``, ``"diffusers NaN"``,
             ``"states differ"``, ``"times differ"`` or ``"steps differ"``.
-        detail: the reason of a refusal, or diffusers' exception.
-        error: largest difference of a state, relative to its RMS.
+        detail: The reason of a refusal, or diffusers' exception.
+        error: Largest difference of a state, relative to its RMS.
     """
 
     kind: str
@@ -82,7 +82,7 @@ class Outcome(NamedTuple):
 
 
 def network(xp: Any, x: Any, t: Any) -> Any:
-    """A smooth nonlinear stand-in for a network, in any array library."""
+    """Return a smooth nonlinear stand-in for a network, in any array library."""
     return 0.8 * xp.tanh(1.3 * x + 0.3) + 0.2 * xp.sin(2.0 * x + 0.01 * t)
 
 
@@ -112,7 +112,7 @@ def compare(case: Case) -> Outcome:
 
 
 def read(case: Case) -> tuple[Any, Any]:
-    """The table and the schedule of a case."""
+    """Return the table and the schedule of a case."""
     config, request = case.config, case.request
     mu = {key: request[key] for key in ("mu",) if key in request}
     table = ji.sampler_from_diffusers(config, case.num_steps, **request)
@@ -120,7 +120,7 @@ def read(case: Case) -> tuple[Any, Any]:
 
 
 def reason(message: str) -> str:
-    """The listed reason of a refusal."""
+    """Return the listed reason of a refusal."""
     for name, pattern in REFUSALS.items():
         if re.search(pattern, message):
             return name
@@ -136,7 +136,7 @@ def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def trajectory(table: Any, schedule: Any) -> np.ndarray:
-    """All states x of a table, noise first, in NumPy and float64."""
+    """Return all states x of a table, noise first, in NumPy and float64."""
     denoise = float64_denoiser(schedule)
     scale, times, n = table.scale, table.model_time, table.num_steps
     y, f = {n: NOISE / scale[n]}, {}
@@ -166,7 +166,7 @@ def float64_denoiser(schedule: Any) -> Callable[[np.ndarray, float], np.ndarray]
 
 
 def in_diffusers(case: Case, *, double: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """The timesteps and all states of diffusers' own scheduler, noise first."""
+    """Return the timesteps and all states of diffusers' own scheduler, noise first."""
     try:
         return _in_diffusers(case, double, None)
     except (AssertionError, IndexError):

@@ -28,10 +28,10 @@ class Case(NamedTuple):
     """One comparison.
 
     Attributes:
-        name: the class that takes the steps.
-        config: what its ``from_config`` is given.
-        num_steps: what its ``set_timesteps`` is asked for.
-        request: further arguments of ``set_timesteps``.
+        name: The class that takes the steps.
+        config: What its ``from_config`` is given.
+        num_steps: What its ``set_timesteps`` is asked for.
+        request: Further arguments of ``set_timesteps``.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Case(NamedTuple):
 
 
 def draw(seed: int) -> Case:
-    """The case of a seed."""
+    """Return the case of a seed."""
     rng = np.random.default_rng(seed)
     name = str(rng.choice(CLASSES, p=(0.2, 0.3, 0.15, 0.2, 0.15)))
     steps = int(rng.integers(1, 101)) if rng.random() < 0.8 else int(rng.integers(1, 9))
@@ -236,7 +236,7 @@ def _leftovers(rng: Rng, name: str) -> dict[str, Any]:
 
 
 def _from_another_class(rng: Rng, name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """The live configuration of another class, with this one's options over it."""
+    """Return another class's live configuration, updated with this one's options."""
     source = getattr(diffusers, str(rng.choice(SOURCES)))
     given = {k: v for k, v in config.items() if rng.random() < 0.8}
     try:
@@ -252,7 +252,7 @@ def _from_another_class(rng: Rng, name: str, config: dict[str, Any]) -> dict[str
 def _with_unused_defaults(
     rng: Rng, name: str, config: dict[str, Any]
 ) -> dict[str, Any]:
-    """Some of the options listed as another class's defaults: they do not count."""
+    """List some of the options as another class's defaults: they do not count."""
     config = {**_leftovers(rng, name), **config}
     extra = {k: v[0] for k, v in _OTHERS.items() if k in _known(name)}
     extra = {k: v for k, v in extra.items() if k not in config and rng.random() < 0.3}

@@ -56,8 +56,8 @@ def sample_o_belm(grid: TimeGrid, eps: Eps, noise: Tensor) -> Tensor:
 
     Args:
         grid: N + 1 noise levels.
-        eps: noise prediction of the batch.
-        noise: unit noise, shape (b, c, h, w).
+        eps: Noise prediction of the batch.
+        noise: Unit noise, shape (b, c, h, w).
 
     Returns:
         All states, data first, shape (N + 1, b, c, h, w).
@@ -76,9 +76,9 @@ def invert_o_belm(grid: TimeGrid, eps: Eps, x0: Tensor, x1: Tensor) -> Tensor:
 
     Args:
         grid: N + 1 noise levels.
-        eps: noise prediction of the batch.
-        x0: states at level 0, shape (b, c, h, w).
-        x1: states at level 1.
+        eps: Noise prediction of the batch.
+        x0: States at level 0, shape (b, c, h, w).
+        x1: States at level 1.
 
     Returns:
         All states, data first, shape (N + 1, b, c, h, w).
@@ -121,9 +121,9 @@ def sample_edict(grid: TimeGrid, eps: Eps, noise: Tensor, p: float) -> Tensor:
 
     Args:
         grid: N + 1 noise levels.
-        eps: noise prediction of the batch.
-        noise: unit noise, shape (b, c, h, w).
-        p: weight of the mixing.
+        eps: Noise prediction of the batch.
+        noise: Unit noise, shape (b, c, h, w).
+        p: Weight of the mixing.
 
     Returns:
         The pairs (x, y), data first, shape (N + 1, 2, b, c, h, w).
@@ -147,10 +147,10 @@ def invert_edict(grid: TimeGrid, eps: Eps, x: Tensor, y: Tensor, p: float) -> Te
 
     Args:
         grid: N + 1 noise levels.
-        eps: noise prediction of the batch.
-        x: first states at level 0, shape (b, c, h, w).
-        y: second states.
-        p: weight of the mixing.
+        eps: Noise prediction of the batch.
+        x: First states at level 0, shape (b, c, h, w).
+        y: Second states.
+        p: Weight of the mixing.
 
     Returns:
         The pairs (x, y), data first, shape (N + 1, 2, b, c, h, w).
@@ -177,7 +177,7 @@ def ddim_of_other(
 def undo_ddim_of_other(
     x: Tensor, other: Tensor, eps: Eps, source: Level, target: Level
 ) -> Tensor:
-    """What :func:`ddim_of_other` made x of."""
+    """Return what :func:`ddim_of_other` made x of."""
     a = target.alpha / source.alpha
     b = target.sigma - a * source.sigma
     return (x - b * eps(other, source.time)) / a

@@ -60,14 +60,14 @@ def gradient(
     iterations: int = 100,
     learning_rate: float = 0.1,
 ) -> Tensor:
-    """The latent after gradient descent.
+    """Return the latent after gradient descent.
 
     Args:
-        encode: images to latents.
-        decode: latents to images.
-        image: shape (b, 3, h, w), within [0, 1].
-        iterations: how many.
-        learning_rate: the largest.
+        encode: Images to latents.
+        decode: Latents to images.
+        image: Shape (b, 3, h, w), within [0, 1].
+        iterations: How many.
+        learning_rate: The largest.
 
     Returns:
         The last iterate.
@@ -92,7 +92,7 @@ def forward_step(
     iterations: int = 100,
     step_size: float = 1.0,
 ) -> Tensor:
-    """The latent after so many forward steps."""
+    """Return the latent after so many forward steps."""
     target = encode(image)
     z = target.clone()
     for _ in range(iterations):
@@ -108,7 +108,7 @@ def gradient_free_adam(
     iterations: int = 100,
     learning_rate: float = 0.01,
 ) -> Tensor:
-    """The latent after gradient-free Adam."""
+    """Return the latent after gradient-free Adam."""
     target = encode(image)
     z = target.clone()
     optimizer = torch.optim.Adam([z], lr=learning_rate)

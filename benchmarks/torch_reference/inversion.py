@@ -72,13 +72,13 @@ class Settings:
     """How an implicit step is solved; the defaults are the published ones.
 
     Attributes:
-        rho: step size of Algorithm 1 (Algorithm 2 has its own rule).
-        warmup: iterations over which rho grows linearly to its value.
-        max_iterations: at most so many evaluations per solve.
-        sum_of_squares: stop when ``|F(z) - x[i-1]|^2`` is below this.
-        plateau: multiply rho by ``plateau_factor`` after more than so many iterations
+        rho: Step size of Algorithm 1 (Algorithm 2 has its own rule).
+        warmup: Iterations over which rho grows linearly to its value.
+        max_iterations: At most so many evaluations per solve.
+        sum_of_squares: Stop when ``|F(z) - x[i-1]|^2`` is below this.
+        plateau: Multiply rho by ``plateau_factor`` after more than so many iterations
             without a better loss.
-        plateau_factor: see ``plateau``.
+        plateau_factor: See ``plateau``.
     """
 
     rho: float = 0.5
@@ -93,13 +93,13 @@ class Inversion(NamedTuple):
     """What an inversion found, and what it cost.
 
     Attributes:
-        noise: shape (b, c, h, w), float32: the state at the noise end.
-        states: shape (N + 1, b, c, h, w), data first.
-        evaluations: shape (b,), int64. Model evaluations of each sample.
-        step_evaluations: shape (b, N), int64. The same, of each step.
-        step_residuals: shape (b, N), float64. ``|F(z) - x[i-1]| / |x[i-1]|`` of the
+        noise: Shape (b, c, h, w), float32: the state at the noise end.
+        states: Shape (N + 1, b, c, h, w), data first.
+        evaluations: Shape (b,), int64. Model evaluations of each sample.
+        step_evaluations: Shape (b, N), int64. The same, of each step.
+        step_residuals: Shape (b, N), float64. ``|F(z) - x[i-1]| / |x[i-1]|`` of the
             equation that the step solved; NaN where none was solved (naive).
-        converged: shape (b, N), bool. Whether that equation met the tolerance.
+        converged: Shape (b, N), bool. Whether that equation met the tolerance.
     """
 
     noise: Tensor
@@ -123,8 +123,8 @@ def naive(grid: TimeGrid, eps: GuidedEps, x0: Tensor) -> Inversion:
 
     Args:
         grid: N + 1 noise levels.
-        eps: noise prediction of the batch.
-        x0: states at the data end, shape (b, c, h, w).
+        eps: Noise prediction of the batch.
+        x0: States at the data end, shape (b, c, h, w).
 
     Returns:
         The noise, from N evaluations for every sample.
@@ -150,9 +150,9 @@ def algorithm_1(
 
     Args:
         grid: N + 1 noise levels.
-        eps: noise prediction of the batch.
-        x0: states at the data end, shape (b, c, h, w).
-        settings: of the solves; the published ones by default.
+        eps: Noise prediction of the batch.
+        x0: States at the data end, shape (b, c, h, w).
+        settings: Of the solves; the published ones by default.
         method: :func:`forward_step` (default) or :func:`gradient_descent`.
 
     Returns:
@@ -187,13 +187,13 @@ def algorithm_2(
 
     Args:
         grid: N + 1 noise levels.
-        schedule: the model's schedule, for the levels between those of the grid.
-        eps: noise prediction of the batch.
-        x0: states at the data end, shape (b, c, h, w).
-        order: of the sampler.
-        lower_order_final: as the sampler was run.
-        substep: longest step of the fine-grained naive inversion, training timesteps.
-        settings: of the solves; ``rho`` is not used.
+        schedule: The model's schedule, for the levels between those of the grid.
+        eps: Noise prediction of the batch.
+        x0: States at the data end, shape (b, c, h, w).
+        order: Of the sampler.
+        lower_order_final: As the sampler was run.
+        substep: Longest step of the fine-grained naive inversion, training timesteps.
+        settings: Of the solves; ``rho`` is not used.
         method: :func:`forward_step` (default) or :func:`gradient_descent`.
 
     Returns:
@@ -251,12 +251,12 @@ def solve(
     Samples stop on their own: those that are done are no longer evaluated.
 
     Args:
-        step: the sampler's step.
-        target: the states after it, shape (b, c, h, w).
-        start: first iterates, same shape.
-        rho: step size after the warm-up.
-        settings: everything else.
-        method: the direction to move along.
+        step: The sampler's step.
+        target: The states after it, shape (b, c, h, w).
+        start: First iterates, same shape.
+        rho: Step size after the warm-up.
+        settings: Everything else.
+        method: The direction to move along.
 
     Returns:
         The best iterates with their relative residuals.
@@ -312,7 +312,7 @@ def gradient_descent(
 def _explicit_step(
     eps: GuidedEps, target: Level, source: Level, frozen: Tensor | float | None
 ) -> Step:
-    """The sampler's step with its high-order term held fixed."""
+    """Return the sampler's step with its high-order term held fixed."""
 
     def step(z: Tensor, rows: Tensor) -> Tensor:
         data = data_prediction(z, eps(z, source.time, rows), source)
@@ -323,7 +323,7 @@ def _explicit_step(
 
 
 def _naive_step(eps: GuidedEps, x: Tensor, target: Level, source: Level) -> Tensor:
-    """The state at ``source``, with the noise predicted at the state at ``target``."""
+    """Return the state at ``source``, with the noise of the state at ``target``."""
     predicted = eps(x, source.time)
     data = data_prediction(x, predicted, target)
     return source.alpha * data + source.sigma * predicted

@@ -26,10 +26,10 @@ class GuidedEps:
 
     Attributes:
         unet: diffusers' UNet, float32.
-        cond: text vectors of the prompts, shape (b, l, d).
-        uncond: text vectors of the negative prompt, shape (1, l, d).
-        guidance: weight s; at 1 the negative prompt is not evaluated.
-        evaluations: shape (b,), int64. Calls so far, for each sample.
+        cond: Text vectors of the prompts, shape (b, l, d).
+        uncond: Text vectors of the negative prompt, shape (1, l, d).
+        guidance: Weight s; at 1 the negative prompt is not evaluated.
+        evaluations: Shape (b,), int64. Calls so far, for each sample.
     """
 
     unet: diffusers.UNet2DConditionModel
@@ -45,9 +45,9 @@ class GuidedEps:
         """Predict the noise.
 
         Args:
-            x: states, shape (m, c, h, w).
-            t: timestep of all of them, fractional.
-            rows: which of the b samples they are, shape (m,); None for all, in order.
+            x: States, shape (m, c, h, w).
+            t: Timestep of all of them, fractional.
+            rows: Which of the b samples they are, shape (m,); None for all, in order.
 
         Returns:
             The noise prediction, shape (m, c, h, w).
@@ -68,9 +68,9 @@ class TorchModel:
     """A latent diffusion model's noise predictor in PyTorch.
 
     Attributes:
-        unet: predicts noise.
-        text_encoder: turns token ids into text vectors.
-        tokenizer: turns prompts into token ids.
+        unet: Predicts noise.
+        text_encoder: Turns token ids into text vectors.
+        tokenizer: Turns prompts into token ids.
     """
 
     unet: diffusers.UNet2DConditionModel
@@ -82,7 +82,7 @@ class TorchModel:
         """Read a folder in diffusers' layout; weights of any precision, as float32.
 
         Args:
-            folder: holds ``unet``, ``text_encoder`` and ``tokenizer``.
+            folder: Holds ``unet``, ``text_encoder`` and ``tokenizer``.
 
         Returns:
             The model, in evaluation mode and without gradients of its parameters.
@@ -115,12 +115,12 @@ class TorchModel:
     def guided(
         self, prompts: Sequence[str], guidance: float, negative_prompt: str = ""
     ) -> GuidedEps:
-        """The noise prediction of a batch of prompts, its count at zero.
+        """Return the noise prediction of a batch of prompts, its count at zero.
 
         Args:
-            prompts: one for each sample of the batch.
-            guidance: weight of classifier-free guidance, for all of them.
-            negative_prompt: what guidance pushes away from.
+            prompts: One for each sample of the batch.
+            guidance: Weight of classifier-free guidance, for all of them.
+            negative_prompt: What guidance pushes away from.
 
         Returns:
             A function of a batch of states and a timestep.

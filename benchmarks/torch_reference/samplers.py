@@ -41,9 +41,9 @@ class Level(NamedTuple):
     """One noise level of a variance-preserving model.
 
     Attributes:
-        alpha: scale of the data.
-        sigma: scale of the noise.
-        time: the timestep that the network is given.
+        alpha: Scale of the data.
+        sigma: Scale of the noise.
+        time: The timestep that the network is given.
     """
 
     alpha: float
@@ -57,16 +57,16 @@ class Level(NamedTuple):
 
 
 def level(tau: float, time: float) -> Level:
-    """The level of a noise-to-signal ratio ``tau = sigma / alpha``."""
+    """Return the level of a noise-to-signal ratio ``tau = sigma / alpha``."""
     alpha = 1 / math.sqrt(1 + tau**2)
     return Level(alpha, alpha * tau, time)
 
 
 def levels(grid: TimeGrid) -> list[Level]:
-    """The levels of a grid, data first.
+    """Return the levels of a grid, data first.
 
     Raises:
-        ValueError: if the grid is not one of a variance-preserving schedule.
+        ValueError: If the grid is not one of a variance-preserving schedule.
     """
     if not np.allclose(grid.scale, 1 / np.sqrt(1 + grid.tau**2)):
         raise ValueError("the PyTorch references are for variance-preserving schedules")
@@ -83,9 +83,9 @@ def step_orders(
     at an infinite lambda, is first order.
 
     Args:
-        grid: the noise levels.
-        order: nominal order, 1 to 3.
-        lower_order_final: with fewer than 15 steps make the last step first order and
+        grid: The noise levels.
+        order: Nominal order, 1 to 3.
+        lower_order_final: With fewer than 15 steps make the last step first order and
             the one before at most second order, as diffusers does.
 
     Returns:
@@ -101,7 +101,7 @@ def step_orders(
 
 
 def data_prediction(x: Tensor, eps: Tensor, at: Level) -> Tensor:
-    """The data that a noise prediction stands for."""
+    """Return the data that a noise prediction stands for."""
     return (x - at.sigma * eps) / at.alpha
 
 
@@ -117,11 +117,11 @@ def first_order(x: Tensor, data: Tensor, target: Level, source: Level) -> Tensor
 
 
 def high_order(datas: Sequence[Tensor], path: Sequence[Level]) -> Tensor | float:
-    """The high-order term H of a step.
+    """Return the high-order term H of a step.
 
     Args:
-        datas: data predictions, newest first: at the step's source and before.
-        path: target, source, and the levels before it: one more than ``datas``.
+        datas: Data predictions, newest first: at the step's source and before.
+        path: Target, source, and the levels before it: one more than ``datas``.
 
     Returns:
         H, to be added to the first-order step; 0 for one data prediction.
@@ -157,10 +157,10 @@ def dpmpp(
 
     Args:
         grid: N + 1 noise levels.
-        eps: noise prediction.
-        noise: unit noise, shape (b, c, h, w).
+        eps: Noise prediction.
+        noise: Unit noise, shape (b, c, h, w).
         order: 1 (DDIM), 2 or 3.
-        lower_order_final: see :func:`step_orders`.
+        lower_order_final: See :func:`step_orders`.
 
     Returns:
         All states, data first, shape (N + 1, b, c, h, w).

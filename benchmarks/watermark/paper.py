@@ -16,7 +16,7 @@ def paper_p_values(keys: Any, noises: Any) -> np.ndarray:
 
     Args:
         keys: Tree-Ring keys, stacked.
-        noises: one for each key, shape (n, h, w, c).
+        noises: One for each key, shape (n, h, w, c).
 
     Returns:
         ``P(|c' - k|^2 <= |c - k|^2)`` for white noise c' of the variance of this noise

@@ -47,13 +47,13 @@ class Run(NamedTuple):
     """One inversion of one image.
 
     Attributes:
-        case: sampler setting.
-        method: how the sampler is inverted.
-        decoder: how the decoder is inverted.
-        attack: what happened to the image, or ``UNKNOWN`` or ``FOREIGN``.
-        scheme: of the key.
-        key: which one; -1 for an unmarked image.
-        index: which image.
+        case: Sampler setting.
+        method: How the sampler is inverted.
+        decoder: How the decoder is inverted.
+        attack: What happened to the image, or ``UNKNOWN`` or ``FOREIGN``.
+        scheme: Of the key.
+        key: Which one; -1 for an unmarked image.
+        index: Which image.
     """
 
     case: str
@@ -66,7 +66,7 @@ class Run(NamedTuple):
 
 
 def plan(arguments: argparse.Namespace) -> list[Run]:
-    """All runs that are wanted: the cheap ones first, keys in turn."""
+    """Return all runs that are wanted: the cheap ones first, keys in turn."""
     images = [(k, i) for i in range(arguments.per_key) for k in range(KEYS)]
     unmarked = [(-1, i) for i in range(arguments.unmarked)]
     mixed = list(_interleaved(images, unmarked))
@@ -203,7 +203,7 @@ class Setting:
         return np.round(255 * np.stack(made)).astype(np.uint8)
 
     def measure(self, runs: list[Run]) -> None:
-        """All that is not known yet."""
+        """Return all that is not known yet."""
         for run in runs:
             self.kept(run, lambda run=run: self.once(run))
 

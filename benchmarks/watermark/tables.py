@@ -34,7 +34,7 @@ NAMES = {
 
 
 def chosen(setting: Setting, **wanted: Any) -> list[tuple[Any, dict[str, Any]]]:
-    """The runs with these values."""
+    """Return the runs with these values."""
     return [
         (run, found)
         for run, found in setting.found.items()

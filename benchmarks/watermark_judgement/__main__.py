@@ -139,7 +139,7 @@ def percent(values: np.ndarray) -> str:
 
 
 def false_positives(count: int, seed: int) -> tuple[str, dict[tuple[str, str], float]]:
-    """The table of latents without the mark, and the shares that are called marked."""
+    """Return the table of unmarked latents, and the shares that are called marked."""
     rows, shares = [], {}
     for name, latents in unmarked(count, seed):
         row = [name]
@@ -154,7 +154,7 @@ def false_positives(count: int, seed: int) -> tuple[str, dict[tuple[str, str], f
 
 
 def unmarked(count: int, seed: int) -> Any:
-    """All kinds, and latents that other keys have marked."""
+    """Return all kinds, and latents that other keys have marked."""
     yield from all_kinds(seed, count, pictures())
     rng = np.random.default_rng([seed, 2_000])
     for scheme in ("ring", "random", "shading"):
@@ -169,7 +169,7 @@ def unmarked(count: int, seed: int) -> Any:
 
 
 def true_positives(count: int, seed: int) -> str:
-    """The table of marked latents in white noise."""
+    """Return the table of marked latents in white noise."""
     rows = []
     rng = np.random.default_rng([seed, 3_000])
     for decibel in (None, -20, -15, -10, -5, 0):
@@ -186,14 +186,14 @@ def true_positives(count: int, seed: int) -> str:
 
 
 def cell(own: Any, latents: Any, scheme: str) -> tuple[str, float]:
-    """What is found, what cannot be judged, and what was found before; the first."""
+    """Return the shares found, not judged, and found before, and the first of them."""
     found, doubtful = verdicts(own, latents)
     shares = (found, doubtful, before(own, latents, scheme) <= RATE)
     return ", ".join(map(percent, shares)), float(np.mean(found))
 
 
 def of_pictures(all_noises: Sequence[Recovered]) -> str:
-    """The table of noises that were recovered from pictures."""
+    """Return the table of noises that were recovered from pictures."""
     rows = []
     for noises in all_noises:
         error = np.sum((noises.noises - noises.truth) ** 2, (1, 2, 3))

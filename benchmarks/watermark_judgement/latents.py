@@ -59,7 +59,7 @@ def checkered(rng: np.random.Generator, count: int) -> Latents:
 
 
 def one_frequency(rng: np.random.Generator, count: int) -> Latents:
-    """A wave in each channel, from 0.1 to 100."""
+    """Return a wave in each channel, from 0.1 to 100."""
     row, column = np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]][:2]
     u, v = rng.integers(0, 9, (2, count, 1, 1, SHAPE[2]))
     phase = rng.uniform(0, 2 * np.pi, (count, 1, 1, SHAPE[2]))
@@ -132,7 +132,7 @@ def quantized(rng: np.random.Generator, count: int) -> Latents:
 
 
 def sparse(rng: np.random.Generator, count: int) -> Latents:
-    """A few spikes of unit power, some without the disc."""
+    """Return a few spikes of unit power, some without the disc."""
     share = rng.uniform(0.002, 0.2, (count, 1, 1, 1))
     spikes = (rng.random((count, *SHAPE)) < share) * rng.choice(
         [-1, 1], (count, *SHAPE)
@@ -165,7 +165,7 @@ def scaled(rng: np.random.Generator, count: int) -> Latents:
 def pictures_as_latents(
     rng: np.random.Generator, count: int, arrays: np.ndarray
 ) -> Latents:
-    """Turned, mirrored, shifted and scaled."""
+    """Turn, mirror, shift and scale a latent."""
     chosen = arrays[rng.integers(0, len(arrays), count)]
     latents = []
     for latent in chosen:
@@ -205,9 +205,9 @@ def all_kinds(
     """Every kind, drawn by a generator of its own.
 
     Args:
-        seed: of the generators.
-        count: of each kind.
-        arrays: pictures in the shape of latents, by name.
+        seed: Of the generators.
+        count: Of each kind.
+        arrays: Pictures in the shape of latents, by name.
 
     Yields:
         Names and latents, of shape (count, 16, 16, 4), float32.

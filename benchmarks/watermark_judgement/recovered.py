@@ -39,12 +39,12 @@ class Recovered(NamedTuple):
     """Noises that were found in pictures.
 
     Attributes:
-        inverse: a name of ``PLANS``.
-        hardship: what happened to the pictures.
-        schemes: of each picture's mark.
-        indices: of each picture, and of its key.
-        noises: found by inversion.
-        truth: from which the pictures were made.
+        inverse: A name of ``PLANS``.
+        hardship: What happened to the pictures.
+        schemes: Of each picture's mark.
+        indices: Of each picture, and of its key.
+        noises: Found by inversion.
+        truth: From which the pictures were made.
     """
 
     inverse: str
@@ -56,7 +56,7 @@ class Recovered(NamedTuple):
 
 
 def make_key(scheme: str, index: int) -> Any:
-    """The key of a picture; None for an unmarked one."""
+    """Return the key of a picture; None for an unmarked one."""
     if scheme == "plain":
         return None
     if scheme == "shading":
@@ -108,9 +108,9 @@ class Setting:
         """Attack and invert all pictures.
 
         Args:
-            plan: a name of ``PLANS``.
-            hardship: what happens to the pictures.
-            copies: noises that were recovered from the pictures, of which a forger
+            plan: A name of ``PLANS``.
+            hardship: What happens to the pictures.
+            copies: Noises that were recovered from the pictures, of which a forger
                 makes other ones, with other prompts.
         """
         strategy, decoder, _ = PLANS[plan]
@@ -185,12 +185,12 @@ def _inverted(
 def recover_all(
     folder: Path, counts: dict[str, int], *, missing: bool
 ) -> list[Recovered]:
-    """All noises; those that are in the folder already are read from there.
+    """Return all noises; those that are in the folder already are read from there.
 
     Args:
-        folder: of the noises.
-        counts: pictures of each scheme, for each plan.
-        missing: whether those that are not there are made.
+        folder: Of the noises.
+        counts: Pictures of each scheme, for each plan.
+        missing: Whether those that are not there are made.
 
     Returns:
         The noises, plan by plan.

@@ -1,14 +1,15 @@
-"""Compiled programs are kept between runs of the command line.
+"""The cache of compiled programs between runs of the command line.
 
-Most of a short command's time is compiling. JAX can keep compiled programs in a folder.
-The command line has it do so by default, in ``jaxinv`` in the user's cache folder:
+Short commands spend most of their time compiling. JAX can store compiled programs in a
+folder. The command line enables this by default, in ``jaxinv`` in the user's cache
+folder:
 
 * Linux: ``$XDG_CACHE_HOME`` or ``~/.cache``;
 * macOS: ``~/Library/Caches``;
 * Windows: ``%LOCALAPPDATA%``.
 
-JAX's own variable ``JAX_COMPILATION_CACHE_DIR`` names another folder. It may be deleted
-at any time. Importing :mod:`jaxinv` changes none of JAX's settings.
+JAX's own variable ``JAX_COMPILATION_CACHE_DIR`` selects another folder. The folder may
+be deleted at any time. Importing :mod:`jaxinv` does not change JAX's settings.
 """
 
 import os
@@ -20,9 +21,9 @@ import jax
 
 OFF = "off"
 
-# What was used last is kept.
+# The most recently used programs are kept.
 _MAX_BYTES = 2 * 2**30
-# Small programs, too: reading one takes a tenth of the time of compiling it.
+# Small programs are also stored: reading takes a tenth of the time of compiling.
 _SETTINGS = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_compilation_cache_max_size": _MAX_BYTES,
@@ -30,7 +31,7 @@ _SETTINGS = {
 
 
 def default_folder() -> Path:
-    """Return the folder where programs are kept if nobody names another."""
+    """Return the default folder of compiled programs."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA", "~/AppData/Local")
     elif sys.platform == "darwin":
@@ -41,14 +42,14 @@ def default_folder() -> Path:
 
 
 def keep_programs(folder: str | None = None) -> Path | None:
-    """Switch JAX's persistent cache of compiled programs on, or off.
+    """Enable or disable JAX's persistent cache of compiled programs.
 
     Args:
-        folder: Where to keep them; ``"off"`` for nowhere. None for the folder that
-            JAX's own variable names, and :func:`default_folder` if it names none.
+        folder: The folder; ``"off"`` disables the cache. None for the folder of JAX's
+            own variable, or :func:`default_folder` without it.
 
     Returns:
-        The folder; None if programs are not to be kept, or it cannot be written.
+        The folder, or None if the cache is disabled or the folder not writable.
     """
     named = folder or os.environ.get("JAX_COMPILATION_CACHE_DIR")
     place = None if named == OFF else Path(named or default_folder())

@@ -1,8 +1,8 @@
 """Progress of a computation as a bar, on a terminal.
 
-Sampling and inversion say how many steps are behind, between the turns of their loops
-(:func:`jaxinv.loops.run_in_turns`). No compiled program calls back, so that programs
-can be kept between runs (:mod:`jaxinv.cli.programs`).
+Sampling and inversion report the number of finished steps between the turns of their
+loops (:func:`jaxinv.loops.run_in_turns`). No compiled program calls back, so that
+programs can be cached between runs (:mod:`jaxinv.cli.programs`).
 """
 
 import contextlib
@@ -19,9 +19,9 @@ class Phase:
     """A running computation.
 
     Attributes:
-        show: Shows a number of steps.
+        show: Function that displays a number of steps.
         step: The largest number so far.
-        seconds: Wall time, once it is over; compilation included.
+        seconds: Wall time after the end, including compilation.
     """
 
     show: Callable[[int], None]
@@ -29,8 +29,8 @@ class Phase:
     seconds: float = 0.0
 
     def report(self, step: int) -> None:
-        """Take note of how many steps are behind."""
-        # The way back walks the steps a second time: the furthest counts.
+        """Report the number of finished steps."""
+        # The verification repeats the steps: the largest number counts.
         self.step = max(self.step, step)
         self.show(self.step)
 
@@ -40,12 +40,12 @@ def phase(console: Console, title: str, steps: int | None = None) -> Iterator[Ph
     """Show one computation as a bar while it runs.
 
     Args:
-        console: Where to show it; nothing is shown unless it is a terminal.
-        title: What is being computed.
-        steps: How many steps it has; None if it reports none.
+        console: The console; nothing is shown unless it is a terminal.
+        title: Title of the computation.
+        steps: Number of steps; None if it reports none.
 
     Yields:
-        Who takes the reports; its time is known when the block is left.
+        The receiver of reports, whose time is known after the block.
     """
     columns = (
         TextColumn("[bold]{task.description}"),

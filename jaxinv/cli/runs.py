@@ -1,4 +1,4 @@
-"""The computations that commands share: sampling and inverting, with progress."""
+"""The computations that commands share: sampling and inversion, with progress."""
 
 from typing import NamedTuple
 
@@ -15,14 +15,14 @@ from jaxinv.inversion import auto_strategy
 
 
 class Outcome(NamedTuple):
-    """An inversion, measured.
+    """An inversion with its cost.
 
     Attributes:
-        result: noise and certificate; where the inversion does not measure the
-            residuals itself, they are measured after the fact.
-        stages: what ran: a strategy, and ``"finish"`` if ``auto`` had to go on.
-        evals_per_step: model evaluations for each sampler step.
-        seconds: wall time of the inversion, compilation included.
+        result: Noise and certificate; residuals are measured afterward if the inversion
+            does not measure them.
+        stages: The stages that ran: a strategy, and ``"finish"`` if ``auto`` continued.
+        evals_per_step: Model evaluations for each sampler step.
+        seconds: Wall time of the inversion, including compilation.
     """
 
     result: ji.InversionResult
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
 def find_latent(
     output: Output, ready: Prepared, pixels: np.ndarray
 ) -> ji.DecoderInversion:
-    """Invert the decoder, showing progress."""
+    """Invert the decoder and show the progress."""
     with phase(output.messages, "decoder inversion") as running:
         found = ready.pipe.invert_decoder(pixels, ready.decoder)
         jax.block_until_ready(found)
@@ -51,18 +51,18 @@ def draw(
     title: str = "sampling",
     done: str | None = None,
 ) -> tuple[jax.Array, float]:
-    """Sample, showing progress.
+    """Sample and show the progress.
 
     Args:
-        output: Where to show it.
+        output: The output for the progress.
         ready: The model and the sampler.
         denoise: The model with its prompt.
-        noise: Where to start.
-        title: What to call it meanwhile.
-        done: What to say of it then; nothing if None.
+        noise: The noise or state to start from.
+        title: Title of the progress.
+        done: Message at the end, or None.
 
     Returns:
-        The latent and the seconds it took.
+        The latent and the time in seconds.
     """
     table = ready.sampler.table
     with phase(output.messages, title, table.num_steps) as running:
@@ -81,21 +81,21 @@ def find_noise(
     *,
     title: str = "inversion",
 ) -> Outcome:
-    """Invert the sampler, and measure residuals where the inversion does not.
+    """Invert the sampler, and measure residuals if the inversion does not.
 
     Args:
-        output: Where to show progress.
-        ready: The model and the sampler, and how to invert it.
+        output: The output for the progress.
+        ready: The model, the sampler, and settings of the inversion.
         denoise: The model with its prompt.
-        latent: What to invert.
-        title: What to call it.
+        latent: The latent to invert.
+        title: Title of the progress.
 
     Returns:
         The noise and its certificate.
     """
     table, strategy = ready.sampler.table, ready.strategy
     first = auto_strategy(table) if strategy == "auto" else strategy
-    # Naive inversion and Algorithm 2 know nothing of the residuals of the rows.
+    # Naive inversion and Algorithm 2 do not measure the residuals of the rows.
     unmeasured = first == "naive" or (first == "stepwise" and table.history > 1)
     with phase(output.messages, title, table.num_steps) as running:
         result = ji.invert(

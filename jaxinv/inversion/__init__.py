@@ -1,4 +1,4 @@
-"""Inversion: from data back to the noise that the sampler turns into it."""
+"""Inversion: from data to the noise from which a sampler generates them."""
 
 from jaxinv.inversion.algorithm_1 import Algorithm1
 from jaxinv.inversion.algorithm_2 import Algorithm2

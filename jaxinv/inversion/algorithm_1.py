@@ -3,21 +3,21 @@ r"""Algorithm 1: inversion of samplers with a memory of one state, as published.
 Per step, from ``x[i-1]``, with the sampler's step F to level i - 1 as a function of the
 state at level i:
 
-1. *start* from the naive inverse, which takes the model's output at ``x[i-1]``, with
-   the time of level i, for that at ``x[i]`` (:mod:`jaxinv.inversion.naive`);
+1. *start* from the naive inverse, which replaces the model's output at ``x[i]`` by that
+   at ``x[i-1]`` with the time of level i (:mod:`jaxinv.inversion.naive`);
 2. *solve* ``F(x) = x[i-1]`` by the forward step method, ``x <- x - rho (F(x) -
    x[i-1])``. The published settings are those of :attr:`ForwardStep.paper
    <jaxinv.solvers.ForwardStep>`: rho 0.5 after a linear warm-up over 20 iterations, at
-   most 500 of them, until the sum of squares of ``F(x) - x[i-1]`` is below 1e-3, rho
-   halved on a plateau of more than 20.
+   most 500 iterations, until the sum of squares of ``F(x) - x[i-1]`` is below 1e-3, and
+   half of rho after a plateau of more than 20.
 
 :class:`Algorithm1` differs from ``strategy="stepwise", solver="forward_step"`` in its
 start: that strategy extrapolates the model's outputs at the levels below, at no cost.
 
-The authors' code steps to the timestep ``t - 1000 // N``, which is not where the
-sampler came from unless N divides 1000. This module uses the grid's own level. The code
-also continues from the last iterate, converged or not; this module continues from the
-best by residual, which is the last unless the solve failed.
+The authors' code steps to the timestep ``t - 1000 // N``, which is not the sampler's
+unless N divides 1000; this module uses the grid's level. The code continues from the
+last iterate; this module continues from the best by residual, which is the last unless
+the solve failed.
 
 References:
     Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387,
@@ -48,8 +48,8 @@ class Algorithm1:
     """The published inversion of samplers with a memory of one state.
 
     Attributes:
-        solver: of the implicit equations; :class:`~jaxinv.solvers.Gradient` for the
-            paper's gradient descent.
+        solver: Solver of the implicit equations; :class:`~jaxinv.solvers.Gradient` for
+            the paper's gradient descent.
 
     Example:
         >>> import jax, jaxinv as ji
@@ -75,21 +75,21 @@ class Algorithm1:
         """Walk up the grid; see :class:`jaxinv.inversion.stages.Stage`."""
         del known, active  # always the first stage
         found = algorithm_1(table, denoise, table.scale[0] * start, self)
-        return unclaimed(table, found)._replace(
+        return without_residuals(table, found)._replace(
             errors=found.residuals, solved=jnp.all(found.converged)
         )
 
 
-class Published(NamedTuple):
-    """What Algorithm 1 or 2 found, step by step.
+class AlgorithmSteps(NamedTuple):
+    """The result of Algorithm 1 or 2 for every step.
 
     Attributes:
-        states: shape (N, ...). The states ``x[1] .. x[N]``.
-        residuals: shape (N,). Relative residuals of the equations that were solved; of
-            Algorithm 2 with the frozen term: not those of the table's rows.
-        iterations: shape (N,). Solver iterations.
-        num_evals: shape (N,). Evaluations of the model: sub-steps, estimates, solver.
-        converged: shape (N,). Whether each equation met the solver's tolerance.
+        states: The states ``x[1] .. x[N]``, shape (N, ...).
+        residuals: Relative residuals of the solved equations, shape (N,). In Algorithm
+            2 these have the frozen term, and are not those of the table's rows.
+        iterations: Solver iterations, shape (N,).
+        num_evals: Evaluations of the model: sub-steps, estimates, solver, shape (N,).
+        converged: Whether each equation met the solver's tolerance, shape (N,).
     """
 
     states: Float[Array, "n *shape"]
@@ -104,31 +104,31 @@ def algorithm_1(
     denoise: Denoiser,
     x0: Float[Array, "*shape"],
     settings: Algorithm1,
-) -> Published:
+) -> AlgorithmSteps:
     """Invert every step of a sampler with a memory of one state, as published.
 
     Args:
-        table: the table, in the dtype of the states.
-        denoise: the denoiser.
-        x0: the data.
-        settings: how to solve.
+        table: The table, in the dtype of the states.
+        denoise: The denoiser.
+        x0: The data.
+        settings: The settings of the solver.
 
     Returns:
         The states with the cost of each step: one evaluation for the start, and those
         of the solver.
 
     Raises:
-        ValueError: for a table with a longer memory.
+        ValueError: For a table with a longer memory.
     """
     if table.history != 1:
         raise ValueError(
-            f"Algorithm 1 inverts samplers with a memory of one state; {table.name!r} "
-            f"remembers {table.history}: use Algorithm2(schedule), or the exact "
-            "strategy 'auto'"
+            f"Algorithm 1 inverts samplers with a memory of one state, but "
+            f"{table.name!r} has {table.history}: use Algorithm2(schedule), or the "
+            "exact strategy 'auto'"
         )
     table = jax.tree.map(jnp.asarray, table)
 
-    def step(x_after: Array, i: Array) -> tuple[Array, Published]:
+    def step(x_after: Array, i: Array) -> tuple[Array, AlgorithmSteps]:
         def residual(x: Array) -> Array:
             y = x / table.scale[i]
             f = evaluate(table, denoise, i, y)
@@ -147,9 +147,9 @@ def algorithm_1(
     return jax.lax.scan(step, x0, steps)[1]
 
 
-def one_step(solution: Solution, spent: Array) -> Published:
-    """Return one step, with the evaluations that were spent before the solver's."""
-    return Published(
+def one_step(solution: Solution, spent: Array) -> AlgorithmSteps:
+    """Return the result of one step, with evaluations before the solver's."""
+    return AlgorithmSteps(
         solution.value,
         solution.residual,
         solution.iterations,
@@ -158,8 +158,8 @@ def one_step(solution: Solution, spent: Array) -> Published:
     )
 
 
-def unclaimed(table: LinearMultistep, found: Published) -> Solved:
-    """Return the trajectory, with no claim about the rows."""
+def without_residuals(table: LinearMultistep, found: AlgorithmSteps) -> Solved:
+    """Return the trajectory without residuals of the rows."""
     scale = per_level(jnp.asarray(table.scale)[1:], found.states)
     evals = jnp.sum(found.num_evals)
     return Solved(

@@ -1,8 +1,8 @@
 r"""Algorithm 2: inversion of samplers with a longer memory, as published.
 
-A row of such a sampler needs the states before it, ``y[i+1], ...``, which an inverse
-that walks up from the data has not found yet. Algorithm 2 estimates them. Per step,
-from ``y[i-1]``:
+A row of such a sampler needs earlier states ``y[i+1], ...``, which are not yet known to
+an inverse that starts from the data. Algorithm 2 estimates them. Per step, from
+``y[i-1]``:
 
 1. *estimate* ``y[i], y[i+1], ...`` by naive DDIM inversion in sub-steps of at most ten
    training timesteps,
@@ -20,24 +20,25 @@ from ``y[i-1]``:
 
    by the forward step method with step size ``10 / t[i-1]``, or another solver.
 
-H keeps its estimated value, so the equation that is solved is not quite the sampler's
-row: a vanishing residual here does not make the inverse exact. It is the baseline. The
-inverse that solves the rows themselves is :mod:`jaxinv.inversion.trajectory`.
+H keeps its estimated value, so the solved equation differs from the sampler's row: a
+vanishing residual here does not make the inverse exact. It is a baseline;
+:mod:`jaxinv.inversion.trajectory` solves the rows themselves.
 
-The paper leaves three things open. This module reads them as follows:
+The paper leaves three details open. In this module
 
 * sub-steps are uniform in the timestep (:mod:`jaxinv.inversion.substeps`);
-* ``10 / t[i-1]`` is capped at 1, its value for the first step, so that it stays
+* ``10 / t[i-1]`` is limited to 1, its value for the first step, so that it remains
   meaningful at levels below 10;
-* rows of first order (the sampler's first, and its last where the order is lowered)
-  have no high-order term, and are solved from one naive step.
+* rows of first order (the sampler's first, and its last if the order is lowered) have
+no
+  high-order term, and are solved from one naive step.
 
-It follows the paper, not the authors' code, where they disagree:
+It follows the paper rather than the authors' code where they differ:
 
 * the code's sub-steps are always ten timesteps and overshoot unless 10 divides
   ``1000 / N``; here they end at the grid's level;
 * the code does not halve the step size in rows of second order; here it is halved in
-  all;
+  all rows;
 * for the grid's levels and for unsolved steps see :mod:`jaxinv.inversion.algorithm_1`.
 
 References:
@@ -55,7 +56,7 @@ from jaxtyping import Array, Float
 from jaxinv.checks import Positive, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.diffusion.schedule import NoiseSchedule
-from jaxinv.inversion.algorithm_1 import Published, one_step, unclaimed
+from jaxinv.inversion.algorithm_1 import AlgorithmSteps, one_step, without_residuals
 from jaxinv.inversion.stages import Solved
 from jaxinv.inversion.substeps import count_of, fine_naive, index_of
 from jaxinv.norms import norm
@@ -70,10 +71,12 @@ class Algorithm2:
     """The published inversion of samplers with a longer memory.
 
     Attributes:
-        schedule: the model's schedule: sub-steps visit levels between the grid's.
-        substep: longest step of the fine-grained naive inversion, training timesteps.
-        solver: of the implicit equations. A :class:`~jaxinv.solvers.ForwardStep` gets
-            the published step size of each step in place of its ``rho``.
+        schedule: The model's schedule, because sub-steps visit levels between the
+            grid's.
+        substep: Largest sub-step of the naive inversion, in training timesteps.
+        solver: Solver of the implicit equations. For a
+            :class:`~jaxinv.solvers.ForwardStep`, the published step sizes replace
+            ``rho``.
     """
 
     schedule: NoiseSchedule
@@ -90,11 +93,11 @@ class Algorithm2:
     ) -> Solved:
         """Walk up the grid; see :class:`jaxinv.inversion.stages.Stage`.
 
-        The rows' own residuals are not measured: those of the equations that were
-        solved would claim too much.
+        Residuals of the rows are not measured; those of the solved equations would be
+        too small.
         """
         del known, active  # always the first stage
-        return unclaimed(
+        return without_residuals(
             table, algorithm_2(table, denoise, table.scale[0] * start, self)
         )
 
@@ -104,14 +107,14 @@ def algorithm_2(
     denoise: Denoiser,
     x0: Float[Array, "*shape"],
     settings: Algorithm2,
-) -> Published:
+) -> AlgorithmSteps:
     """Invert every step of a sampler with a memory, as published.
 
     Args:
-        table: the table, in the dtype of the states.
-        denoise: the denoiser.
-        x0: the data.
-        settings: the schedule, and how to solve.
+        table: The table, in the dtype of the states.
+        denoise: The denoiser.
+        x0: The data.
+        settings: The schedule and the settings of the solver.
 
     Returns:
         The states with the cost of each step.
@@ -121,14 +124,14 @@ def algorithm_2(
     index = index_of(settings.schedule, jnp.asarray(table.model_time))
     ages = jnp.arange(k, dtype=jnp.int32)
 
-    def step(x_after: Array, i: Array) -> tuple[Array, Published]:
+    def step(x_after: Array, i: Array) -> tuple[Array, AlgorithmSteps]:
         y_after = x_after / table.scale[i - 1]
-        # How many states the row uses; further ones have no weight.
+        # The number of states that the row uses; further states have no weight.
         weighs = (table.a[i - 1] != 0) | (table.b[i - 1] != 0)
         used = jnp.max(jnp.where(weighs, ages + 1, 1))
 
         def estimate(y: Array, j: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-            """The state j levels before the row's, and the model's output there."""
+            """Return the state j levels above the row's, and its output."""
             fine = count_of(index[i + j] - index[i + j - 1], settings.substep)
             needed = (j < used) & (used > 1)
             substeps = jnp.where(needed, fine, jnp.where(j == 0, 1, 0))

@@ -1,4 +1,4 @@
-"""The residuals of a trajectory, however it was found."""
+"""The residuals of any trajectory."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxinv.sampling.sample import Descent, evaluate, in_dtype
 from jaxinv.sampling.state import unlabeled
 from jaxinv.sampling.steps import Window
 
-# Levels evaluated in one call: more gain little, and memory grows.
+# Number of levels in one call: more gain little, and memory grows.
 _BATCH = 8
 
 
@@ -27,21 +27,22 @@ def certify(
     *,
     report: Report | None = None,
 ) -> Float[Array, "n"]:
-    """Residual of every step of a trajectory, however it was found.
+    """Measure the residual of every step of a trajectory.
 
     Args:
-        sampler: the table.
-        denoise: callable pytree ``(x, t) -> f`` on one sample.
-        trajectory: states x at all noise levels, data first.
-        report: called with the number of steps done, after each; the rows are then
-            measured one by one, by the program of ``sample(..., report=...)``.
+        sampler: The table.
+        denoise: Callable pytree ``(x, t) -> f`` on one sample.
+        trajectory: States x at all noise levels, data first.
+        report: Function that receives the number of finished steps after each step. The
+            rows are then measured one by one, by the program of ``sample(...,
+            report=...)``.
 
     Returns:
         ``|step_i(x[i], x[i+1], ...) - x[i-1]| / |x[i-1]|`` for i = 1 .. N, from N
         evaluations.
 
     Raises:
-        ValueError: if the trajectory does not have N + 1 states.
+        ValueError: If the trajectory does not have N + 1 states.
     """
     trajectory = jnp.asarray(trajectory)
     if trajectory.ndim < 1 or trajectory.shape[0] != sampler.num_rows + 1:
@@ -52,7 +53,7 @@ def certify(
     model = Function.of(denoise)
     if report is None:
         return _certify(sampler, model, trajectory)
-    # Sampling that returns to the trajectory after each row.
+    # Sampling that is reset to the trajectory after each row.
     program = unlabeled(sampler)
     made = run_in_turns(
         Descent(trajectory.dtype),
@@ -61,22 +62,22 @@ def certify(
         report=report,
         amend=lambda state: _returned(program, trajectory, state),
     )
-    return _misses(made, trajectory)
+    return _relative_errors(made, trajectory)
 
 
 @jax.jit
 def _returned(
     sampler: LinearMultistep, trajectory: Array, state: tuple[Array, Window, Array]
 ) -> tuple[Array, Window, Array]:
-    """The state of sampling, with the trajectory's own state of its level."""
+    """Return the state of sampling, with the trajectory's state at its level."""
     i, window, xs = state
     y = trajectory[i] / jnp.asarray(sampler.scale, trajectory.dtype)[i]
     return i, window._replace(states=window.states.at[0].set(y)), xs
 
 
 @jax.jit
-def _misses(made: Array, trajectory: Array) -> Array:
-    """How far what each row made is off, relative to what it should be."""
+def _relative_errors(made: Array, trajectory: Array) -> Array:
+    """Return the error of the result of each row, relative to the exact state."""
     return jax.vmap(relative)(made[:-1] - trajectory[:-1], trajectory[:-1])
 
 
@@ -91,7 +92,7 @@ def _certify(sampler: LinearMultistep, denoise: Function, trajectory: Array) -> 
 def row_errors(
     table: LinearMultistep, denoise: Denoiser, start: Array, states: Array
 ) -> Array:
-    """The relative residuals of ``y[1] .. y[N]``, from N evaluations."""
+    """Return the relative residuals of ``y[1] .. y[N]``, from N evaluations."""
     outputs = jax.lax.map(
         lambda pair: evaluate(table, denoise, *pair),
         (jnp.arange(1, table.num_rows + 1), states),

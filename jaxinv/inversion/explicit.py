@@ -1,36 +1,37 @@
-r"""Explicit inversion: read the rows of a bidirectional sampler backwards.
+r"""Explicit inversion: undo the rows of a bidirectional sampler.
 
-A bidirectional row gives its oldest state as readily as its newest
-(:mod:`jaxinv.sampling.steps`), so a *state* at the data end, k states for a table, is
-followed up to the noise end without solving anything: one evaluation per row, exact
-but for rounding, and sampling from the state reached there retraces every step.
+A bidirectional row gives its oldest state as easily as its newest
+(:mod:`jaxinv.sampling.steps`). A *state* at the data end, k states for a table, is
+therefore followed to the noise end without solving equations: one evaluation per row,
+exact up to rounding, and sampling from the final state retraces every step.
 
-Real data are one array. The other k - 1 states at the data end are then *made*, in one
-of two ways:
+Real data are one array. The other k - 1 states at the data end are then *generated*, in
+one of two ways:
 
 ``start="implicit"``
     by implicit steps of DDIM, ``y[i-1] = y[i] - (tau[i] - tau[i-1]) f[i]`` solved for
     y[i]: the stepwise inverse of :mod:`jaxinv.inversion.stepwise` on the first levels;
 ``start="euler"``
     by Euler's steps, ``y[i] = y[i-1] + (tau[i] - tau[i-1]) f[i-1]``, one evaluation
-    each, at the state and the time of the lower level. BELM's repository starts so (but
-    for its interpolation scripts, which leave the model's output out of this step). It
-    gives the network t = 1 at the data end; here that is the grid's ``model_time[0]``.
+    each, at the state and the time of the lower level. BELM's repository uses this
+    start (except in its interpolation scripts, which omit the model's output in this
+    step). It gives the network t = 1 at the data end; here it is the grid's
+    ``model_time[0]``.
 
-How well they are made does not matter to the round trip. It retraces whatever states
-there are, and x[0] is the data. It matters to the noise.
+The accuracy of these states does not affect the round trip, which retraces any states
+and ends at the data x[0]. It affects the noise.
 
-What does not fit is the other end. A single array of noise is turned into data through
-*start-up rows*, which the states that arrive there do not obey:
+The noise end differs. A single array of noise becomes data through *start-up rows*,
+which the final states do not satisfy:
 
     the state (k arrays)      ->  sample  ->  the data, exactly
-    its x[N] alone            ->  sample  ->  something near the data.
+    its x[N] alone            ->  sample  ->  approximately the data.
 
-The residuals of the start-up rows, the last k - 1, are reported with the others, in
-``step_residuals`` and ``residual``, at one more evaluation. Both answers are sampled
-from and have verdicts of their own: ``state_converged`` judges the state and only the
-rows that it relies on, ``converged`` the one array of noise. Where one array must do,
-``strategy="trajectory"`` solves all rows together, start-up rows included.
+The residuals of the start-up rows, the last k - 1, are also part of ``step_residuals``
+and ``residual``, and cost one more evaluation. Both results are verified by sampling
+and have separate verdicts: ``state_converged`` is for the state and the rows that it
+uses, ``converged`` for the single array of noise. If a single array is required,
+``strategy="trajectory"`` solves all rows together, including start-up rows.
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.row_residuals import default_row_rtol
 from jaxinv.inversion.stages import LoopStage, Solved
 from jaxinv.inversion.stepwise import Stepwise
-from jaxinv.inversion.verification import judge, misfit, nudged, unverified
+from jaxinv.inversion.verification import judge, misfit, perturbed, unverified
 from jaxinv.loops import Loop, run
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.lossless import Arithmetic, invert_exactly, sample_exactly
@@ -64,14 +65,14 @@ Start = Literal["implicit", "euler"]
 @checked
 @dataclasses.dataclass(frozen=True)
 class Explicit(LoopStage):
-    """Read the rows backwards, from states at the data end.
+    """Explicit inversion, from states at the data end.
 
     Attributes:
-        solver: of the implicit steps that make these states from one array.
-        rtol: relative residual of the rows read backwards, which is rounding, up to
-            which they count as exact; None for 5e-6 in float32 and 2.5e-13 in float64.
-        start: how these states are made: ``"implicit"``, or ``"euler"`` as published
-            for BELM, which needs no solver.
+        solver: Solver of the implicit steps that generate these states from one array.
+        rtol: Largest relative residual, which is rounding, of rows that count as
+            exact; None for 5e-6 in float32 and 2.5e-13 in float64.
+        start: Method to generate these states: ``"implicit"``, or ``"euler"`` as
+            published for BELM, which needs no solver.
     """
 
     solver: Solver = dataclasses.field(default_factory=Anderson)
@@ -122,13 +123,13 @@ def ascent(rows: Rows, window: Window | None, rtol: float | None = None) -> Loop
     """Return the loop that undoes all rows.
 
     Args:
-        rows: the rows of a bidirectional sampler.
-        window: where it begins, at level 0.
-        rtol: as of :class:`Explicit`.
+        rows: The rows of a bidirectional sampler.
+        window: The first window, at level 0.
+        rtol: See :class:`Explicit`.
 
     Returns:
         A loop whose result is the window at the noise end and the trajectory ``y[1] ..
-        y[N]``. It finishes with one evaluation, of the start-up rows.
+        y[N]``. It finishes with one evaluation for the start-up rows.
     """
 
     def begin() -> tuple[Array, Window, Array, Array]:
@@ -181,12 +182,12 @@ def unwind(
     """Invert the state of a bidirectional sampler.
 
     Args:
-        sampler: the sampler.
-        denoise: the denoiser.
-        start: the state at the data end.
-        keep: whether to return the trajectory.
-        rtol: largest relative error of the reconstruction that counts as converged;
-            None to leave the way back out.
+        sampler: The sampler.
+        denoise: The denoiser.
+        start: The state at the data end.
+        keep: Whether to return the trajectory.
+        rtol: Largest relative error of the reconstruction that counts as converged;
+            None for no verification.
 
     Returns:
         The result, with the state at the noise end.
@@ -199,13 +200,13 @@ def unwind(
     if rtol is not None:
         scale = jnp.asarray(sampler.init_noise_scale, start.values.dtype)
         fixed, state_x, origin = jax.lax.stop_gradient((state, state.x / scale, start))
-        moved = dataclasses.replace(fixed, values=nudged(fixed.values))
+        moved = dataclasses.replace(fixed, values=perturbed(fixed.values))
         end, *states = (
             descend(sampler, denoise, start, keep=False)[0]
             for start in (state_x, fixed, moved)
         )
         error = misfit(end[0], origin.x)
-        # A state is resumed: fewer rows, and one evaluation for each inner array.
+        # Resuming from a state takes fewer rows, and an evaluation per inner array.
         n = sampler.num_rows
         evals = n + 2 * (n - 1)
         verified = judge(solved, error, states, origin, rtol, evals=evals)
@@ -216,9 +217,9 @@ def unwind(
 def first_states(
     table: LinearMultistep, denoise: Denoiser, start: Array, solver: Solver
 ) -> Solved:
-    """The states ``y[1] .. y[k-1]``, by implicit steps of DDIM from ``y[0]``.
+    """Return the states ``y[1] .. y[k-1]``, by implicit steps of DDIM from ``y[0]``.
 
-    Differentiable by the implicit function theorem, whatever the solver.
+    They are differentiable by the implicit function theorem for every solver.
     """
     k = table.history
     tau = jnp.asarray(table.tau)
@@ -243,7 +244,7 @@ def first_states(
 
 
 def euler_states(table: LinearMultistep, denoise: Denoiser, start: Array) -> Solved:
-    """The states ``y[1] .. y[k-1]``, by Euler's steps from ``y[0]``."""
+    """Return the states ``y[1] .. y[k-1]``, by Euler's steps from ``y[0]``."""
     count = table.history - 1
     states = [start]
     for i in range(1, table.history):
@@ -267,20 +268,20 @@ def unwind_exactly(
     arithmetic: Arithmetic,
     rtol: float | None,
 ) -> InversionResult:
-    """Invert a bidirectional table in numbers that lose nothing.
+    """Invert a bidirectional table in lossless arithmetic.
 
     Args:
-        sampler: the table.
-        denoise: the denoiser.
-        start: the data, or the state at the data end.
+        sampler: The table.
+        denoise: The denoiser.
+        start: The data, or the state at the data end.
         arithmetic: ``"compensated"`` or ``"bits"``.
-        rtol: largest relative error of the reconstruction that counts as converged;
-            None to leave the way back out.
+        rtol: Largest relative error of the reconstruction that counts as converged;
+            None for no verification.
 
     Returns:
-        The result, with the state at the noise end. The residuals of the rows that the
-        state relies on are zero by construction; ``state_converged=False`` means that a
-        value did not fit.
+        The result, with the state at the noise end. The residuals of the state's rows
+        are zero by construction; ``state_converged=False`` means that a value was out
+        of range.
     """
     given = start
     evals, iterations = jnp.zeros((), jnp.int32), None
@@ -297,7 +298,7 @@ def unwind_exactly(
     noise = state.x / jnp.asarray(sampler.init_noise_scale, state.values.dtype)
     total = evals + walked
     good = fits & (jnp.max(errors) <= default_row_rtol(errors.dtype))
-    # The states of the trajectory are not kept.
+    # The states of the trajectory are not stored.
     solved = Solved(errors, errors, counts, total, total, good, fits)
     verified = unverified(solved)
     if rtol is not None:
@@ -307,7 +308,7 @@ def unwind_exactly(
             start = jax.lax.stop_gradient(start)
             return sample_exactly(sampler, known, start, arithmetic).values
 
-        # The integers retrace: there is nothing in the last place to move.
+        # Integers retrace exactly, so there is no last place to change.
         x0 = given.x if isinstance(given, SamplerState) else given
         error, states = misfit(again(noise)[0], x0), [again(state)]
         both = n + (k - 2) + (n - 1)
@@ -335,7 +336,7 @@ def unwind_exactly(
 def _made(
     sampler: LinearMultistep, denoise: Function, x0: Array
 ) -> tuple[Array, Array, Array]:
-    """The states x at the data end, and what making them took."""
+    """Return the states x at the data end, and the cost of generating them."""
     check_denoiser(denoise, x0)
     table = in_dtype(sampler, x0.dtype)
     made = first_states(table, denoise, x0 / table.scale[0], Anderson())
@@ -348,7 +349,7 @@ def _made(
 def _start_up_errors(
     sampler: LinearMultistep, denoise: Function, values: Array
 ) -> Array:
-    """Residuals of all steps, of which only the start-up rows have any."""
+    """Return the residuals of all steps, which are zero except in start-up rows."""
     rows = Rows(sampler, denoise, values.dtype)
     window = rows.resume(values, rows.top)
     return rows.start_up(window, jnp.zeros((rows.top,), values.dtype))

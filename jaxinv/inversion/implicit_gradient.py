@@ -1,18 +1,17 @@
 r"""The gradient of an inversion, by the implicit function theorem.
 
-A solver finds a trajectory ``Y = (y[1], ..., y[N])`` at which all rows of the table
-hold (:mod:`jaxinv.inversion.row_residuals`). What it solved depends on ``p``: the
-table, the model's parameters, and the data ``y[0]``. So the trajectory is a function of
-p,
+A solver finds a trajectory ``Y = (y[1], ..., y[N])`` that satisfies all rows of the
+table (:mod:`jaxinv.inversion.row_residuals`). The rows depend on ``p``: the table, the
+model's parameters, and the data ``y[0]``. So the trajectory is a function of p,
 
-    R(Y(p), p) = 0,    and therefore    (dR/dY) dY/dp + dR/dp = 0.
+    R(Y(p), p) = 0,    and therefore    (dR/dY) dY/dp + dR/dp = 0,
 
-How Y was found does not matter, and neither does how long it took. A loss l of the
-trajectory, with the cotangent ``v = dl/dY``, has the gradient
+independent of the solver and its iterations. A loss l of the trajectory, with the
+cotangent ``v = dl/dY``, has the gradient
 
-    dl/dp = v^T dY/dp = -u^T dR/dp,    where    (dR/dY)^T u = v:
+    dl/dp = v^T dY/dp = -u^T dR/dp,    where    (dR/dY)^T u = v.
 
-one linear system with as many unknowns as the trajectory, in place of a reverse pass
+This linear system, with as many unknowns as the trajectory, replaces a reverse pass
 through the iterations. With ``f[i]`` the model's output at level i, and its Jacobian
 ``J[i] = df[i] / dy[i]``, a product with the matrix is
 
@@ -20,24 +19,24 @@ through the iterations. With ``f[i]`` the model's output at level i, and its Jac
 
 where ``L_Y`` and ``L_F`` hold the coefficients a and b of the rows: cheap, and the only
 coupling between levels. ``J^T`` is one reverse pass through the model at each level.
-The passes are taken level after level, each with its own forward pass, so that there
-are never more activations in memory than those of one level, however long the
-trajectory. The last step, ``u^T dR/dp``, goes through the levels in the same way and
-adds up the cotangent of the parameters as it goes.
+Levels are processed sequentially, each with its own forward pass, so that memory only
+holds the activations of one level for any length of the trajectory. The last step,
+``u^T dR/dp``, accumulates the cotangent of the parameters over the levels in the same
+way.
 
 GMRES solves the system, preconditioned by the inverse of the same matrix with one
-number per level in place of ``J[i]``: N times N numbers, older states included. The
+number per level instead of ``J[i]``: N times N numbers, including older states. The
 number is measured at the solution, as the quotient ``<z, J z> / <z, z>`` for a vector z
 of random signs, whose mean is the mean of the eigenvalues of J (Hutchinson). On a
-Gaussian mixture with 20 steps about 15 products then reach 1e-12, at any order.
+Gaussian mixture with 20 steps, about 15 products then reach 1e-12, at any order.
 
-There is one derivative. Taking a second one raises an error: the solution Y, which is
-differentiated by hand here, would count as a constant in it.
+Second derivatives raise an error, because the solution Y, whose derivative is defined
+here, would count as a constant in them.
 
-A gradient that cannot be had is NaN, never a plausible number: where the trajectory
-does not solve the rows (that of naive inversion and of Algorithm 2, in particular),
-where the linear system was not solved (it is singular where a step is about to lose
-the noise), or where the model's derivative is not finite.
+A gradient that does not exist is NaN, never a plausible number. This is the case if the
+trajectory does not satisfy the rows (in particular for naive inversion and Algorithm
+2), if the linear system was not solved (it is singular if a step is about to lose the
+noise), or if the model's derivative is not finite.
 
 References:
     Krantz & Parks 2013, "The Implicit Function Theorem", Theorem 3.3.1.
@@ -62,8 +61,8 @@ from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import evaluate
 from jaxinv.solvers.krylov import gmres
 
-#: A gradient is NaN if any row of the table is off by more than this, relative to the
-#: state that it makes, or the linear system, relative to the cotangent.
+#: A gradient is NaN if the residual of any row, relative to its result, or that of the
+#: linear system, relative to the cotangent, exceeds this.
 LARGEST_RESIDUAL = 1e-2
 
 
@@ -72,12 +71,12 @@ class AdjointSolve:
     """Settings of the linear solve of the gradient.
 
     Attributes:
-        rtol: relative residual at which to stop; None for 1e-6 in float32 and 1e-12
+        rtol: Relative residual at which to stop; None for 1e-6 in float32 and 1e-12
             in float64.
-        max_vectors: Krylov vectors, each of the size of a trajectory.
-        restarts: how often GMRES may start again from the residual.
-        levels: how many levels of the trajectory to differentiate in one batched call:
-            more is faster on an accelerator and takes that many times the memory.
+        max_vectors: Number of Krylov vectors, each of the size of a trajectory.
+        restarts: Number of restarts of GMRES from the residual.
+        levels: Number of levels to differentiate in one batched call: more are faster
+            on an accelerator and need proportionally more memory.
     """
 
     rtol: float | None = None
@@ -95,23 +94,23 @@ def attach_gradient(
 ) -> Float[Array, "n *shape"]:
     """Make a trajectory that solves the rows a differentiable function of its inputs.
 
-    The value is ``states``, unchanged, and no derivative goes to them: find them from
-    inputs that were passed through ``jax.lax.stop_gradient``. In reverse mode, every
-    product with the matrix of the linear system costs one forward and one reverse pass
-    of the model at each of the N levels; there is no forward mode.
+    The value is ``states``, unchanged and without derivative: compute them from inputs
+    that were passed through ``jax.lax.stop_gradient``. In reverse mode, every product
+    with the matrix of the linear system costs one forward and one reverse pass of the
+    model at each of the N levels; there is no forward mode.
 
     Args:
-        table: the table, in the dtype of the states.
-        denoise: the denoiser; its arrays of integers have no derivative.
+        table: The table, in the dtype of the states.
+        denoise: The denoiser; its arrays of integers have no derivative.
         start: ``y[0]``.
         states: ``y[1] .. y[N]``, a solution of the rows.
-        settings: of the linear solve.
+        settings: Settings of the linear solve.
 
     Returns:
-        The states. Their cotangents flow to the table, the denoiser's arrays (and what
-        else it closes over) and the start. All of these are NaN where a row's
-        relative residual, or that of the linear system, exceeds
-        :data:`LARGEST_RESIDUAL`, or is NaN.
+        The states. Their cotangents flow to the table, the denoiser's arrays (and other
+        values that it closes over) and the start. They are NaN if a row's relative
+        residual, or that of the linear system, exceeds :data:`LARGEST_RESIDUAL` or is
+        NaN.
     """
     states = jax.lax.stop_gradient(states)
     weights, others, join = denoise.parted()
@@ -125,7 +124,7 @@ def attach_gradient(
     ) -> Array:
         return evaluate(table, join(weights, others), i, y)
 
-    # A denoiser may be a function that closes over what is differentiated.
+    # A denoiser may close over differentiated values.
     level = jnp.ones((), jnp.int32)
     model, hidden = jax.closure_convert(model, weights, others, table, level, start)
 
@@ -159,12 +158,12 @@ def _pull_back(
     cotangent: Array,
     settings: AdjointSolve,
 ) -> Any:
-    """The cotangent of the inputs: table, arrays, closed-over values and start."""
+    """Return the cotangent of table, arrays, closed-over values and start."""
     table, _, _, start = inputs
     steps = jnp.arange(1, states.shape[0] + 1, dtype=jnp.int32)
 
     def through_model(vectors: Array) -> tuple[Array, Array]:
-        """The model's outputs, and the products of its Jacobians with vectors."""
+        """Return the model's outputs and the products of its Jacobians."""
 
         def at(level: tuple[Array, Array, Array]) -> tuple[Array, Array]:
             i, y, vector = level
@@ -210,7 +209,7 @@ def _pull_back(
 
 
 def _preconditioner(table: LinearMultistep, slopes: Array) -> Callable[[Array], Array]:
-    """The inverse of the transposed matrix, with one number per level for J.
+    """Return the inverse of the transposed matrix, with one number per level for J.
 
     For a data prediction D with Jacobian D', ``df/dy = (1 - D') / tau``: the bounds
     admit D' from 0.1 to 1.5 and keep the diagonal away from zero.
@@ -225,7 +224,7 @@ def _preconditioner(table: LinearMultistep, slopes: Array) -> Callable[[Array], 
     inverse = jnp.linalg.inv(matrix.T)
 
     def apply(w: Array) -> Array:
-        # In full precision: GMRES counts on it being linear.
+        # In full precision, because GMRES requires a linear map.
         product = jnp.matmul(inverse, w.reshape(n, -1), precision="highest")
         return product.reshape(w.shape)
 
@@ -239,10 +238,10 @@ def _add_up(
     states: Array,
     cotangents: Array,
 ) -> Any:
-    """The sum over levels of the cotangents of what the model was given.
+    """Return the sum over levels of the cotangents of the model's inputs.
 
-    Level by level: a copy of the parameters' cotangent per level would not fit. Added
-    up in 32 bits at least.
+    Levels are processed sequentially, because a copy of the parameters' cotangent per
+    level would not fit. The sum has at least 32 bits.
     """
 
     def add(total: Any, level: tuple[Array, Array, Array]) -> tuple[Any, None]:

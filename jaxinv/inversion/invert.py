@@ -1,35 +1,36 @@
-r"""The entry point: choose a plan, run it, and wrap up its certificate.
+r"""The entry point: choose a plan, run it, and return its result with a certificate.
 
-Sampling applies the rows of a table from the noise end to the data end. Inverting it
-means finding all earlier states from the last one. Each strategy is a plan of stages
-(:mod:`jaxinv.inversion.stages`), and there are five by name:
+Sampling applies the rows of a table from the noise end to the data end. Inversion finds
+all earlier states from the last one. Each strategy is a plan of stages
+(:mod:`jaxinv.inversion.stages`), and five have names:
 
 ``auto``
-    what took fewest evaluations without being less exact in measurements: explicit for
+    the most exact strategy with the fewest evaluations in measurements: explicit for
     bidirectional samplers; stepwise for samplers with a memory of one state; the whole
-    trajectory for all others and for samples that stepwise leaves; Newton's method on
-    it for those that are left then.
+    trajectory for all others and for samples that do not converge stepwise; then
+    Newton's method on the whole trajectory.
 ``explicit``
-    the rows read backwards, which only bidirectional samplers allow
+    undo the rows, which only bidirectional samplers allow
     (:mod:`jaxinv.inversion.explicit`). The result's ``state`` makes the round trip
     exact; its ``noise`` alone does not.
 ``trajectory``
-    all rows of the table together, exact at any order, parallel in time
+    solve all rows of the table together, exact at any order, parallel in time
     (:mod:`jaxinv.inversion.trajectory`).
 ``stepwise``
-    step by step from the data end. Exact for samplers with a memory of one state. For
-    others it is the published Algorithm 2, which freezes an estimate of the high-order
-    term: the baseline to compare with (:mod:`jaxinv.inversion.algorithm_2`).
+    solve step by step from the data end, exact for samplers with a memory of one state.
+    For others it is the published Algorithm 2, which freezes an estimate of the
+    high-order term: a baseline (:mod:`jaxinv.inversion.algorithm_2`).
 ``naive``
-    DDIM inversion: no solve at all.
+    DDIM inversion, without solving equations.
 
 The certificate has two parts. The residual of every step, relative to the state that
-the step has to reproduce, says that the equations are solved. That alone proves nothing
-about the whole way, because steps amplify: so the noise is sampled from, with the
-sampler's own loop, and the relative error of the data that this ends at is the
-``reconstruction`` (:mod:`jaxinv.inversion.verification`). ``converged`` needs both.
-Whether it is the *same* noise that once made the data depends on the grid: a step with
-a small ratio ``tau[i-1] / tau[i]`` can have several preimages, or nearly so.
+the step should reproduce, shows whether the equations are solved. This alone proves
+nothing about the whole trajectory, because steps amplify errors. The sampler's own loop
+therefore samples from the noise, and the relative error of the resulting data is the
+``reconstruction`` (:mod:`jaxinv.inversion.verification`). ``converged`` requires both.
+Whether the noise is the *original* one depends on the grid: a step with a small ratio
+``tau[i-1] / tau[i]`` can have several preimages (states with the same result), or
+almost so.
 
 References:
     Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387.
@@ -58,9 +59,9 @@ from jaxinv.inversion.strategies import make_plan
 from jaxinv.inversion.verification import (
     Verified,
     default_reconstruction_rtol,
-    for_next,
     refines,
     run_plan,
+    start_of_next,
     unverified,
     verify,
     verify_in_place,
@@ -93,52 +94,52 @@ def invert(
     reconstruction_rtol: float | None = None,
     report: Report | None = None,
 ) -> InversionResult:
-    """Find the noise that the sampler turns into ``x0``.
+    """Find the noise from which the sampler generates ``x0``.
 
-    What was found is sampled from, by the sampler's own loop: N evaluations more, which
-    are counted (2 N where the error is near the tolerance, to be sure of it; 3 N for
-    bidirectional samplers, whose state is sampled from twice).
+    The sampler's own loop verifies the result: it samples from the recovered noise,
+    which costs N more evaluations, included in the count (2 N to confirm an error close
+    to the tolerance; 3 N for bidirectional samplers, whose state is sampled from
+    twice).
 
-    The noise and the trajectory can be differentiated (once, in reverse mode) with
-    respect to the data, the model's parameters and its conditions, by the implicit
-    function theorem: the solver's iterations are not differentiated, and cost no
-    memory. Second derivatives raise a ValueError. The certificate is a constant.
+    The noise and the trajectory are differentiable (once, in reverse mode) with respect
+    to the data, the model's parameters and its conditions, by the implicit function
+    theorem: the solver's iterations are not differentiated and need no memory. Second
+    derivatives raise a ValueError. The certificate is a constant.
 
     Args:
-        sampler: the sampler, from :func:`jaxinv.ddim` and its like.
-        denoise: callable pytree ``(x, t) -> f`` on one sample.
-        x0: the data, one sample of any shape without a batch axis; or the state of a
+        sampler: The sampler, from :func:`jaxinv.ddim` or another constructor.
+        denoise: Callable pytree ``(x, t) -> f`` on one sample.
+        x0: The data, one sample of any shape without a batch axis; or the state of a
             bidirectional sampler at the data end, which can only be inverted
             explicitly.
         strategy: ``"auto"``, ``"explicit"``, ``"trajectory"``, ``"stepwise"`` or
             ``"naive"``, or a value with settings such as ``Trajectory(chunk=8)``, or a
-            tuple of such values, each for the samples that the ones before left
-            unconverged.
-        solver: for ``"stepwise"``: ``"anderson"``, ``"fixed_point"``,
+            tuple of such values, each for samples that did not converge before.
+        solver: For ``"stepwise"``: ``"anderson"``, ``"fixed_point"``,
             ``"forward_step"``, ``"gradient"``, ``"newton_krylov"`` or a solver value
             such as ``Anderson(history=8)``. By default Anderson for samplers with a
-            memory of one state; with more, the forward step method as published.
-        schedule: the model's schedule; needed by ``"stepwise"`` for samplers with a
-            longer memory only, which visits noise levels between those of the grid.
-        return_trajectory: keep the states of all noise levels.
-        arithmetic: for the explicit inversion of bidirectional samplers, as of
-            :func:`jaxinv.sample`: ``"compensated"`` or ``"bits"``.
-        verify: sample from what was found. Without, ``reconstruction`` is NaN and
-            ``converged`` False: ``solved`` is all that is known.
-        reconstruction_rtol: the relative error of the data that ``converged`` promises
-            of sampling from the noise, in any precision; the measured one has to be at
+            memory of one state, and otherwise the forward step method as published.
+        schedule: The model's schedule, which ``"stepwise"`` needs for samplers with a
+            longer memory, to visit noise levels between those of the grid.
+        return_trajectory: Whether to return the states of all noise levels.
+        arithmetic: Arithmetic for the explicit inversion of bidirectional samplers, as
+            for :func:`jaxinv.sample`: ``"compensated"`` or ``"bits"``.
+        verify: Whether to sample from the result. Otherwise ``reconstruction`` is NaN
+            and ``converged`` False, and only ``solved`` is known.
+        reconstruction_rtol: Relative error of the data that ``converged`` guarantees
+            for sampling from the noise, in any precision; the measured error must be at
             most a quarter of it. None for 4e-4 (-68 dB) in float32 and 4e-10 in float64
             (:func:`~jaxinv.inversion.verification.default_reconstruction_rtol`).
-        report: called with the number of steps that are solved, or on the way back
-            taken, while the computation runs: it is then driven from here in turns of
-            one iteration. Not for use inside of ``jax.jit`` and its like.
+        report: Function that receives the number of solved steps, or of steps of the
+            verification, while the computation runs in turns of one iteration. Not
+            allowed inside ``jax.jit`` and other transformations.
 
     Returns:
         The noise with its certificate. Failing to converge is not an error: the result
-        has ``converged=False`` and carries the best that was found.
+        has ``converged=False`` and is the best that was found.
 
     Raises:
-        ValueError: for data that is not a finite float32 or float64 array, a state of
+        ValueError: For data that is not a finite float32 or float64 array, a state of
             another sampler or of the noise end, a denoiser that does not map its shape
             to itself, an unknown strategy or solver, options that the strategy does not
             have, a strategy that the sampler does not have, or a tolerance that is not
@@ -178,8 +179,8 @@ def invert(
         found = _unwind(program, model, start, return_trajectory, rtol)
         return labeled(found, sampler)
     plan = make_plan(sampler, strategy, solver, schedule)
-    # A denoiser may close over what a caller differentiates or batches: nothing but the
-    # absence of all callers says that it does not.
+    # A denoiser may close over values that a caller differentiates or batches. Only the
+    # absence of all transformations excludes that.
     alone = get_opaque_trace_state() == _NOTHING_TRACED
     if alone and _concrete((sampler, model, x0)):
         verified = _on_demand(program, model, x0, plan, rtol, report)
@@ -192,11 +193,10 @@ def invert(
 
 
 def check_rtol(verify: bool, rtol: float | None, dtype: Any) -> float | None:
-    """Return the tolerance of the reconstruction; None if it is not to be measured.
+    """Return the tolerance of the reconstruction, or None to skip its measurement.
 
     Raises:
-        ValueError: for a tolerance that is not a positive number, or one that would
-            not be used.
+        ValueError: For a tolerance that is not a positive number, or is not used.
     """
     if not verify:
         if rtol is not None:
@@ -215,8 +215,8 @@ def check_explicit(strategy: Any, solver: Any) -> None:
     """Raise ValueError for a strategy or solver that is not explicit inversion."""
     if strategy not in ("auto", "explicit") or solver is not None:
         raise ValueError(
-            "a state, and any data with an arithmetic, is inverted explicitly; got "
-            f"strategy={strategy!r}, solver={solver!r}"
+            "a state, and data with an arithmetic, can only be inverted explicitly; "
+            f"got strategy={strategy!r}, solver={solver!r}"
         )
 
 
@@ -232,10 +232,10 @@ def _on_demand(
     rtol: float | None,
     report: Report | None,
 ) -> Verified:
-    """Run the stages as programs of their own, each compiled only if it is needed.
+    """Run the stages as separate programs, each compiled only if needed.
 
-    A stage takes longer to compile than to run, and most samples need the first only.
-    The way back is the very program of :func:`jaxinv.sample`. Inside of a caller's
+    A stage takes longer to compile than to run, and most samples only need the first.
+    The verification uses the program of :func:`jaxinv.sample`. Inside a caller's
     ``jit``, ``vmap`` or ``grad`` the plan is one program (:func:`_invert`).
     """
     refining = tuple(refines(stage) for stage in plan)
@@ -260,7 +260,7 @@ def _solve(
     known: Verified | None,
     report: Report | None,
 ) -> Solved:
-    """One stage of a plan, on demand."""
+    """Run one stage of a plan as a program of its own."""
     if report is None or not isinstance(stage, LoopStage):
         return _solved(sampler, denoise, x0, stage, known)
     if isinstance(stage, Naive):
@@ -272,7 +272,7 @@ def _solve(
 
 @jax.jit
 def _walked(sampler: LinearMultistep, xs: Array) -> Solved:
-    """What naive inversion found, sampling upwards; noise first."""
+    """Return the trajectory of naive inversion from its states, noise first."""
     scale = jnp.asarray(sampler.scale, xs.dtype)[1:]
     return walked(xs[-2::-1] / per_level(scale, xs))
 
@@ -287,7 +287,7 @@ def _solved(
 ) -> Solved:
     check_denoiser(denoise, x0)
     table = in_dtype(sampler, x0.dtype)
-    before = None if known is None else for_next(known)
+    before = None if known is None else start_of_next(known)
     return run_stage(stage, table, denoise, x0, before, jnp.array(True))
 
 
@@ -300,7 +300,7 @@ def _verify(
     keep: bool,
     report: Report | None,
 ) -> Verified:
-    """The way back, on demand: first its end only, as most samples need no more."""
+    """Verify a result, first without keeping states, which most samples do not need."""
     if rtol is None:
         return unverified(found)
     way = functools.partial(draw, sampler, denoise, report=report)
@@ -309,7 +309,7 @@ def _verify(
     if not keep:
         return verified
     if bool(verified.converged) or not bool(found.solved):
-        # Nobody starts from the states of this way back: any do.
+        # No later stage uses the states of this verification.
         return verified._replace(retraced=found.states)
     whole = lambda start: way(start, keep=True)  # noqa: E731
     return verify(sampler, x0, verified.solved, rtol, whole)
@@ -335,20 +335,20 @@ def _invert(
     keep: bool,
     rtol: float | None,
 ) -> InversionResult:
-    """All stages, as a part of a caller's program."""
+    """Run all stages as a part of a caller's program."""
     check_denoiser(denoise, x0)
     table = in_dtype(sampler, x0.dtype)
     fixed_table, fixed, fixed_x0 = jax.lax.stop_gradient((table, denoise, x0))
     if len(plan) == 1 and isinstance(plan[0], Naive | Explicit):
-        # Explicit formulas: ordinary differentiation.
+        # Explicit formulas use ordinary differentiation.
         found = run_stage(plan[0], table, denoise, x0, None, jnp.array(True))
         known = jax.lax.stop_gradient(found)
         verified = verify_in_place(
             fixed_table, fixed, fixed_x0, known, rtol, keep=False
         )
         return wrap_up(table, x0, found.states, verified, keep)
-    # Solvers are not differentiated; the implicit function theorem is applied to what
-    # they found.
+    # Solvers are not differentiated: the implicit function theorem applies to their
+    # results.
     verified = run_plan(plan, fixed_table, fixed, fixed_x0, rtol)
     start, states = x0 / table.scale[0], verified.solved.states
     states = attach_gradient(table, denoise, start, states)

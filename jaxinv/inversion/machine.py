@@ -1,4 +1,4 @@
-"""A stage of an inversion as a loop that is made from arrays, in lanes or in turns."""
+"""A stage of an inversion as a loop made from arrays, for lanes or turns."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxinv.callables import check_denoiser
 from jaxinv.diffusion.denoiser import with_condition
 from jaxinv.inversion.stages import Stage, stage_loop
-from jaxinv.inversion.verification import Verified, for_next, with_both
+from jaxinv.inversion.verification import Verified, start_of_next, with_both
 from jaxinv.loops import Loop
 from jaxinv.sampling.steps import in_dtype
 
@@ -18,9 +18,9 @@ class Sample(NamedTuple):
     """A sample as it enters a stage.
 
     Attributes:
-        x0: the data.
-        condition: of the model; None if it has none.
-        known: what earlier stages found; None before the first.
+        x0: The data.
+        condition: The condition of the model, or None.
+        known: The result of earlier stages; None before the first.
     """
 
     x0: Float[Array, "*shape"]
@@ -30,25 +30,25 @@ class Sample(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StageMachine:
-    """Makes the loop of a stage (:data:`jaxinv.loops.Machine`).
+    """Factory of the loop of a stage (:data:`jaxinv.loops.Machine`).
 
     The model is the pair of the table and the denoiser.
 
     Attributes:
-        stage: the stage.
+        stage: The stage.
     """
 
     stage: Stage
 
     def __call__(self, model: Any, item: Sample) -> Loop:
-        """Return the loop, whose result is what the stage found."""
+        """Return the loop, whose result is that of the stage."""
         denoise = with_condition(model[1], item.condition)
         loop = stage_loop(
             self.stage,
             in_dtype(model[0], item.x0.dtype),
             denoise,
             item.x0,
-            None if item.known is None else for_next(item.known),
+            None if item.known is None else start_of_next(item.known),
             jnp.array(True),
         )
 

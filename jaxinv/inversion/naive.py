@@ -1,18 +1,18 @@
 r"""Naive inversion, the baseline known as DDIM inversion.
 
-Do not solve the implicit step: evaluate the model once, at ``x[i-1]`` in place of
-``x[i]``. For samplers with a memory it is the inverse of DDIM on the same grid, as it
-is used in practice. There are two flavours, which differ in the time that the network
-is given:
+It does not solve the implicit step, but evaluates the model once, at ``x[i-1]`` instead
+of ``x[i]``. For samplers with a memory it is the inverse of DDIM on the same grid,
+which is common practice. There are two versions, which differ in the time given to the
+network:
 
 ``"upper"``
-    the time of level i, at which the step was made: the exact inverse of the step, but
-    for the state at which the model is evaluated. It is what diffusers'
-    ``DDIMInverseScheduler`` and Algorithm 1 (line 5) of Hong et al. do.
+    the time of level i, as in the step itself: the exact inverse of the step except for
+    the state at which the model is evaluated. diffusers' ``DDIMInverseScheduler`` and
+    Algorithm 1 (line 5) of Hong et al. use this version.
 ``"lower"``
-    the time of level i - 1, which the state has: Euler's step of the ODE from the data
-    to the noise. BELM's repository calls this DDIM inversion. At the data end it gives
-    the network t = 1, whatever the grid; here it is the grid's own ``model_time[0]``.
+    the time of level i - 1, as for the state: Euler's step of the ODE from the data to
+    the noise. BELM's repository calls this DDIM inversion. At the data end it gives the
+    network t = 1 on every grid; here it is the grid's own ``model_time[0]``.
 
 References:
     Dhariwal & Nichol 2021, arXiv:2105.05233, and Song et al. 2021, arXiv:2010.02502,
@@ -41,10 +41,10 @@ EvaluatedAt = Literal["upper", "lower"]
 @checked
 @dataclasses.dataclass(frozen=True)
 class Naive(LoopStage):
-    """One evaluation per step, no certificate.
+    """Naive inversion: one evaluation per step, without residuals.
 
     Attributes:
-        evaluate_at: the level whose time the network is given with the state of the
+        evaluate_at: The level whose time is given to the network with the state of the
             lower level: ``"upper"``, or ``"lower"`` as in BELM's repository.
     """
 
@@ -84,8 +84,8 @@ class Naive(LoopStage):
         """Return the table whose sampling is this inversion, from data to noise.
 
         Args:
-            table: the table.
-            dtype: of the states.
+            table: The table.
+            dtype: Data type of the states.
 
         Returns:
             A table of the same shapes, so that the program of sampling runs it.
@@ -93,7 +93,7 @@ class Naive(LoopStage):
         tau, b, times = (
             np.asarray(leaf, dtype) for leaf in (table.tau, table.b, table.model_time)
         )
-        # Tables that remember one state weigh it by 1.
+        # Tables with a memory of one state weigh it by 1.
         steps = -b[:, 0] if table.history == 1 else tau[1:] - tau[:-1]
         column = np.arange(table.history) == 0
         seen = times[1:] if self.evaluate_at == "upper" else times[:-1]
@@ -110,7 +110,7 @@ class Naive(LoopStage):
 
 @jax.jit
 def walked(states: Float[Array, "n *shape"]) -> Solved:
-    """Return what is known of the states ``y[1] .. y[N]`` of naive inversion."""
+    """Return the states ``y[1] .. y[N]`` of naive inversion with their cost."""
     n = len(states)
     count = jnp.full((), n, jnp.int32)
     return Solved(
@@ -130,18 +130,18 @@ def naive_step(
     y: Float[Array, "*shape"],
     evaluate_at: EvaluatedAt = "upper",
 ) -> Float[Array, "*shape"]:
-    """Return ``y[i]``, with the model's output at ``y[i-1]`` for that at ``y[i]``.
+    """Return ``y[i]``, using the model's output at ``y[i-1]`` for that at ``y[i]``.
 
     Args:
-        table: the table, in the dtype of the states.
-        denoise: the denoiser.
-        i: the level that is sought, from 1 to N.
+        table: The table, in the dtype of the states.
+        denoise: The denoiser.
+        i: The level to compute, from 1 to N.
         y: ``y[i-1]``.
-        evaluate_at: as of :class:`Naive`.
+        evaluate_at: See :class:`Naive`.
 
     Returns:
-        The state of level i: by the row of a table that remembers one state, else by
-        DDIM's.
+        The state of level i, by the row of a table with a memory of one state,
+        otherwise by DDIM's row.
     """
     x = table.scale[i - 1] * y
     time = table.model_time[i if evaluate_at == "upper" else i - 1]

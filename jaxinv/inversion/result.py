@@ -1,4 +1,4 @@
-"""What every inverse returns: the noise, and the proof of how exact it is."""
+"""The result of an inversion: the noise with its certificate."""
 
 from typing import NamedTuple
 
@@ -13,53 +13,53 @@ from jaxinv.sampling.state import SamplerState, state_of
 
 
 class InversionResult(NamedTuple):
-    """The noise, and the proof of how exact it is.
+    """The noise of an inversion, with its certificate.
 
-    ``noise`` and ``state`` are two answers, and each has its own verdict:
-    ``reconstruction`` and ``converged`` belong to ``noise``, ``state_reconstruction``
-    and ``state_converged`` to ``state``. For samplers that start from one array, which
-    are all but the bidirectional ones, both answers are the same. N counts the rows of
-    the sampler's table, which are its steps (of EDICT: two for each).
+    ``noise`` and ``state`` are two results with separate verdicts: ``reconstruction``
+    and ``converged`` belong to ``noise``, ``state_reconstruction`` and
+    ``state_converged`` to ``state``. Both are equal for samplers that start from one
+    array, that is for all but bidirectional ones. N is the number of rows of the
+    sampler's table, which equals its steps (twice for EDICT).
 
-    A verdict proves the *reconstruction*: the sampler turns this noise into this data.
-    Where a step has several preimages, it need not be the noise that once made the
-    data; :func:`jaxinv.analysis.step_conditioning` shows which step loses it.
+    A verdict proves the *reconstruction*: the sampler generates this data from this
+    noise. If a step has several preimages, the noise may not be the original one;
+    :func:`jaxinv.analysis.step_conditioning` shows the steps that lose it.
 
     Attributes:
-        noise: unit noise, of the data's shape and dtype: what ``sample`` turns into
+        noise: Unit noise of the data's shape and dtype, from which ``sample`` generates
             the data.
-        state: what ``sample`` needs for an exact round trip. For multistep samplers
-            it is the noise, however long their memory: they start from one state. For
-            bidirectional ones it is their :class:`~jaxinv.sampling.state.SamplerState`
-            at the noise end. After an explicit inversion, their ``noise`` alone leads
-            to something near the data only: how near is its ``reconstruction``.
-        trajectory: shape (N + 1, ...). The states x, data first; None unless asked for.
-        residual: shape (). The largest of ``step_residuals``.
-        step_residuals: shape (N,). ``|step_i(x[i], ...) - x[i-1]| / |x[i-1]|`` for
-            i = 1 .. N, all states taken from the trajectory. NaN where it was not
-            measured (``naive``; see :func:`certify`). After an explicit inversion the
-            last k - 1 are those of the start-up rows, which ``noise`` alone relies on
-            and ``state`` does not.
-        iterations: shape (N,). Solver iterations that worked on each step.
-        num_evals: shape (). Total evaluations of the denoiser for this sample, those of
-            the way back included.
-        depth: shape (). How many of them had to wait for one another.
-        converged: shape (). Whether the verdict on ``noise`` is good: every step is
-            solved, and the reconstruction is within a quarter of its tolerance. If not,
-            this is the best that was found. Never true without the way back.
-        reconstruction: shape (). ``|sample(noise) - x0| / |x0|``, measured by sampling;
-            NaN if that was not tried (``verify=False``). Near the tolerance the larger
-            error of two ways back, the second one from the noise with its values moved
-            by a unit in their last place.
-        solved: shape (). Whether every step that ``noise`` relies on met the tolerance
-            of the solver. Steps amplify: this alone proves nothing about the whole way.
-        state_converged: shape (). The verdict on ``state``.
-        state_reconstruction: shape (). ``|sample(state) - x0| / |x0|``; of all arrays
-            of the state, where a state was inverted. For plain floats the larger error
-            of two ways back: the second one starts from the state with its values
-            moved by a unit in their last place, and so does not retrace roundings.
-        stages: shape (). How many stages of the strategy's plan this sample needed:
-            ``"auto"`` goes on with the next where the one before did not converge.
+        state: Argument of ``sample`` for an exact round trip. For multistep samplers it
+            is the noise, because they start from one state. For bidirectional samplers
+            it is the :class:`~jaxinv.sampling.state.SamplerState` at the noise end.
+            After an explicit inversion, their ``noise`` alone only reproduces the data
+            approximately, with the error ``reconstruction``.
+        trajectory: The states x, data first, shape (N + 1, ...); None unless requested.
+        residual: The largest of ``step_residuals``, shape ().
+        step_residuals: ``|step_i(x[i], ...) - x[i-1]| / |x[i-1]|`` for i = 1 .. N, with
+            all states of the trajectory, shape (N,). NaN if not measured (``naive``;
+            see :func:`certify`). After an explicit inversion, the last k - 1 belong to
+            the start-up rows, which only ``noise`` depends on.
+        iterations: Solver iterations for each step, shape (N,).
+        num_evals: Total evaluations of the denoiser for this sample, including the
+            verification, shape ().
+        depth: Number of sequential evaluations, shape ().
+        converged: Verdict on ``noise``, shape (): whether every step is solved and the
+            reconstruction is within a quarter of its tolerance. If not, the result is
+            the best that was found. Never true without verification.
+        reconstruction: ``|sample(noise) - x0| / |x0|``, measured by sampling, shape ();
+            NaN with ``verify=False``. Close to the tolerance it is the larger of two
+            errors, the second from the noise with values changed by a unit in the last
+            place.
+        solved: Whether every step that ``noise`` depends on met the solver's tolerance,
+            shape (). Steps amplify errors: this alone does not prove the
+            reconstruction.
+        state_converged: Verdict on ``state``, shape ().
+        state_reconstruction: ``|sample(state) - x0| / |x0|``, shape (), over all arrays
+            if a state was inverted. For plain floats it is the larger of two errors,
+            the second from the state with values changed by a unit in the last place,
+            which does not retrace roundings.
+        stages: Number of stages of the strategy's plan that this sample needed, shape
+            (): ``"auto"`` continues with the next stage if one did not converge.
     """
 
     noise: Float[Array, "*shape"]
@@ -98,12 +98,12 @@ def wrap_up(
     """Make the result of an inversion.
 
     Args:
-        sampler: the sampler, in the dtype of the states.
-        x0: the data.
+        sampler: The sampler, in the dtype of the states.
+        x0: The data.
         states: ``y[1] .. y[N]``.
-        verified: certificate and cost.
-        keep: whether to return the trajectory.
-        state: the state at the noise end, where it is not the end of the trajectory.
+        verified: Certificate and cost.
+        keep: Whether to return the trajectory.
+        state: The state at the noise end, if it is not the end of the trajectory.
     """
     solved = verified.solved
     scale = jnp.asarray(sampler.scale, x0.dtype)[1:]

@@ -5,8 +5,9 @@ F at those states, the residuals of the N rows are
 
     R[i] = sum_j ( a[i,j] y[i+j] + b[i,j] f[i+j] ) - y[i-1],        i = 1 .. N,
 
-and the trajectory is one of the sampler exactly when all are zero. No model is run
-here. Arrays over levels have N entries: entry ``i - 1`` belongs to level (or row) i.
+and Y is a trajectory of the sampler exactly if all residuals are zero. This module does
+not evaluate the model. Arrays over levels have N entries: entry ``i - 1`` belongs to
+level (or row) i.
 """
 
 from typing import Any
@@ -20,25 +21,25 @@ from jaxinv.samplers.table import Coefficients, LinearMultistep
 
 
 def per_level(values: Coefficients, like: Array) -> Array:
-    """One number per level, shaped to broadcast against states of all levels."""
+    """Reshape one number per level to broadcast against states of all levels."""
     return jnp.reshape(values, (-1,) + (1,) * (like.ndim - 1))
 
 
 def level_norms(x: Float[Array, "n *shape"]) -> Float[Array, "n"]:
-    """Euclidean norm of each level's state."""
+    """Return the Euclidean norm of each level's state."""
     return norm(x, axis=tuple(range(1, x.ndim)))
 
 
 def default_row_rtol(dtype: Any) -> float:
-    """The default tolerance of a row's relative residual.
+    """Return the default tolerance of a row's relative residual.
 
     Args:
-        dtype: floating-point dtype of the states.
+        dtype: Floating-point dtype of the states.
 
     Returns:
-        5e-6 in float32, where the rounding of the model's outputs and of a row's terms
-        leaves 1e-6 on a real network, and up to 4e-6 where steps are long and guided;
-        2.5e-13 in float64.
+        5e-6 in float32, where rounding of the model's outputs and of a row's terms
+        leaves 1e-6 on a real network, and up to 4e-6 for long and guided steps; 2.5e-13
+        in float64.
     """
     return 2.5e-13 if jnp.finfo(dtype).bits == 64 else 5e-6
 
@@ -49,19 +50,19 @@ def row_sums(
     outputs: Float[Array, "n *shape"],
     first: int = 0,
 ) -> Float[Array, "n *shape"]:
-    """The right-hand sides of all rows: what each step makes of the states.
+    """Return the right-hand sides of all rows: the result of each step.
 
     Args:
-        table: the table, in the dtype of the states.
+        table: The table, in the dtype of the states.
         states: ``y[1] .. y[N]``.
-        outputs: the model's outputs there.
-        first: leave out the terms ``j < first``: 1 for the older states only.
+        outputs: The model's outputs there.
+        first: Smallest j of the terms to include: 1 for the older states only.
 
     Returns:
         Entry i - 1 is the sum of row i.
     """
     n, k = table.a.shape
-    # The table has zeros where there is no older state: pad with anything finite.
+    # The table has zeros for missing older states: pad with any finite value.
     padding = jnp.zeros((k - 1, *states.shape[1:]), states.dtype)
     states = jnp.concatenate([states, padding])
     outputs = jnp.concatenate([outputs, padding])
@@ -78,17 +79,17 @@ def residuals(
     states: Float[Array, "n *shape"],
     outputs: Float[Array, "n *shape"],
 ) -> tuple[Float[Array, "n *shape"], Float[Array, "n"]]:
-    """Residuals of all rows, and their norms relative to the state to be reproduced.
+    """Return the residuals of all rows, and their norms relative to the exact result.
 
     Args:
-        table: the table, in the dtype of the states.
+        table: The table, in the dtype of the states.
         start: ``y[0]``.
         states: ``y[1] .. y[N]``.
-        outputs: the model's outputs there.
+        outputs: The model's outputs there.
 
     Returns:
-        The residuals in the coordinate y, and ``|R[i]| / |y[i-1]|``, which is the same
-        in the state x.
+        The residuals in the coordinate y, and ``|R[i]| / |y[i-1]|``, which is also
+        valid for the state x.
     """
     after = jnp.concatenate([start[None], states[:-1]])
     residual = row_sums(table, states, outputs) - after
@@ -100,23 +101,23 @@ def approximate_inverse(
     slopes: Float[Array, "n"],
     residual: Float[Array, "n *shape"],
 ) -> Float[Array, "n *shape"]:
-    """The change of the trajectory that would remove the residuals of a simple model.
+    """Return the change of the trajectory that removes the residuals of a simple model.
 
-    Newton's method would solve ``dR/dY d = -R``. Here the model's Jacobian is replaced
-    by one number per level, ``df/dy = slope``. What remains is the same small system
-    for every number of the states, banded, of the size of the number of steps,
+    Newton's method would solve ``dR/dY d = -R``. Here one number per level replaces the
+    model's Jacobian, ``df/dy = slope``. The result is a small banded system, of the
+    size of the number of steps, which is the same for every number of the states,
 
         sum_j (a[i,j] + b[i,j] slope[i+j]) d[i+j] - d[i-1] = -R[i],    d[0] = 0.
 
     Args:
-        table: the table, in the dtype of the residuals.
-        slopes: the number per level; zero holds the model's outputs constant.
-        residual: R, one entry per row (further axes are carried along).
+        table: The table, in the dtype of the residuals.
+        slopes: The number per level; zero for constant outputs of the model.
+        residual: R, one entry per row, with any further axes.
 
     Returns:
         d for the levels 1 .. N.
     """
-    # Balanced, so that rounding at the noise end is not large at the data end.
+    # Balance the system, so that rounding at the noise end is small at the data end.
     sizes = balance(table)
     matrix = rows_matrix(table, slopes) * sizes[:-1, None] / sizes[1:]
     flat = residual.reshape(residual.shape[0], -1) * sizes[:-1, None]
@@ -126,12 +127,12 @@ def approximate_inverse(
 
 
 def balance(table: LinearMultistep) -> Float[Array, "n+1"]:
-    """Factors that make the states y of all levels similarly large, for unit data."""
+    """Return factors that give states y of unit data similar sizes at all levels."""
     return 1 / jnp.sqrt(1 + jnp.asarray(table.tau) ** 2)
 
 
 def rows_matrix(table: LinearMultistep, slopes: Float[Array, "n"]) -> Array:
-    """The matrix of that system: entry (i - 1, m - 1) weighs d[m] in row i."""
+    """Return the matrix of the rows: entry (i - 1, m - 1) weighs d[m] in row i."""
     return (
         _banded(table.a, slopes.dtype)
         - jnp.eye(table.num_rows, k=-1, dtype=slopes.dtype)
@@ -140,12 +141,12 @@ def rows_matrix(table: LinearMultistep, slopes: Float[Array, "n"]) -> Array:
 
 
 def output_matrix(table: LinearMultistep) -> Float[Array, "n n"]:
-    """How the outputs enter the rows: entry (i - 1, m - 1) weighs f[m] in row i."""
+    """Return the matrix of the outputs: entry (i - 1, m - 1) weighs f[m] in row i."""
     return _banded(table.b, jnp.asarray(table.b).dtype)
 
 
 def _banded(weights: Coefficients, dtype: Any) -> Array:
-    """Entry (i, i + j) of the square matrix is ``weights[i, j]``."""
+    """Return the square matrix with entries (i, i + j) equal to ``weights[i, j]``."""
     n, k = weights.shape
     return sum(
         (jnp.diag(weights[: n - j, j], k=j) for j in range(k)),

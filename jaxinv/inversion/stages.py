@@ -1,12 +1,13 @@
-"""A plan of inversion: stages, each for the samples that the earlier ones left.
+"""Plans of inversion: stages, each for samples that did not converge before.
 
-A *stage* is a hashable value with a method ``solve``. It gets the table, the denoiser,
-``y[0]``, what is known so far, and whether this sample still needs it; it returns a
-trajectory with the residuals of its rows and its cost. A plan is a tuple of stages, run
-by :mod:`jaxinv.inversion.verification`, which samples from what each of them found.
+A *stage* is a hashable value with a method ``solve``. Its arguments are the table, the
+denoiser, ``y[0]``, the result so far, and whether this sample still needs it; it
+returns a trajectory with the residuals of its rows and its cost. A plan is a tuple of
+stages. :mod:`jaxinv.inversion.verification` runs it and samples from the result of each
+stage.
 
-Most stages are loops (:class:`LoopStage`), which can be left after any iteration and
-taken up again: the lanes of a batch do not wait for one another
+Most stages are loops (:class:`LoopStage`), which can be interrupted after any iteration
+and resumed: the lanes of a batch do not wait for each other
 (:mod:`jaxinv.scale.lanes`).
 """
 
@@ -28,14 +29,15 @@ class Solved(NamedTuple):
     """A trajectory with its certificate and its cost.
 
     Attributes:
-        states: shape (N, ...). ``y[1] .. y[N]``; ``y[0]`` is given.
-        errors: shape (N,). Relative residuals of the rows; NaN if not measured.
-        iterations: shape (N,). Iterations that worked on each level.
-        num_evals: shape (). Evaluations of the model.
-        depth: shape (). How many of them had to wait for one another.
-        solved: shape (). Whether every row that the noise relies on met the tolerance.
-        state_solved: shape (). The same for the rows that the *state* at the noise end
-            of a bidirectional sampler relies on; None where these are all rows.
+        states: ``y[1] .. y[N]``, shape (N, ...).
+        errors: Relative residuals of the rows, shape (N,); NaN if not measured.
+        iterations: Iterations for each level, shape (N,).
+        num_evals: Evaluations of the model, shape ().
+        depth: Number of sequential evaluations, shape ().
+        solved: Whether every row that the noise depends on met the tolerance, shape ().
+        state_solved: Whether every row that the *state* at the noise end of a
+            bidirectional sampler depends on met the tolerance, shape (); None if these
+            are all rows.
     """
 
     states: Float[Array, "n *shape"]
@@ -51,8 +53,8 @@ class Solved(NamedTuple):
 class Stage(Protocol):
     """A hashable value that finds trajectories.
 
-    A stage with an attribute ``refines`` that is true is repeated from its own way back
-    (:mod:`jaxinv.inversion.verification`).
+    A stage with a true attribute ``refines`` is repeated from the states of its own
+    verification (:mod:`jaxinv.inversion.verification`).
     """
 
     def solve(
@@ -66,23 +68,23 @@ class Stage(Protocol):
         """Find ``y[1] .. y[N]`` for ``y[0] = start``.
 
         Args:
-            table: the table, in the dtype of the states.
-            denoise: the denoiser.
+            table: The table, in the dtype of the states.
+            denoise: The denoiser.
             start: ``y[0]``.
-            known: the best of the earlier stages; None for the first. Where its rows
-                were ``solved`` and sampling missed the data all the same, its states
-                are those that sampling went through.
-            active: whether the sample needs this stage; if not, whatever is returned
-                is ignored, but must cost nothing.
+            known: The best result of earlier stages; None for the first. If its rows
+                were ``solved`` but sampling missed the data, its states are those of
+                sampling.
+            active: Whether the sample needs this stage. If not, the result is ignored,
+                and must cost nothing.
 
         Returns:
-            The best that was found.
+            The best result.
         """
         ...
 
 
 class LoopStage(abc.ABC):
-    """A stage that is a loop, which can be left after any iteration."""
+    """A stage that is a loop, which can be interrupted after any iteration."""
 
     @abc.abstractmethod
     def loop(
@@ -95,8 +97,8 @@ class LoopStage(abc.ABC):
     ) -> Loop:
         """Return the loop whose result is a :class:`Solved`.
 
-        The arguments are those of :meth:`Stage.solve`. Lanes finish all together:
-        what finishing evaluates should be little.
+        The arguments are those of :meth:`Stage.solve`. The end should be cheap, because
+        it runs in all lanes.
         """
 
     def solve(
@@ -114,11 +116,11 @@ class LoopStage(abc.ABC):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class InUnits:
-    """A denoiser of states that are measured in another unit.
+    """A denoiser of states in another unit.
 
     Attributes:
-        denoise: the denoiser.
-        unit: shape (). A power of two.
+        denoise: The denoiser.
+        unit: A power of two, shape ().
     """
 
     denoise: Denoiser
@@ -140,15 +142,15 @@ def run_stage(
     """Run one stage.
 
     Args:
-        stage: the stage.
-        table: the table, in the dtype of the states.
-        denoise: the denoiser.
-        x0: the data.
-        known: the best of the earlier stages.
-        active: whether the sample needs this stage.
+        stage: The stage.
+        table: The table, in the dtype of the states.
+        denoise: The denoiser.
+        x0: The data.
+        known: The best result of earlier stages.
+        active: Whether the sample needs this stage.
 
     Returns:
-        What it found.
+        The result of the stage.
     """
     start, denoise, known, unit = _in_units(table, denoise, x0, known)
     found = stage.solve(table, denoise, start, known, active)
@@ -163,18 +165,18 @@ def stage_loop(
     known: Solved | None,
     active: Bool[Array, ""],
 ) -> Loop:
-    """Return one stage as a loop: of one iteration where the stage is no loop.
+    """Return a stage as a loop, with one iteration if the stage is not a loop.
 
     Args:
-        stage: the stage.
-        table: the table, in the dtype of the states.
-        denoise: the denoiser.
-        x0: the data.
-        known: the best of the earlier stages.
-        active: whether the sample needs this stage.
+        stage: The stage.
+        table: The table, in the dtype of the states.
+        denoise: The denoiser.
+        x0: The data.
+        known: The best result of earlier stages.
+        active: Whether the sample needs this stage.
 
     Returns:
-        A loop whose result is what it found.
+        A loop whose result is that of the stage.
     """
     start, denoise, known, unit = _in_units(table, denoise, x0, known)
     if isinstance(stage, LoopStage):
@@ -193,11 +195,11 @@ def stage_loop(
 def _in_units(
     table: LinearMultistep, denoise: Denoiser, x0: Array, known: Solved | None
 ) -> tuple[Array, Denoiser, Solved | None, Array]:
-    """``y[0]``, denoiser and known states in the unit of the data, and this unit.
+    """Return ``y[0]``, denoiser and known states in the unit of the data, and the unit.
 
-    It is 1 for ordinary data (:func:`jaxinv.norms.natural_unit`). Tolerances, step
-    sizes and first guesses then mean the same for data of any size. Units are powers of
-    two: a change of the unit rounds nothing.
+    The unit is 1 for ordinary data (:func:`jaxinv.norms.natural_unit`). It gives
+    tolerances, step sizes and first guesses the same meaning for data of any size.
+    Units are powers of two, so that a change of the unit is exact.
     """
     unit = natural_unit(jax.lax.stop_gradient(x0))
     if known is not None:

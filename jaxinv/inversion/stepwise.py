@@ -5,9 +5,9 @@ From the data end upward, the state before a step is the root of
     R(x[i]) = step_i(x[i]) - x[i-1] = 0,
 
 an implicit equation, because the model is evaluated at the unknown. The first guess
-extrapolates the model's outputs along the trajectory found so far, and costs nothing.
+extrapolates the model's outputs along the known part of the trajectory, at no cost.
 
-Levels and the solver's iterations are one loop, not one within the other.
+Levels and the solver's iterations are combined in a single loop.
 
 References:
     Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387,
@@ -33,19 +33,19 @@ from jaxinv.solvers.iteration import loop_of
 
 
 class Climb(NamedTuple):
-    """How far up the grid one sample is.
+    """The progress of one sample along the grid.
 
     Attributes:
-        i: the level that is being solved for; N + 1 when there is none left.
-        x_after: the state of the level below.
-        f1: the model's output there.
-        f2: the model's output one further below.
-        inner: where the solve of this level is.
-        states: ``y[1] .. y[N]``, as far as they are known.
-        errors: relative residuals of the solved steps.
-        iterations: of their solves.
-        solved: whether they met the tolerance.
-        evals: evaluations of the model by finished solves.
+        i: The level to solve for; N + 1 at the end.
+        x_after: The state of the level below.
+        f1: The model's output at the level below.
+        f2: The model's output two levels below.
+        inner: State of the solve at this level.
+        states: ``y[1] .. y[N]``, as far as known.
+        errors: Relative residuals of the solved steps.
+        iterations: Iterations of the solved steps.
+        solved: Whether the solved steps met the tolerance.
+        evals: Evaluations of the model by finished solves.
     """
 
     i: Int[Array, ""]
@@ -63,13 +63,13 @@ class Climb(NamedTuple):
 @checked
 @dataclasses.dataclass(frozen=True)
 class Stepwise(LoopStage):
-    """Solve step by step, each with the same implicit solver.
+    """Stepwise inversion, with the same implicit solver for each step.
 
-    One iteration is one of the solver's, and the next level begins where the last one
-    ended: in a batch no sample waits at a level for the others to be done with it.
+    One iteration is one of the solver's. A finished level is followed directly by the
+    next: samples of a batch do not wait for each other at a level.
 
     Attributes:
-        solver: a value of :mod:`jaxinv.solvers`.
+        solver: A solver of :mod:`jaxinv.solvers`.
     """
 
     solver: Solver = dataclasses.field(default_factory=Anderson)
@@ -108,12 +108,12 @@ class Stepwise(LoopStage):
             return climb._replace(inner=level(climb).begin())
 
         def advance(climb: Climb) -> Climb:
-            # One iteration of the solver, and on to the next level if it is done.
+            # One iteration of the solver, and the next level if it is finished.
             here = level(climb)
             inner = here.advance(climb.inner)
             solution = here.finish(inner)
             i, x = climb.i, solution.value
-            # The row itself gives the model's output at the solution: no evaluation.
+            # The row gives the model's output at the solution without an evaluation.
             a, b = table.a[i - 1, 0], table.b[i - 1, 0]
             y_after = climb.x_after / table.scale[i - 1]
             f = (y_after - a * x / table.scale[i]) / jnp.where(b == 0, 1, b)
@@ -164,8 +164,8 @@ class Stepwise(LoopStage):
 def _level(
     solver: Solver, table: LinearMultistep, denoise: Denoiser, climb: Climb
 ) -> Loop:
-    """The solve of the implicit equation of the level that a sample is at."""
-    # A lane that is done is at no level; what is computed for it is not kept.
+    """Return the solve of the implicit equation at a sample's current level."""
+    # A finished lane has no level; its result is discarded.
     i = jnp.minimum(climb.i, table.num_rows)
     a, b = table.a[i - 1, 0], table.b[i - 1, 0]
     y_after = climb.x_after / table.scale[i - 1]
@@ -180,17 +180,17 @@ def _level(
 
 
 def _step(table: LinearMultistep, denoise: Denoiser, i: Array, x: Array) -> Array:
-    """One step of a one-state sampler, in the state x: ``x[i] -> x[i-1]``."""
+    """Take a step of a one-state sampler in the state x: ``x[i] -> x[i-1]``."""
     y = x / table.scale[i]
     f = evaluate(table, denoise, i, y)
     return table.scale[i - 1] * apply_row(table, i, y[None], f[None])
 
 
 def _extrapolate(table: LinearMultistep, i: Array, f1: Array, f2: Array) -> Array:
-    """The model's output at level i from those at i - 1 and i - 2, in log tau.
+    """Extrapolate the model's output at level i from i - 1 and i - 2, in log tau.
 
-    Before there are two, the last one; before there is one, zero, which makes the
-    state after the step the first guess.
+    With one known output the result is that output; without any it is zero, so that the
+    state after the step is the first guess.
     """
     log_tau = jnp.log(table.tau)
     last = log_tau[i - 1] - log_tau[i - 2]

@@ -1,4 +1,4 @@
-"""The strategies of :func:`jaxinv.invert`: names, and the plans that they stand for."""
+"""The strategies of :func:`jaxinv.invert`: names and their plans."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,15 +18,15 @@ from jaxinv.solvers import SOLVERS, Solver
 
 Plan = tuple[Stage, ...]
 
-#: What ``auto`` does for samples that stepwise inversion cannot do, or leaves.
+#: Stages of ``auto`` after stepwise inversion, or in place of it.
 FINISH: Plan = (Trajectory(), NewtonTrajectory())
 
 
 def auto_strategy(sampler: LinearMultistep) -> str:
-    """Return the strategy that ``"auto"`` begins with for a sampler.
+    """Return the first strategy of ``"auto"`` for a sampler.
 
     Args:
-        sampler: the sampler.
+        sampler: The sampler.
 
     Returns:
         ``"explicit"`` for bidirectional samplers, ``"stepwise"`` for a memory of one
@@ -46,13 +46,13 @@ def make_plan(
     """Return the stages of a strategy, in order.
 
     Args:
-        sampler: the table.
-        strategy: a name, a stage or a tuple of stages.
-        solver: of the stepwise strategy.
-        schedule: the model's schedule.
+        sampler: The table.
+        strategy: A name, a stage or a tuple of stages.
+        solver: Solver of the stepwise strategy.
+        schedule: The model's schedule.
 
     Raises:
-        ValueError: for what does not exist or cannot be combined.
+        ValueError: For unknown names or invalid combinations.
     """
     known = isinstance(strategy, str) and strategy in STRATEGIES
     stages = strategy if isinstance(strategy, tuple) else (strategy,)
@@ -61,7 +61,7 @@ def make_plan(
         raise ValueError(unknown("strategy", strategy, STRATEGIES, instead))
     if solver is not None and strategy != "stepwise":
         raise ValueError(
-            f"a solver is for strategy 'stepwise'; {strategy!r} does not use "
+            f"only strategy 'stepwise' has a solver; {strategy!r} does not use "
             f"solver={solver!r}"
         )
     if known:
@@ -84,17 +84,17 @@ def _stepwise(
 ) -> Plan:
     if sampler.bidirectional:
         raise ValueError(
-            f"strategy 'stepwise' does not invert {sampler.name!r}, whose rows can be "
-            "read backwards: use 'explicit' (or 'auto') for its state, 'trajectory' "
-            "for one array of noise"
+            f"strategy 'stepwise' does not invert {sampler.name!r}, which is "
+            "bidirectional: use 'explicit' (or 'auto') for its state, 'trajectory' for "
+            "one array of noise"
         )
     if sampler.history == 1:
         return (Stepwise(_solver("anderson" if solver is None else solver)),)
     if schedule is None:
         raise ValueError(
-            f"strategy 'stepwise' inverts {sampler.name!r}, which remembers "
-            f"{sampler.history} states, by Algorithm 2 of the paper: it visits noise "
-            "levels between those of the grid and needs schedule=...; the exact "
+            f"strategy 'stepwise' inverts {sampler.name!r}, with a memory of "
+            f"{sampler.history} states, by Algorithm 2 of the paper, which visits "
+            "noise levels between those of the grid and needs schedule=...; the exact "
             "inverse of this sampler is strategy 'trajectory' (or 'auto')"
         )
     chosen = _solver("forward_step" if solver is None else solver)
@@ -102,12 +102,12 @@ def _stepwise(
 
 
 class Named(NamedTuple):
-    """A strategy that has a name.
+    """A named strategy.
 
     Attributes:
-        note: What ``--help`` says of it.
-        plan: Makes its stages for a sampler, a solver or None, and the model's schedule
-            or None.
+        note: A note in help texts.
+        plan: Function from a sampler, a solver or None, and the model's schedule or
+            None to the stages.
     """
 
     note: str
@@ -117,13 +117,13 @@ class Named(NamedTuple):
 STRATEGIES: dict[str, Named] = {
     "auto": Named("exact", _auto),
     "explicit": Named(
-        "samplers that are exact by construction; their auto",
+        "for samplers that are exact by construction; their auto",
         lambda *_: (Explicit(),),
     ),
     "trajectory": Named("exact, all steps together", lambda *_: (Trajectory(),)),
     "stepwise": Named(
-        "exact for samplers that remember one state; for others the published "
-        "Algorithm 2",
+        "exact for samplers with a memory of one state; the published Algorithm 2 for "
+        "others",
         _stepwise,
     ),
     "naive": Named("DDIM inversion", lambda *_: (Naive(),)),
@@ -131,7 +131,7 @@ STRATEGIES: dict[str, Named] = {
 
 
 def _check_fits(stage: Stage, sampler: LinearMultistep) -> None:
-    """Raise ValueError for a stage that would invert another sampler."""
+    """Raise ValueError for a stage that does not fit the sampler."""
     if isinstance(stage, Explicit) and not sampler.bidirectional:
         raise ValueError(
             f"{sampler.name!r} is not bidirectional and has no explicit inverse; "
@@ -139,8 +139,8 @@ def _check_fits(stage: Stage, sampler: LinearMultistep) -> None:
         )
     if isinstance(stage, Stepwise | Algorithm1) and sampler.history > 1:
         raise ValueError(
-            f"{type(stage).__name__} inverts samplers with a memory of one state; "
-            f"{sampler.name!r} remembers {sampler.history}: use strategy 'auto' or "
+            f"{type(stage).__name__} inverts samplers with a memory of one state, but "
+            f"{sampler.name!r} has {sampler.history}: use strategy 'auto' or "
             "'trajectory', or 'stepwise' for the published Algorithm 2"
         )
 

@@ -1,9 +1,9 @@
-r"""Naive inversion in sub-steps, which visit levels between those of a grid.
+r"""Naive inversion in sub-steps, at levels between those of a grid.
 
-A timestep is an index into the schedule's training levels. Sub-steps are uniform in
-it, as few as make each at most so long. For the published (VP) schedules it is the
-model's time, and log tau is linear between indices; flow matching and VE have their own
-times and linear tau.
+A timestep is an index into the schedule's training levels. Sub-steps are uniform in the
+timestep, as few as a maximal length allows. For the published (VP) schedules the
+timestep is the model's time, and log tau is linear between indices; flow matching and
+VE have their own times and linear tau.
 
 References:
     Hong et al. 2024, "On Exact Inversion of DPM-Solvers", arXiv:2311.18387,
@@ -28,23 +28,23 @@ def fine_naive(
     y: Float[Array, "*shape"],
     substeps: Int[Array, ""],
 ) -> Float[Array, "*shape"]:
-    """Go from level i - 1 to level i in so many naive steps (none: y as it is).
+    """Advance from level i - 1 to level i by a number of naive steps, possibly zero.
 
     Args:
-        schedule: the model's schedule.
-        table: the table, in the dtype of the states.
-        denoise: the denoiser.
-        index: where the table's levels lie in the schedule (:func:`index_of`).
-        i: the level to go to.
-        y: the state of level i - 1.
-        substeps: how many.
+        schedule: The model's schedule.
+        table: The table, in the dtype of the states.
+        denoise: The denoiser.
+        index: Positions of the table's levels in the schedule (:func:`index_of`).
+        i: The target level.
+        y: The state of level i - 1.
+        substeps: Number of sub-steps.
 
     Returns:
         The state of level i.
     """
 
     def level(m: Array) -> tuple[Array, Array, Array]:
-        """Scale, tau and model time after m sub-steps: at both ends the grid's own."""
+        """Return scale, tau and model time after m sub-steps, as the grid's at ends."""
         part = m.astype(y.dtype) / jnp.maximum(substeps, 1).astype(y.dtype)
         at = index[i - 1] + part * (index[i] - index[i - 1])
         scale, tau, time = _level(schedule, at)
@@ -69,9 +69,9 @@ def fine_naive(
 
 
 def count_of(distance: Float[Array, ""], longest: float) -> Int[Array, ""]:
-    """Return the least number of sub-steps that makes each at most so long.
+    """Return the smallest number of sub-steps of at most a given length.
 
-    The tolerance is the rounding of times up to 1000: 20 / 10 stays two sub-steps.
+    The tolerance allows rounding of times up to 1000: 20 / 10 gives two sub-steps.
     """
     tolerance = 2000 * jnp.finfo(distance.dtype).eps / longest
     return jnp.maximum(jnp.ceil(distance / longest - tolerance), 1).astype(jnp.int32)
@@ -80,13 +80,13 @@ def count_of(distance: Float[Array, ""], longest: float) -> Int[Array, ""]:
 def index_of(
     schedule: NoiseSchedule, times: Float[Array, "n+1"]
 ) -> Float[Array, "n+1"]:
-    """Return where model times lie among the training levels, fractional."""
+    """Return the fractional indices of model times in the training levels."""
     known = jnp.asarray(schedule.model_times, times.dtype)
     return jnp.interp(times, known, jnp.arange(len(known), dtype=times.dtype))
 
 
 def _level(schedule: NoiseSchedule, at: Array) -> tuple[Array, Array, Array]:
-    """Scale, tau and model time at a fractional index."""
+    """Return scale, tau and model time at a fractional index."""
     indices = jnp.arange(schedule.num_train_timesteps, dtype=at.dtype)
     time = jnp.interp(at, indices, jnp.asarray(schedule.model_times, at.dtype))
     taus = jnp.asarray(schedule.taus, at.dtype)

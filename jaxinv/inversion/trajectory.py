@@ -1,29 +1,29 @@
 r"""The whole trajectory at once: exact inversion at any order, parallel in time.
 
-The unknown is ``Y = (y[1], ..., y[N])``, all states but the data, and the equations are
-all rows of the sampler's table (:mod:`jaxinv.inversion.row_residuals`). A *sweep* is
+The unknown is ``Y = (y[1], ..., y[N])``, all states except the data, and the equations
+are all rows of the sampler's table (:mod:`jaxinv.inversion.row_residuals`). A *sweep*
 
-1. evaluate the model at every state of the current guess, in one batched call;
-2. the residuals R of all rows, which are also the certificate;
-3. a quasi-Newton step for all rows together, with a model of each level's Jacobian
-   built from what the last m sweeps measured at that level
-   (:mod:`jaxinv.inversion.trajectory_secants`), its length bounded.
+1. evaluates the model at every state of the current guess, in one batched call;
+2. computes the residuals R of all rows, which are also the certificate;
+3. takes a quasi-Newton step of bounded length for all rows together. The model of each
+   level's Jacobian is built from measurements of the last m sweeps
+   (:mod:`jaxinv.inversion.trajectory_secants`).
 
-Nothing of the past is approximated, so the order of the sampler does not matter.
+Earlier states are not approximated, so the method works for samplers of any order.
 
-A sweep costs N evaluations, of which none waits for another. Rows near the data
-converge first. With ``chunk`` set, levels are evaluated in chunks (bounded memory), and
-chunks below which every row has met the tolerance are not evaluated again (a window
-that moves over time).
+A sweep costs N evaluations, which can run in parallel. Rows near the data converge
+first. With ``chunk`` set, levels are evaluated in chunks (bounded memory), and chunks
+below which every row has met the tolerance are not evaluated again (a moving window).
 
-Where the residual grows, or does not improve for long, the iteration restarts from the
-best trajectory so far, with an empty history and smaller steps. What it leaves is for
-Newton's method on the same equations (:mod:`jaxinv.inversion.trajectory_newton`).
+If the residual grows, or does not improve for long, the iteration restarts from the
+best trajectory so far, with an empty history and smaller steps. Samples that do not
+converge are left to Newton's method on the same equations
+(:mod:`jaxinv.inversion.trajectory_newton`).
 
 References:
-    Shih et al. 2023, arXiv:2305.16317, and Tang et al. 2024, arXiv:2402.09970, solve
-    for whole trajectories in the other direction, to sample in parallel; Fang & Saad
-    2009 for the quasi-Newton method.
+    Shih et al. 2023, arXiv:2305.16317, and Tang et al. 2024, arXiv:2402.09970 (whole
+    trajectories in the other direction, for parallel sampling); Fang & Saad 2009 (the
+    quasi-Newton method).
 """
 
 import dataclasses
@@ -55,10 +55,10 @@ from jaxinv.norms import at_least_tiny, norm
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import evaluate
 
-# Sweeps go on to this part of the tolerance, unless so many do not improve on the best.
+# Sweeps continue to this fraction of the tolerance, unless this many do not improve it.
 AIM, FLOOR_SWEEPS = 0.4, 3
 
-# From the states that sampling went through, a solution is near or there is none.
+# A solution close to the states of sampling is found quickly or does not exist.
 REFINING_SWEEPS = 40
 
 
@@ -68,29 +68,30 @@ class Trajectory(LoopStage):
     """Settings of the whole-trajectory inverse.
 
     Attributes:
-        history: m, how many earlier sweeps are used. Each keeps two trajectories.
-            Fewer are used where N m would exceed 2000.
-        max_sweeps: at most so many sweeps.
-        rtol: relative residual of every row that counts as converged; None for 5e-6
-            in float32 and 2.5e-13 in float64. Sweeps go on to 0.4 of that as long as
-            they improve the trajectory: what is left then is rounding.
-        largest_step: no state changes by more than so many times its size in a sweep,
-            and by a tenth of that after each restart. None for 0.3 where the table
-            remembers one state, and 3 where it remembers more (measured).
-        patience: restart after so many sweeps without a better trajectory.
-        growth: restart at once when the residual exceeds the best one by this factor.
-        restarts: how often to restart before giving up.
-        chunk: evaluate so many levels at a time and skip converged ones; None for all
-            levels in one call.
-        start: the first trajectory: ``"data"`` grows the data as Gaussian data would
-            (no evaluation), ``"naive"`` is DDIM inversion (N evaluations, one after
-            the other), ``"known"`` what an earlier stage found (else as ``"data"``).
-            Where an earlier stage solved all rows and sampling missed the data all the
-            same, it is the trajectory of that sampling, and sweeps go on as long as
+        history: m, the number of earlier sweeps to use, each of which stores two
+            trajectories. It is reduced if N m would exceed 2000.
+        max_sweeps: Largest number of sweeps.
+        rtol: Largest relative residual of a converged row; None for 5e-6 in float32 and
+            2.5e-13 in float64. Sweeps continue to 0.4 of that, where only rounding
+            remains, as long as they improve the trajectory.
+        largest_step: Largest change of a state in a sweep, relative to its size; a
+            tenth of that after each restart. None for 0.3 for tables with a memory of
+            one state, and 3 otherwise (measured).
+        patience: Number of sweeps without a better trajectory before a restart.
+        growth: Factor of the residual relative to the best one for an immediate
+            restart.
+        restarts: Largest number of restarts.
+        chunk: Number of levels to evaluate at a time, skipping converged ones; None for
+            all levels in one call.
+        start: The first trajectory: ``"data"`` scales the data like Gaussian data
+            (without evaluations), ``"naive"`` is DDIM inversion (N sequential
+            evaluations), ``"known"`` is the result of an earlier stage (``"data"``
+            without one). If an earlier stage solved all rows but sampling missed the
+            data, it is the trajectory of that sampling, and sweeps continue as long as
             they improve it.
     """
 
-    #: It can start from the states that sampling went through.
+    #: Whether the stage can start from the states of sampling.
     refines: ClassVar[bool] = True
 
     history: AtLeastOne = 20
@@ -116,7 +117,8 @@ class Trajectory(LoopStage):
         aim = jnp.full((), AIM * rtol, start.dtype)
         most = jnp.full((), self.max_sweeps, jnp.int32)
         if known is not None:
-            # The rows were solved, and sampling missed the data: to the last digit now.
+            # The rows were solved, but sampling missed the data: solve to the last
+            # digit.
             aim = jnp.where(known.solved, 0, aim)
             most = jnp.where(known.solved, min(REFINING_SWEEPS, self.max_sweeps), most)
 
@@ -152,7 +154,7 @@ class Trajectory(LoopStage):
             )
 
         def running(s: _State) -> Array:
-            # Until rounding is all that is left, or nothing improves.
+            # Until only rounding remains, or nothing improves.
             good = (s.best_error <= rtol) & (s.since_best >= FLOOR_SWEEPS)
             return (
                 active
@@ -173,7 +175,7 @@ class Trajectory(LoopStage):
             running,
             advance,
             finish,
-            # Of the best trajectory, the steps that are solved.
+            # The solved steps of the best trajectory.
             steps=lambda s: jnp.sum(s.best_errors <= rtol),
         )
 
@@ -183,10 +185,10 @@ class Trajectory(LoopStage):
 
 class _State(NamedTuple):
     sweep: Array
-    states: Array  # the trajectory to be evaluated next
-    last: Array  # the one that was evaluated last, and the outputs there
+    states: Array  # the trajectory to evaluate next
+    last: Array  # the last evaluated trajectory, and its outputs
     outputs: Array
-    comparable: Array  # whether the two belong to one run of sweeps
+    comparable: Array  # whether both belong to one run of sweeps
     secants: Secants
     lowest: Array  # levels up to here are converged
     best: Array
@@ -202,7 +204,7 @@ class _State(NamedTuple):
 def first_guess(
     table: LinearMultistep, start: Float[Array, "*shape"]
 ) -> Float[Array, "n *shape"]:
-    """The trajectory of ``y[0]`` for normally distributed data: it only grows.
+    """Return the trajectory of ``y[0]`` for normally distributed data, a scaling.
 
     For data of variance s^2 the ODE has the solution ``y(tau) ~ sqrt(s^2 + tau^2)``.
     """
@@ -220,15 +222,15 @@ def evaluate_levels(
     lowest: Int[Array, ""],
     chunk: AtLeastOne | None,
 ) -> tuple[Float[Array, "n *shape"], Int[Array, ""], Int[Array, ""]]:
-    """The model at all levels above ``lowest``.
+    """Evaluate the model at all levels above ``lowest``.
 
     Args:
-        table: the table.
-        denoise: the denoiser.
+        table: The table.
+        denoise: The denoiser.
         states: ``y[1] .. y[N]``.
-        outputs: what is known of the outputs; kept for the levels not evaluated.
-        lowest: levels up to this one keep their outputs (with ``chunk`` only).
-        chunk: levels per call; None for one call of all.
+        outputs: Known outputs, which are kept for levels that are not evaluated.
+        lowest: Levels up to this one keep their outputs (only with ``chunk``).
+        chunk: Number of levels per call; None for one call of all levels.
 
     Returns:
         The outputs, the number of evaluations, and the number of calls.
@@ -241,7 +243,7 @@ def evaluate_levels(
     one = jnp.ones((), jnp.int32)
     if chunk is None or chunk >= n:
         return call(jnp.arange(1, n + 1), states), n * one, one
-    # Counted from the noise end, so that only the last call, near the data, overlaps.
+    # Chunks start at the noise end, so that only the last one, near the data, overlaps.
     calls = (n - lowest + chunk - 1) // chunk
 
     def body(c: Array, outputs: Array) -> Array:
@@ -268,14 +270,14 @@ def _sweep(
         largest = 0.3 if table.history == 1 else 3.0
     levels = jnp.arange(n)
     zero = jnp.zeros((), jnp.int32)
-    # Sizes of unit noise: a state may move by a part of that even where it is zero.
+    # Sizes of unit noise: a state that is zero may change by a fraction of that.
     typical = jnp.asarray(table.tau[1:]) * float(start.size) ** 0.5
 
     outputs, evals, calls = evaluate_levels(
         table, denoise, s.states, s.outputs, s.lowest, settings.chunk
     )
     residual, errors = residuals(table, start, s.states, outputs)
-    worst = jnp.max(errors)  # NaN if any is
+    worst = jnp.max(errors)  # NaN if any error is NaN
     better = worst < s.best_error
     best = jnp.where(better, s.states, s.best)
     best_error = jnp.where(better, worst, s.best_error)
@@ -283,7 +285,7 @@ def _sweep(
     restart = ~(worst <= settings.growth * best_error) | (
         since_best >= settings.patience
     )
-    # Rows up to here hold; a model is evaluated above only where chunks allow it.
+    # Rows up to here are solved; with chunks, the model is only evaluated above.
     holds = errors <= aim
     lowest = jnp.where(jnp.all(holds), n, jnp.argmin(holds)).astype(zero.dtype)
     lowest = lowest if settings.chunk is not None else zero

@@ -1,15 +1,16 @@
-r"""Newton's method on the whole trajectory, for what no fixed-point map reaches.
+r"""Newton's method on the whole trajectory, where fixed-point maps do not converge.
 
-Same unknown and equations as :mod:`jaxinv.inversion.trajectory`: all rows of the table.
-Every row is weighted by the norm of the state that it has to reproduce. The unknown is
-changed to ``u`` with ``Y = Y_0 + B u``, where B removes the residuals of a simple model
-(:func:`jaxinv.inversion.row_residuals.approximate_inverse`); the Jacobian with respect
-to u is close to minus the identity, and GMRES needs few products. A product is one
-forward-mode pass over all levels at once: the memory of inference, no reverse mode.
+The unknown and the equations are those of :mod:`jaxinv.inversion.trajectory`: all rows
+of the table. Every row is weighted by the norm of the state that it should reproduce.
+The unknown is changed to ``u`` with ``Y = Y_0 + B u``, where B removes the residuals of
+a simple model (:func:`jaxinv.inversion.row_residuals.approximate_inverse`). The
+Jacobian with respect to u is then close to minus the identity, and GMRES needs few
+products. A product is one forward-mode pass over all levels at once, with the memory of
+inference.
 
-Where steps fold (several preimages, singular Jacobians between them), Newton's line
-search still lowers the residual of all rows together, while a stepwise solve commits
-to a state per step that may have no predecessor at all.
+If steps have several preimages, with singular Jacobians in between, Newton's line
+search still reduces the residual of all rows together. A stepwise solve commits to one
+state per step, which may have no predecessor.
 """
 
 import dataclasses
@@ -36,12 +37,12 @@ from jaxinv.solvers import NewtonKrylov
 @checked
 @dataclasses.dataclass(frozen=True)
 class NewtonTrajectory:
-    """Newton-Krylov on all rows, from what an earlier stage found.
+    """Newton-Krylov on all rows, from the result of an earlier stage.
 
     Attributes:
-        max_iterations: at most so many Newton steps.
-        krylov: Krylov vectors per step, each of the size of a trajectory.
-        rtol: relative residual of every row at which to stop; None for 5e-6 in float32
+        max_iterations: Largest number of Newton steps.
+        krylov: Number of Krylov vectors per step, each of the size of a trajectory.
+        rtol: Relative residual of every row at which to stop; None for 5e-6 in float32
             and 2.5e-13 in float64.
     """
 
@@ -73,15 +74,15 @@ class NewtonTrajectory:
             f = evaluate_levels(table, denoise, y, jnp.zeros_like(y), zero, None)[0]
             return residuals(table, start, y, f)
 
-        # The norm over all rows, not the largest: small enough for every row.
+        # A tolerance on the norm over all rows that is small enough for every row.
         solution = NewtonKrylov(
             max_iterations=self.max_iterations, krylov=self.krylov, rtol=rtol
         )(
-            # Relative to the current states, as the certificate is.
+            # Relative to the current states, as in the certificate.
             lambda u: rows(u)[0] / per_level(_norms_after(start, states(u)), u),
             jnp.zeros_like(guess),
             slope=jnp.full((), -1, start.dtype),
-            # An infinite reference makes a sample that needs nothing stop at once.
+            # An infinite reference stops inactive samples immediately.
             reference=jnp.where(active, 1, jnp.inf).astype(start.dtype),
         )
         errors = rows(solution.value)[1]
@@ -97,5 +98,5 @@ class NewtonTrajectory:
 
 
 def _norms_after(start: Array, states: Array) -> Array:
-    """Norms of the states that the rows have to reproduce."""
+    """Return the norms of the states that the rows should reproduce."""
     return at_least_tiny(level_norms(jnp.concatenate([start[None], states[:-1]])))

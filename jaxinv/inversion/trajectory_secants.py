@@ -1,23 +1,24 @@
-r"""What earlier sweeps tell about the Jacobians of the model, level by level.
+r"""Models of the Jacobian at every level, from measurements of earlier sweeps.
 
-The rows of a table couple the levels linearly, with known coefficients; all that is
-nonlinear is the model, and its output at a level depends on the state of that level
-alone. So the Jacobian of all rows is known but for one block ``J_i = df_i/dy_i`` per
+The rows of a table couple the levels linearly, with known coefficients. Only the model
+is nonlinear, and its output at a level depends only on the state of that level. The
+Jacobian of all rows is therefore known except for one block ``J_i = df_i/dy_i`` per
 level, and each of the last m sweeps has measured every block along one direction:
 ``df_i = J_i dy_i``. With D_i the directions (columns of length one) and F_i the changes
 of the output along them, the multisecant model of a block is
 
     J_i = s_i I + (F_i - s_i D_i) T_i D_i^T,    T_i = (D_i^T D_i + damping I)^-1,
 
-which reproduces what was measured and is one number, the slope s_i, on everything else.
-Newton's equations with these blocks, all levels together, are a banded system with a
-correction of rank N m. By the Woodbury identity they cost one linear system of N
-unknowns (for all numbers of the states), then one of N m unknowns, and no model. (The
-two solves follow one another on purpose. XLA's CPU runtime can deadlock when two
-batched LAPACK calls, as ``jax.vmap`` makes them, run side by side on few threads.)
+which reproduces the measurements and is one number, the slope s_i, in all other
+directions. Newton's equations with these blocks, for all levels together, are a banded
+system with a correction of rank N m. By the Woodbury identity they cost one linear
+system of N unknowns (for all numbers of the states), one of N m unknowns, and no
+evaluation of the model. (The two solves are sequential on purpose: XLA's CPU runtime
+can deadlock if two batched LAPACK calls, as from ``jax.vmap``, run in parallel on few
+threads.)
 
-One sweep thus adds N measurements, not one: mixing whole trajectories (Anderson
-acceleration) would use the same history through m numbers, this uses it through N m.
+One sweep adds N measurements, not one: Anderson acceleration of whole trajectories
+would use the same history through m numbers, this method uses it through N m numbers.
 
 References:
     Fang & Saad 2009, Numer. Linear Algebra Appl. 16, 197-221 (multisecant methods).
@@ -38,18 +39,18 @@ from jaxinv.inversion.row_residuals import (
 from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
 
-#: The dense system of the correction has at most so many unknowns.
+#: Limit on the unknowns of the dense system of the correction.
 MAX_UNKNOWNS = 2000
 
 
 class Secants(NamedTuple):
-    """Ring buffers over sweeps, and the slope that holds where nothing was measured.
+    """Ring buffers over sweeps, and the slope in directions without measurements.
 
     Attributes:
-        slopes: shape (N,). s_i.
-        d_states: shape (N, m, ...). Changes of the states in earlier sweeps.
-        d_outputs: shape (N, m, ...). The changes of the model's outputs.
-        recorded: shape (). Number of sweeps.
+        slopes: The slopes s_i, shape (N,).
+        d_states: Changes of the states in earlier sweeps, shape (N, m, ...).
+        d_outputs: Changes of the model's outputs, shape (N, m, ...).
+        recorded: Number of sweeps, shape ().
     """
 
     slopes: Float[Array, "n"]
@@ -61,12 +62,12 @@ class Secants(NamedTuple):
 def no_secants(
     table: LinearMultistep, start: Float[Array, "*shape"], history: int
 ) -> Secants:
-    """Nothing measured yet: the slopes of normally distributed data.
+    """Return secants without measurements, with the slopes of Gaussian data.
 
     Args:
-        table: the table, in the dtype of the states.
-        start: ``y[0]``; its mean square is the variance of the data.
-        history: m, at least 1; fewer are kept where there are many levels.
+        table: The table, in the dtype of the states.
+        start: ``y[0]``, whose mean square is the variance of the data.
+        history: m, at least 1; it is reduced for many levels.
 
     Returns:
         Empty secants.
@@ -87,17 +88,17 @@ def record(
     d_states: Float[Array, "n *shape"],
     d_outputs: Float[Array, "n *shape"],
 ) -> Secants:
-    """Add what one sweep measured, in place of the oldest.
+    """Replace the oldest measurement by that of a new sweep.
 
-    The slope becomes the mean of itself and of the one along the change. For a data
-    prediction D with Jacobian D', ``df/dy = (1 - D') / tau``: slopes are kept where D'
-    is from 0 to 3/2, which keeps every pivot of the banded system away from zero.
+    The new slope is the mean of the old slope and the slope along the change. For a
+    data prediction D with Jacobian D', ``df/dy = (1 - D') / tau``: slopes are limited
+    to D' from 0 to 3/2, so that no pivot of the banded system is close to zero.
 
     Args:
-        table: the table.
-        secants: what was known.
-        d_states: change of the states; zero where a level was not evaluated again.
-        d_outputs: change of the outputs.
+        table: The table.
+        secants: The secants so far.
+        d_states: Change of the states; zero for levels that were not evaluated again.
+        d_outputs: Change of the outputs.
 
     Returns:
         The secants with this sweep.
@@ -120,7 +121,7 @@ def record(
 
 
 def forget(secants: Secants, when: Bool[Array, ""]) -> Secants:
-    """Drop all measured directions, keep the slopes."""
+    """Drop all measured directions, but keep the slopes."""
     return secants._replace(
         d_states=jnp.where(when, 0, secants.d_states),
         d_outputs=jnp.where(when, 0, secants.d_outputs),
@@ -134,13 +135,13 @@ def newton_step(
     residual: Float[Array, "n *shape"],
     open_rows: Bool[Array, "n"],
 ) -> Float[Array, "n *shape"]:
-    """The change of the trajectory that removes the residuals of the multisecant model.
+    """Return the change of the trajectory that solves the multisecant model.
 
     Args:
-        table: the table, in the dtype of the residuals.
-        secants: what is known of the model.
+        table: The table, in the dtype of the residuals.
+        secants: The measurements of the model.
         residual: R, one entry per row.
-        open_rows: the rows to be solved; the levels of the others do not move.
+        open_rows: The rows to solve; the levels of other rows do not change.
 
     Returns:
         d for the levels 1 .. N.
@@ -149,7 +150,7 @@ def newton_step(
     dtype = residual.dtype
     sizes = balance(table)
     with jax.default_matmul_precision("highest"):
-        # Balanced: unknowns of similar size at all levels.
+        # Balance the system, for unknowns of similar size at all levels.
         scale = sizes[:-1, None] / sizes[1:]
         matrix = rows_matrix(table, secants.slopes) * scale
         coupling = output_matrix(table) * scale
@@ -160,12 +161,12 @@ def newton_step(
         solved = jnp.linalg.solve(matrix, jnp.concatenate([-flat, coupling], axis=1))
         step, coupling = solved[:, : flat.shape[1]], solved[:, flat.shape[1] :]
 
-        # Columns of length one, without copies of the buffers.
+        # Normalize columns without copies of the buffers.
         directions = secants.d_states.reshape(n, m, -1)
         changes = secants.d_outputs.reshape(n, m, -1)
         lengths = jnp.sqrt(jnp.sum(directions * directions, axis=-1))
         lengths = jnp.where(lengths > 0, lengths, 1)
-        # With z_i = T_i D_i^T d_i, the equations for z of all levels together.
+        # The equations of all levels together, for z_i = T_i D_i^T d_i.
         gram = jnp.einsum("imd,lkd->imlk", directions, directions)
         inner = jnp.einsum("imd,lkd->imlk", directions, changes)
         inner = inner - secants.slopes[:, None] * gram

@@ -1,29 +1,29 @@
-r"""The way back: a plan is run, and what it found is sampled from.
+r"""Verification: run a plan, and sample from its results.
 
-That every row of a table holds to a tolerance does not say where sampling ends. Steps
-amplify: what a row is off by at a high noise level can have grown a thousandfold at the
-data. So every stage of a plan is followed by the sampler itself, with its own loop,
-from the noise that the stage found, and the error of the data that this ends at,
+Small residuals of all rows do not determine where sampling ends. Steps amplify errors:
+the error of a row at a high noise level can grow a thousandfold toward the data. After
+every stage of a plan the sampler's own loop therefore samples from the recovered noise,
+and the error of the resulting data,
 
     reconstruction = |sample(noise) - x0| / |x0|,
 
-is measured. A result has *converged* where its rows are solved **and** this error is at
-most a quarter (``MARGIN``) of a tolerance. The rest is for what measuring rounds: in
-another precision the same noise leads to data within the tolerance (measured, by
-``python -m benchmarks.certificates``). An error that is no small part of the tolerance
-(``DOUBTFUL``) may owe its size to retracing roundings: there sampling is repeated from
-the noise with its values moved by a unit in their last place, and the larger error of
-the two counts.
+is measured. A result has *converged* if its rows are solved **and** this error is at
+most a quarter (``MARGIN``) of a tolerance. The margin allows for rounding: in another
+precision the same noise leads to data within the tolerance (measured by ``python -m
+benchmarks.certificates``). An error that is a considerable part of the tolerance
+(``DOUBTFUL``) may be too small because sampling retraces roundings. Sampling is then
+repeated from the noise with values changed by a unit in the last place, and the larger
+error counts.
 
-A sample that has not converged goes on to the next stage of the plan. Where its rows
-were solved and sampling missed the data, the next stage starts from the states that
-sampling went through. All of their rows hold as exactly as they can, but for the last
-one, which holds all of the error and is now what has to be solved.
-A stage that can do that (``refines``) is repeated as long as the error falls to a part;
-other stages have nothing to add where all rows are solved.
+A sample that did not converge continues with the next stage of the plan. If its rows
+were solved but sampling missed the data, the next stage starts from the states of
+sampling. All of their rows are as exact as possible, except for the last row, which has
+the whole error and must now be solved. A stage that can do this (``refines``) is
+repeated as long as the error decreases by a factor; other stages cannot improve a
+result with solved rows.
 
-The best result is kept: one that has converged before one that has not, then the one
-with the smaller reconstruction error. Costs add up, those of the way back included.
+The best result is kept: converged results take precedence, followed by the smaller
+reconstruction error. Costs of all stages and of the verification are added.
 """
 
 import dataclasses
@@ -44,34 +44,35 @@ from jaxinv.sampling.sample import descend
 from jaxinv.sampling.state import SamplerState, state_of
 from jaxinv.sampling.steps import in_dtype
 
-#: The part of the tolerance that the measured error may take.
+#: Largest measured error as a fraction of the tolerance.
 MARGIN = 0.25
 
-#: From this part of the tolerance on, the way back is tried a second time.
+#: Measured error, as a fraction of the tolerance, from which sampling is repeated.
 DOUBTFUL = MARGIN / 20
 
-#: A stage is repeated while the reconstruction's error falls by this factor.
+#: A stage is repeated while the reconstruction error decreases by this factor.
 GAIN = 0.25
 
-#: From noise, or a state, to all states x of the trajectory, data first.
+#: Function from noise, or a state, to all states x of the trajectory, data first.
 WayBack = Callable[[Array | SamplerState], Array]
 
 
 class Verified(NamedTuple):
-    """What stages found, and where sampling from it ends.
+    """The result of stages with its verification.
 
     Attributes:
-        solved: the trajectory, with the cost of everything.
-        reconstruction: shape (). Relative error of the data sampled from the noise; NaN
-            if that was not tried, infinite if it led beyond all numbers.
-        state_reconstruction: shape (). The same from the state at the noise end: the
-            larger error of two ways back, one from the state and one from the state
-            with its values moved by a unit in their last place.
-        converged: shape (). Rows solved, and the reconstruction within the tolerance.
-        state_converged: shape (). The same of the state.
-        retraced: shape (N, ...). ``y[1] .. y[N]`` of sampling from the noise; None if
-            they were not kept.
-        stages: shape (). How many stages of the plan ran.
+        solved: The trajectory, with the total cost.
+        reconstruction: Relative error of the data sampled from the noise, shape (); NaN
+            without verification, infinite on overflow.
+        state_reconstruction: Relative error of the data sampled from the state at the
+            noise end, shape (): the larger of two errors, one from the state and one
+            from the state with values changed by a unit in the last place.
+        converged: Whether rows are solved and the reconstruction is within the
+            tolerance, shape ().
+        state_converged: The verdict on the state, shape ().
+        retraced: ``y[1] .. y[N]`` of sampling from the noise, shape (N, ...); None if
+            not kept.
+        stages: Number of stages of the plan that ran, shape ().
     """
 
     solved: Solved
@@ -84,7 +85,7 @@ class Verified(NamedTuple):
 
     @property
     def noise_is_found(self) -> Bool[Array, ""]:
-        """Whether there is nothing left to do for later stages."""
+        """Whether later stages are not needed."""
         untried = jnp.isnan(self.reconstruction) & self.solved.solved
         return self.converged | untried
 
@@ -93,26 +94,26 @@ def default_reconstruction_rtol(dtype: Any) -> float:
     """Return the default tolerance of the reconstruction's relative error.
 
     Args:
-        dtype: floating-point dtype of the states.
+        dtype: Floating-point dtype of the states.
 
     Returns:
-        4e-4 (-68 dB) in float32, 4e-10 in float64: measured, the error has to be at
-        most 1e-4 (-80 dB), which all of 269 solved inversions of a latent diffusion
-        model were (``benchmarks/results/exactness.md``), and is a twentieth of what
-        rounding an image to 8 bits costs.
+        4e-4 (-68 dB) in float32, 4e-10 in float64. The measured error must be at most
+        1e-4 (-80 dB). All of 269 solved inversions of a latent diffusion model satisfy
+        this (``benchmarks/results/exactness.md``), and it is a twentieth of the error
+        of rounding an image to 8 bits.
     """
     return 4e-10 if jnp.finfo(dtype).bits == 64 else 4e-4
 
 
 @jax.jit
 def unverified(solved: Solved) -> Verified:
-    """Return what stages found without trying the way back."""
+    """Return a result without verification."""
     nan = jnp.full_like(solved.errors[0], jnp.nan)
     no = jnp.zeros_like(solved.solved)
     return Verified(with_both(solved), nan, nan, no, no)
 
 
-# On demand, each jitted function is one small program in place of many.
+# Outside a caller's program, each jitted function is one small program instead of many.
 
 
 @jax.jit
@@ -122,7 +123,7 @@ def noise_end(
     """Return the noise of a trajectory, and the state of a bidirectional sampler.
 
     Args:
-        table: the table.
+        table: The table.
         states: ``y[1] .. y[N]``.
     """
     table = in_dtype(table, states.dtype)
@@ -139,17 +140,17 @@ def verify(
     rtol: float,
     way_back: WayBack,
 ) -> Verified:
-    """Sample from what stages found.
+    """Verify the result of stages by sampling from it.
 
     Args:
-        table: the table.
-        x0: the data.
-        solved: what they found.
-        rtol: relative error of the data that converged results promise.
-        way_back: samples.
+        table: The table.
+        x0: The data.
+        solved: The result of the stages.
+        rtol: Relative error of the data that converged results guarantee.
+        way_back: Function that samples.
 
     Returns:
-        The same with its reconstruction. The states of the way back are kept where
+        The result with its reconstruction. The states of sampling are kept if
         ``way_back`` returns all of them.
     """
     noise, state = noise_end(table, solved.states)
@@ -158,7 +159,7 @@ def verify(
 
     def once_more(carry: Any) -> Any:
         _, error = carry
-        again = misfit(way_back(nudged(noise))[0], x0)
+        again = misfit(way_back(perturbed(noise))[0], x0)
         return jnp.zeros_like(doubtful), jnp.maximum(error, again)
 
     if isinstance(doubtful, jax.core.Tracer):
@@ -167,7 +168,7 @@ def verify(
         error = once_more((doubtful, error))[1]
     states: tuple[Array, ...] = ()
     if state is not None:
-        moved = dataclasses.replace(state, values=nudged(state.values))
+        moved = dataclasses.replace(state, values=perturbed(state.values))
         states = way_back(state), way_back(moved)
     return _judged(table, x0, solved, xs, error, doubtful, states, rtol)
 
@@ -176,7 +177,7 @@ def verify(
 def _first_error(
     xs: Array, x0: Array, solved: Array, rtol: float
 ) -> tuple[Array, Array]:
-    """The error of the first way back, and whether it is near the tolerance."""
+    """Return the error of sampling, and whether it is close to the tolerance."""
     error = misfit(xs[0], x0)
     return error, (error > DOUBTFUL * rtol) & (error <= MARGIN * rtol) & solved
 
@@ -192,24 +193,24 @@ def _judged(
     states: tuple[Array, ...],
     rtol: float,
 ) -> Verified:
-    """The verdict, with the states of the way back where there are all of them."""
+    """Return the verdict, with the states of sampling if all of them are available."""
     n = table.num_rows
     retraced = None
     if len(xs) > 1:
         scale = jnp.asarray(table.scale, xs.dtype)
         retraced = xs[1:] / per_level(scale[1:], xs)
-    # A state is resumed: fewer steps, and one evaluation for each inner array.
+    # Resuming from a state takes fewer steps, and an evaluation per inner array.
     evals = n + jnp.where(doubtful, n, 0) + len(states) * (n - 1)
     verified = judge(solved, error, states, x0, rtol, evals=evals)
     return verified._replace(retraced=retraced)
 
 
 @jax.jit
-def nudged(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Return values of which each is moved by a unit in its last place.
+def perturbed(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Return values that are each changed by a unit in the last place.
 
-    Sampling from the very values that were reached can retrace its own roundings. From
-    these it shows what the steps make of a difference in the last place.
+    Sampling from the original values can retrace roundings. Sampling from these shows
+    how the steps amplify a difference in the last place.
     """
     signs = jax.random.rademacher(jax.random.key(0), values.shape, values.dtype)
     return values * (1 + jnp.finfo(values.dtype).eps * signs)
@@ -224,19 +225,19 @@ def judge(
     *,
     evals: int | Int[Array, ""],
 ) -> Verified:
-    """Compare where sampling ended with what was inverted.
+    """Compare the results of sampling with the inverted data.
 
     Args:
-        solved: what stages found.
-        error: relative error of the data that the noise led to.
-        states: the states that the state at the noise end led to, data side first, on
-            each way back from it; none for samplers whose state is the noise.
-        given: what was inverted: the data, or a state at the data end.
-        rtol: relative error of the data that converged results promise.
-        evals: evaluations of the way back, one after the other.
+        solved: The result of the stages.
+        error: Relative error of the data sampled from the noise.
+        states: Results of sampling from the state at the noise end, data side first;
+            empty for samplers whose state is the noise.
+        given: The inverted data, or the state at the data end.
+        rtol: Relative error of the data that converged results guarantee.
+        evals: Number of sequential evaluations of sampling.
 
     Returns:
-        The same with verdicts.
+        The result with verdicts.
     """
     solved = with_both(solved)
     solved = solved._replace(
@@ -266,19 +267,18 @@ def run_plan(
     """Run the stages of a plan, each for the samples that still need it.
 
     Args:
-        plan: the stages, at least one.
-        table: the table, in the dtype of the states.
-        denoise: the denoiser.
-        x0: the data.
-        rtol: largest relative error of the reconstruction; None to leave the way back
-            out.
+        plan: The stages, at least one.
+        table: The table, in the dtype of the states.
+        denoise: The denoiser.
+        x0: The data.
+        rtol: Largest relative error of the reconstruction; None for no verification.
 
     Returns:
-        The best of what was found, with the cost of all stages.
+        The best result, with the cost of all stages.
     """
 
     def attempt(stage: Stage, known: Verified | None, active: Array) -> Verified:
-        before = None if known is None else for_next(known)
+        before = None if known is None else start_of_next(known)
         found = run_stage(stage, table, denoise, x0, before, active)
         return verify_in_place(table, denoise, x0, found, rtol, keep=needs_states(plan))
 
@@ -297,47 +297,48 @@ def run_plan(
             return again, better_of(known, found)
 
         active = worth_repeating(None, best) if k == 0 else is_needed(stage, best)
-        # A loop of mostly no turn. A conditional would, in a batch, run always.
+        # A loop, usually without iterations: in a batch, a conditional would always
+        # run.
         best = jax.lax.while_loop(lambda c: c[0], once_more, (active, best))[1]
         best = best._replace(stages=jnp.where(active, k + 1, best.stages))
     return best
 
 
 def refines(stage: Stage) -> bool:
-    """Return whether a stage can start from the states that sampling went through."""
+    """Return whether a stage can start from the states of sampling."""
     return bool(getattr(stage, "refines", False))
 
 
 def is_needed(stage: Stage, known: Verified) -> Bool[Array, ""]:
-    """Return whether a later stage of a plan has something to do.
+    """Return whether a later stage of a plan is needed.
 
     Args:
-        stage: the stage.
-        known: what the stages before it found.
+        stage: The stage.
+        known: The result of earlier stages.
     """
-    # More of the same does not bring back what sampling lost.
+    # A stage that does not refine cannot recover what sampling lost.
     hopeless = known.solved.solved & jnp.array(not refines(stage))
     return ~known.noise_is_found & ~hopeless
 
 
 def needs_states(plan: tuple[Stage, ...]) -> bool:
-    """Return whether a plan uses the states of the way back."""
+    """Return whether a plan uses the states of sampling."""
     return any(refines(stage) for stage in plan)
 
 
 def worth_repeating(known: Verified | None, found: Verified) -> Bool[Array, ""]:
-    """Return whether a stage that refines should go on from its own way back.
+    """Return whether a stage that refines should continue from its own verification.
 
     Args:
-        known: what there was before the stage; None, or without a reconstruction, if
-            nothing.
-        found: what it found.
+        known: The result before the stage; None, or without a reconstruction, if there
+            is none.
+        found: The result of the stage.
     """
     missed = found.solved.solved & ~found.noise_is_found
     missed &= jnp.isfinite(found.reconstruction)
     if known is None:
         return missed
-    # The error falls by a factor each time: there is an end.
+    # The error decreases by a factor each time, so this ends.
     first = jnp.isnan(known.reconstruction)
     return missed & (first | (found.reconstruction <= GAIN * known.reconstruction))
 
@@ -348,22 +349,22 @@ def weigh(
     stage: int | Int[Array, ""],
     refining: tuple[bool, ...],
 ) -> tuple[Verified, Bool[Array, ""], Bool[Array, "stages"]]:
-    """Weigh what a stage of a plan found against what was known.
+    """Compare the result of a stage of a plan with the earlier result.
 
     Args:
-        known: what there was before; None, or without a reconstruction, if nothing.
-        found: what the stage found.
-        stage: its number in the plan, from 0.
-        refining: of each stage of the plan, whether it :func:`refines`.
+        known: The earlier result; None, or without a reconstruction, if there is none.
+        found: The result of the stage.
+        stage: The number of the stage in the plan, from 0.
+        refining: Whether each stage of the plan :func:`refines`.
 
     Returns:
-        The better of both; whether a stage that refines should go on from its own way
-        back; and which stages of the plan have something to do.
+        The better result; whether a stage that refines should continue from its own
+        verification; and which stages of the plan are needed.
     """
     again = worth_repeating(known, found)
     best = found if known is None else better_of(known, found)
     best = best._replace(stages=jnp.asarray(stage, jnp.int32) + 1)
-    # More of the same does not bring back what sampling lost.
+    # A stage that does not refine cannot recover what sampling lost.
     hopeless = best.solved.solved & ~jnp.asarray(refining)
     return best, again, ~best.noise_is_found & ~hopeless
 
@@ -377,16 +378,15 @@ def verify_in_place(
     *,
     keep: bool,
 ) -> Verified:
-    """Sample from what a stage found, as a part of a caller's program.
+    """Verify the result of a stage by sampling, as a part of a caller's program.
 
     Args:
-        table: the table, in the dtype of the states.
-        denoise: the denoiser.
-        x0: the data.
-        found: what the stage found.
-        rtol: largest relative error of the reconstruction; None to leave the way back
-            out.
-        keep: whether later stages may need the states of the way back.
+        table: The table, in the dtype of the states.
+        denoise: The denoiser.
+        x0: The data.
+        found: The result of the stage.
+        rtol: Largest relative error of the reconstruction; None for no verification.
+        keep: Whether later stages may need the states of sampling.
     """
     if rtol is None:
         return unverified(found)
@@ -398,8 +398,8 @@ def verify_in_place(
     return verify(table, x0, found, rtol, way_back)
 
 
-def for_next(known: Verified) -> Solved:
-    """Return what the next stage of a plan starts from."""
+def start_of_next(known: Verified) -> Solved:
+    """Return the start of the next stage of a plan."""
     solved, xs = known.solved, known.retraced
     if xs is None:
         return solved
@@ -408,14 +408,14 @@ def for_next(known: Verified) -> Solved:
 
 
 def better_of(known: Verified, found: Verified) -> Verified:
-    """Return the better one of what two stages found, at the cost of both.
+    """Return the better of two results, with the cost of both.
 
     Args:
-        known: what there was.
-        found: what a later stage made of it.
+        known: The earlier result.
+        found: The result of a later stage.
     """
     better = _before(found.reconstruction, known.reconstruction)
-    # Where the way back was not tried, the worst row decides.
+    # Without verification, the worst row decides.
     untried = jnp.isnan(known.reconstruction) & jnp.isnan(found.reconstruction)
     rows = _before(jnp.max(found.solved.errors), jnp.max(known.solved.errors))
     better = jnp.where(untried, rows, better)
@@ -436,18 +436,18 @@ def better_of(known: Verified, found: Verified) -> Verified:
 def misfit(
     end: Float[Array, "*shape"], wanted: Float[Array, "*shape"]
 ) -> Float[Array, ""]:
-    """Return the relative error of what sampling led to, infinite where it is NaN."""
+    """Return the relative error of sampled data, infinite instead of NaN."""
     size = relative(end - wanted, wanted)
     return jnp.where(jnp.isnan(size), jnp.inf, size)
 
 
 def _before(a: Array, b: Array) -> Array:
-    """Whether an error is smaller; any number is smaller than NaN."""
+    """Return whether an error is smaller, where any number is smaller than NaN."""
     return (a < b) | (~jnp.isnan(a) & jnp.isnan(b))
 
 
 def with_both(solved: Solved) -> Solved:
-    """Return what a stage found with a verdict on its state, whatever the stage."""
+    """Return the result of any stage with a verdict on its state."""
     if solved.state_solved is not None:
         return solved
     return solved._replace(state_solved=solved.solved)

@@ -37,7 +37,7 @@ class Condition(NamedTuple):
 
 
 @jax.jit
-def as_pipelines_do(condition: Condition) -> Condition:
+def as_in_diffusers(condition: Condition) -> Condition:
     """Return a condition whose formula gives the result of diffusers' pipelines.
 
     If the scale is at most 1, the result has the scale 1 and the prompt in place of the
@@ -87,7 +87,7 @@ class PromptedModel:
     ) -> Float[Array, "h w c"]:
         """Evaluate the model for one sample."""
         if self.guided:
-            model = guided(self.unet, *as_pipelines_do(condition))
+            model = guided(self.unet, *as_in_diffusers(condition))
             return as_denoiser(model, self.schedule)(z, t)
         alone = conditioned(self.unet, condition.prompt)
         return as_denoiser(alone, self.schedule)(z, t)

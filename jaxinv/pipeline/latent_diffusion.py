@@ -30,7 +30,7 @@ from jaxinv.diffusion.denoiser import Denoiser, as_denoiser, conditioned, guided
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion import InversionResult, invert
 from jaxinv.models import CLIPTextModel, UNet2DConditionModel
-from jaxinv.pipeline.conditions import Condition, PromptedModel, as_pipelines_do
+from jaxinv.pipeline.conditions import Condition, PromptedModel, as_in_diffusers
 from jaxinv.pipeline.latents import (
     Autoencoder,
     Image,
@@ -373,7 +373,7 @@ class LatentDiffusion:
             self._vectors(negative_prompt),
             jnp.asarray(scale, float),
         )
-        return as_pipelines_do(condition)
+        return as_in_diffusers(condition)
 
     def _vectors(self, prompt: str | TextVectors) -> TextVectors:
         if isinstance(prompt, str):

@@ -1,9 +1,9 @@
-r"""Sampling and inverting bidirectional tables in numbers that lose nothing.
+r"""Sampling and inversion of bidirectional tables in lossless arithmetic.
 
-What stands between :func:`jaxinv.sample` and :func:`jaxinv.invert` with an
-``arithmetic`` and the loop that both run (:mod:`jaxinv.sampling.lossless_rows`): one
-compiled function, with the direction as an argument, and its gradient in the direction
-of sampling, which reconstructs the states instead of storing them.
+This module connects :func:`jaxinv.sample` and :func:`jaxinv.invert` with an
+``arithmetic`` to their common loop (:mod:`jaxinv.sampling.lossless_rows`): one compiled
+function, with the direction as an argument, and its gradient in the direction of
+sampling, which reconstructs the states instead of storing them.
 """
 
 import functools
@@ -34,23 +34,23 @@ ARITHMETICS: tuple[str, ...] = get_args(Arithmetic)
 
 
 def check_arithmetic(arithmetic: str, sampler: LinearMultistep) -> None:
-    """Raise ValueError unless there is such an arithmetic, and the sampler has it.
+    """Raise ValueError unless an arithmetic is known and available for the sampler.
 
     Args:
-        arithmetic: Its name.
-        sampler: The sampler that shall run in it.
+        arithmetic: The name of the arithmetic.
+        sampler: The sampler.
     """
     if arithmetic not in ARITHMETICS:
         raise ValueError(unknown("arithmetic", arithmetic, ARITHMETICS))
     if arithmetic != "float" and not sampler.bidirectional:
         raise ValueError(
             f"arithmetic={arithmetic!r} is for bidirectional samplers such as o_belm, "
-            f"bdia and edict; {sampler.name!r} has arithmetic='float' only"
+            f"bdia and edict; {sampler.name!r} only has arithmetic='float'"
         )
 
 
 def numbers(arithmetic: str, sampler: LinearMultistep) -> Numbers:
-    """Return how the states of a table are held."""
+    """Return the representation of a table's states."""
     return COMPENSATED if arithmetic == "compensated" else integers(sampler)
 
 
@@ -69,7 +69,7 @@ def sample_exactly(
         arithmetic: ``"compensated"`` or ``"bits"``.
 
     Returns:
-        The state at the data end; all NaN if a value did not fit.
+        The state at the data end; all NaN if a value was out of range.
     """
     if not isinstance(start, SamplerState):
         values = _start_up(sampler, denoise, start)
@@ -86,7 +86,7 @@ def invert_exactly(
     """Undo :func:`sample_exactly`, from a state at the data end.
 
     Returns:
-        The state at the noise end, and whether all values fitted.
+        The state at the noise end, and whether all values were in range.
     """
     return _run(sampler, denoise, state, arithmetic)
 
@@ -97,7 +97,7 @@ def _run(
     state: SamplerState,
     arithmetic: Arithmetic,
 ) -> tuple[SamplerState, Bool[Array, ""]]:
-    """From one end of the table to the other."""
+    """Run from one end of the table to the other."""
     held = numbers(arithmetic, sampler)
     down = state.end == "noise"
     dtype = state.values.dtype
@@ -107,20 +107,20 @@ def _run(
     values = state.values / _column(rows.to_x[near], state.values)
     words = _encode(jax.lax.stop_gradient(values), held)
     if state.words is not None and state.arithmetic == arithmetic:
-        # The values are what a state is: where they are no longer those of the words
-        # (a state can be changed, or mixed with another), the words are made anew.
+        # The values define a state. If the words do not match them (a state can be
+        # changed, or mixed with another), the words are computed again.
         known = _decode(state.words, held, dtype)
         same = known * _column(rows.to_x[near], known) == state.values
         words = (
             jnp.where(same, state.words[0], words[0]),
             jnp.where(same, state.words[1], words[1]),
         )
-    # A denoiser may be a function that closes over what is differentiated.
+    # A denoiser may close over differentiated values.
     x, t = state.values[0], rows.model_time[0]
     converted, hidden = jax.closure_convert(
         lambda x, t, *arrays: denoise.rebuild(list(arrays))(x, t), x, t, *denoise.arrays
     )
-    # Without such, the program is selected by what does not change from call to call.
+    # Otherwise, values that do not change between calls select the program.
     if hidden:
         denoise = Function(
             [*denoise.arrays, *hidden],
@@ -146,7 +146,7 @@ def _run(
 def _walk(
     held: Numbers, denoise: Function, rows: UnitRows, words: Words, down: Array
 ) -> tuple[Words, Bool[Array, ""]]:
-    """Return the one program for both directions."""
+    """Run the common program of both directions."""
     like = jnp.zeros(words[0].shape[1:], jnp.asarray(rows.to_x).dtype)
     check_denoiser(denoise, like)
     return walk(rows, lambda i, u: _model(denoise, rows, i, u), words, down, held)
@@ -218,7 +218,7 @@ def _decode(words: Words, held: Numbers, dtype: Any) -> Array:
 def _start_up(
     sampler: LinearMultistep, denoise: Function, noise: Array
 ) -> Float[Array, "k *shape"]:
-    """Return the states x at the noise end that a start from one array leads to."""
+    """Return the states x at the noise end for a start from one array."""
     check_denoiser(denoise, noise)
     steps = Rows(sampler, denoise, noise.dtype)
     window = steps.begin(noise)

@@ -1,13 +1,13 @@
 r"""Sampling: from noise to data, with any sampler.
 
-The loop is written once, for one sample: apply the rows of a table
-(:class:`~jaxinv.sampling.steps.Rows`) from the noise end (i = N) to the data end (i =
-1). Use ``jax.vmap`` for more samples.
+The loop applies the rows of a table (:class:`~jaxinv.sampling.steps.Rows`) to one
+sample, from the noise end (i = N) to the data end (i = 1). Use ``jax.vmap`` for more
+samples.
 
-A sampler starts from one array of noise: tables with a memory have start-up rows of
-lower order for that. A bidirectional sampler can also go on from a
-:class:`~jaxinv.sampling.state.SamplerState`, where there is nothing to start up: that
-is the map which :func:`jaxinv.invert` undoes exactly.
+A sampler starts from one array of noise; tables with a memory have start-up rows of
+lower order. A bidirectional sampler can also resume from a
+:class:`~jaxinv.sampling.state.SamplerState` without start-up rows:
+:func:`jaxinv.invert` undoes this map exactly.
 """
 
 import dataclasses
@@ -69,34 +69,35 @@ def sample(
     arithmetic: Arithmetic = "float",
     report: Report | None = None,
 ) -> Float[Array, "*shape"] | SamplerState:
-    """Turn noise into data.
+    """Generate data from noise.
 
     Args:
-        sampler: the sampler, from :func:`jaxinv.ddim` and its like.
-        denoise: callable pytree ``(x, t) -> f`` on one sample.
-        noise: one sample of unit noise, any shape without a batch axis; or, for a
+        sampler: The sampler, from :func:`jaxinv.ddim` or another constructor.
+        denoise: Callable pytree ``(x, t) -> f`` on one sample.
+        noise: One sample of unit noise, any shape without a batch axis; or, for a
             bidirectional sampler, its state at the noise end.
-        return_state: return the state at the data end, of a bidirectional sampler;
-            the sample is its ``x``.
-        arithmetic: for bidirectional samplers: ``"compensated"`` holds the states in
-            twice the digits, ``"bits"`` in integers, from which :func:`jaxinv.invert`
-            with the same argument returns the identical bits (outside of any
-            ``jax.jit``, on the same device). Gradients of both need memory that does
-            not depend on the number of steps, and one more evaluation per row.
-        report: called with the number of steps taken, after each; the loop then runs on
-            the host, one compiled step at a time. Not inside of ``jax.jit`` and its
-            like, and for ``arithmetic="float"`` only.
+        return_state: Whether to return the state of a bidirectional sampler at the data
+            end; the sample is its ``x``.
+        arithmetic: Arithmetic of bidirectional samplers: ``"compensated"`` stores
+            states with twice the digits, ``"bits"`` as integers, from which
+            :func:`jaxinv.invert` with the same argument returns the identical bits
+            (outside of any ``jax.jit``, on the same device). Gradients of both need
+            memory independent of the number of steps, and one more evaluation per row.
+        report: Function that receives the number of finished steps after each step. The
+            loop then runs on the host, one compiled step at a time, which is not
+            allowed inside ``jax.jit`` and other transformations, and only for
+            ``arithmetic="float"``.
 
     Returns:
         The state ``x[0]`` at the data end, of the noise's shape and dtype.
 
     Raises:
-        ValueError: if the noise is not a finite float32 or float64 array, if a state is
+        ValueError: If the noise is not a finite float32 or float64 array, if a state is
             another sampler's or at the other end, or if the denoiser does not map the
             noise's shape to itself.
 
     Example:
-        A model of data that is always 0 predicts the noise itself:
+        If the data are always 0, the model predicts the noise itself:
 
         >>> import jax, jaxinv as ji
         >>> sampler = ji.ddim(ji.time_grid(ji.scaled_linear(), 20))
@@ -116,8 +117,8 @@ def sample(
         return draw(unlabeled(sampler), model, start, False, report)[0]
     if not sampler.bidirectional:
         raise ValueError(
-            f"{sampler.name!r} is not bidirectional: its sample is all the state there "
-            "is; leave out return_state"
+            f"{sampler.name!r} is not bidirectional, so its state is the sample: omit "
+            "return_state"
         )
     program = unlabeled(sampler)
     if report is None:
@@ -134,26 +135,26 @@ def sample_trajectory(
     denoise: Denoiser,
     noise: Float[Array, "*shape"] | SamplerState,
 ) -> Float[Array, "n+1 *shape"]:
-    """Turn noise into data and keep every state.
+    """Generate data from noise and return every state.
 
     Args:
-        sampler: the sampler.
-        denoise: callable pytree ``(x, t) -> f`` on one sample.
-        noise: one sample of unit noise, or a state, as for :func:`sample`.
+        sampler: The sampler.
+        denoise: Callable pytree ``(x, t) -> f`` on one sample.
+        noise: One sample of unit noise, or a state; see :func:`sample`.
 
     Returns:
         The states x, data first: index 0 is the sample, index N the (scaled) noise. N
-        is the table's number of rows (of EDICT twice its number of steps).
+        is the table's number of rows (twice the number of steps for EDICT).
 
     Raises:
-        ValueError: as :func:`sample`.
+        ValueError: If :func:`sample` raises it.
     """
     start = _checked_start(sampler, noise)
     return draw(unlabeled(sampler), Function.of(denoise), start, keep=True)
 
 
 def _checked_start(sampler: LinearMultistep, noise: Any) -> Array | SamplerState:
-    """The noise, or the state without its label; ValueError for what is neither."""
+    """Return the noise, or the state without its label, or raise ValueError."""
     if isinstance(noise, SamplerState):
         check_state(noise, sampler, "noise")
         return unlabeled(noise)
@@ -169,18 +170,19 @@ def draw(
     keep: bool,
     report: Report | None = None,
 ) -> Array:
-    """Sample: the programs of :func:`sample` and :func:`sample_trajectory`.
+    """Run the programs of :func:`sample` and :func:`sample_trajectory`.
 
     Args:
-        sampler: the sampler, without its labels
+        sampler: The sampler, without its labels
             (:func:`jaxinv.sampling.state.unlabeled`).
-        denoise: the denoiser.
-        start: the noise, or the state at the noise end, without its label.
-        keep: whether to return all states.
-        report: told how many steps are taken, in between; None for one program.
+        denoise: The denoiser.
+        start: The noise, or the state at the noise end, without its label.
+        keep: Whether to return all states.
+        report: Function that receives the number of finished steps; None for one
+            program.
 
     Returns:
-        The states x, data first: all of them, or only the last, x[0], with an axis.
+        The states x, data first: all states, or only the last, x[0], with an axis.
     """
     if report is None:
         return _draw(sampler, denoise, start, keep)
@@ -214,13 +216,13 @@ def descend(
     """Apply all steps, as a part of a caller's program.
 
     Args:
-        sampler: the sampler.
-        denoise: the denoiser.
-        start: the noise, or the state at the noise end.
-        keep: whether to keep all states.
+        sampler: The sampler.
+        denoise: The denoiser.
+        start: The noise, or the state at the noise end.
+        keep: Whether to keep all states.
 
     Returns:
-        The states x of the window at level 0; and the states of the whole trajectory,
+        The states x of the window at level 0, and the states of the whole trajectory,
         data first, or None.
     """
     rows = Rows(sampler, denoise, _dtype(start))
@@ -234,12 +236,12 @@ def _dtype(start: Array | SamplerState) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Descent:
-    """Makes the loop of sampling (:data:`jaxinv.loops.Machine`).
+    """Factory of the loop of sampling (:data:`jaxinv.loops.Machine`).
 
-    It begins with noise or with a state, and keeps all states: there is one program.
+    It starts from noise or a state and keeps all states, so that there is one program.
 
     Attributes:
-        dtype: of the states.
+        dtype: Data type of the states.
     """
 
     dtype: Any
@@ -252,12 +254,12 @@ class Descent:
 
 
 def descent(rows: Rows, level: int, keep: bool) -> Loop:
-    """Return the loop over all rows, which begins with noise or with a state.
+    """Return the loop over all rows, which starts from noise or a state.
 
     Args:
-        rows: of a sampler.
-        level: where it begins: N for noise.
-        keep: whether to keep all states.
+        rows: The rows of a sampler.
+        level: The first level: N for noise.
+        keep: Whether to keep all states.
 
     Returns:
         A loop with the result of :func:`descend`.

@@ -1,8 +1,8 @@
-"""The state of a bidirectional sampler: what it takes to go back exactly.
+"""The state of a bidirectional sampler, which can be inverted exactly.
 
-A sampler whose rows use k states is at a point of its trajectory only when all k are
-known. One array of noise starts it too, through start-up rows, but those cannot be read
-backwards: what inverts exactly is the state.
+A point on the trajectory of a sampler whose rows use k states is given by all k states.
+The sampler can also start from one array of noise, through start-up rows, but these
+cannot be undone: only the state is inverted exactly.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ class SamplerState:
     """The states x at one end of a trajectory. A pytree of one array.
 
     Attributes:
-        values: shape (k, ...). The k states, data side first. At the data end
-            ``x[0] .. x[k-1]``, at the noise end ``x[N-k+1] .. x[N]``, where N counts
-            the table's rows (of EDICT: see :func:`jaxinv.edict`).
-        sampler: name of the sampler that it belongs to (static).
-        num_steps: that sampler's number of steps (static).
+        values: The k states, data side first, shape (k, ...): ``x[0] .. x[k-1]`` at the
+            data end, ``x[N-k+1] .. x[N]`` at the noise end, where N is the number of
+            the table's rows (see :func:`jaxinv.edict` for EDICT).
+        sampler: Name of its sampler (static).
+        num_steps: Number of steps of its sampler (static).
         end: ``"noise"`` or ``"data"`` (static).
-        words: the states in an arithmetic that loses nothing, two arrays of the shape
-            of the values (:mod:`jaxinv.sampling.lossless_numbers`); None for plain
-            floats. Where the values have been changed since, the values count.
-        arithmetic: which one (static).
+        words: The states in lossless arithmetic, two arrays of the shape of the values
+            (:mod:`jaxinv.sampling.lossless_numbers`); None for plain floats. They are
+            ignored if the values have been changed.
+        arithmetic: Name of the arithmetic (static).
     """
 
     values: Float[Array, "k *shape"]
@@ -43,7 +43,7 @@ class SamplerState:
     arithmetic: str = dataclasses.field(default="float", metadata={"static": True})
 
     def __repr__(self) -> str:
-        """Return which sampler's state it is, and its shape."""
+        """Return the sampler and the shape of the state."""
         shape = getattr(self.values, "shape", "?")
         return (
             f"SamplerState: {self.end} end of {self.num_steps} steps of "
@@ -52,17 +52,18 @@ class SamplerState:
 
     @property
     def x(self) -> Float[Array, "*shape"]:
-        """The outermost state: ``x[0]`` at the data end, ``x[N]`` at the noise end."""
+        """Outermost state: ``x[0]`` at the data end, ``x[N]`` at the noise end."""
         return self.values[-1] if self.end == "noise" else self.values[0]
 
 
 def unlabeled(value: Any) -> Any:
-    """Return a sampler, or a state, without the names that people know it by.
+    """Return a sampler or a state without its labels.
 
-    They select no program: samplers whose tables have one shape share one.
+    Labels do not select programs, so that samplers with tables of equal shape share
+    one.
 
     Args:
-        value: a sampler or a state.
+        value: A sampler or a state.
     """
     if isinstance(value, SamplerState):
         return dataclasses.replace(value, sampler="")
@@ -70,11 +71,11 @@ def unlabeled(value: Any) -> Any:
 
 
 def labeled(value: Any, sampler: Any) -> Any:
-    """Return what a program made of an unlabeled sampler, as the sampler's own.
+    """Return the result of a program for an unlabeled sampler with its labels.
 
     Args:
-        value: a state, or a result with a field ``state``.
-        sampler: the sampler with its labels.
+        value: A state, or a result with a field ``state``.
+        sampler: The sampler with its labels.
     """
     if isinstance(value, SamplerState):
         return dataclasses.replace(value, sampler=sampler.name)
@@ -84,7 +85,7 @@ def labeled(value: Any, sampler: Any) -> Any:
 
 
 def state_of(sampler: Any, values: Array, end: End) -> SamplerState:
-    """The state of a sampler at one end, from its values."""
+    """Return the state of a sampler at one end with the given values."""
     return SamplerState(values, sampler.name, sampler.num_steps, end)
 
 
@@ -92,19 +93,19 @@ def check_state(state: SamplerState, sampler: Any, end: End) -> None:
     """Raise ValueError unless a state is this sampler's, at this end.
 
     Args:
-        state: the state.
-        sampler: a bidirectional sampler.
-        end: the end at which it is needed.
+        state: The state.
+        sampler: A bidirectional sampler.
+        end: The required end.
     """
     if not sampler.bidirectional:
         raise ValueError(
-            f"{sampler.name!r} starts from one array and has no state to go on from; "
+            f"{sampler.name!r} starts from one array and cannot resume from a state; "
             "states are for bidirectional samplers such as o_belm"
         )
     if state.end not in get_args(End) or state.end != end:
         direction = {"noise": "sampling", "data": "inverting"}[end]
         raise ValueError(
-            f"{direction} starts from a state at the {end} end; this one is at the "
+            f"{direction} starts from a state at the {end} end, got one at the "
             f"{state.end} end"
         )
     if (state.sampler, state.num_steps) != (sampler.name, sampler.num_steps):

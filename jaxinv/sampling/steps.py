@@ -1,11 +1,10 @@
-r"""One step of a sampler, in either direction, from the window of its last states.
+r"""One step of a sampler, in either direction, on the window of its last states.
 
 A row of a table with a memory of k states maps one *window* of a trajectory to the
-next: ``(y[i], .., y[i+k-1])`` to ``(y[i-1], .., y[i+k-2])``. :class:`Rows` is that map,
-and for bidirectional samplers its inverse. All loops over the rows (sampling, explicit
-inversion) are written over it. Both directions of a row use the very same sum of what
-lies between its two outer states (:func:`row_sum`), from the same evaluation of the
-model.
+next: ``(y[i], .., y[i+k-1])`` to ``(y[i-1], .., y[i+k-2])``. :class:`Rows` is this map,
+and for bidirectional samplers its inverse, for all loops over the rows (sampling,
+explicit inversion). Both directions of a row use the same sum of the terms between its
+two outer states (:func:`row_sum`), from the same evaluation of the model.
 """
 
 from typing import Any, NamedTuple
@@ -23,10 +22,10 @@ class Window(NamedTuple):
     """The last k states of a table, data side first.
 
     Attributes:
-        states: shape (k, ...). ``y[i] .. y[i+k-1]`` at level i; zeros stand for what is
-            not there yet.
-        outputs: shape (k, ...). The model's outputs there, for as many of the states
-            between the outer two as have been evaluated.
+        states: ``y[i] .. y[i+k-1]`` at level i, shape (k, ...); zeros for missing
+            states.
+        outputs: The model's outputs at those states between the outer two that were
+            evaluated, shape (k, ...).
     """
 
     states: Float[Array, "k *shape"]
@@ -36,18 +35,18 @@ class Window(NamedTuple):
 class Rows:
     """The rows of a table with one denoiser, in both directions.
 
-    A window is *at level i* if its newest state (nearest to the data) is ``y[i]``.
+    A window is *at level i* if its newest state (closest to the data) is ``y[i]``.
 
     Args:
-        table: the table.
-        denoise: the denoiser.
-        dtype: of the states; None where the table has it already.
+        table: The table.
+        denoise: The denoiser.
+        dtype: Data type of the states; None if the table has it already.
 
     Attributes:
-        top: the highest level that undoing rows leads to: that of the window of a
-            state at the noise end.
-        undo_evals: evaluations of the model that undoing all rows takes, and measuring
-            how far what it leads to is off for a start from one array.
+        top: The highest level when undoing rows: that of the window of a state at the
+            noise end.
+        undo_evals: Number of evaluations to undo all rows, and to measure the error of
+            a start from one array.
     """
 
     def __init__(
@@ -56,13 +55,13 @@ class Rows:
         self.table = table if dtype is None else in_dtype(table, dtype)
         self.denoise = denoise
         self.top = table.num_rows + 1 - table.history
-        # One per row, those between the first states, one more for the start-up rows.
+        # One per row, one per state between the first two, one for the start-up rows.
         self.undo_evals = self.top + (table.history - 2) + 1
 
     def begin(self, noise: Array) -> Window:
         """Return the window at the noise end of one array of unit noise.
 
-        It has zeros where there is no history: the table's zeros keep them out.
+        It has zeros for missing history, which the table weighs by zero.
         """
         table = self.table
         zeros = jnp.zeros((table.history, *noise.shape), noise.dtype)
@@ -72,7 +71,7 @@ class Rows:
     def resume(self, values: Array, level: int) -> Window:
         """Return the window at a level, 0 or ``top``, of the states x of a state.
 
-        It takes one evaluation for each state between the outer two.
+        This costs one evaluation for each state between the outer two.
         """
         k = self.table.history
         scale = jnp.asarray(self.table.scale)[level : level + k]
@@ -97,7 +96,7 @@ class Rows:
         return scale.reshape((-1,) + (1,) * (window.states.ndim - 1)) * window.states
 
     def down(self, i: Array, window: Window) -> Window:
-        """Apply row i: the window at level i - 1, by one evaluation at level i."""
+        """Apply row i, and return the window at level i - 1 (one evaluation)."""
         states, outputs = window
         f = evaluate(self.table, self.denoise, i, states[0])
         outputs = outputs.at[0].set(f)
@@ -105,10 +104,10 @@ class Rows:
         return Window(_push(states, y), _push(outputs, jnp.zeros_like(f)))
 
     def up(self, i: Array, window: Window) -> tuple[Window, Array]:
-        """Undo row i: the window at level i, and the row's relative residual.
+        """Undo row i, and return the window at level i and the row's relative residual.
 
-        It takes one evaluation, at the oldest state; the row is then solved for the
-        next one.
+        This costs one evaluation at the oldest state; the row then gives the next
+        state.
         """
         table, k = self.table, self.table.history
         after, states = window.states[0], window.states[1:]
@@ -128,11 +127,11 @@ class Rows:
     def start_up(self, window: Window, errors: Array) -> Array:
         """Append the residuals of the start-up rows, the last k - 1.
 
-        Of the outputs that they need, only that of the noise end is not known yet.
+        They need one more evaluation, at the noise end.
 
         Args:
-            window: the window at level ``top``.
-            errors: residuals of the rows up to there.
+            window: The window at level ``top``.
+            errors: Residuals of the rows up to that level.
         """
         table, states = self.table, window.states
         last = evaluate(table, self.denoise, jnp.asarray(table.num_rows), states[-1])
@@ -151,24 +150,24 @@ def in_dtype(table: LinearMultistep, dtype: Any) -> LinearMultistep:
 
 
 def evaluate(table: LinearMultistep, denoise: Denoiser, i: Array, y: Array) -> Array:
-    """F at the state ``y[i]``, in the state's dtype whatever the network's is."""
+    """Evaluate f at the state ``y[i]``, in the dtype of the state."""
     return denoise(table.scale[i] * y, table.model_time[i]).astype(y.dtype)
 
 
 def apply_row(table: LinearMultistep, i: Array, states: Array, outputs: Array) -> Array:
-    """``y[i-1]`` from the k newest states and outputs, newest first."""
+    """Return ``y[i-1]`` from the k newest states and outputs, newest first."""
     if not table.bidirectional:
         return row_sum(table, i, states, outputs)
-    # No row has a weight for the output of the oldest state.
+    # Rows do not weigh the output of the oldest state.
     inner = row_sum(table, i, states[:-1], outputs[:-1])
     return inner + table.a[i - 1, -1] * states[-1]
 
 
 def row_sum(table: LinearMultistep, i: Array, states: Array, outputs: Array) -> Array:
-    """The weighted sum of the newest states and outputs of a row, as many as given.
+    """Return the weighted sum of the given newest states and outputs of a row.
 
-    Written as sums of products, not as a matrix product: accelerators may run those in
-    reduced precision.
+    It is a sum of products, because accelerators may run matrix products in reduced
+    precision.
     """
     a, b = table.a[i - 1], table.b[i - 1]
     terms = [a[j] * states[j] + b[j] * outputs[j] for j in range(len(states))]

@@ -1,4 +1,4 @@
-"""Decoder inversion in lanes: :mod:`jaxinv.decoder_inversion.loop` as a machine."""
+"""Decoder inversion in lanes: a machine of :mod:`jaxinv.decoder_inversion.loop`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,15 +17,15 @@ from jaxinv.loops import Loop
 
 @dataclasses.dataclass(frozen=True)
 class DecoderMachine:
-    """Makes the loop that inverts the decoder for one image (:class:`Machine`).
+    """Factory of the loop that inverts the decoder for one image (:class:`Machine`).
 
-    The model is the pair of encoder and decoder, the item is an image, ``uint8`` or
+    The model is the pair of encoder and decoder; the item is an image, ``uint8`` or
     floats. The state begins with the encoder's latent.
 
     Attributes:
-        method: of decoder inversion.
-        limits: as of :func:`jaxinv.invert_decoder`.
-        tolerance: as of :func:`jaxinv.invert_decoder`.
+        method: The method of decoder inversion.
+        limits: See :func:`jaxinv.invert_decoder`.
+        tolerance: See :func:`jaxinv.invert_decoder`.
     """
 
     method: Method
@@ -67,20 +67,20 @@ def decoder_machine(
     limits: Limits = (0.0, 1.0),
     tolerance: float | None = None,
 ) -> tuple[DecoderMachine, tuple[Function, Function]]:
-    """The machine of :func:`jaxinv.invert_decoder`, and its model.
+    """Return the machine of :func:`jaxinv.invert_decoder`, and its model.
 
     Args:
-        encode: as there.
-        decode: as there.
-        method: as there.
-        limits: as there.
-        tolerance: as there.
+        encode: See :func:`jaxinv.invert_decoder`.
+        decode: See :func:`jaxinv.invert_decoder`.
+        method: See :func:`jaxinv.invert_decoder`.
+        limits: See :func:`jaxinv.invert_decoder`.
+        tolerance: See :func:`jaxinv.invert_decoder`.
 
     Returns:
         The machine, and both networks.
 
     Raises:
-        ValueError: for an unknown method or a tolerance that is not positive.
+        ValueError: For an unknown method or a tolerance that is not positive.
     """
     machine = DecoderMachine(as_method(method), limits, as_tolerance(tolerance))
     return machine, (Function.of(encode), Function.of(decode))

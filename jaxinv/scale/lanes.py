@@ -1,16 +1,15 @@
 r"""Continuous batching: lanes that are refilled as soon as they are free.
 
-Under ``jax.vmap`` a batch waits for its slowest sample, and samples differ: one needs
-three times the iterations of another. Here a batch is a number of *lanes*. A compiled
-call, a *turn*, advances every lane by a fixed number of iterations; the lanes that have
-finished are handed out, and the next samples take their places, as servers of language
-models do with sequences. The program is the same whatever is in the lanes, so there is
-one compilation, and a sample's result does not depend on its neighbours.
+Under ``jax.vmap`` a batch waits for its slowest sample, and samples may differ by a
+factor of three in their iterations. Here a batch is a number of *lanes*. A compiled
+call, a *turn*, advances every lane by a fixed number of iterations; finished samples
+leave their lanes, and the next samples take their places, as in servers of language
+models. The program does not depend on the samples in the lanes, so it is compiled once,
+and a sample's result does not depend on its neighbors.
 
-What runs in a lane is a :class:`jaxinv.loops.Loop`, which a machine makes from what all
-samples share and from what this one is.
-:class:`Lanes` holds them on the host, and :mod:`jaxinv.scale.stations` passes samples
-through several.
+Each lane runs a :class:`jaxinv.loops.Loop`, which a machine makes from the arrays that
+all samples share and from the sample itself. :class:`Lanes` manages the lanes on the
+host, and :mod:`jaxinv.scale.stations` passes samples through several.
 
 References:
     Yu et al. 2022, "Orca", OSDI (iteration-level scheduling).
@@ -31,12 +30,12 @@ from jaxinv.mesh import DATA, check_mesh, over_data
 
 
 class Lane(NamedTuple):
-    """What is in a lane; with a leading axis, in all of them.
+    """The contents of a lane, or of all lanes along a leading axis.
 
     Attributes:
-        busy: whether there is a sample in it.
-        item: the sample.
-        state: of its machine.
+        busy: Whether the lane has a sample.
+        item: The sample.
+        state: The state of its loop.
     """
 
     busy: Bool[Array, ""]
@@ -55,7 +54,7 @@ def _turn(
     iterations: int,
     mesh: Mesh,
 ) -> tuple[Lane, Bool[Array, "l"], Int[Array, "d"]]:
-    """Refill some lanes, then advance all.
+    """Refill some lanes, and advance all.
 
     Returns:
         The lanes, whether each is still running, and the iterations of each device.
@@ -71,11 +70,12 @@ def _turn(
 
             return jax.vmap(one)(lanes, fresh, refill)
 
-        # Beginning may cost an evaluation: outside of vmap it is really conditional.
+        # The begin of a loop may cost an evaluation, and is only conditional outside
+        # vmap.
         lanes = jax.lax.cond(jnp.any(refill), replaced, lambda lanes: lanes, lanes)
 
         def advanced(lane: Lane) -> tuple[Array, PyTree, Array]:
-            # Only the state goes through the loop: the item does not change.
+            # Only the state changes in the loop, not the item.
             loop = machine(model, lane.item)
             busy = loop._replace(running=lambda s: lane.busy & loop.running(s))
             count, state = advance_at_most(busy, lane.state, iterations)
@@ -89,7 +89,7 @@ def _turn(
 
 @jax.jit(static_argnames=("machine", "mesh"))
 def _results(machine: Machine, model: PyTree, lanes: Lane, *, mesh: Mesh) -> PyTree:
-    """The results of all lanes, finished or not."""
+    """Return the results of all lanes, finished or not."""
 
     def part(model: PyTree, lanes: Lane) -> PyTree:
         return jax.vmap(lambda lane: machine(model, lane.item).finish(lane.state))(
@@ -100,21 +100,21 @@ def _results(machine: Machine, model: PyTree, lanes: Lane, *, mesh: Mesh) -> PyT
 
 
 class Lanes:
-    """The lanes of one machine: where samples are put in, and come out when done.
+    """The lanes of one machine, which take samples and return their results.
 
     Args:
-        machine: makes the loop that runs in each lane, from the model and an item.
-        model: what all samples share, on the mesh.
-        lanes: how many, on the whole mesh.
-        iterations: of each turn: a lane that finishes waits for the end of it.
-        mesh: the devices of this process, with an axis ``data`` that divides the lanes.
+        machine: Function that makes the loop of a lane from the model and an item.
+        model: Arrays that all samples share, on the mesh.
+        lanes: Number of lanes on the whole mesh.
+        iterations: Number of iterations in a turn; finished lanes wait for its end.
+        mesh: The devices of this process, with an axis ``data`` that divides the lanes.
 
     Attributes:
-        evaluated: iterations that the devices have computed, lanes that were free or
-            waiting included.
+        evaluated: Number of iterations on all devices, including free and waiting
+            lanes.
 
     Raises:
-        ValueError: if the mesh does not divide the lanes, or there are none.
+        ValueError: If the mesh does not divide the lanes, or there are none.
     """
 
     def __init__(
@@ -146,23 +146,23 @@ class Lanes:
 
     @property
     def free(self) -> int:
-        """How many lanes are empty."""
+        """Number of empty lanes."""
         return sum(slot is None for slot in self._inside)
 
     def turn(
         self, arriving: Sequence[tuple[Any, PyTree]] = ()
     ) -> list[tuple[Any, PyTree, PyTree]]:
-        """Puts samples into free lanes and advances all lanes.
+        """Put samples into free lanes and advance all lanes.
 
         Args:
-            arriving: pairs of a key and an item, at most as many as there are free
-                lanes; all items of the same structure, shapes and dtypes.
+            arriving: Pairs of a key and an item, at most one for each free lane; all
+                items must have the same structure, shapes and dtypes.
 
         Returns:
-            Key, item and result (NumPy arrays) of each sample that finished.
+            Key, item and result (NumPy arrays) of each finished sample.
 
         Raises:
-            ValueError: for more samples than there are free lanes.
+            ValueError: For more samples than there are free lanes.
         """
         if len(arriving) > self.free:
             raise ValueError(f"{len(arriving)} samples for {self.free} free lanes")
@@ -209,7 +209,7 @@ class Lanes:
         return finished
 
     def _items(self, refill: np.ndarray) -> PyTree:
-        """The items of the lanes to be refilled; zeros in the others."""
+        """Return the items of the lanes to refill, and zeros in other lanes."""
         places = np.flatnonzero(refill)
         items = [slot[1] for k in places if (slot := self._inside[k]) is not None]
 
@@ -221,7 +221,7 @@ class Lanes:
         return jax.tree.map(stacked, *items)
 
     def _empty(self, fresh: PyTree) -> Lane:
-        """Lanes with nothing in them."""
+        """Return empty lanes."""
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), fresh)
         state = jax.eval_shape(lambda *of: self.machine(*of).begin(), self.model, one)
         busy: Any = jax.ShapeDtypeStruct((), bool)

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from jaxinv.scale.lanes import Lanes
 
 
-class Onward(NamedTuple):
+class NextStage(NamedTuple):
     """The next stage of a sample.
 
     Attributes:
@@ -39,12 +39,12 @@ class Station:
     """
 
     lanes: Callable[[], Lanes]
-    route: Callable[[Any, PyTree, PyTree], Onward | Any]
+    route: Callable[[Any, PyTree, PyTree], NextStage | Any]
 
 
 def flow(
     stations: Sequence[Station],
-    source: Iterable[tuple[Any, Onward]],
+    source: Iterable[tuple[Any, NextStage]],
 ) -> Iterator[tuple[Any, Any]]:
     """Pass samples through stations, each as soon as a lane is free.
 
@@ -92,7 +92,7 @@ def flow(
         arriving = [queues[s].popleft() for _ in range(count)]
         for key, item, result in lanes(s).turn(arriving):
             where = stations[s].route(key, item, result)
-            if isinstance(where, Onward):
+            if isinstance(where, NextStage):
                 queues[where.station].append((key, where.item))
             else:
                 yield key, where

@@ -1,9 +1,9 @@
-r"""Inverting a stream of samples: continuous batching of :func:`jaxinv.invert`.
+r"""Inversion of a stream of samples: continuous batching of :func:`jaxinv.invert`.
 
-The stages of a plan (:mod:`jaxinv.inversion.stages`) become machines with lanes of
-their own (:mod:`jaxinv.scale.lanes`), and so does the way back that verifies what they
-found: a sample that the first stage leaves unconverged waits for a lane of the second,
-and nobody waits for it.
+The stages of a plan (:mod:`jaxinv.inversion.stages`) and their verification become
+machines with separate lanes (:mod:`jaxinv.scale.lanes`). A sample that does not
+converge in the first stage waits for a lane of the second, and no other sample waits
+for it.
 """
 
 import dataclasses
@@ -39,18 +39,18 @@ from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.state import labeled, unlabeled
 from jaxinv.sampling.steps import in_dtype
 from jaxinv.scale.lanes import Lanes
-from jaxinv.scale.stations import Onward, Station, flow
+from jaxinv.scale.stations import NextStage, Station, flow
 from jaxinv.solvers import Solver
 
 
-class Tried(NamedTuple):
-    """A sample on its way back, as a stage has left it.
+class StageOutcome(NamedTuple):
+    """A sample between a stage and its verification.
 
     Attributes:
-        sample: the sample as it entered the stage; of the first one with ``found`` as
-            what was known, at no cost.
-        stage: shape (). The number of the stage in the plan.
-        found: what it found.
+        sample: The sample as it entered the stage; for the first stage with ``found``
+            as known result, at no cost.
+        stage: The number of the stage in the plan, shape ().
+        found: The result of the stage.
     """
 
     sample: Sample
@@ -59,13 +59,13 @@ class Tried(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What is known of a sample after a way back.
+    """The result of a sample after a verification.
 
     Attributes:
-        result: with the certificate and the cost of all stages so far.
-        verified: the same for the next stage; None if there is none.
-        again: shape (). Whether the stage should go on from its own way back.
-        needed: shape (stages,). Which stages of the plan have something to do.
+        result: The result, with the certificate and the cost of all stages so far.
+        verified: The result for the next stage; None if there is no next stage.
+        again: Whether the stage should continue from its own verification, shape ().
+        needed: Which stages of the plan are needed, shape (stages,).
     """
 
     result: InversionResult
@@ -75,13 +75,13 @@ class Found(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class WayBackMachine:
-    """Samples from what a stage found; the item is a :class:`Tried`.
+class VerificationMachine:
+    """Factory of the verification of a stage's result, a :class:`StageOutcome`.
 
     Attributes:
-        verify: whether to sample at all.
-        rtol: largest relative error of the reconstruction; None for the default.
-        refining: of each stage of the plan, whether it can start from a way back.
+        verify: Whether to sample at all.
+        rtol: Largest relative error of the reconstruction; None for the default.
+        refining: Whether each stage of the plan can start from a verification.
     """
 
     verify: bool
@@ -93,12 +93,12 @@ class WayBackMachine:
         """Whether another stage may follow."""
         return len(self.refining) > 1 or any(self.refining)
 
-    def __call__(self, model: Any, item: Tried) -> Loop:
+    def __call__(self, model: Any, item: StageOutcome) -> Loop:
         """Return the loop."""
         return once(lambda: self._found(model, item))
 
-    def _found(self, model: Any, item: Tried) -> Found:
-        """The better one of what this stage and those before it found."""
+    def _found(self, model: Any, item: StageOutcome) -> Found:
+        """Return the better of the results of this stage and earlier stages."""
         sample, x0 = item.sample, item.sample.x0
         table = in_dtype(model[0], x0.dtype)
         denoise = with_condition(model[1], sample.condition)
@@ -107,7 +107,7 @@ class WayBackMachine:
             table, denoise, x0, item.found, rtol, keep=any(self.refining)
         )
         assert sample.known is not None
-        # What was known before the first stage is what it found, at no cost.
+        # The known result before the first stage is its own result, at no cost.
         stage = jnp.asarray(item.stage)
         best, missed, needed = weigh(sample.known, new, stage, self.refining)
         result = wrap_up(table, x0, best.solved.states, best, keep=False)
@@ -130,29 +130,27 @@ def inversion_stations(
     verify: bool = True,
     reconstruction_rtol: float | None = None,
 ) -> list[Station]:
-    """Return the stations of an inversion: the stages of its plan, and the way back.
-
-    A sample leaves with its result and the number of stages that it went through.
+    """Return the stations of an inversion: the stages of its plan, and verification.
 
     Args:
-        sampler: the sampler.
-        denoise: as of :func:`jaxinv.invert_stream`.
-        first: number of the first of them in the flow.
-        lanes: of each station.
-        iterations: of a turn.
-        mesh: the devices.
-        strategy: as of :func:`jaxinv.invert`.
-        solver: as of :func:`jaxinv.invert`.
-        schedule: as of :func:`jaxinv.invert`.
-        verify: as of :func:`jaxinv.invert`.
-        reconstruction_rtol: as of :func:`jaxinv.invert`.
+        sampler: The sampler.
+        denoise: See :func:`jaxinv.invert_stream`.
+        first: Index of the first of these stations in the flow.
+        lanes: Number of lanes of each station.
+        iterations: Number of iterations in a turn.
+        mesh: The devices.
+        strategy: See :func:`jaxinv.invert`.
+        solver: See :func:`jaxinv.invert`.
+        schedule: See :func:`jaxinv.invert`.
+        verify: See :func:`jaxinv.invert`.
+        reconstruction_rtol: See :func:`jaxinv.invert`.
 
     Returns:
-        Stations whose items are a :class:`Sample`, and which are left with a pair of
-        the :class:`~jaxinv.InversionResult` and the number of stages that ran.
+        Stations whose items are a :class:`Sample`, and whose results are pairs of the
+        :class:`~jaxinv.InversionResult` and the number of stages that ran.
 
     Raises:
-        ValueError: for what cannot be combined, before anything is compiled.
+        ValueError: For settings that cannot be combined, before anything is compiled.
     """
     check_rtol(verify, reconstruction_rtol, np.float32)
     model = unlabeled(sampler), place_model(Function.of(denoise), mesh)
@@ -167,25 +165,27 @@ def inversion_stations(
     last = len(plan) - 1
 
     def tried(k: int) -> Any:
-        def route(key: Any, item: Sample, found: Solved) -> Onward:
+        def route(key: Any, item: Sample, found: Solved) -> NextStage:
             if item.known is None:
                 item = item._replace(
                     known=_nothing_known(found, verify and needs_states(plan))
                 )
-            return Onward(first + last + 1, Tried(item, np.asarray(k, np.int32), found))
+            return NextStage(
+                first + last + 1, StageOutcome(item, np.asarray(k, np.int32), found)
+            )
 
         return route
 
-    def verified(key: Any, item: Tried, found: Found) -> Any:
+    def verified(key: Any, item: StageOutcome, found: Found) -> Any:
         k = int(item.stage)
         needed = () if found.needed is None else np.flatnonzero(found.needed).tolist()
         left = [k] if found.again else [j for j in needed if j > k]
         if not left:
             return labeled(found.result, sampler), k + 1
-        return Onward(first + left[0], item.sample._replace(known=found.verified))
+        return NextStage(first + left[0], item.sample._replace(known=found.verified))
 
     refining = tuple(refines(stage) for stage in plan)
-    way_back = WayBackMachine(verify, reconstruction_rtol, refining)
+    way_back = VerificationMachine(verify, reconstruction_rtol, refining)
     return [
         *(station(StageMachine(s), tried(k)) for k, s in enumerate(plan)),
         station(way_back, verified),
@@ -193,7 +193,7 @@ def inversion_stations(
 
 
 def _nothing_known(found: Solved, keep: bool) -> Verified:
-    """What the first stage found, as if it had been known before at no cost."""
+    """Return the result of the first stage as a known result without cost."""
     zero: Any = np.zeros_like
     nan: Any = np.full_like(found.errors[0], np.nan)
     none, no = zero(found.num_evals), zero(found.solved)
@@ -222,36 +222,37 @@ def invert_stream(
 ) -> Iterator[tuple[int, InversionResult]]:
     """Find the noises of any number of samples, by continuous batching.
 
-    Each result is that of :func:`jaxinv.invert` on its own sample. A lane is refilled
-    as soon as its sample is done, so that the devices do not wait for the slowest
+    Each result equals that of :func:`jaxinv.invert` on its sample. A lane is refilled
+    as soon as its sample is finished, so that devices do not wait for the slowest
     sample of a batch.
 
     Args:
-        sampler: the sampler.
-        denoise: callable pytree ``(x, t) -> f`` on one sample; with ``conditional``
-            ``(x, t, condition) -> f``. Its arrays stay where they are if they are on
-            the mesh, and are copied to all devices if not.
-        samples: the data, one array each, of one shape and dtype; with ``conditional``
-            pairs of the data and its condition. They are pulled as lanes get free.
-        conditional: whether samples have conditions.
-        lanes: samples at a time, on the whole mesh.
-        iterations: after how many iterations of the solver to look for free lanes:
-            fewer let lanes wait less, more let the host talk to the device less often.
-        mesh: devices of this process; one of all its devices if None.
-        strategy: as of :func:`jaxinv.invert`. Stages that are no loops (``"naive"``,
-            ``"explicit"``, Algorithm 2, Newton's method) run in one piece.
-        solver: as of :func:`jaxinv.invert`.
-        schedule: as of :func:`jaxinv.invert`.
-        verify: as of :func:`jaxinv.invert`.
-        reconstruction_rtol: as of :func:`jaxinv.invert`.
+        sampler: The sampler.
+        denoise: Callable pytree ``(x, t) -> f`` on one sample; with ``conditional``
+            ``(x, t, condition) -> f``. Arrays on the mesh are used in place; others are
+            copied to all devices.
+        samples: The data, one array each, of equal shape and dtype; with
+            ``conditional`` pairs of the data and its condition. They are pulled as
+            lanes become free.
+        conditional: Whether samples have conditions.
+        lanes: Number of samples at a time, on the whole mesh.
+        iterations: Number of solver iterations between refills of free lanes: fewer
+            reduce the waiting of lanes, more reduce communication with the host.
+        mesh: Devices of this process; all its devices if None.
+        strategy: See :func:`jaxinv.invert`. Stages that are not loops (Algorithm 2,
+            Newton's method) run in one piece.
+        solver: See :func:`jaxinv.invert`.
+        schedule: See :func:`jaxinv.invert`.
+        verify: See :func:`jaxinv.invert`.
+        reconstruction_rtol: See :func:`jaxinv.invert`.
 
     Yields:
         The number of each sample, from 0, and its result as NumPy arrays, in the order
-        in which they finish.
+        of completion.
 
     Raises:
-        ValueError: as :func:`jaxinv.invert`; for samples of different shapes, with the
-            number of the sample; for lanes that the mesh does not divide.
+        ValueError: If :func:`jaxinv.invert` raises it; for samples of different shapes,
+            with the number of the sample; for lanes that the mesh does not divide.
 
     Example:
         >>> import jax, jaxinv as ji
@@ -276,13 +277,15 @@ def invert_stream(
         verify=verify,
         reconstruction_rtol=reconstruction_rtol,
     )
-    stations[0].lanes()  # raises for what cannot be, before samples are pulled
+    stations[0].lanes()  # raises for invalid settings before samples are pulled
     for key, (result, _) in flow(stations, numbered(samples, conditional)):
         yield key, result
 
 
-def numbered(samples: Iterable[Any], conditional: bool) -> Iterator[tuple[int, Onward]]:
-    """The samples as they enter; ValueError for those that do not fit."""
+def numbered(
+    samples: Iterable[Any], conditional: bool
+) -> Iterator[tuple[int, NextStage]]:
+    """Yield the numbered samples, or raise ValueError for samples that do not fit."""
     like: Any = None
     for k, given in enumerate(samples):
         x0, condition = given if conditional else (given, None)
@@ -295,4 +298,4 @@ def numbered(samples: Iterable[Any], conditional: bool) -> Iterator[tuple[int, O
                 f"sample {k} has {kind}"
             )
         like = kind
-        yield k, Onward(0, sample)
+        yield k, NextStage(0, sample)

@@ -623,7 +623,7 @@ def test_an_unknown_solver_is_refused(solver):
 
 @pytest.mark.parametrize("strategy", ["auto", "trajectory", "naive"])
 def test_a_solver_that_would_be_ignored_is_refused(strategy):
-    with pytest.raises(ValueError, match="a solver is for strategy 'stepwise'"):
+    with pytest.raises(ValueError, match="only strategy 'stepwise' has a solver"):
         ji.invert(
             ji.ddim(ji.time_grid(VP, 4)),
             stretched,

@@ -362,15 +362,15 @@ def test_strategies_that_a_sampler_does_not_have_are_refused():
         (ji.dpmpp_2m(grid), {"strategy": Stepwise()}, "memory of one state"),
         (ji.o_belm(grid), {"strategy": Stepwise()}, "memory of one state"),
         (ji.o_belm(grid), {"strategy": ji.Algorithm1()}, "memory of one state"),
-        (ji.o_belm(grid), {"strategy": "stepwise"}, "read backwards: use 'explicit'"),
-        (ji.edict(grid), {"strategy": "stepwise"}, "read backwards: use 'explicit'"),
+        (ji.o_belm(grid), {"strategy": "stepwise"}, "bidirectional: use 'explicit'"),
+        (ji.edict(grid), {"strategy": "stepwise"}, "bidirectional: use 'explicit'"),
         (ji.edict(grid), {"solver": "anderson"}, "does not use solver='anderson'"),
         (ji.edict(grid), BITS | {"strategy": "trajectory"}, "inverted explicitly"),
         (ji.edict(grid), BITS | {"solver": "anderson"}, "inverted explicitly"),
     ):
         with pytest.raises(ValueError, match=message):
             ji.invert(sampler, DENOISE, x0, **options)
-    with pytest.raises(ValueError, match="leave out return_state"):
+    with pytest.raises(ValueError, match="omit return_state"):
         ji.sample(ji.ddim(grid), DENOISE, x0, return_state=True)
     with pytest.raises(ValueError, match="sampler must be a LinearMultistep"):
         ji.sample("ddim", DENOISE, x0)

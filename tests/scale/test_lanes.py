@@ -11,7 +11,7 @@ from jaxinv.diffusion.denoiser import with_condition
 from jaxinv.loops import Loop
 from jaxinv.mesh import make_mesh
 from jaxinv.scale.lanes import Lanes
-from jaxinv.scale.stations import Onward, Station, flow
+from jaxinv.scale.stations import NextStage, Station, flow
 from jaxinv.scale.stream import invert_stream
 from jaxinv.solvers import NewtonKrylov
 
@@ -124,7 +124,7 @@ def lanes_of(mesh, iterations=4, lanes=3):
 def test_lanes_are_refilled_and_nobody_waits_for_the_slowest(one_device, iterations):
     lanes = lanes_of(one_device, iterations)
     station = Station(lambda: lanes, lambda key, item, result: (item, result))
-    entering = ((f"number {k}", Onward(0, n)) for k, n in enumerate(LENGTHS))
+    entering = ((f"number {k}", NextStage(0, n)) for k, n in enumerate(LENGTHS))
     order = []
     for key, (item, result) in flow([station], entering):
         order.append(key)
@@ -143,7 +143,7 @@ def test_requests_are_pulled_only_as_lanes_get_free(one_device):
     def entering():
         for k, n in enumerate(LENGTHS):
             pulled.append(k)
-            yield k, Onward(0, n)
+            yield k, NextStage(0, n)
 
     lanes = lanes_of(one_device)
     station = Station(lambda: lanes, lambda key, item, result: key)
@@ -160,7 +160,9 @@ def test_a_station_that_nobody_needs_is_never_opened(one_device):
 
     lanes = lanes_of(one_device)
     first = Station(lambda: lanes, lambda key, item, result: key)
-    found = flow([first, Station(never, lambda *_: None)], [(0, Onward(0, LENGTHS[0]))])
+    found = flow(
+        [first, Station(never, lambda *_: None)], [(0, NextStage(0, LENGTHS[0]))]
+    )
     assert [key for key, _ in found] == [0]
 
 

@@ -102,7 +102,7 @@ def composite(
 
     Args:
         rgba: uint8 array of shape (h, w, 4), straight (not premultiplied) alpha.
-        background: float array of shape (h, w, 3) in [0, 1].
+        background: Float array of shape (h, w, 3) in [0, 1].
         rng: Source of the grain.
         grain_std: Standard deviation of the grain, in [0, 1] units.
 

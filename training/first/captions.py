@@ -55,7 +55,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
 
 
 def subject_phrases(emoji: Emoji) -> tuple[str, ...]:
-    """The phrases that may name an emoji, without skin tone.
+    """Return the phrases that may name an emoji, without skin tone.
 
     Args:
         emoji: The emoji.
@@ -95,7 +95,7 @@ def caption(
     rng: np.random.Generator,
     background_share: float = 0.8,
 ) -> str:
-    """A random caption of a picture.
+    """Return a random caption of a picture.
 
     Args:
         emoji: What is drawn.

@@ -164,7 +164,7 @@ class LayerFactory(NamedTuple):
         )
 
     def _common(self, *parameters: str) -> dict[str, Any]:
-        """What all layers get, with the initializers of their parameters."""
+        """Return the arguments of all layers, including their initializers."""
         options: dict[str, Any] = {
             f"{name}_init": ShapesOnly.initial for name in parameters
         }

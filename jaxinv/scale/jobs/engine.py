@@ -24,7 +24,7 @@ from jaxinv.scale.decoder_lanes import decoder_machine
 from jaxinv.scale.jobs.certificates import answer
 from jaxinv.scale.jobs.interface import Answer, Engine, Request
 from jaxinv.scale.lanes import Lanes
-from jaxinv.scale.stations import Onward, Station, flow
+from jaxinv.scale.stations import NextStage, Station, flow
 from jaxinv.scale.stream import Sample, inversion_stations
 
 #: Number of cached text vectors, of the latest prompts: at most a megabyte each.
@@ -91,22 +91,22 @@ def continuous(
 
     def entering(
         requests: Iterable[Request], conditions: dict[int, Condition]
-    ) -> Iterator[tuple[int, Onward]]:
+    ) -> Iterator[tuple[int, NextStage]]:
         for request in requests:
             conditions[request.index] = Condition(
                 text(request.prompt),
                 text(request.negative_prompt),
                 np.float32(request.guidance),  # type: ignore[arg-type]
             )
-            yield request.index, Onward(0, request.pixels)
+            yield request.index, NextStage(0, request.pixels)
 
     def engine(requests: Iterable[Request]) -> Iterator[Answer]:
         conditions: dict[int, Condition] = {}
         decoded: dict[int, Any] = {}
 
-        def to_sampler(key: Any, item: Any, found: Any) -> Onward:
+        def to_sampler(key: Any, item: Any, found: Any) -> NextStage:
             decoded[key] = found
-            return Onward(1, Sample(found.latent, conditions.pop(key)))
+            return NextStage(1, Sample(found.latent, conditions.pop(key)))
 
         first = Station(decoder_lanes, to_sampler)
         for key, (result, ran) in flow(
