@@ -16,8 +16,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from jaxinv.checks import unknown
 from jaxinv.files import to_json
-from jaxinv.names import unknown
 
 
 class ExitCode(enum.IntEnum):

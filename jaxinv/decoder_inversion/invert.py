@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 from jaxinv.callables import Function
-from jaxinv.checks import checked
+from jaxinv.checks import checked, unknown
 from jaxinv.decoder_inversion.derivative import attach_derivative, refuse_derivative
 from jaxinv.decoder_inversion.gradient_free import Encoder
 from jaxinv.decoder_inversion.loop import DecoderInversion, whole
@@ -22,7 +22,6 @@ from jaxinv.decoder_inversion.method import Method
 from jaxinv.decoder_inversion.methods import METHODS
 from jaxinv.decoder_inversion.problem import Limits, Problem
 from jaxinv.loops import run
-from jaxinv.names import unknown
 
 
 @checked

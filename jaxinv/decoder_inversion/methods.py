@@ -1,5 +1,6 @@
 """The methods of decoder inversion, by name."""
 
+from jaxinv.checks import by_name
 from jaxinv.decoder_inversion.gradient_based import GaussNewton, Gradient
 from jaxinv.decoder_inversion.gradient_free import (
     Adam,
@@ -9,7 +10,6 @@ from jaxinv.decoder_inversion.gradient_free import (
     InertialKM,
 )
 from jaxinv.decoder_inversion.method import Method
-from jaxinv.names import by_name
 
 #: What ``jaxinv.decoder`` has of methods.
 __all__ = [

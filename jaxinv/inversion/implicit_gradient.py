@@ -54,8 +54,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxinv.callables import Function
-from jaxinv.derivatives import first_order_only
+from jaxinv.callables import Function, first_order_only
 from jaxinv.inversion.row_residuals import residuals
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import evaluate

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from jaxinv.checks import unknown
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion.algorithm_1 import Algorithm1
 from jaxinv.inversion.algorithm_2 import Algorithm2
@@ -12,7 +13,6 @@ from jaxinv.inversion.stages import Stage
 from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.trajectory import Trajectory
 from jaxinv.inversion.trajectory_newton import NewtonTrajectory
-from jaxinv.names import unknown
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.solvers import SOLVERS, Solver
 

@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxinv.callables import Function, check_denoiser
-from jaxinv.derivatives import first_order_only
-from jaxinv.names import unknown
+from jaxinv.callables import Function, check_denoiser, first_order_only
+from jaxinv.checks import unknown
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.lossless_numbers import COMPENSATED, Words
 from jaxinv.sampling.lossless_numbers import Arithmetic as Numbers

@@ -1,6 +1,6 @@
 """Implicit solvers: hashable values that solve ``R(z) = 0`` for one sample."""
 
-from jaxinv.names import by_name
+from jaxinv.checks import by_name
 from jaxinv.solvers.anderson import Anderson
 from jaxinv.solvers.fixed_point import FixedPoint, ForwardStep
 from jaxinv.solvers.gradient import Gradient

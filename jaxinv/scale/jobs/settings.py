@@ -5,13 +5,13 @@ first; any difference means another job.
 """
 
 import hashlib
+import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-import jaxinv
 from jaxinv.files.digests import file_digests
 from jaxinv.loading.load import loaded_files
 from jaxinv.scale.jobs.folder import FORMAT
@@ -49,7 +49,7 @@ def describe_job(
         else {"row_shape": list(shape), "chunk_rows": chunk_rows},
         "about": {
             "root": str(manifest.root.absolute()),
-            "jaxinv": jaxinv.__version__,
+            "jaxinv": importlib.metadata.version("jaxinv"),
             "jax": jax.__version__,
             **about,
         },

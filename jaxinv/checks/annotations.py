@@ -1,22 +1,13 @@
-"""Checks of values against their annotations, with one-line errors.
+"""Values against annotations: whether a value conforms, and an annotation in words.
 
 An annotation declares the type and range of a value: ``Annotated[int, Range(1, 100)]``.
-:func:`conform` checks a value against it, and :func:`describe` puts it into words. Two
-kinds of values are checked:
-
-* arguments of public functions and of frozen dataclasses of settings, by
-  :func:`checked`;
-* fields of untrusted JSON (:mod:`jaxinv.files.json_fields`).
-
 The checks cover numbers, booleans, strings, ``Literal`` names, classes, callables,
 tuples, sequences and mappings of these, and whether a value is an array of real
-numbers. Functions themselves check pytrees and the shapes and values of arrays.
+numbers.
 """
 
 import collections.abc
 import contextlib
-import dataclasses
-import functools
 import inspect
 import math
 import numbers
@@ -32,132 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import AbstractArray
 
-_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """Allowed numbers, in an annotation: ``Annotated[float, Range(0, above=True)]``.
-
-    Attributes:
-        least: The smallest number; None for no limit.
-        most: The largest number; None for no limit.
-        above: Whether ``least`` itself is excluded.
-        below: Whether ``most`` itself is excluded.
-    """
-
-    least: float | None = None
-    most: float | None = None
-    above: bool = False
-    below: bool = False
-
-    def holds(self, value: float) -> bool:
-        """Return whether a number is allowed."""
-        if self.least is not None and not (
-            value > self.least if self.above else value >= self.least
-        ):
-            return False
-        return self.most is None or (
-            value < self.most if self.below else value <= self.most
-        )
-
-    def __str__(self) -> str:
-        """Return the limits in words that follow "a number"."""
-        words = []
-        if self.least is not None:
-            words.append(f"{'above' if self.above else 'of at least'} {self.least:g}")
-        if self.most is not None:
-            words.append(f"{'below' if self.below else 'at most'} {self.most:g}")
-        return " and ".join(words)
-
-
-class Length(NamedTuple):
-    """Allowed lengths of a text, a list or an object, in an annotation.
-
-    Attributes:
-        least: The smallest length.
-        most: The largest length.
-    """
-
-    least: int
-    most: int
-
-    def holds(self, value: Any) -> bool:
-        """Return whether a length is allowed."""
-        return self.least <= len(value) <= self.most
-
-    def __str__(self) -> str:
-        return f"{self.least}" + (f" to {self.most}" if self.most > self.least else "")
-
-
-AtLeastOne = Annotated[int, Range(1, 10**9)]
-"""A count of at least one."""
-
-Whole = Annotated[int, Range(0, 10**9)]
-"""A count of at least zero."""
-
-Tolerance = Annotated[float, Range(0)]
-"""A number that is not negative."""
-
-Positive = Annotated[float, Range(0, above=True)]
-"""A number above zero."""
-
-
-def checked(target: _Decorated) -> _Decorated:
-    """Check the arguments of a function or dataclass against their annotations.
-
-    NumPy's numbers are converted to Python's; all other values are unchanged.
-
-    Args:
-        target: A function, or a class made by ``dataclasses.dataclass``.
-
-    Returns:
-        The function or class with checks. They raise a ValueError of one line that
-        names the argument, the expected value and the given one.
-    """
-    if isinstance(target, type):
-        target.__init__ = _checked_call(target.__init__, target.__name__)  # type: ignore[misc]
-        return target
-    return typing.cast(_Decorated, _checked_call(target, target.__name__))
-
-
-def _checked_call(target: Callable[..., Any], name: str) -> Callable[..., Any]:
-    signature = inspect.signature(target)
-    hints = functools.cache(lambda: typing.get_type_hints(target, include_extras=True))
-
-    @functools.wraps(target)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError:
-            return target(*args, **kwargs)  # Python's own error names the function
-        for key, value in bound.arguments.items():
-            kind = signature.parameters[key].kind
-            if key not in hints() or kind in _VARIADIC:
-                continue
-            found = conform(value, hints()[key])
-            if isinstance(found, Refused):
-                mixed_up = kind is _EITHER and not isinstance(value, _SCALARS)
-                order = _order(signature) if mixed_up else ""
-                expected = f"{key}{found.place} must be {describe(found.hint)}"
-                raise ValueError(f"{name}: {expected}, got {shown(found.value)}{order}")
-            bound.arguments[key] = found
-        return target(*bound.args, **bound.kwargs)
-
-    return call
-
+from jaxinv.checks.limits import Length, Range
+from jaxinv.checks.words import shown
 
 _EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
-_SCALARS = (str, bytes, int, float, complex, types.NoneType)
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
-def _order(signature: inspect.Signature) -> str:
-    """Return a hint about the order of arguments that can be confused."""
-    names = [p.name for p in signature.parameters.values() if p.kind is _EITHER]
-    if len(names) < 2:
-        return ""
-    return f"; the order is ({', '.join(name for name in names if name != 'self')})"
 
 
 class Refused(NamedTuple):
@@ -413,63 +282,3 @@ def describe(
     name = hint.__name__
     made_by = f" (made by {hint.made_by})" if hasattr(hint, "made_by") else ""
     return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}{made_by}"
-
-
-def shown(value: Any) -> str:
-    """Describe a value in a few words on one line.
-
-    >>> shown(np.zeros((2, 3)))
-    'an array of shape (2, 3) and type float64'
-    """
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"an array of shape {tuple(value.shape)} and type {value.dtype}"
-    if isinstance(value, str | int | float | complex | bytes | None) or (
-        type(value) in (list, tuple, dict)
-    ):
-        text = one_line(repr(value))
-        return text if len(text) <= 60 else f"{text[:57]}..."
-    if inspect.isroutine(value):
-        return f"the function {getattr(value, '__name__', '')}".rstrip()
-    return f"a value of type {type(value).__name__}"
-
-
-def figures(value: Any, spec: str = "") -> str:
-    """Return a number, or the range of several, as text; "?" for tracers.
-
-    >>> figures(np.float32(2.5e-7), ".1e"), figures(np.array([1, 5]))
-    ('2.5e-07', '1 to 5')
-    """
-    if not _has_values(value):
-        return "?"
-    numbers = np.asarray(value)
-    low, high = (f"{each:{spec}}" for each in (numbers.min(), numbers.max()))
-    return low if low == high else f"{low} to {high}"
-
-
-def verdict(converged: Any) -> str:
-    """Return whether a sample converged, or how many of a batch did, as text.
-
-    >>> verdict(np.array(True)), verdict(np.array([True, False]))
-    ('converged', '1 of 2 converged')
-    """
-    if not _has_values(converged):
-        return "convergence not known"
-    flags = np.asarray(converged)
-    if flags.ndim == 0:
-        return "converged" if flags else "not converged"
-    return f"{flags.sum()} of {flags.size} converged"
-
-
-def _has_values(value: Any) -> bool:
-    array = isinstance(value, jax.Array | np.ndarray | np.generic)
-    return array and not isinstance(value, jax.core.Tracer) and value.size > 0
-
-
-def one_line(said: object, most: int | None = None) -> str:
-    """Return a text or an error's message without line breaks and not too long."""
-    text = " ".join(str(said).split())
-    if not text and isinstance(said, BaseException):
-        return type(said).__name__
-    return text if most is None or len(text) <= most else f"{text[:most]}..."
