@@ -164,7 +164,7 @@ def bdia(grid: TimeGrid, gamma: float = 0.96) -> LinearMultistep:
 
     Args:
         grid: The noise levels, at least two steps.
-        gamma: A number in (0, 1]. Inversion multiplies some errors by ``1 / gamma`` per step.
+        gamma: In (0, 1]. Inversion multiplies some errors by ``1 / gamma`` per step.
 
     Returns:
         A bidirectional table of two states. It has first order, or second order for
