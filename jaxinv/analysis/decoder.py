@@ -86,8 +86,8 @@ def cocoercivity(
         ``jax.vmap`` over samples to find those that are not ``satisfied``.
 
     Raises:
-        ValueError: As :func:`jaxinv.invert_decoder`; for a solution that is not finite
-            or of another shape than the encoder's latents.
+        ValueError: If :func:`jaxinv.invert_decoder` raises it; for a solution that is
+            not finite or has another shape than the encoder's latents.
 
     References:
         Hong et al. 2024, arXiv:2409.18442, Theorem 1.

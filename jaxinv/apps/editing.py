@@ -82,7 +82,8 @@ def edit(
 
     Raises:
         ValueError: For a mask of another shape or with values outside of [0, 1], a
-            freeze outside of ``0 .. sampler.num_steps``, or as :func:`jaxinv.invert`.
+            freeze outside of ``0 .. sampler.num_steps``, or if :func:`jaxinv.invert`
+            raises it.
 
     Example:
         Editing with equal prompts changes nothing:

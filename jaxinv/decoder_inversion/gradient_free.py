@@ -204,7 +204,7 @@ class Anderson(_GradientFree):
     patience: AtLeastOne | None = 5
 
     def begin(self, problem: Problem, z: Latent) -> Mixing:
-        """No history."""
+        """Return an empty history."""
         return no_history(z / natural_unit(problem.latent), self.history)
 
     def step(

@@ -55,7 +55,7 @@ class NoiseSchedule:
         family: ``"vp"``, ``"flow"`` or ``"ve"``; defines ``scale`` and f.
         model_times: Times seen in training, shape (T,), float64, increasing.
         taus: Their noise levels, shape (T,), float64, increasing, positive.
-        prediction_type: What a network trained with this schedule returns.
+        prediction_type: The output of a network trained with this schedule.
         timestep_spacing: The spacing in the model's own configuration.
         steps_offset: Added to the timesteps of the ``"leading"`` spacing.
         set_alpha_to_one: Whether timestep spacings end at ``tau = 0`` rather than at

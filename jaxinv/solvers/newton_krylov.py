@@ -164,11 +164,11 @@ class _State(NamedTuple):
     error: Array  # |R(z)|, relative
     direction: Array  # the step s from z
     eta: Array  # |R + R' s| / |R|
-    forcing: Array  # the eta that was asked for
+    forcing: Array  # the requested eta
     best: Array
     best_error: Array
     evals: Array
-    downhill: Array  # whether the search for a better iterate can go on
+    downhill: Array  # whether the search for a better iterate can continue
 
 
 class _Trial(NamedTuple):

@@ -40,10 +40,10 @@ def answer(
     """Return the answer of an engine for an image that was inverted.
 
     Args:
-        index: Of the request.
-        found: With arrays on the host.
-        stages: That ran.
-        decoder: Name of the decoder inversion.
+        index: Index of the request.
+        found: The inversion, with arrays on the host.
+        stages: The stages that ran.
+        decoder: Name of the method of decoder inversion.
 
     Returns:
         The answer; a failure if the noise is not finite.
