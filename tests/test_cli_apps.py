@@ -4,10 +4,9 @@ import json
 import stat
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_cli import (
+from cli_cases import (
     BAD_INPUT,
     OK,
     expect_one_clear_line,
@@ -15,39 +14,17 @@ from test_cli import (
     picture,
     run,
     small,
+    wide,
 )
 
 from jaxinv.apps import watermark
 from jaxinv.files.image_reading import read_image
 from jaxinv.files.images import write_image
 
-__all__ = ["picture", "small"]  # fixtures
+__all__ = ["picture", "small", "wide"]  # fixtures
 
 STEPS = ("--steps", 4)
 NOT_FOUND, CANNOT_JUDGE, FAILED = 1, 3, 70
-
-
-@pytest.fixture
-def wide(small, monkeypatch, tiny):
-    """The tiny model, whose decoder is replaced by an exact pair of formulas."""
-    from jaxinv.pipeline import latent_diffusion as pipeline
-
-    def decode(vae, latent):
-        # Blocks of 4 x 4 pixels: three channels in the upper half, the last below.
-        upper, lower = latent[..., :3], jnp.repeat(latent[..., 3:], 3, -1)
-        halves = jnp.stack([upper, upper, lower, lower], 1).reshape(32, 8, 3)
-        return 0.5 + jnp.repeat(halves, 4, 1) / 10
-
-    def encode(vae, image):
-        values = jnp.asarray(image, jnp.float32)
-        values = values / 255 if image.dtype == jnp.uint8 else values
-        halves = values.reshape(8, 2, 2, 8, 4, 3).mean((2, 4))
-        upper, lower = halves[:, 0], halves[:, 1].mean(-1, keepdims=True)
-        return 10 * (jnp.concatenate([upper, lower], -1) - 0.5)
-
-    monkeypatch.setattr(pipeline, "decode", decode)
-    monkeypatch.setattr(pipeline, "encode", encode)
-    return tiny
 
 
 @pytest.mark.parametrize("scheme", ["tree-ring", "gaussian-shading"])
@@ -181,7 +158,7 @@ def test_the_nearest_of_several_keys_is_named(wide, tmp_path):
 
 
 @pytest.mark.parametrize("mask", [None, "auto", "file"])
-def test_an_edit_writes_pictures_and_a_report(picture, small, tmp_path, mask):
+def test_an_edit_writes_pictures_and_a_report(picture, wide, tmp_path, mask):
     out = tmp_path / "edited"
     options = ()
     if mask == "file":
@@ -192,7 +169,7 @@ def test_an_edit_writes_pictures_and_a_report(picture, small, tmp_path, mask):
     elif mask:
         options = ("--mask", mask)
     result = run(
-        *("edit", picture, "-p", "red", "-t", "blue", "--steps", 6, "--freeze", 2),
+        *("edit", picture, "-p", "red", "-t", "blue", "--steps", 4, "--freeze", 2),
         *("--out", out, "--json", *options),
     )
     assert result.exit_code == OK, result.output
@@ -209,12 +186,12 @@ def test_an_edit_writes_pictures_and_a_report(picture, small, tmp_path, mask):
         assert record["latent_change_db"] < -60
 
 
-def test_interpolation_begins_and_ends_at_the_images(picture, small, tmp_path):
+def test_interpolation_begins_and_ends_at_the_images(picture, wide, tmp_path):
     other = tmp_path / "other.png"
     write_image(other, read_image(picture).pixels[::-1])
     out = tmp_path / "between"
     result = run(
-        *("interpolate", picture, other, "-p", "red", "--points", 3, "--steps", 6),
+        *("interpolate", picture, other, "-p", "red", "--points", 3, "--steps", 4),
         *("--out", out, "--json"),
     )
     assert result.exit_code == OK, result.output
@@ -222,7 +199,7 @@ def test_interpolation_begins_and_ends_at_the_images(picture, small, tmp_path):
     assert {path.name for path in out.iterdir()} == names
     # As near as the autoencoder comes.
     decoded = run(
-        *("invert", picture, "-p", "red", "--steps", 2, "--out", tmp_path / "inv"),
+        *("invert", picture, "-p", "red", "--steps", 4, "--out", tmp_path / "inv"),
         "--json",
     )
     limit = only_json(decoded)["reconstruction"]["autoencoder_psnr_db"]
@@ -238,7 +215,7 @@ def test_interpolation_begins_and_ends_at_the_images(picture, small, tmp_path):
         (["--out", "marked.xyz"], (".xyz",)),
     ],
 )
-def test_a_bad_embed_is_explained_and_leaves_no_key(small, tmp_path, options, words):
+def test_a_bad_embed_is_explained_and_leaves_no_key(wide, tmp_path, options, words):
     key = tmp_path / "key.json"
     common = ("--key", key, "--out", tmp_path / "marked.png")
     result = run("watermark", "embed", "-p", "red", *common, *options, "--json")
@@ -246,7 +223,7 @@ def test_a_bad_embed_is_explained_and_leaves_no_key(small, tmp_path, options, wo
     assert not key.exists()
 
 
-def test_a_key_that_is_none_or_of_another_model_is_explained(picture, small, tmp_path):
+def test_a_key_that_is_none_or_of_another_model_is_explained(picture, wide, tmp_path):
     missing = run("watermark", "detect", picture, "--key", tmp_path / "none.json")
     expect_one_clear_line(missing, "no such key file")
     (tmp_path / "bad.json").write_text("{}")
@@ -271,12 +248,12 @@ def test_a_key_that_is_none_or_of_another_model_is_explained(picture, small, tmp
         (["--sampler", "magic"], ("unknown sampler",)),
     ],
 )
-def test_a_bad_edit_is_explained(picture, small, tmp_path, options, words):
+def test_a_bad_edit_is_explained(picture, wide, tmp_path, options, words):
     common = ("-p", "red", "-t", "blue", "--out", tmp_path)
     expect_one_clear_line(run("edit", picture, *common, *options, "--json"), *words)
 
 
-def test_a_mask_of_another_size_is_explained(picture, small, tmp_path):
+def test_a_mask_of_another_size_is_explained(picture, wide, tmp_path):
     write_image(tmp_path / "mask.png", np.zeros((16, 32, 3), np.uint8))
     result = run(
         *("edit", picture, "-p", "red", "-t", "blue", "--out", tmp_path),
@@ -285,7 +262,7 @@ def test_a_mask_of_another_size_is_explained(picture, small, tmp_path):
     expect_one_clear_line(result, "32x16", "32x32")
 
 
-def test_too_few_points_are_explained(picture, small, tmp_path):
+def test_too_few_points_are_explained(picture, wide, tmp_path):
     result = run(
         *("interpolate", picture, picture, "-p", "red", "--points", 1),
         *("--out", tmp_path, "--json"),

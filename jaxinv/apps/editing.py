@@ -164,6 +164,8 @@ def _regenerate(
 
         return down
 
-    window, _ = jax.lax.scan(step(at_source), window, jnp.arange(level, between, -1))
-    window, _ = jax.lax.scan(step(at_target), window, jnp.arange(between, 0, -1))
+    for rows, start, stop in ((at_source, level, between), (at_target, between, 0)):
+        if start > stop:  # a loop without steps would be compiled all the same
+            levels = jnp.arange(start, stop, -1)
+            window, _ = jax.lax.scan(step(rows), window, levels)
     return table.scale[0] * window.states[0]

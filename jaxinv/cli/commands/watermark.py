@@ -7,7 +7,7 @@ import secrets
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -325,7 +325,9 @@ def _new_key(
 ) -> Any:
     """Return a key drawn by the operating system's generator."""
     from jaxinv.apps import watermark
+    from jaxinv.apps.watermark import tree_ring
 
+    pattern = check_choice("pattern", pattern, get_args(tree_ring.Pattern))
     size = min(shape[:2])
     if scheme == "tree_ring":
         seed = jax.random.wrap_key_data(

@@ -8,24 +8,20 @@ import signal
 import jax
 import numpy as np
 import pytest
+from cli_cases import run, small, wide
 from job_cases import one_by_one, read_lines
-from typer.testing import CliRunner
 
 import jaxinv as ji
 from jaxinv.apps import watermark
-from jaxinv.cli import app
 from jaxinv.cli.samplers import make_sampler
 from jaxinv.files.image_reading import read_image
 from jaxinv.files.images import write_image
 from jaxinv.scale import jobs
 from jaxinv.scale.jobs import read_array
 
+__all__ = ["small", "wide"]  # fixtures
+
 OK, GIVEN_UP, BAD_INPUT, NOT_CONVERGED = range(4)
-
-
-def run(*arguments):
-    """Runs a command in this process, so that programs are compiled only once."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def noise(out):
@@ -33,24 +29,10 @@ def noise(out):
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch, tiny):
-    """Replaces every model by the tiny one with a formula for its network.
+def one_at_a_time(monkeypatch, wide):
+    """Replaces the engine of many images, which is tested elsewhere, and the model."""
 
-    The formula is the noise prediction for data of standard deviation 1/2, and the
-    guidance scales it a little, so that it matters.
-    """
-
-    def noise(scale, x, t):
-        tau = jax.numpy.interp(t, tiny.schedule.model_times, tiny.schedule.taus)
-        return scale * x * tau * jax.numpy.sqrt(1 + tau**2) / (0.25 + tau**2)
-
-    def denoiser(_self, _prompt, _negative_prompt="", guidance_scale=1.0):
-        return jax.tree_util.Partial(noise, 1 + 0.01 * guidance_scale)
-
-    monkeypatch.setattr(type(tiny), "denoiser", denoiser)
-    # The engine of many images at a time is tested elsewhere, and compiles for long.
     monkeypatch.setattr(jobs, "continuous", one_by_one)
-    monkeypatch.setattr("jaxinv.loading.load.load", lambda *_, **__: tiny)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +113,7 @@ def test_a_picture_that_was_overwritten_is_inverted_again_with_a_note(alone, tmp
 def test_it_is_given_up_after_too_many_failures(pictures, tmp_path):
     result = run("batch", pictures, tmp_path / "out", *FEW, "--max-failures", 0)
     assert result.exit_code == GIVEN_UP
-    assert "1 images failed, more than the 0" in result.stderr
+    assert "1 images failed, more than the allowed 0" in result.stderr
     assert "--retry-failures" in result.stderr
 
 
@@ -213,7 +195,7 @@ def test_a_signal_leaves_what_is_done_and_the_same_command_goes_on(
     result = run("batch", pictures / "three.csv", out, *FEW)
     assert result.exit_code == code
     assert "stopped by SIG" in result.stderr
-    assert "2 of 3 images done; the same command goes on" in result.stderr
+    assert "2 of 3 images done; the same command resumes" in result.stderr
     assert signal.getsignal(number) is handler
     result = run("batch", pictures / "three.csv", out, *FEW)
     assert result.exit_code == OK
