@@ -30,7 +30,7 @@ class Prepared(NamedTuple):
         decoder: Name of the decoder inversion's method, in ``METHODS``.
     """
 
-    pipe: ji.LatentDiffusion
+    pipe: "ji.LatentDiffusion"  # imports Flax where it is evaluated
     sampler: Sampler
     asked: options.Sampling
     strategy: str

@@ -8,14 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import typer
 from rich.markup import escape
 
 from jaxinv.cli import options, record
-from jaxinv.cli.batch_progress import JobProgress, logged
 from jaxinv.cli.commands.watermark import unguided_note
 from jaxinv.cli.console import ExitCode, Output, check_choice, check_guidance, explained
 from jaxinv.cli.options import argument, option
@@ -24,6 +23,9 @@ from jaxinv.cli.samplers import ONE_ARRAY_NAMES, SAMPLER_NAMES, lossy_note
 from jaxinv.files import check_writable_folder
 from jaxinv.mesh import make_mesh
 from jaxinv.scale import hosts
+
+if TYPE_CHECKING:
+    from jaxinv.cli.batch_progress import JobProgress
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -140,6 +142,8 @@ def batch(asked: Options) -> None:
     (without --detect) did not converge, 2 for invalid input or a full disk, 1 after
     more than --max-failures failures, and 130 or 143 if stopped by a signal.
     """
+    from jaxinv.cli.batch_progress import JobProgress
+
     output = Output(asked.as_json)
     progress = JobProgress(output.messages)
     with _stoppable(output, progress.done):
@@ -240,9 +244,13 @@ def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
 
 
 def _run(
-    output: Output, out: Path, job: Callable[..., dict[str, Any]], progress: JobProgress
+    output: Output,
+    out: Path,
+    job: Callable[..., dict[str, Any]],
+    progress: "JobProgress",
 ) -> dict[str, Any]:
     """Run a job and return its summary."""
+    from jaxinv.cli.batch_progress import logged
     from jaxinv.scale.jobs import TooManyFailuresError
 
     try:
