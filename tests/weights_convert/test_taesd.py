@@ -154,7 +154,7 @@ def test_a_pipeline_uses_it_in_place_of_its_own_autoencoder(tiny):
     latent = pipe.encode(image)
     assert latent.shape == (4, 4, 6)
     assert pipe.decode(latent).shape == (16, 16, 3)
-    result = pipe.invert_decoder(image, "anderson")
+    result = pipe.invert_decoder(image, "gauss_newton")
     assert float(result.residual) < float(result.encoder_residual)
 
 
