@@ -118,7 +118,7 @@ def test_where_not_even_one_fits_the_error_says_what_it_would_take():
         ({"batch": 0}, "batch must be an integer of at least 1"),
         ({"shape": (4, 0)}, r"shape\[1\] must be an integer of at least 1"),
         ({"strategy": "explicit"}, "no explicit inverse"),
-        ({"strategy": "nonsense"}, "strategy must be one of auto"),
+        ({"strategy": "nonsense"}, "unknown strategy"),
         ({"dtype": jnp.bfloat16}, "float32 or float64"),
     ],
 )
