@@ -340,7 +340,7 @@ def test_states_of_another_kind_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             ji.sample(other, DENOISE, state)
-    with pytest.raises(ValueError, match="this one is at the noise end"):
+    with pytest.raises(ValueError, match="got one at the noise end"):
         ji.invert(sampler, DENOISE, state)
     for values, message in (
         (state.values[:1], "holds 2 arrays, got values of shape"),
