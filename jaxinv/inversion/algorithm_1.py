@@ -38,7 +38,7 @@ from jaxinv.inversion.row_residuals import per_level
 from jaxinv.inversion.stages import Solved
 from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling.sample import apply_row, evaluate
+from jaxinv.sampling.steps import step_of_one_state
 from jaxinv.solvers import ForwardStep, Solution, Solver
 
 
@@ -130,9 +130,7 @@ def algorithm_1(
 
     def step(x_after: Array, i: Array) -> tuple[Array, AlgorithmSteps]:
         def residual(x: Array) -> Array:
-            y = x / table.scale[i]
-            f = evaluate(table, denoise, i, y)
-            return table.scale[i - 1] * apply_row(table, i, y[None], f[None]) - x_after
+            return step_of_one_state(table, denoise, i, x) - x_after
 
         y = naive_step(table, denoise, i, x_after / table.scale[i - 1])
         solution = settings.solver(

@@ -30,8 +30,7 @@ The paper leaves three details open. In this module
 * ``10 / t[i-1]`` is limited to 1, its value for the first step, so that it remains
   meaningful at levels below 10;
 * rows of first order (the sampler's first, and its last if the order is lowered) have
-no
-  high-order term, and are solved from one naive step.
+  no high-order term, and are solved from one naive step.
 
 It follows the paper rather than the authors' code where they differ:
 

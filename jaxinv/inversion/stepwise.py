@@ -27,7 +27,7 @@ from jaxinv.inversion.stages import LoopStage, Solved
 from jaxinv.loops import Loop
 from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling.sample import apply_row, evaluate
+from jaxinv.sampling.steps import step_of_one_state
 from jaxinv.solvers import Anderson, Solver
 from jaxinv.solvers.iteration import loop_of
 
@@ -172,18 +172,11 @@ def _level(
     slope = _extrapolate(table, i, climb.f1, climb.f2)
     return loop_of(
         solver,
-        lambda x: _step(table, denoise, i, x) - climb.x_after,
+        lambda x: step_of_one_state(table, denoise, i, x) - climb.x_after,
         table.scale[i] * (y_after - b * slope) / a,
         slope=a * table.scale[i - 1] / table.scale[i],
         reference=norm(climb.x_after),
     )
-
-
-def _step(table: LinearMultistep, denoise: Denoiser, i: Array, x: Array) -> Array:
-    """Take a step of a one-state sampler in the state x: ``x[i] -> x[i-1]``."""
-    y = x / table.scale[i]
-    f = evaluate(table, denoise, i, y)
-    return table.scale[i - 1] * apply_row(table, i, y[None], f[None])
 
 
 def _extrapolate(table: LinearMultistep, i: Array, f1: Array, f2: Array) -> Array:

@@ -7,9 +7,8 @@ In floating point the result is only almost equal. Two representations improve i
   digits (2^-48 in float32). An addition stores its own rounding error (Knuth's
   two-sum), at the cost of a few additions and no evaluation of the model.
 * :class:`Bits`: a 64-bit integer, a multiple of a fixed unit. Integer addition wraps
-and
-  never rounds: subtracting the increment always returns the identical bits. JAX has no
-  64-bit integers by default, so there are two words of 32 bits.
+  and never rounds: subtracting the increment always returns the identical bits. JAX has
+  no 64-bit integers by default, so there are two words of 32 bits.
 
 Both are pairs of arrays of the state's shape. :data:`PLAIN` pairs the ordinary float
 with a zero, so that one loop serves all three (:mod:`jaxinv.sampling.lossless_rows`).

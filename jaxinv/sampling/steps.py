@@ -176,3 +176,12 @@ def row_sum(table: LinearMultistep, i: Array, states: Array, outputs: Array) -> 
 
 def _push(history: Array, newest: Array) -> Array:
     return jnp.concatenate([newest[None], history[:-1]])
+
+
+def step_of_one_state(
+    table: LinearMultistep, denoise: Denoiser, i: Array, x: Array
+) -> Array:
+    """Take a step of a one-state sampler in the state x: ``x[i] -> x[i-1]``."""
+    y = x / table.scale[i]
+    f = evaluate(table, denoise, i, y)
+    return table.scale[i - 1] * apply_row(table, i, y[None], f[None])
