@@ -75,8 +75,12 @@ class Function:
         return cls([x for a, x in both if a], _Rebuild(treedef, static))
 
     def __call__(self, *args: Any) -> Any:
-        """Rebuild the callable and call it."""
-        return self.rebuild(self.arrays)(*args)
+        """Rebuild the callable and call it.
+
+        JAX traces it once for all programs that call it with the same shapes: tracing a
+        network takes long.
+        """
+        return _call(self, *args)
 
     def parted(self) -> "Parted":
         """Split the arrays into those with derivatives and those without."""
@@ -88,6 +92,11 @@ class Function:
 
         both = list(zip(kinds, self.arrays, strict=True))
         return Parted([x for k, x in both if k], [x for k, x in both if not k], join)
+
+
+@jax.jit
+def _call(function: Function, *args: Any) -> Any:
+    return function.rebuild(function.arrays)(*args)
 
 
 class Parted(NamedTuple):
