@@ -63,7 +63,7 @@ def run(loop: Loop, *start: PyTree) -> PyTree:
     state = loop.begin(*start)
     if loop.length is None:
         state = jax.lax.while_loop(loop.running, loop.advance, state)
-    else:
+    elif loop.length:  # a loop of no iterations would be compiled all the same
         state = jax.lax.fori_loop(0, loop.length, lambda _, s: loop.advance(s), state)
     return loop.finish(state)
 

@@ -28,8 +28,11 @@ from jaxinv.callables import Function, check_denoiser, check_finite
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion import InversionResult, invert
+from jaxinv.inversion.row_residuals import per_level
+from jaxinv.loops import Loop, run
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.sampling.state import SamplerState
+from jaxinv.sampling.sample import descent
+from jaxinv.sampling.state import SamplerState, unlabeled
 from jaxinv.sampling.steps import Rows
 
 
@@ -104,10 +107,10 @@ def edit(
     weights = None if mask is None else _checked(mask, latent)
     check_denoiser(target, latent)
     inversion = invert(sampler, source, latent, return_trajectory=True, **options)
+    program, start = unlabeled(sampler), inversion.state
+    start = unlabeled(start) if isinstance(start, SamplerState) else start
     models = Function.of(source), Function.of(target)
-    state = inversion.state
-    values = state.values if isinstance(state, SamplerState) else state
-    edited = _regenerate(sampler, models, values, inversion.trajectory, weights, freeze)
+    edited = _regenerate(program, models, start, inversion.trajectory, weights, freeze)
     return Edit(edited, inversion)
 
 
@@ -135,38 +138,35 @@ def _checked(mask: ArrayLike, latent: Array) -> Array:
 def _regenerate(
     sampler: LinearMultistep,
     models: tuple[Function, Function],
-    values: Array,
+    start: Array | SamplerState,
     trajectory: Array,
     mask: Array | None,
     freeze: int,
 ) -> Array:
     """Sample from the noise end: first with the source, then with the target."""
-    source, target = models
-    dtype = trajectory.dtype
-    at_source, at_target = (Rows(sampler, d, dtype) for d in (source, target))
-    table = at_source.table
-    scale = table.scale.reshape((-1,) + (1,) * (trajectory.ndim - 1))
-    kept = trajectory / scale
-    level = at_source.top if sampler.bidirectional else table.num_rows
-    between = min(level, table.num_rows - freeze * table.rows_per_step)
-    first = at_source if freeze else at_target
-    if sampler.bidirectional:
-        window = first.resume(values, level)
-    else:
-        window = first.begin(values)
+    bidirectional = isinstance(start, SamplerState)
+    level = sampler.num_rows - (sampler.history - 1 if bidirectional else 0)
+    between = min(level, sampler.num_rows - freeze * sampler.rows_per_step)
 
-    def step(rows: Rows) -> Any:
-        def down(window: Any, i: Array) -> tuple[Any, None]:
-            window = rows.down(i, window)
-            if mask is None:
-                return window, None
-            mixed = mask * window.states[0] + (1 - mask) * kept[i - 1]
-            return window._replace(states=window.states.at[0].set(mixed)), None
+    def sampling(denoise: Denoiser) -> Loop:
+        rows = Rows(sampler, denoise, trajectory.dtype)
+        kept = trajectory / per_level(rows.table.scale, trajectory)
+        loop = descent(rows, level, keep=False)
 
-        return down
+        def advance(state: Any) -> Any:
+            i, window, _ = loop.advance(state)
+            mixed = mask * window.states[0] + (1 - mask) * kept[i]
+            return i, window._replace(states=window.states.at[0].set(mixed)), None
 
-    for rows, start, stop in ((at_source, level, between), (at_target, between, 0)):
-        if start > stop:  # a loop without steps would be compiled all the same
-            levels = jnp.arange(start, stop, -1)
-            window, _ = jax.lax.scan(step(rows), window, levels)
-    return table.scale[0] * window.states[0]
+        return loop if mask is None else loop._replace(advance=advance)
+
+    source, target = map(sampling, models)
+    begin = source.begin if freeze else target.begin
+    state = run(
+        source._replace(begin=begin, finish=_same, length=level - between), start
+    )
+    return run(target._replace(begin=_same, length=between), state)[0][0]
+
+
+def _same(state: Any) -> Any:
+    return state
