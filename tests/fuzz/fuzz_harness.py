@@ -83,7 +83,11 @@ def make_template(reader: Reader, work: Path) -> Path:
 
 
 def attempt(
-    reader: Reader, template: Path, work: Path, rng: random.Random | None
+    reader: Reader,
+    template: Path,
+    work: Path,
+    rng: random.Random | None,
+    place: tuple[str, str] | None = None,
 ) -> Outcome:
     """Damage a copy of the input, and read it.
 
@@ -92,6 +96,7 @@ def attempt(
         template: From :func:`make_template`.
         work: A folder for the copy; what was in it is removed.
         rng: Decides the damage; None for none.
+        place: The pattern of files and the way of damaging; None to draw them.
 
     Returns:
         The outcome.
@@ -102,9 +107,14 @@ def attempt(
     shutil.copytree(template, folder, symlinks=True)
     damage, leaves = "none", False
     if rng is not None:
-        pattern = rng.choice(sorted(reader.damages))
-        path = rng.choice(sorted(folder.glob(pattern)))
-        how = WAYS[rng.choice(reader.damages[pattern])](path, rng)
+        if place is None:
+            pattern = rng.choice(sorted(reader.damages))
+            path = rng.choice(sorted(folder.glob(pattern)))
+            way = rng.choice(reader.damages[pattern])
+        else:
+            pattern, way = place
+            path = rng.choice(sorted(folder.glob(pattern)))
+        how = WAYS[way](path, rng)
         file = path.relative_to(folder)
         damage, leaves = f"{file}: {how}", how in LEAVING
     try:
