@@ -173,3 +173,68 @@ def test_a_bf16_network_works_inside_of_a_float32_state():
     # What was found is what the residual says: steps of the sampler up to rounding.
     again = ji.sample(TABLE, denoise, result.noise)
     assert relative_error(again, x0) < 10 * max(float(result.residual), 1e-6)
+
+
+def through_closure(shift, x):
+    """Sum of a sample whose denoiser closes over ``shift``, traced or not."""
+
+    def denoise(x, t):
+        return jnp.tanh(shift * x) + 0.001 * t
+
+    once = ji.sample(TABLE, denoise, x)
+    # The second program calls the same function with the same shapes.
+    again = ji.sample_trajectory(TABLE, denoise, x)[0]
+    return jnp.sum(once + again)
+
+
+def written_out(shift, x):
+    """The same by a Python loop, without the library."""
+    y = x / TABLE.scale[-1]
+    for i in reversed(range(TABLE.num_steps)):
+        seen, t = TABLE.scale[i + 1] * y, TABLE.model_time[i + 1]
+        y = TABLE.a[i, 0] * y + TABLE.b[i, 0] * (jnp.tanh(shift * seen) + 0.001 * t)
+    return 2 * jnp.sum(TABLE.scale[0] * y)
+
+
+def as_it_is(f, shift, x):
+    return f(shift, x)
+
+
+TRANSFORMS = {
+    "eager": as_it_is,
+    "jit": lambda f, s, x: jax.jit(f)(s, x),
+    "grad": lambda f, s, x: jax.grad(f)(s, x),
+    "vmap": lambda f, s, x: jax.vmap(f, (0, None))(jnp.stack([s, 2 * s]), x),
+    "vmap of grad": lambda f, s, x: jax.vmap(jax.grad(f))(
+        jnp.stack([s, 2 * s]), jnp.stack([x, -x])
+    ),
+    "grad in jit": lambda f, s, x: jax.jit(jax.grad(f))(s, x),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_closure_over_traced_values_may_be_called_under_any_transformation(seed):
+    rng = np.random.default_rng(seed)
+    x = noise()
+    for name in rng.choice(list(TRANSFORMS), 6):
+        shift = jnp.float32(rng.uniform(0.1, 0.5))
+        ours = TRANSFORMS[name](through_closure, shift, x)
+        expected = TRANSFORMS[name](written_out, shift, x)
+        assert relative_error(ours, expected) < 1e-5, name
+
+
+def test_one_closure_may_be_used_inside_and_outside_of_a_transformation():
+    scale = jnp.float32(0.3)
+
+    def denoise(x, t):
+        return jnp.tanh(scale * x) + 0.001 * t
+
+    def total(x):
+        return jnp.sum(ji.sample(TABLE, denoise, x))
+
+    first = total(noise())
+    inside = jax.jit(jax.vmap(total))(jnp.stack([noise()] * 2))
+    slope = jax.grad(total)(noise())
+    assert relative_error(inside, jnp.stack([first] * 2)) < 1e-6
+    assert bool(jnp.all(jnp.isfinite(slope)))
+    assert total(noise()) == first
