@@ -8,6 +8,7 @@ separately: several noises can lead to one image, and then a perfect reconstruct
 come from another noise.
 """
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -30,7 +31,11 @@ def nmse_db(x: Float[Array, "..."], reference: Float[Array, "..."]) -> Float[Arr
     Raises:
         ValueError: If the shapes differ.
     """
-    x, reference = _same_shape_floats(x, reference)
+    return _nmse_db(*_same_shape_floats(x, reference))
+
+
+@jax.jit
+def _nmse_db(x: Array, reference: Array) -> Array:
     return 20 * jnp.log10(norm(jnp.abs(x - reference)) / norm(jnp.abs(reference)))
 
 
@@ -69,6 +74,11 @@ def psnr(
         data_range = 255.0 if eight[0] else 1.0
     a, b = _same_shape_floats(a, b)
     counted = None if where is None else jnp.asarray(where, bool)
+    return _psnr(a, b, data_range, counted)
+
+
+@jax.jit
+def _psnr(a: Array, b: Array, data_range: Array, counted: Array | None) -> Array:
     error = jnp.mean(jnp.abs(a - b) ** 2, where=counted)
     return 10 * jnp.log10(data_range**2 / error)
 

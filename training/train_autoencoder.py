@@ -94,7 +94,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument(
-        "--start", type=Path, help="folder of a trained autoencoder to continue from"
+        "--initial", type=Path, help="folder of a trained autoencoder to continue from"
     )
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
     parser.add_argument("--ratio", type=float, default=0.1)
@@ -113,8 +113,8 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    if args.start:
-        vae = AutoencoderKL.from_pretrained(args.start, torch_dtype=torch.float32)
+    if args.initial:
+        vae = AutoencoderKL.from_pretrained(args.initial, torch_dtype=torch.float32)
     else:
         vae = AutoencoderKL(**VAE_CONFIG)
         # Start with the wanted posterior width instead of one that drowns the mean.

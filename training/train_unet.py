@@ -32,6 +32,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from training.checkpoints import save_checkpoint
 from training.control import Ema, learning_rate
+from training.folds import FOLD, fold_penalty
 from training.optimizer import make_optimizer
 
 UNET_CONFIG = {
@@ -162,6 +163,11 @@ class Batches:
         return noisy, timesteps, ids, noise
 
 
+def folds(largest: torch.Tensor) -> list[float]:
+    """Return the mean of the largest eigenvalues and the share of those that fold."""
+    return [largest.mean().item(), (largest > FOLD).float().mean().item()]
+
+
 def exchange(model: torch.nn.Module, extras: list[float], world: int) -> list[float]:
     """Average the gradients over the processes, in one message.
 
@@ -191,7 +197,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument(
-        "--start", type=Path, help="folder of a trained model to continue from"
+        "--initial", type=Path, help="folder of a trained model to continue from"
     )
     parser.add_argument("--minutes", type=float, default=75)
     parser.add_argument("--batch", type=int, default=48)
@@ -199,6 +205,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--keep-every", type=int, default=250)
+    parser.add_argument(
+        "--fold-weight", type=float, default=0.0, help="weight of training.folds"
+    )
+    parser.add_argument(
+        "--fold-batch", type=int, default=8, help="latents of a step for it"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -223,8 +235,8 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     model = TextToNoise(text_config(tokenizer))
-    if args.start:
-        start_from(model, args.start)
+    if args.initial:
+        start_from(model, args.initial)
     model = model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, args.optimizer)
     ema = Ema(model, 0.998)
@@ -246,19 +258,27 @@ def main() -> None:
     budget, share = args.minutes * 60, args.batch // world
     last = time.monotonic()
     saved = last
-    sums, since = np.zeros(2), 0
+    sums, since = np.zeros(4), 0
     while elapsed < budget:
         optimizer.set_lr(learning_rate(elapsed, budget, args.lr, 0.03 * budget))
         noisy, timesteps, ids, noise = batches.draw(rng, generator, share)
         error = (model(noisy, timesteps, ids) - noise).square().mean((1, 2, 3))
         loss = (weights[timesteps] * error).mean()
         loss.backward()
+        largest = torch.zeros(1)
+        if args.fold_weight:
+            middle = np.flatnonzero((timesteps > 200) & (timesteps < 900))
+            rows = torch.from_numpy(rng.permutation(middle)[: args.fold_batch // world])
+            penalty, largest = fold_penalty(
+                model, noisy[rows], timesteps[rows], ids[rows], empty, alphas
+            )
+            (args.fold_weight * penalty).backward()
         now = time.monotonic()
         # The plain eps loss of the uniform half compares with other runs. The clock
         # is averaged too, so that all processes agree on the learning rate.
         plain = error[: share // 2].mean().item()
         elapsed, *measured = exchange(
-            model, [elapsed + now - last, loss.item(), plain], world
+            model, [elapsed + now - last, loss.item(), plain, *folds(largest)], world
         )
         last = now
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -274,9 +294,11 @@ def main() -> None:
                 "minutes": round(elapsed / 60, 2),
                 "loss": round(sums[0] / since, 4),
                 "eps": round(sums[1] / since, 4),
+                "largest": round(sums[2] / since, 3),
+                "folded": round(sums[3] / since, 3),
                 "norm": round(float(norm), 3),
             }
-            sums, since = np.zeros(2), 0
+            sums, since = np.zeros(4), 0
             print(json.dumps(record), flush=True)
         due = now - saved > 180 or elapsed >= budget
         keep = step % args.keep_every == 0

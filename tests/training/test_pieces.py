@@ -16,6 +16,7 @@ from training import (
     scenes,
     text_gain,
 )
+from training.folds import BOUND, GUIDANCE, fold_penalty
 
 CENTERED = placements.Placement(0.75, 0.5, 0.5, 0.0, mirrored=False)
 NO_LIGHT = np.zeros((1, 1, 1), np.float32)
@@ -250,3 +251,53 @@ def test_orthogonalise_brings_singular_values_near_one(shape):
 def test_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match="unknown"):
         optimizer.make_optimizer(torch.nn.Linear(2, 2), "sgd")
+
+
+class Stretch(torch.nn.Module):
+    """Predicts ``x``, and ``more`` times one of its numbers if there is a caption."""
+
+    def __init__(self, where, more):
+        super().__init__()
+        self.where, self.more = where, torch.nn.Parameter(torch.tensor(more))
+
+    def forward(self, noisy, timesteps, ids):
+        added = torch.zeros_like(noisy)
+        added[(slice(None), *self.where)] = noisy[(slice(None), *self.where)]
+        has_text = (ids.sum(1) > 0)[:, None, None, None]
+        return noisy + has_text * self.more * added
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_folds_are_found_where_guidance_stretches_most(seed):
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    where = tuple(int(rng.integers(size)) for size in (4, 16, 16))
+    more = float(rng.uniform(0.3, 0.6))
+    model = Stretch(where, more)
+    alphas = torch.linspace(0.9, 0.1, 10)
+    times = torch.tensor([3, 8])
+    ids, empty = torch.ones((2, 5), dtype=torch.long), torch.zeros(5, dtype=torch.long)
+    penalty, largest = fold_penalty(
+        model, torch.randn(2, 4, 16, 16), times, ids, empty, alphas
+    )
+    # The derivative of the guided prediction is 1 + 7.5 more along that number.
+    expected = (1 - alphas[times]).sqrt() * (1 + GUIDANCE * more)
+    assert torch.allclose(largest, expected, rtol=1e-3)
+    excess = (expected - BOUND).clamp(min=0)
+    assert torch.allclose(penalty, excess.square().mean(), rtol=1e-2, atol=1e-6)
+    penalty.backward()
+    assert (model.more.grad > 0) == bool((excess > 0).any())
+
+
+def test_steps_that_do_not_fold_are_free():
+    model = Stretch((0, 0, 0), 0.1)
+    ids, empty = torch.ones((2, 5), dtype=torch.long), torch.zeros(5, dtype=torch.long)
+    penalty, _ = fold_penalty(
+        model,
+        torch.randn(2, 4, 16, 16),
+        torch.tensor([0, 9]),
+        ids,
+        empty,
+        torch.linspace(0.9, 0.1, 10),
+    )
+    assert penalty == 0

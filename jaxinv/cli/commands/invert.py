@@ -119,7 +119,7 @@ def _values(state: jax.Array | ji.SamplerState) -> np.ndarray:
 
 
 def _moments(result: ji.InversionResult) -> dict[str, Any]:
-    noise, values = result.noise, _values(result.state)
+    noise, values = np.asarray(result.noise), _values(result.state)
     arrays = len(values) if values.ndim > noise.ndim else 1
     return {"mean": float(noise.mean()), "std": float(noise.std()), "arrays": arrays}
 
