@@ -5,8 +5,8 @@ A step of DDIM by ``h`` in log-SNR maps a small change ``v`` of its state to ``e
 prediction of the noise. It folds, so that two states lead to one, where ``sigma E`` has
 an eigenvalue of ``1 / (1 - e^-h)``: 3.7 for twenty steps of this schedule. A model
 trained on the plain loss gets there at guidance 7.5 as it becomes sharp, because
-guidance multiplies the derivative of what the caption adds. The penalty is the square of
-what the largest eigenvalue exceeds a bound by, at random noisy latents. A power
+guidance multiplies the derivative of what the caption adds. The penalty is the square
+of what the largest eigenvalue exceeds a bound by, at random noisy latents. A power
 iteration finds that eigenvalue.
 """
 
