@@ -150,15 +150,17 @@ def _regenerate(
 
     def sampling(denoise: Denoiser) -> Loop:
         rows = Rows(sampler, denoise, trajectory.dtype)
-        kept = trajectory / per_level(rows.table.scale, trajectory)
         loop = descent(rows, level, keep=False)
+        if mask is None:
+            return loop
+        edited, kept = mask, trajectory / per_level(rows.table.scale, trajectory)
 
         def advance(state: Any) -> Any:
             i, window, _ = loop.advance(state)
-            mixed = mask * window.states[0] + (1 - mask) * kept[i]
+            mixed = edited * window.states[0] + (1 - edited) * kept[i]
             return i, window._replace(states=window.states.at[0].set(mixed)), None
 
-        return loop if mask is None else loop._replace(advance=advance)
+        return loop._replace(advance=advance)
 
     source, target = map(sampling, models)
     begin = source.begin if freeze else target.begin

@@ -35,7 +35,7 @@ from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.naive import naive_step
 from jaxinv.inversion.row_residuals import per_level
-from jaxinv.inversion.stages import Solved
+from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.steps import step_of_one_state
@@ -44,7 +44,7 @@ from jaxinv.solvers import ForwardStep, Solution, Solver
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class Algorithm1:
+class Algorithm1(Stage):
     """The published inversion of samplers with a memory of one state.
 
     Attributes:
@@ -64,16 +64,9 @@ class Algorithm1:
 
     solver: Solver = ForwardStep.paper
 
-    def solve(
-        self,
-        table: LinearMultistep,
-        denoise: Denoiser,
-        start: Array,
-        known: Solved | None,
-        active: Array,
-    ) -> Solved:
+    def solve(self, task: Task) -> Solved:
         """Walk up the grid; see :class:`jaxinv.inversion.stages.Stage`."""
-        del known, active  # always the first stage
+        table, denoise, start = task[:3]  # always the first stage
         found = algorithm_1(table, denoise, table.scale[0] * start, self)
         return without_residuals(table, found)._replace(
             errors=found.residuals, solved=jnp.all(found.converged)

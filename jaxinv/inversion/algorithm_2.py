@@ -56,7 +56,7 @@ from jaxinv.checks import Positive, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion.algorithm_1 import AlgorithmSteps, one_step, without_residuals
-from jaxinv.inversion.stages import Solved
+from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.inversion.substeps import count_of, fine_naive, index_of
 from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
@@ -66,7 +66,7 @@ from jaxinv.solvers import ForwardStep, Solution, Solver
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class Algorithm2:
+class Algorithm2(Stage):
     """The published inversion of samplers with a longer memory.
 
     Attributes:
@@ -82,20 +82,13 @@ class Algorithm2:
     substep: Positive = 10.0
     solver: Solver = ForwardStep.paper
 
-    def solve(
-        self,
-        table: LinearMultistep,
-        denoise: Denoiser,
-        start: Array,
-        known: Solved | None,
-        active: Array,
-    ) -> Solved:
+    def solve(self, task: Task) -> Solved:
         """Walk up the grid; see :class:`jaxinv.inversion.stages.Stage`.
 
         Residuals of the rows are not measured; those of the solved equations would be
         too small.
         """
-        del known, active  # always the first stage
+        table, denoise, start = task[:3]  # always the first stage
         return without_residuals(
             table, algorithm_2(table, denoise, table.scale[0] * start, self)
         )

@@ -48,7 +48,7 @@ from jaxinv.inversion.implicit_gradient import attach_gradient
 from jaxinv.inversion.naive import naive_step
 from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.row_residuals import default_row_rtol
-from jaxinv.inversion.stages import LoopStage, Solved
+from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.verification import judge, misfit, perturbed, unverified
 from jaxinv.loops import Loop, run
@@ -64,7 +64,7 @@ Start = Literal["implicit", "euler"]
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class Explicit(LoopStage):
+class Explicit(Stage):
     """Explicit inversion, from states at the data end.
 
     Attributes:
@@ -79,16 +79,9 @@ class Explicit(LoopStage):
     rtol: Tolerance | None = None
     start: Start = "implicit"
 
-    def loop(
-        self,
-        table: LinearMultistep,
-        denoise: Denoiser,
-        start: Array,
-        known: Solved | None,
-        active: Array,
-    ) -> Loop:
-        """Return the climb; see :class:`jaxinv.inversion.stages.LoopStage`."""
-        del known, active  # always the first stage
+    def loop(self, task: Task) -> Loop:
+        """Return the climb; see :class:`jaxinv.inversion.stages.Stage`."""
+        table, denoise, start = task[:3]  # always the first stage
         rows = Rows(table, denoise)
         climb = ascent(rows, None, self.rtol)
 
@@ -238,7 +231,7 @@ def first_states(
     )
     model = Function.of(denoise)
     fixed = jax.lax.stop_gradient((ddim, model, start))
-    found = Stepwise(solver).solve(*fixed, None, jnp.array(True))
+    found = Stepwise(solver).solve(Task(*fixed))
     states = attach_gradient(ddim, model, start, found.states)
     return found._replace(states=states)
 

@@ -54,7 +54,7 @@ from jaxinv.inversion.machine import Sample, StageMachine
 from jaxinv.inversion.naive import Naive, walked
 from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.row_residuals import per_level
-from jaxinv.inversion.stages import LoopStage, Solved, Stage, run_stage
+from jaxinv.inversion.stages import Solved, Stage, Task, run_stage
 from jaxinv.inversion.strategies import make_plan
 from jaxinv.inversion.verification import (
     Verified,
@@ -261,7 +261,7 @@ def _solve(
     report: Report | None,
 ) -> Solved:
     """Run one stage of a plan as a program of its own."""
-    if report is None or not isinstance(stage, LoopStage):
+    if report is None or type(stage).loop is Stage.loop:
         return _solved(sampler, denoise, x0, stage, known)
     if isinstance(stage, Naive):
         up = stage.upwards(sampler, x0.dtype)
@@ -288,7 +288,7 @@ def _solved(
     check_denoiser(denoise, x0)
     table = in_dtype(sampler, x0.dtype)
     before = None if known is None else start_of_next(known)
-    return run_stage(stage, table, denoise, x0, before, jnp.array(True))
+    return run_stage(stage, Task.of(table, denoise, x0, before))
 
 
 def _verify(
@@ -341,7 +341,7 @@ def _invert(
     fixed_table, fixed, fixed_x0 = jax.lax.stop_gradient((table, denoise, x0))
     if len(plan) == 1 and isinstance(plan[0], Naive | Explicit):
         # Explicit formulas use ordinary differentiation.
-        found = run_stage(plan[0], table, denoise, x0, None, jnp.array(True))
+        found = run_stage(plan[0], Task.of(table, denoise, x0))
         known = jax.lax.stop_gradient(found)
         verified = verify_in_place(
             fixed_table, fixed, fixed_x0, known, rtol, keep=False

@@ -3,12 +3,11 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxinv.callables import check_denoiser
 from jaxinv.diffusion.denoiser import with_condition
-from jaxinv.inversion.stages import Stage, stage_loop
+from jaxinv.inversion.stages import Stage, Task, stage_loop
 from jaxinv.inversion.verification import Verified, start_of_next, with_both
 from jaxinv.loops import Loop
 from jaxinv.sampling.steps import in_dtype
@@ -43,14 +42,9 @@ class StageMachine:
     def __call__(self, model: Any, item: Sample) -> Loop:
         """Return the loop, whose result is that of the stage."""
         denoise = with_condition(model[1], item.condition)
-        loop = stage_loop(
-            self.stage,
-            in_dtype(model[0], item.x0.dtype),
-            denoise,
-            item.x0,
-            None if item.known is None else start_of_next(item.known),
-            jnp.array(True),
-        )
+        table = in_dtype(model[0], item.x0.dtype)
+        known = None if item.known is None else start_of_next(item.known)
+        loop = stage_loop(self.stage, Task.of(table, denoise, item.x0, known))
 
         def begin() -> Any:
             check_denoiser(denoise, item.x0)

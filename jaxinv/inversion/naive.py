@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
-from jaxinv.inversion.stages import LoopStage, Solved
+from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.loops import Loop
 from jaxinv.samplers.table import LinearMultistep
 
@@ -40,7 +40,7 @@ EvaluatedAt = Literal["upper", "lower"]
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class Naive(LoopStage):
+class Naive(Stage):
     """Naive inversion: one evaluation per step, without residuals.
 
     Attributes:
@@ -50,25 +50,18 @@ class Naive(LoopStage):
 
     evaluate_at: EvaluatedAt = "upper"
 
-    def loop(
-        self,
-        table: LinearMultistep,
-        denoise: Denoiser,
-        start: Array,
-        known: Solved | None,
-        active: Array,
-    ) -> Loop:
-        """Return the walk; see :class:`jaxinv.inversion.stages.LoopStage`."""
-        del known
+    def loop(self, task: Task) -> Loop:
+        """Return the walk; see :class:`jaxinv.inversion.stages.Stage`."""
+        table, start = task.table, task.start
         n = table.num_rows
 
         def begin() -> tuple[Array, Array, Array]:
-            first = jnp.where(active, jnp.ones((), jnp.int32), n + 1)
+            first = jnp.where(task.active, jnp.ones((), jnp.int32), n + 1)
             return first, start, jnp.zeros((n, *start.shape), start.dtype)
 
         def advance(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             i, y, states = state
-            y = naive_step(table, denoise, i, y, self.evaluate_at)
+            y = naive_step(table, task.denoise, i, y, self.evaluate_at)
             return i + 1, y, states.at[i - 1].set(y)
 
         return Loop(

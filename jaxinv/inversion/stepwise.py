@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
-from jaxinv.inversion.stages import LoopStage, Solved
+from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.loops import Loop
 from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
@@ -62,7 +62,7 @@ class Climb(NamedTuple):
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class Stepwise(LoopStage):
+class Stepwise(Stage):
     """Stepwise inversion, with the same implicit solver for each step.
 
     One iteration is one of the solver's. A finished level is followed directly by the
@@ -74,27 +74,20 @@ class Stepwise(LoopStage):
 
     solver: Solver = dataclasses.field(default_factory=Anderson)
 
-    def loop(
-        self,
-        table: LinearMultistep,
-        denoise: Denoiser,
-        start: Float[Array, "*shape"],
-        known: Solved | None,
-        active: Bool[Array, ""],
-    ) -> Loop:
-        """Return the climb; see :class:`jaxinv.inversion.stages.LoopStage`."""
-        del known
+    def loop(self, task: Task) -> Loop:
+        """Return the climb; see :class:`jaxinv.inversion.stages.Stage`."""
+        table, start = task.table, task.start
         n = table.num_rows
 
         def level(climb: Climb) -> Loop:
-            return _level(self.solver, table, denoise, climb)
+            return _level(self.solver, table, task.denoise, climb)
 
         def begin() -> Climb:
             x0 = table.scale[0] * start
             zeros = jnp.zeros_like(x0)
             one = jnp.ones((), jnp.int32)
             climb = Climb(
-                i=jnp.where(active, one, n + 1),
+                i=jnp.where(task.active, one, n + 1),
                 x_after=x0,
                 f1=zeros,
                 f2=zeros,

@@ -31,7 +31,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxinv.checks import AtLeastOne, Positive, Tolerance, Whole, checked
 from jaxinv.diffusion.denoiser import Denoiser
@@ -42,7 +42,7 @@ from jaxinv.inversion.row_residuals import (
     per_level,
     residuals,
 )
-from jaxinv.inversion.stages import LoopStage, Solved
+from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.inversion.trajectory_secants import (
     Secants,
     forget,
@@ -64,7 +64,7 @@ REFINING_SWEEPS = 40
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class Trajectory(LoopStage):
+class Trajectory(Stage):
     """Settings of the whole-trajectory inverse.
 
     Attributes:
@@ -104,15 +104,9 @@ class Trajectory(LoopStage):
     chunk: AtLeastOne | None = None
     start: Literal["data", "known", "naive"] = "data"
 
-    def loop(
-        self,
-        table: LinearMultistep,
-        denoise: Denoiser,
-        start: Float[Array, "*shape"],
-        known: Solved | None,
-        active: Bool[Array, ""],
-    ) -> Loop:
-        """Return the sweeps; see :class:`jaxinv.inversion.stages.LoopStage`."""
+    def loop(self, task: Task) -> Loop:
+        """Return the sweeps; see :class:`jaxinv.inversion.stages.Stage`."""
+        table, denoise, start, known, active, _ = task
         rtol = self._rtol(start)
         aim = jnp.full((), AIM * rtol, start.dtype)
         most = jnp.full((), self.max_sweeps, jnp.int32)
@@ -128,7 +122,7 @@ class Trajectory(LoopStage):
             if self.start == "known" and known is not None:
                 guess = known.states
             elif self.start == "naive":
-                warm = Naive().solve(table, denoise, start, None, active)
+                warm = Naive().solve(task)
                 guess, evals, depth = warm.states, warm.num_evals, warm.depth
             else:
                 guess = first_guess(table, start)

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxinv.checks import AtLeastOne, Tolerance, checked
-from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.row_residuals import (
     approximate_inverse,
     default_row_rtol,
@@ -27,16 +26,15 @@ from jaxinv.inversion.row_residuals import (
     per_level,
     residuals,
 )
-from jaxinv.inversion.stages import Solved
+from jaxinv.inversion.stages import Solved, Task
 from jaxinv.inversion.trajectory import evaluate_levels, first_guess
 from jaxinv.norms import at_least_tiny
-from jaxinv.samplers.table import LinearMultistep
 from jaxinv.solvers import NewtonKrylov
 
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class NewtonTrajectory:
+class NewtonTrajectory(Stage):
     """Newton-Krylov on all rows, from the result of an earlier stage.
 
     Attributes:
@@ -50,15 +48,9 @@ class NewtonTrajectory:
     krylov: AtLeastOne = 40
     rtol: Tolerance | None = None
 
-    def solve(
-        self,
-        table: LinearMultistep,
-        denoise: Denoiser,
-        start: Array,
-        known: Solved | None,
-        active: Array,
-    ) -> Solved:
+    def solve(self, task: Task) -> Solved:
         """Solve all rows together; see :class:`jaxinv.inversion.stages.Stage`."""
+        table, denoise, start, known, active, _ = task
         n = table.num_rows
         rtol = default_row_rtol(start.dtype) if self.rtol is None else self.rtol
         guess = first_guess(table, start) if known is None else known.states

@@ -37,7 +37,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.row_residuals import per_level
-from jaxinv.inversion.stages import Solved, Stage, run_stage
+from jaxinv.inversion.stages import Solved, Stage, Task, run_stage
 from jaxinv.norms import relative
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import descend
@@ -279,7 +279,7 @@ def run_plan(
 
     def attempt(stage: Stage, known: Verified | None, active: Array) -> Verified:
         before = None if known is None else start_of_next(known)
-        found = run_stage(stage, table, denoise, x0, before, active)
+        found = run_stage(stage, Task.of(table, denoise, x0, before, active))
         return verify_in_place(table, denoise, x0, found, rtol, keep=needs_states(plan))
 
     best = attempt(plan[0], None, jnp.array(True))
