@@ -26,7 +26,7 @@ from jaxinv.inversion.row_residuals import (
     per_level,
     residuals,
 )
-from jaxinv.inversion.stages import Solved, Task
+from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.inversion.trajectory import evaluate_levels, first_guess
 from jaxinv.norms import at_least_tiny
 from jaxinv.solvers import NewtonKrylov
