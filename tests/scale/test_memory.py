@@ -43,7 +43,8 @@ def predict(sampler="ddim", strategy="naive", shape=SHAPE, **options):
 def test_parameters_arguments_and_results_are_exact():
     found = predict(batch=3)
     sample = SHAPE[0] * SHAPE[1] * 4
-    assert found.parameters == 2 * SHAPE[1] * WIDTH * 4  # not the unused ones
+    # Those that the network does not use are held, too.
+    assert found.parameters == (2 * SHAPE[1] * WIDTH + 1000 * 1000) * 4
     assert found.arguments == 3 * sample
     # noise and state; 8 residuals and iterations, 6 scalars of 4 bytes and 3 bools
     expected = 3 * (2 * sample + 8 * 8 + 6 * 4 + 3)
