@@ -26,7 +26,7 @@ from PIL import Image
 from rich.console import Console
 
 import jaxinv as ji
-from jaxinv.cli.console import Output
+from jaxinv.cli.console import ExitCode, Output
 from jaxinv.cli.programs import default_folder, keep_programs
 from jaxinv.cli.progress import phase
 from jaxinv.cli.samplers import SAMPLER_NAMES, SPACINGS, make_sampler
@@ -251,7 +251,7 @@ def test_what_stepwise_leaves_is_finished_all_steps_together(
     result = run("invert", picture, *common)
     assert result.exit_code == OK, result.output
     certificate = only_json(result)["certificate"]
-    assert certificate["stages"] == ["stepwise", "finish"]
+    assert certificate["stages"] == ["stepwise", "trajectory"]
     assert certificate["num_evals"] > first["num_evals"]
     assert certificate["residual"] <= 5e-6  # the tolerance of all steps together
 
@@ -535,11 +535,35 @@ def test_programs_are_kept_where_one_asks(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("programs_folder")
-def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_cannot_be_written_is_an_error_if_it_was_given(
+    name, tmp_path, monkeypatch
+):
     (tmp_path / "file").touch()
-    assert keep_programs(str(tmp_path / "file")) is None
-    assert keep_programs(str(tmp_path / "file" / "below")) is None
+    folder = str(tmp_path / name)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+    assert keep_programs() is None
     assert jax.config.jax_compilation_cache_dir is None
+    with pytest.raises(ValueError, match="cannot write compiled programs to"):
+        keep_programs(folder)
+    result = run("--compilation-cache", folder, "sample", "--prompt", "red")
+    assert result.exit_code == ExitCode.INVALID
+    assert "cannot write compiled programs" in result.output
+
+
+@pytest.mark.usefixtures("programs_folder")
+def test_only_the_folder_of_the_command_line_has_a_limit(tmp_path, monkeypatch):
+    """JAX writes nothing to a folder with a limit if it holds entries without."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr("sys.platform", "linux")
+    keep_programs(str(tmp_path / "mine"))
+    assert jax.config.jax_compilation_cache_max_size == -1
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "jax"))
+    keep_programs()
+    assert jax.config.jax_compilation_cache_max_size == -1
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    keep_programs()
+    assert jax.config.jax_compilation_cache_max_size == 2 * 2**30
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])

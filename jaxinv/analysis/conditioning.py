@@ -123,7 +123,7 @@ def step_conditioning(
     if trajectory.ndim < 1 or trajectory.shape[0] != sampler.num_rows + 1:
         raise ValueError(
             f"expected the {sampler.num_rows + 1} states of a sampler with "
-            f"{sampler.num_steps} steps, got an array of shape {trajectory.shape}"
+            f"{sampler.num_rows} rows, got an array of shape {trajectory.shape}"
         )
     key = jax.random.key(0) if key is None else key
     return _steps(sampler, Function.of(denoise), trajectory, num_vectors, key)

@@ -60,7 +60,10 @@ def about(
 ) -> None:
     """Exact inversion of diffusion models: from an image to its noise and back."""
     if compilation_cache is not None:
-        keep_programs(compilation_cache)
+        try:
+            keep_programs(compilation_cache)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
 
 
 def main() -> None:

@@ -21,13 +21,11 @@ import jax
 
 OFF = "off"
 
-# The most recently used programs are kept.
-_MAX_BYTES = 2 * 2**30
 # Small programs are also stored: reading takes a tenth of the time of compiling.
-_SETTINGS = {
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_compilation_cache_max_size": _MAX_BYTES,
-}
+_SETTINGS = {"jax_persistent_cache_min_compile_time_secs": 0.0}
+# In the default folder the most recently used programs are kept. Folders that the user
+# names may hold programs of others, or entries that JAX wrote without a limit.
+_LIMIT = {"jax_compilation_cache_max_size": 2 * 2**30}
 
 
 def default_folder() -> Path:
@@ -49,17 +47,24 @@ def keep_programs(folder: str | None = None) -> Path | None:
             own variable, or :func:`default_folder` without it.
 
     Returns:
-        The folder, or None if the cache is disabled or the folder not writable.
+        The folder, or None if the cache is disabled, or if the folder is not writable
+        and was not given.
+
+    Raises:
+        ValueError: If the given folder is not writable.
     """
     named = folder or os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    place = None if named == OFF else Path(named or default_folder())
+    place = None if named == OFF else Path(named or default_folder()).absolute()
     if place is not None and not _writable(place):
+        if folder is not None:
+            raise ValueError(f"cannot write compiled programs to {folder}")
         place = None
     jax.config.update(
         "jax_compilation_cache_dir", None if place is None else str(place)
     )
     if place is not None:
-        for name, value in _SETTINGS.items():
+        limit = _LIMIT if place == default_folder() else {}
+        for name, value in (_SETTINGS | limit).items():
             if name.upper() not in os.environ:
                 jax.config.update(name, value)
     return place

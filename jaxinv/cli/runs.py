@@ -11,7 +11,8 @@ from jaxinv.cli.console import Output
 from jaxinv.cli.prepare import Prepared
 from jaxinv.cli.progress import phase
 from jaxinv.diffusion.denoiser import Denoiser
-from jaxinv.inversion import auto_strategy
+from jaxinv.inversion import Algorithm2, Naive
+from jaxinv.inversion.strategies import make_plan, stage_names
 
 
 class Outcome(NamedTuple):
@@ -20,7 +21,7 @@ class Outcome(NamedTuple):
     Attributes:
         result: Noise and certificate; residuals are measured afterward if the inversion
             does not measure them.
-        stages: The stages that ran: a strategy, and ``"finish"`` if ``auto`` continued.
+        stages: Names of the stages that ran.
         evals_per_step: Model evaluations for each sampler step.
         seconds: Wall time of the inversion, including compilation.
     """
@@ -93,24 +94,22 @@ def find_noise(
     Returns:
         The noise and its certificate.
     """
-    table, strategy = ready.sampler.table, ready.strategy
-    first = auto_strategy(table) if strategy == "auto" else strategy
-    # Naive inversion and Algorithm 2 do not measure the residuals of the rows.
-    unmeasured = first == "naive" or (first == "stepwise" and table.history > 1)
+    table, schedule = ready.sampler.table, ready.pipe.schedule
+    plan = make_plan(table, ready.strategy, ready.solver, schedule)
+    # These do not measure the residuals of the rows.
+    unmeasured = isinstance(plan[0], Naive | Algorithm2)
     with phase(output.messages, title, table.num_steps) as running:
         result = ji.invert(
             table,
             denoise,
             latent,
-            strategy=strategy,
-            solver=ready.solver,
-            schedule=ready.pipe.schedule,
+            strategy=plan,
             return_trajectory=unmeasured,
             report=running.report,
         )
         jax.block_until_ready(result)
     output.done(title, running.seconds)
-    stages = (first, "finish") if int(result.stages) > 1 else (first,)
+    stages = stage_names(plan)[: int(result.stages)]
     if result.trajectory is not None:
         what = "measuring the residuals"
         with phase(output.messages, what, table.num_steps) as measuring:

@@ -48,7 +48,7 @@ def certify(
     if trajectory.ndim < 1 or trajectory.shape[0] != sampler.num_rows + 1:
         raise ValueError(
             f"expected the {sampler.num_rows + 1} states of a sampler with "
-            f"{sampler.num_steps} steps, got an array of shape {trajectory.shape}"
+            f"{sampler.num_rows} rows, got an array of shape {trajectory.shape}"
         )
     model = Function.of(denoise)
     if report is None:

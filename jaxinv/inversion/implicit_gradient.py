@@ -215,7 +215,9 @@ def _preconditioner(table: LinearMultistep, slopes: Array) -> Callable[[Array], 
     """
     n, k = table.a.shape
     tau = jnp.asarray(table.tau)[1:]
-    slopes = jnp.clip(slopes * tau, -0.5, 0.9) / tau
+    # At tau = 0 the state is the data, and its slope has no bound to go by.
+    bounded = jnp.clip(slopes * tau, -0.5, 0.9) / jnp.where(tau > 0, tau, 1)
+    slopes = jnp.where(tau > 0, bounded, 0)
     matrix = -jnp.eye(n, k=-1, dtype=slopes.dtype)
     for j in range(k):
         entries = table.a[: n - j, j] + table.b[: n - j, j] * slopes[j:]

@@ -166,6 +166,11 @@ def invert(
         check_finite(x0, "data x0")
     if isinstance(x0, SamplerState) or arithmetic != "float":
         check_explicit(strategy, solver)
+        if report is not None:
+            raise ValueError(
+                "report needs data and arithmetic='float': a state, and data with "
+                "another arithmetic, are inverted by one program without turns"
+            )
     dtype = x0.values.dtype if isinstance(x0, SamplerState) else x0.dtype
     rtol = check_rtol(verify, reconstruction_rtol, dtype)
     model = Function.of(denoise)

@@ -83,16 +83,18 @@ class Naive(Stage):
         Returns:
             A table of the same shapes, so that the program of sampling runs it.
         """
-        tau, b, times = (
-            np.asarray(leaf, dtype) for leaf in (table.tau, table.b, table.model_time)
+        tau, a, b, times = (
+            np.asarray(leaf, dtype)
+            for leaf in (table.tau, table.a, table.b, table.model_time)
         )
-        # Tables with a memory of one state weigh it by 1.
-        steps = -b[:, 0] if table.history == 1 else tau[1:] - tau[:-1]
+        weights, steps = np.ones_like(tau[1:]), tau[1:] - tau[:-1]
+        if table.history == 1:
+            weights, steps = 1 / a[:, 0], -b[:, 0] / a[:, 0]
         column = np.arange(table.history) == 0
         seen = times[1:] if self.evaluate_at == "upper" else times[:-1]
         return dataclasses.replace(
             table,
-            a=np.where(column, 1, np.zeros_like(table.a)),
+            a=np.where(column, weights[::-1, None], 0),
             b=np.where(column, steps[::-1, None], 0),
             scale=np.asarray(table.scale)[::-1],
             tau=np.asarray(table.tau)[::-1],

@@ -56,7 +56,7 @@ def make_plan(
     """
     known = isinstance(strategy, str) and strategy in STRATEGIES
     stages = strategy if isinstance(strategy, tuple) else (strategy,)
-    if not known and not (stages and all(_is_stage(stage) for stage in stages)):
+    if not known and not (stages and all(isinstance(stage, Stage) for stage in stages)):
         instead = "a value such as Trajectory(chunk=8)"
         raise ValueError(unknown("strategy", strategy, STRATEGIES, instead))
     if solver is not None and strategy != "stepwise":
@@ -69,6 +69,11 @@ def make_plan(
     for stage in stages:
         _check_fits(stage, sampler)
     return stages
+
+
+def stage_names(plan: Plan) -> tuple[str, ...]:
+    """Return the names of the stages of a plan in certificates."""
+    return tuple(type(stage).__name__.lower() for stage in plan)
 
 
 def _auto(sampler: LinearMultistep, *_: Any) -> Plan:
@@ -143,10 +148,6 @@ def _check_fits(stage: Stage, sampler: LinearMultistep) -> None:
             f"{sampler.name!r} has {sampler.history}: use strategy 'auto' or "
             "'trajectory', or 'stepwise' for the published Algorithm 2"
         )
-
-
-def _is_stage(value: Any) -> bool:
-    return not isinstance(value, str | type) and callable(getattr(value, "solve", None))
 
 
 def _solver(solver: str | Solver) -> Solver:

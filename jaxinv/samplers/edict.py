@@ -38,9 +38,12 @@ from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid
 from jaxinv.samplers.table import LinearMultistep
 
+#: The mixing weight of the paper.
+PUBLISHED = 0.93
+
 
 @checked
-def edict(grid: TimeGrid, p: float = 0.93) -> LinearMultistep:
+def edict(grid: TimeGrid, p: float = PUBLISHED) -> LinearMultistep:
     """Return EDICT(p), as the table of the states at which it evaluates the model.
 
     Level ``2 i`` of the table is v[i]. Level ``2 i - 1`` is u'[i], the u' of the step
@@ -82,7 +85,7 @@ def edict(grid: TimeGrid, p: float = 0.93) -> LinearMultistep:
         grid.tau[own],
         grid.model_time[given],
         np.asarray(grid.init_noise_scale),
-        name="edict",
+        name="edict" if p == PUBLISHED else f"edict({p:g})",
         order=1,
         bidirectional=True,
         rows_per_step=2,

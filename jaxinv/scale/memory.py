@@ -24,7 +24,7 @@ class Memory(NamedTuple):
     """Bytes that a compiled program needs on one device.
 
     Attributes:
-        parameters: Parameters of the model that the program uses.
+        parameters: Parameters of the model.
         arguments: All other arguments.
         results: Return values.
         temporaries: Intermediate values.
@@ -97,7 +97,8 @@ def predict_memory(
         True
     """
     model = Function.of(denoise)
-    samples = jax.ShapeDtypeStruct((batch, *shape), dtype)
+    kind = jax.dtypes.canonicalize_dtype(dtype)  # float32 unless JAX has 64 bits
+    samples = jax.ShapeDtypeStruct((batch, *shape), kind)
 
     def inverse(model: Function, xs: jax.Array) -> Any:
         return jax.vmap(lambda x: invert(sampler, model, x, **options))(xs)

@@ -146,7 +146,8 @@ def inversion_stations(
         reconstruction_rtol: See :func:`jaxinv.invert`.
 
     Returns:
-        Stations whose items are a :class:`Sample`, and whose results are pairs of the
+        One station for each stage, for the verification, and for repeats of the first
+        stage. Their items are a :class:`Sample`, and their results pairs of the
         :class:`~jaxinv.InversionResult` and the number of stages that ran.
 
     Raises:
@@ -182,13 +183,16 @@ def inversion_stations(
         left = [k] if found.again else [j for j in needed if j > k]
         if not left:
             return labeled(found.result, sampler), k + 1
-        return NextStage(first + left[0], item.sample._replace(known=found.verified))
+        # The lanes of the first stage have samples without a known result.
+        where = left[0] or last + 2
+        return NextStage(first + where, item.sample._replace(known=found.verified))
 
     refining = tuple(refines(stage) for stage in plan)
     way_back = VerificationMachine(verify, reconstruction_rtol, refining)
     return [
         *(station(StageMachine(s), tried(k)) for k, s in enumerate(plan)),
         station(way_back, verified),
+        station(StageMachine(plan[0]), tried(0)),
     ]
 
 
@@ -222,9 +226,10 @@ def invert_stream(
 ) -> Iterator[tuple[int, InversionResult]]:
     """Find the noises of any number of samples, by continuous batching.
 
-    Each result equals that of :func:`jaxinv.invert` on its sample. A lane is refilled
-    as soon as its sample is finished, so that devices do not wait for the slowest
-    sample of a batch.
+    Each result equals that of :func:`jaxinv.invert` on its sample up to rounding; the
+    number of evaluations may differ where a verification is repeated. A lane is
+    refilled as soon as its sample is finished, so that devices do not wait for the
+    slowest sample of a batch.
 
     Args:
         sampler: The sampler.

@@ -291,3 +291,27 @@ def test_memory_does_not_grow_with_the_activations_of_all_levels():
     # Trajectories and Krylov vectors grow with N; they are small beside activations.
     growth = temporary_memory(40, 10) - temporary_memory(10, 10)
     assert growth < 30 * WIDTH * 4 / 4
+
+
+@pytest.mark.parametrize("p", [0.93, 0.8])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_grids_that_end_without_noise_have_gradients(p, spacing, float64):
+    """EDICT has two levels there."""
+    config = {
+        "_class_name": "DDIMScheduler",
+        "set_alpha_to_one": True,
+        "timestep_spacing": spacing,
+    }
+    for table in (
+        ji.edict(ji.grid_from_diffusers(config, 4), p),
+        ji.ddim(ji.grid_from_diffusers(config, 4)),
+    ):
+        assert table.tau[0] == 0
+        x0 = jnp.asarray(CENTRES[0], float64)
+
+        def loss(gain, x0=x0, table=table):
+            return sum_of_noise(gain, x0, table, "auto")
+
+        slope, step = jax.grad(loss)(jnp.asarray(0.3, float64)), 1e-5
+        rise = (loss(0.3 + step) - loss(0.3 - step)) / (2 * step)
+        assert abs(slope - rise) < 1e-5 * abs(rise)

@@ -1,5 +1,8 @@
 """Inversion: exactness, its certificate, isolation of samples, and bad input."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -264,6 +267,24 @@ def test_the_trajectory_is_left_out_unless_asked_for():
     x0 = jnp.ones((2, 2))
     result = ji.invert(table, Partial(stretched, 0.5), x0, strategy="naive")
     assert result.trajectory is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_naive_inversion_with_progress_is_naive_inversion(seed):
+    rng = np.random.default_rng(seed)
+    names = sorted(SAMPLERS)
+    table = SAMPLERS[names[rng.integers(len(names))]].build(VP, 6)
+    if table.history == 1:  # no sampler has such weights; a table of a user may
+        weights = rng.uniform(0.8, 1.2, table.a.shape)
+        table = dataclasses.replace(table, a=table.a * weights)
+    strategy = ji.Naive(evaluate_at=str(rng.choice(["upper", "lower"])))
+    x0 = jax.random.normal(jax.random.key(seed), (3, 2))
+    run = functools.partial(
+        ji.invert, table, Partial(stretched, 0.5), x0, strategy=strategy
+    )
+    seen = []
+    assert relative_error(run(report=seen.append).noise, run().noise) < 1e-5
+    assert seen[-1] == table.num_steps
 
 
 def test_naive_inversion_claims_nothing():
@@ -541,9 +562,9 @@ def test_inversion_compiles_once_for_new_data_and_new_parameters():
         model = Partial(network, {"gain": jnp.float32(gain)})
         return ji.guided(model, jnp.full((2, 3), prompt), jnp.zeros((2, 3)), scale)
 
-    def run(seed, steps=5, gain=0.5, prompt=0.1, scale=2.0):
+    def run(seed, steps=5, gain=0.5, prompt=0.1, scale=2.0, shape=(3, 3)):
         table = ji.ddim(ji.time_grid(VP, steps))
-        x0 = jax.random.normal(jax.random.key(seed), (3, 3))
+        x0 = jax.random.normal(jax.random.key(seed), shape)
         denoise = denoiser(gain, prompt, scale)
         return ji.invert(table, denoise, x0, strategy="stepwise", solver="fixed_point")
 
@@ -553,7 +574,10 @@ def test_inversion_compiles_once_for_new_data_and_new_parameters():
     changed = [run(1), run(0, gain=0.3), run(0, prompt=0.2), run(0, scale=3)]
     assert len(traces) == count
     assert all(np.any(first.noise != other.noise) for other in changed)
+    # Another program for another number of steps: the network is not traced again.
     run(0, steps=6)
+    assert len(traces) == count
+    run(0, shape=(2, 3))
     assert len(traces) > count
 
 

@@ -364,6 +364,7 @@ def test_strategies_that_a_sampler_does_not_have_are_refused():
         (ji.o_belm(grid), {"strategy": ji.Algorithm1()}, "memory of one state"),
         (ji.o_belm(grid), {"strategy": "stepwise"}, "bidirectional: use 'explicit'"),
         (ji.edict(grid), {"strategy": "stepwise"}, "bidirectional: use 'explicit'"),
+        (ji.edict(grid), BITS | {"report": print}, "report needs data and"),
         (ji.edict(grid), {"solver": "anderson"}, "does not use solver='anderson'"),
         (ji.edict(grid), BITS | {"strategy": "trajectory"}, "inverted explicitly"),
         (ji.edict(grid), BITS | {"solver": "anderson"}, "inverted explicitly"),

@@ -182,6 +182,27 @@ def test_a_nan_leaves_the_other_lanes_bitwise_as_they_were(denoise, one_device):
         np.testing.assert_array_equal(clean[k].noise, dirty[k].noise)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "strategy"),
+    [("dpmpp_2m", "trajectory"), ("dpmpp_2m", "auto"), ("ddim", "auto")],
+)
+def test_a_stage_that_missed_the_data_is_repeated(
+    sampler, strategy, denoise, strengths, one_device
+):
+    """No result meets a tolerance below rounding, so that every stage is repeated."""
+    sampler = getattr(ji, sampler)(ji.time_grid(ji.scaled_linear(), 12))
+    data = sampled(sampler, denoise, strengths)
+    options = {"strategy": strategy, "reconstruction_rtol": 1e-9}
+    found = streamed(sampler, denoise, data, strengths, one_device, **options)
+    assert sorted(found) == list(range(COUNT))
+    for k in (0, COUNT - 1):
+        alone = ji.invert(
+            sampler, with_condition(denoise, strengths[k]), data[k], **options
+        )
+        assert not bool(found[k].converged)
+        assert float(ji.nmse_db(found[k].noise, alone.noise)) < -90
+
+
 def test_bad_input_is_refused(denoise, one_device):
     sampler = ji.ddim(ji.time_grid(ji.scaled_linear(), 20))
     good = np.ones((4, 8), np.float32)

@@ -19,8 +19,8 @@ from jaxinv.cli.commands.watermark import unguided_note
 from jaxinv.cli.console import ExitCode, Output, check_choice, check_guidance, explained
 from jaxinv.cli.options import argument, option
 from jaxinv.cli.prepare import prepare
+from jaxinv.cli.programs import keep_programs
 from jaxinv.cli.samplers import ONE_ARRAY_NAMES, SAMPLER_NAMES, lossy_note
-from jaxinv.files import check_writable_folder
 from jaxinv.mesh import make_mesh
 from jaxinv.scale import hosts
 
@@ -121,8 +121,8 @@ class Options:
         1, "Number of devices that share one copy of the parameters.", min=1
     )
     hosts: Processes
-    compilation_cache: Path | None = option(
-        None, "Folder for compiled programs, to save compiling after a restart."
+    compilation_cache: str | None = option(
+        None, "Folder for compiled programs, or off; see jaxinv --help."
     )
     as_json: bool = option(False)
 
@@ -179,8 +179,7 @@ def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
     )
     dtype = check_choice("dtype", asked.dtype, _DTYPES)
     if asked.compilation_cache is not None:
-        cache = check_writable_folder(asked.compilation_cache)
-        jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
+        keep_programs(asked.compilation_cache)
     me = asked.hosts.join()
     mesh = make_mesh(asked.model_parallel, devices=jax.local_devices())
     ready = prepare(

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxinv.checks import checked
-from jaxinv.inversion.strategies import make_plan
+from jaxinv.inversion.strategies import make_plan, stage_names
 from jaxinv.mesh import make_mesh, place_model
 from jaxinv.pipeline.conditions import Condition
 from jaxinv.pipeline.latent_diffusion import ImageInversion, LatentDiffusion
@@ -78,7 +78,7 @@ def continuous(
         strategy=strategy,
         schedule=pipe.schedule,
     )
-    stages = _stage_names(sampler, strategy, pipe)
+    stages = stage_names(make_plan(sampler, strategy, None, pipe.schedule))
 
     def decoder_lanes() -> Lanes:
         return Lanes(machine, networks, lanes=lanes, iterations=iterations, mesh=mesh)
@@ -116,11 +116,3 @@ def continuous(
             yield answer(key, found, stages[:ran], decoder)
 
     return engine
-
-
-def _stage_names(
-    sampler: LinearMultistep, strategy: str, pipe: LatentDiffusion
-) -> tuple[str, ...]:
-    """Return the names of a strategy's stages in certificates."""
-    plan = make_plan(sampler, strategy, None, pipe.schedule)
-    return tuple(type(stage).__name__.lower() for stage in plan)

@@ -25,7 +25,7 @@ from jaxinv.files.json_fields import parse_json, read_json
 from jaxinv.scale.jobs.array import create_array
 from jaxinv.scale.jobs.manifest import Manifest
 
-FORMAT = "jaxinv job 2"
+FORMAT = "jaxinv job 3"
 _PROBE = 1.0  # seconds within which a lock that is only probed is free again
 _POLL = 0.2  # seconds between checks for files of another process
 _SHOWN = 10  # limit on the differences that an error names
