@@ -547,7 +547,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_if_it_was_given(
     with pytest.raises(ValueError, match="cannot write compiled programs to"):
         keep_programs(folder)
     result = run("--compilation-cache", folder, "sample", "--prompt", "red")
-    assert result.exit_code == ExitCode.INVALID
+    assert result.exit_code == ExitCode.BAD_INPUT
     assert "cannot write compiled programs" in result.output
 
 

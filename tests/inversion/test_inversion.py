@@ -21,6 +21,7 @@ from gaussian_mixture import SHAPE, VARIANCE, gaussian_mixture
 from jax.tree_util import Partial
 
 import jaxinv as ji
+from jaxinv.inversion.stages import Stage
 from jaxinv.solvers import SOLVERS as SOLVERS_BY_NAME
 
 VP = SCHEDULES["vp"]
@@ -388,8 +389,8 @@ def test_a_plan_goes_on_only_with_samples_that_have_not_converged():
 
 
 def test_a_stage_that_is_not_needed_is_not_even_compiled():
-    class Unwanted:
-        def solve(self, *args):
+    class Unwanted(Stage):
+        def solve(self, task):
             raise AssertionError("traced")
 
     table, denoise = ji.ddim(ji.time_grid(VP, 6)), Partial(stretched, 0.5)

@@ -340,6 +340,9 @@ def test_states_of_another_kind_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             ji.sample(other, DENOISE, state)
+    mixed = ji.invert(ji.edict(make_grid(VP, 6), 0.8), DENOISE, data(jnp.float32))
+    with pytest.raises(ValueError, match=r"state of 'edict\(0.8\)' with 6 steps"):
+        ji.sample(ji.edict(make_grid(VP, 6)), DENOISE, mixed.state)
     with pytest.raises(ValueError, match="got one at the noise end"):
         ji.invert(sampler, DENOISE, state)
     for values, message in (
