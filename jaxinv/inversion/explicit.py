@@ -45,7 +45,7 @@ from jaxinv.callables import Function, check_denoiser
 from jaxinv.checks import Tolerance, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.implicit_gradient import attach_gradient
-from jaxinv.inversion.naive import naive_step
+from jaxinv.inversion.naive import Naive
 from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.row_residuals import default_row_rtol
 from jaxinv.inversion.stages import Solved, Stage, Task
@@ -214,10 +214,24 @@ def first_states(
 
     They are differentiable by the implicit function theorem for every solver.
     """
+    ddim, model = _start_up(table), Function.of(denoise)
+    fixed = jax.lax.stop_gradient((ddim, model, start))
+    found = Stepwise(solver).solve(Task(*fixed))
+    states = attach_gradient(ddim, model, start, found.states)
+    return found._replace(states=states)
+
+
+def euler_states(table: LinearMultistep, denoise: Denoiser, start: Array) -> Solved:
+    """Return the states ``y[1] .. y[k-1]``, by Euler's steps from ``y[0]``."""
+    return Naive("lower").solve(Task(_start_up(table), denoise, start))
+
+
+def _start_up(table: LinearMultistep) -> LinearMultistep:
+    """Return DDIM on the lowest levels, ``k`` of them."""
     k = table.history
     tau = jnp.asarray(table.tau)
     steps = (tau[: k - 1] - tau[1:k])[:, None]
-    ddim = dataclasses.replace(
+    return dataclasses.replace(
         table,
         a=jnp.ones_like(steps),
         b=steps,
@@ -228,29 +242,6 @@ def first_states(
         order=1,
         bidirectional=False,
         rows_per_step=1,
-    )
-    model = Function.of(denoise)
-    fixed = jax.lax.stop_gradient((ddim, model, start))
-    found = Stepwise(solver).solve(Task(*fixed))
-    states = attach_gradient(ddim, model, start, found.states)
-    return found._replace(states=states)
-
-
-def euler_states(table: LinearMultistep, denoise: Denoiser, start: Array) -> Solved:
-    """Return the states ``y[1] .. y[k-1]``, by Euler's steps from ``y[0]``."""
-    count = table.history - 1
-    states = [start]
-    for i in range(1, table.history):
-        at = jnp.array(i, jnp.int32)
-        states.append(naive_step(table, denoise, at, states[-1], "lower"))
-    evals = jnp.full((), count, jnp.int32)
-    return Solved(
-        jnp.stack(states[1:]),
-        jnp.full((count,), jnp.nan, start.dtype),
-        jnp.ones((count,), jnp.int32),
-        evals,
-        evals,
-        jnp.array(False),
     )
 
 

@@ -55,7 +55,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxinv.callables import Function, first_order_only
-from jaxinv.inversion.row_residuals import residuals
+from jaxinv.inversion.row_residuals import residuals, rows_matrix
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import evaluate
 from jaxinv.solvers.krylov import gmres
@@ -213,20 +213,15 @@ def _preconditioner(table: LinearMultistep, slopes: Array) -> Callable[[Array], 
     For a data prediction D with Jacobian D', ``df/dy = (1 - D') / tau``: the bounds
     admit D' from 0.1 to 1.5 and keep the diagonal away from zero.
     """
-    n, k = table.a.shape
     tau = jnp.asarray(table.tau)[1:]
     # At tau = 0 the state is the data, and its slope has no bound to go by.
     bounded = jnp.clip(slopes * tau, -0.5, 0.9) / jnp.where(tau > 0, tau, 1)
     slopes = jnp.where(tau > 0, bounded, 0)
-    matrix = -jnp.eye(n, k=-1, dtype=slopes.dtype)
-    for j in range(k):
-        entries = table.a[: n - j, j] + table.b[: n - j, j] * slopes[j:]
-        matrix += jnp.diag(entries, k=j)
-    inverse = jnp.linalg.inv(matrix.T)
+    inverse = jnp.linalg.inv(rows_matrix(table, slopes).T)
 
     def apply(w: Array) -> Array:
         # In full precision, because GMRES requires a linear map.
-        product = jnp.matmul(inverse, w.reshape(n, -1), precision="highest")
+        product = jnp.matmul(inverse, w.reshape(len(tau), -1), precision="highest")
         return product.reshape(w.shape)
 
     return apply

@@ -10,8 +10,8 @@ In floating point the result is only almost equal. Two representations improve i
   and never rounds: subtracting the increment always returns the identical bits. JAX has
   no 64-bit integers by default, so there are two words of 32 bits.
 
-Both are pairs of arrays of the state's shape. :data:`PLAIN` pairs the ordinary float
-with a zero, so that one loop serves all three (:mod:`jaxinv.sampling.lossless_rows`).
+Both are pairs of arrays of the state's shape, so that one loop serves both
+(:mod:`jaxinv.sampling.lossless_rows`).
 
 References:
     Knuth 1997, "The Art of Computer Programming" vol. 2, 4.2.2 (two-sum).
@@ -48,27 +48,6 @@ class Arithmetic(Protocol):
     def holds(self, words: Words) -> Array:
         """Return whether all values are in range, a boolean scalar."""
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Plain:
-    """Ordinary floats."""
-
-    def encode(self, value: Array) -> Words:
-        """Return the value and zeros."""
-        return value, jnp.zeros_like(value)
-
-    def decode(self, words: Words, dtype: jnp.dtype) -> Array:
-        """Return the value."""
-        return words[0].astype(dtype)
-
-    def add(self, words: Words, increment: Array) -> Words:
-        """Add with rounding."""
-        return words[0] + increment, words[1]
-
-    def holds(self, words: Words) -> Array:
-        """Return whether all values are finite."""
-        return jnp.all(jnp.isfinite(words[0]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +109,6 @@ class Bits:
         return jnp.all((words[0] >= -limit) & (words[0] < limit))
 
 
-PLAIN = Plain()
 COMPENSATED = Compensated()
 
 
