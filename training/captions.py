@@ -39,6 +39,11 @@ def place_phrase(x: float, y: float) -> str:
     return f"at the {words}" if words else ""
 
 
+def background_phrase(words: str) -> str:
+    """Return words such as "on a red to blue gradient background"."""
+    return f"on {article(words)} {words} background"
+
+
 def caption(
     kind: str,
     style: str,
@@ -63,6 +68,6 @@ def caption(
         (1.0, names[rng.integers(len(names))]),
         (STYLE_SHARE, f"in {style} style"),
         (PLACE_SHARE, place_phrase(placement.x, placement.y)),
-        (background_share, f"on {article(background)} {background} background"),
+        (background_share, background_phrase(background)),
     ]
     return " ".join(w for share, w in parts if w and rng.random() < share)

@@ -31,6 +31,12 @@ PACKAGES = {
 }
 STYLES = tuple(PACKAGES)
 
+#: How to get them all.
+HOW_TO_GET = (
+    f"run `npm pack {' '.join(PACKAGES.values())}` and unpack each archive into "
+    f"<folder>/<style>, the styles being {', '.join(PACKAGES)}"
+)
+
 #: Width and height of a rendered drawing in pixels.
 RESOLUTION = 128
 
@@ -182,9 +188,10 @@ NOT_MIRRORED = frozenset({"globe-showing-americas"})
 
 
 def phrases(kind: str) -> tuple[str, ...]:
-    """Return the phrases that name a kind, the most usual first."""
+    """Return the phrases that name a kind or a held-out icon, the most usual first."""
     name = kind.replace("-", " ")
-    return tuple(name if phrase == "=" else phrase for phrase in KINDS[kind])
+    known = KINDS.get(kind, ("=",))
+    return tuple(name if phrase == "=" else phrase for phrase in known)
 
 
 class Drawings(NamedTuple):

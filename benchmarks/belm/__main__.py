@@ -41,7 +41,7 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
     found = parser("belm", __doc__, model=True)
     add = found.add_argument
     add("--report-only", action="store_true", help="measure nothing")
-    add("--data", type=Path, help="the unpacked emoji package, for real pictures")
+    add("--data", type=Path, help="folder of the packages of drawings")
     add("--sections", nargs="+", choices=SECTIONS, default=[*SECTIONS])
     add("--batch", type=int, default=default_batch())
     for section in SECTIONS.values():

@@ -135,10 +135,10 @@ def posterior_sample(pipe: Any, image: Any, key: Any) -> Any:
 
 @functools.cache
 def captioned_noises(setting: Setting, count: int) -> Samples:
-    """Captions as in training (one in ten empty), and noises."""
+    """Captions as in training (one in five empty), and noises."""
     captions = setting.training_set(count, seed=2).captions
     rng = np.random.default_rng([setting.arguments.seed, 3])
-    dropped = rng.random(count) < 0.1
+    dropped = rng.random(count) < 0.2
     texts = ["" if drop else c for c, drop in zip(captions, dropped, strict=True)]
     conds = jnp.stack([setting.pipe.encode_prompt(text) for text in texts])
     key = jax.random.key(setting.arguments.seed)

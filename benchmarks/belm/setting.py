@@ -3,9 +3,9 @@
 Samplers are compared at equal *evaluations* of the model, on grids uniform in log-SNR
 over the same range: EDICT, which evaluates twice per step, takes half of the steps.
 
-Real pictures are those of ``training/``: the emoji package, whose held-out drawings no
-part of the model has seen. It is no part of this repository: sections that need it are
-skipped without ``--data``.
+Real pictures are those of ``training/``: packages of drawings, of which some are held
+out: no part of the model has seen them. The packages are no part of this repository:
+sections that need them are skipped without ``--data``.
 """
 
 import argparse
@@ -22,9 +22,15 @@ import numpy as np
 import jaxinv as ji
 from benchmarks.samples import Samples, each, groups
 from jaxinv.diffusion.grid import make_grid, over_training_range
-from training.first.backgrounds import composite, random_background
-from training.first.captions import caption
-from training.first.emoji import EmojiSet, load_emoji
+from training.drawings import (
+    HELD_OUT,
+    HOW_TO_GET,
+    KINDS,
+    PACKAGES,
+    Drawings,
+    read_drawings,
+)
+from training.scenes import random_scene, scene_caption
 
 SAMPLERS: dict[str, Callable[[ji.TimeGrid], Any]] = {
     "DDIM": ji.ddim,
@@ -40,8 +46,8 @@ NOT_EXACT = ("DDIM", "2M")
 
 #: How to get the pictures.
 NO_DATA = (
-    "Skipped: real pictures are needed. Run `npm pack emoji-datasource-google@16.0.0`, "
-    "unpack it, and give its folder `package` as `--data`."
+    f"Skipped: real pictures are needed. To get them {HOW_TO_GET}; give the folder as "
+    "`--data`."
 )
 
 
@@ -69,44 +75,44 @@ class Setting:
         return ji.load(self.arguments.model)
 
     @functools.cached_property
-    def emoji(self) -> EmojiSet:
-        """The drawings."""
-        return load_emoji(self.arguments.data)
-
-    @functools.cached_property
     def empty(self) -> Any:
         """Text vectors of the empty prompt."""
         return self.pipe.encode_prompt("")
 
     def held_out(self, count: int) -> Pictures:
-        """Held-out drawings, each on a background of its own."""
+        """Held-out drawings, placed at random, each on a background of its own."""
         rng = np.random.default_rng(self.arguments.seed)
-        chosen = rng.choice(self.emoji.test_indices, count, replace=False)
-        return self._composites(chosen, rng, background_share=1.0)
+        drawings = read_drawings(self.arguments.data, HELD_OUT)
+        chosen = rng.permutation(len(HELD_OUT))[:count]
+        return _scenes(rng, drawings, chosen, background_share=1.0)
 
     def training_set(self, count: int, seed: int) -> Pictures:
         """Pictures and captions as the model was trained on."""
         rng = np.random.default_rng([self.arguments.seed, seed])
-        data = self.emoji
-        chosen = rng.choice(data.train_indices, count, p=data.train_probabilities)
-        return self._composites(chosen, rng, background_share=0.8)
+        chosen = rng.integers(len(KINDS), size=count)
+        return _scenes(rng, self.trained, chosen, background_share=0.5)
 
-    def _composites(
-        self, indices: np.ndarray, rng: np.random.Generator, background_share: float
-    ) -> Pictures:
-        images, captions = [], []
-        for index in indices:
-            background = random_background(rng)
-            entry = self.emoji.entries[index]
-            images.append(composite(self.emoji.rgba[index], background.pixels, rng))
-            captions.append(caption(entry, background.colours, rng, background_share))
-        return Pictures(np.stack(images), captions)
+    @functools.cached_property
+    def trained(self) -> Drawings:
+        """The drawings that the model was trained on."""
+        return read_drawings(self.arguments.data, tuple(KINDS))
+
+
+def _scenes(
+    rng: np.random.Generator,
+    drawings: Drawings,
+    chosen: np.ndarray,
+    background_share: float,
+) -> Pictures:
+    scenes = [random_scene(rng, drawings, int(kind)) for kind in chosen]
+    captions = [scene_caption(scene, rng, background_share) for scene in scenes]
+    return Pictures(np.stack([scene.image for scene in scenes]), captions)
 
 
 def data_folder(arguments: argparse.Namespace) -> Path | None:
-    """Return the folder of the emoji package, if there is one."""
+    """Return the folder of the packages of drawings, if there is one."""
     folder = arguments.data
-    return folder if folder and (folder / "emoji.json").exists() else None
+    return folder if folder and (folder / next(iter(PACKAGES))).exists() else None
 
 
 def steps_of(name: str, evaluations: int) -> int:

@@ -28,7 +28,7 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
     found = parser("editing", __doc__, model=True)
     add = found.add_argument
     add("--report-only", action="store_true", help="measure nothing")
-    add("--data", type=Path, help="folder of the emoji package")
+    add("--data", type=Path, help="folder of the packages of drawings")
     add("--pictures", type=int, default=20)
     add("--shown", type=int, default=3, help="pictures in the panel, of each kind")
     add("--steps", type=int, default=50)

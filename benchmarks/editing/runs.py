@@ -13,9 +13,10 @@ from skimage.metrics import structural_similarity
 import jaxinv as ji
 from benchmarks.report import Kept
 from jaxinv.apps import editing, masks
-from training.first.backgrounds import COLOURS, composite
-from training.first.captions import background_phrase, caption
-from training.first.emoji import EmojiSet, load_emoji
+from training.backgrounds import COLORS, composite
+from training.captions import background_phrase
+from training.drawings import HELD_OUT, phrases, read_drawings
+from training.placements import Placement, place
 
 GUIDANCE = 3.0
 #: Samplers with the way that they are inverted.
@@ -33,6 +34,8 @@ OBJECTS = (
     "red apple",
     "sun with face",
 )
+#: Where the drawings lie.
+PLACEMENT = Placement(0.8, 0.5, 0.5, 0.0, mirrored=False)
 #: A picture is used if at least so much of it is kept, and so much may change.
 LEAST = 0.1
 #: Noisings of the score that says which prompt a picture fits.
@@ -99,25 +102,26 @@ class Setting:
         return {Run(*run): found for run, found in self.kept.found.items()}
 
     @functools.cached_property
-    def emoji(self) -> EmojiSet:
-        """The drawings."""
-        return load_emoji(self.arguments.data)
+    def drawings(self) -> list[tuple[str, np.ndarray]]:
+        """Held-out ones, placed, of which enough is kept whatever is edited.
 
-    @functools.cached_property
-    def drawings(self) -> list[int]:
-        """Held-out ones, of which enough is kept whatever is edited."""
+        A phrase and RGBA in [0, 1], premultiplied, for each.
+        """
+        drawn = read_drawings(self.arguments.data, HELD_OUT)
         rng = np.random.default_rng(self.arguments.seed)
         chosen = []
-        for index in rng.permutation(self.emoji.test_indices):
-            shares = [self._mask(self.emoji.rgba[index], kind).mean() for kind in KINDS]
+        for index in rng.permutation(len(HELD_OUT)):
+            style = rng.integers(drawn.rgba.shape[1])
+            rgba = place(drawn.rgba[index, style], PLACEMENT)
+            shares = [self._mask(rgba, kind).mean() for kind in KINDS]
             if all(LEAST <= share <= 1 - LEAST for share in shares):
-                chosen.append(int(index))
+                chosen.append((phrases(HELD_OUT[index])[0], rgba))
         if len(chosen) < self.arguments.pictures:
             raise ValueError(f"only {len(chosen)} held-out drawings can be used")
         return chosen
 
     def _mask(self, rgba: np.ndarray, kind: str) -> np.ndarray:
-        alpha = rgba[..., 3] / 255
+        alpha = rgba[..., 3]
         changes = alpha < 0.99 if kind == "background" else alpha > 0.01
         return masks.latent_mask(changes, self.pipe.factor)
 
@@ -126,24 +130,22 @@ class Setting:
         """Return the picture with its captions and its mask."""
         seed = [self.arguments.seed, index]
         rng = np.random.default_rng(seed)
-        drawing = self.drawings[index]
-        names = sorted(COLOURS)
+        subject, rgba = self.drawings[index]
+        names = sorted(COLORS)
         here = names[rng.integers(len(names))]
-        rgba = self.emoji.rgba[drawing]
-        plain = np.broadcast_to(np.float32(COLOURS[here]), (*rgba.shape[:2], 3))
-        image = composite(rgba, plain, rng)
-        subject = caption(self.emoji.entries[drawing], (here,), rng, 0.0)
-        where = background_phrase((here,))
+        plain = np.broadcast_to(np.float32(COLORS[here]), (*rgba.shape[:2], 3))
+        image = composite(rgba, plain, np.zeros((1, 1, 1), np.float32), rng)
+        where = background_phrase(here)
         colour = None
         if kind == "background":
             far = [
                 name
                 for name in names
-                if np.linalg.norm(np.subtract(COLOURS[name], COLOURS[here])) > 0.6
+                if np.linalg.norm(np.subtract(COLORS[name], COLORS[here])) > 0.6
             ]
             chosen = far[rng.integers(len(far))]
-            target = f"{subject} {background_phrase((chosen,))}"
-            colour = np.float32(COLOURS[chosen])
+            target = f"{subject} {background_phrase(chosen)}"
+            colour = np.float32(COLORS[chosen])
         else:
             target = f"{OBJECTS[index % len(OBJECTS)]} {where}"
         pixels = np.round(255 * image).astype(np.uint8)
@@ -213,7 +215,7 @@ class Setting:
             "evals": int(edit.inversion.num_evals),
         }
         if task.colour is not None:
-            clear = changes & (self.emoji.rgba[self.drawings[run.index]][..., 3] == 0)
+            clear = changes & (self.drawings[run.index][1][..., 3] == 0)
             for name, pixels in (("before", before), ("after", picture)):
                 off = pixels[clear] - task.colour
                 found[f"colour_{name}"] = float(np.sqrt(np.mean(off**2)))

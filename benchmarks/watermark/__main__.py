@@ -44,7 +44,7 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--attacked", type=int, default=15, help="marked, and as many unmarked")
     add("--exact-attacked", type=int, default=6, help="likewise, for the exact one")
     add("--shading", type=int, default=20, help="images with Gaussian Shading")
-    add("--data", type=Path, help="folder of the emoji package, for foreign pictures")
+    add("--data", type=Path, help="folder of the drawings, for foreign pictures")
     add("--foreign", type=int, default=60, help="held-out pictures")
     return parse(found, argv)
 

@@ -18,8 +18,8 @@ from benchmarks.watermark.paper import paper_p_values
 from jaxinv.apps import watermark
 from jaxinv.apps.attacks import ATTACKS
 from jaxinv.files.image_reading import to_uint8
-from training.first.backgrounds import composite, random_background
-from training.first.emoji import load_emoji
+from training.drawings import HELD_OUT, read_drawings
+from training.scenes import random_scene
 
 GUIDANCE = 3.0
 KEYS = 3
@@ -192,14 +192,12 @@ class Setting:
     @functools.cached_property
     def foreign(self) -> np.ndarray:
         """Held-out drawings on backgrounds of their own, 8 bits."""
-        data = load_emoji(self.arguments.data)
+        drawings = read_drawings(self.arguments.data, HELD_OUT)
         seed = self.arguments.seed
-        order = np.random.default_rng(seed).permutation(data.test_indices)
-        made = []
-        for n, drawing in enumerate(order[: self.arguments.foreign]):
-            rng = np.random.default_rng([seed, n])
-            background = random_background(rng).pixels
-            made.append(composite(data.rgba[drawing], background, rng))
+        made = [
+            random_scene(np.random.default_rng([seed, n]), drawings).image
+            for n in range(self.arguments.foreign)
+        ]
         return np.round(255 * np.stack(made)).astype(np.uint8)
 
     def measure(self, runs: list[Run]) -> None:

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from benchmarks.belm.__main__ import SECTIONS, main
+from training.drawings import HELD_OUT, KINDS, STYLES
 
 # Captions are longer than the small model's text.
 pytestmark = [
@@ -30,28 +30,21 @@ TINY = """
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """Sixty squares of random colours, in the layout of the emoji package."""
-    folder = tmp_path_factory.mktemp("emoji")
-    images = folder / "img" / "google" / "64"
-    images.mkdir(parents=True)
+    """Squares of random colors in the layout of the packages of drawings."""
+    pytest.importorskip("resvg_py")
+    folder = tmp_path_factory.mktemp("drawings")
     rng = np.random.default_rng(0)
-    entries = []
-    for k in range(60):
-        pixels = np.zeros((64, 64, 4), np.uint8)
-        pixels[16:48, 16:48] = *rng.integers(0, 256, 3), 255
-        Image.fromarray(pixels).save(images / f"{k}.png")
-        entries.append(
-            {
-                "unified": f"B{k}",
-                "image": f"{k}.png",
-                "name": f"SQUARE {k}",
-                "short_name": f"square_{k}",
-                "short_names": [f"square_{k}"],
-                "category": "Symbols",
-                "has_img_google": True,
-            }
+    for style in STYLES:
+        square = '<path fill="#{:02x}{:02x}{:02x}" d="M4 4h8v8H4z"/>'
+        colors = rng.integers(0, 256, (len(KINDS) + len(HELD_OUT), 3))
+        icons = {
+            name: {"body": square.format(*color)}
+            for name, color in zip((*KINDS, *HELD_OUT), colors, strict=True)
+        }
+        (folder / style / "package").mkdir(parents=True)
+        (folder / style / "package" / "icons.json").write_text(
+            json.dumps({"icons": icons, "width": 16, "height": 16})
         )
-    (folder / "emoji.json").write_text(json.dumps(entries))
     return folder
 
 

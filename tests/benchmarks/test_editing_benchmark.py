@@ -7,20 +7,17 @@ import pytest
 
 from benchmarks.editing.__main__ import main
 from benchmarks.editing.runs import Setting
-from training.first.emoji import Emoji, EmojiSet
 
 
-def drawings() -> EmojiSet:
-    """Two discs, 32x32 pixels, one of them held out."""
+def disc() -> tuple[str, np.ndarray]:
+    """A gray disc, 32x32 pixels, and its phrase."""
     y, x = np.mgrid[-16:16, -16:16]
-    rgba = np.full((2, 32, 32, 4), 128, np.uint8)
-    rgba[..., 3] = np.where(np.hypot(x, y) < 10, 255, 0)
-    entry = Emoji("1", "1.png", "disc", ("disc",), "shapes", (), False, 1.0)
-    return EmojiSet([entry, entry], rgba, np.array([False, True]))
+    alpha = (np.hypot(x, y) < 10).astype(np.float32)
+    return "disc", alpha[..., None] * np.float32([0.5, 0.5, 0.5, 1.0])
 
 
 def test_both_edits_are_made_by_all_methods(tmp_path, diffusers_folder, monkeypatch):
-    monkeypatch.setattr(Setting, "emoji", drawings())
+    monkeypatch.setattr(Setting, "drawings", [disc()])
     cells, out = tmp_path / "cells.jsonl", tmp_path / "editing.md"
     few = ["--pictures", "1", "--shown", "1", "--steps", "4", "--data", "unused"]
     files = [
@@ -47,4 +44,4 @@ def test_both_edits_are_made_by_all_methods(tmp_path, diffusers_folder, monkeypa
 def test_without_the_pictures_it_says_what_is_needed(capsys):
     with pytest.raises(SystemExit):
         main([])
-    assert "npm pack emoji-datasource-google" in capsys.readouterr().err
+    assert "npm pack @iconify-json/noto" in capsys.readouterr().err

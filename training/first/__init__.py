@@ -1,1 +1,0 @@
-"""The data of the first ``emoji64``: the published tables were made with it."""
