@@ -47,7 +47,9 @@ def parse(
     """Return the arguments, with the command line without private folders."""
     arguments = parser.parse_args(argv)
     given = sys.argv[1:] if argv is None else argv
-    folders = {str(getattr(arguments, name, None)) for name in ("tiny", "data")}
+    folders = {
+        str(getattr(arguments, name, None)) for name in ("tiny", "data", "noises")
+    }
     shown = ["FOLDER" if word in folders else word for word in given]
     arguments.command = shlex.join([*parser.prog.split(), *shown])
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ With means m and covariances C of some features of both sets,
 
 The features are the latents of the model's own autoencoder (samples of its posterior,
 which the UNet was trained on), projected onto the first principal components of the
-training set: so few that covariances of 500 samples have full rank. They need no
+training set: so few that the covariances have full rank. They need no
 network from elsewhere, and see colours, shapes and layout; they do not see what an
 Inception network would call an object. All samplers get the same captions and noises,
 drawn as in training. The smallest distance that so many samples can have is that of
