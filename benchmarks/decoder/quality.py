@@ -37,7 +37,7 @@ COLOURS = {
     "gauss_newton": "#2c6fbb",
 }
 # Gauss-Newton does twenty inner iterations' work in each: fewer are enough to see.
-GAUSS_NEWTON_ITERATIONS = (2, 5, 10)
+GAUSS_NEWTON_ITERATIONS = (2, 5)
 FEW = (3, 5, 10)
 
 
