@@ -53,8 +53,9 @@ from jaxinv.solvers.krylov import gmres
 LARGEST_CORRECTION = 1e-3
 
 #: Largest number of Krylov vectors, each of the size of the latent, which is small
-#: compared with the decoder's activations. On emoji64 (1,024 unknowns) 120 vectors
-#: reach a residual of 7e-3, and GMRES with restarts every 30 stalls at 0.1.
+#: compared with the decoder's activations. On the first version of emoji64
+#: (1,024 unknowns), 120 vectors reach a residual of 7e-3, and GMRES with restarts every
+#: 30 stalls at 0.1.
 VECTORS = 300
 
 Equation = Callable[[Any, Array], Array]

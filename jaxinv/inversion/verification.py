@@ -98,9 +98,9 @@ def default_reconstruction_rtol(dtype: Any) -> float:
 
     Returns:
         4e-4 (-68 dB) in float32, 4e-10 in float64. The measured error must be at most
-        1e-4 (-80 dB). All of 269 solved inversions of a latent diffusion model satisfy
-        this (``benchmarks/results/exactness.md``), and it is a twentieth of the error
-        of rounding an image to 8 bits.
+        1e-4 (-80 dB). All solved inversions of the embedded model satisfy this
+        (``benchmarks/results/exactness.md``), and it is a twentieth of the error of
+        rounding an image to 8 bits.
     """
     return 4e-10 if jnp.finfo(dtype).bits == 64 else 4e-4
 

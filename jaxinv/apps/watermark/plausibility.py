@@ -16,9 +16,10 @@ the mean of a channel, which depends on the brightness of the image):
 
 Recovered noise is not perfectly white, least of all for edited images. The bounds are
 therefore wide. They contain all marked noises among 1,240 that were recovered from
-marked and unmarked images of ``emoji64``, by exact and naive inversion, with known and
-unknown prompts, after JPEG, blur, noise, crops, rotations and brightening
-(``benchmarks/results/watermark_judgement.md``). Other models have not been measured.
+marked and unmarked images of the first version of ``emoji64``, by exact and naive
+inversion, with known and unknown prompts, after JPEG, blur, noise, crops, rotations and
+brightening (``benchmarks/results/watermark_judgement.md``). Other models have not been
+measured.
 The bounds are only a sanity check: a latent within them may still not be noise, and the
 p-values of keys that were drawn at random do not depend on them.
 """
