@@ -124,9 +124,7 @@ def inversion_stations(
     lanes: int,
     iterations: int,
     mesh: Mesh,
-    strategy: str | Stage | tuple[Stage, ...] = "auto",
-    solver: str | Solver | None = None,
-    schedule: NoiseSchedule | None = None,
+    plan: tuple[Stage, ...],
     verify: bool = True,
     reconstruction_rtol: float | None = None,
 ) -> list[Station]:
@@ -139,9 +137,7 @@ def inversion_stations(
         lanes: Number of lanes of each station.
         iterations: Number of iterations in a turn.
         mesh: The devices.
-        strategy: See :func:`jaxinv.invert`.
-        solver: See :func:`jaxinv.invert`.
-        schedule: See :func:`jaxinv.invert`.
+        plan: The stages.
         verify: See :func:`jaxinv.invert`.
         reconstruction_rtol: See :func:`jaxinv.invert`.
 
@@ -162,7 +158,6 @@ def inversion_stations(
 
         return Station(make, route)
 
-    plan = make_plan(sampler, strategy, solver, schedule)
     last = len(plan) - 1
 
     def tried(k: int) -> Any:
@@ -276,9 +271,7 @@ def invert_stream(
         lanes=lanes,
         iterations=iterations,
         mesh=mesh,
-        strategy=strategy,
-        solver=solver,
-        schedule=schedule,
+        plan=make_plan(sampler, strategy, solver, schedule),
         verify=verify,
         reconstruction_rtol=reconstruction_rtol,
     )

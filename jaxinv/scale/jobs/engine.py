@@ -68,6 +68,7 @@ def continuous(
         decoder,
     )
     networks = place_model(networks[0], mesh), place_model(networks[1], mesh)
+    plan = make_plan(sampler, strategy, None, pipe.schedule)
     stations = inversion_stations(
         sampler,
         pipe.conditional_denoiser(guided=guided),
@@ -75,10 +76,9 @@ def continuous(
         lanes=lanes,
         iterations=iterations,
         mesh=mesh,
-        strategy=strategy,
-        schedule=pipe.schedule,
+        plan=plan,
     )
-    stages = stage_names(make_plan(sampler, strategy, None, pipe.schedule))
+    stages = stage_names(plan)
 
     def decoder_lanes() -> Lanes:
         return Lanes(machine, networks, lanes=lanes, iterations=iterations, mesh=mesh)
