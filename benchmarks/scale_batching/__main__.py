@@ -14,6 +14,7 @@ import numpy as np
 
 import jaxinv as ji
 from benchmarks.report import print_section, table
+from jaxinv.inversion import Stepwise
 from jaxinv.mesh import make_mesh
 from jaxinv.scale.batch import invert_batch, sample_batch
 from jaxinv.scale.lanes import Lanes
@@ -84,7 +85,7 @@ def measure(
             lanes=LANES,
             iterations=iterations,
             mesh=mesh,
-            strategy="stepwise",
+            plan=(Stepwise(),),
             verify=False,
         )
         lanes: Lanes = station.lanes()

@@ -142,8 +142,8 @@ def inversion_stations(
         reconstruction_rtol: See :func:`jaxinv.invert`.
 
     Returns:
-        One station for each stage, for the verification, and for repeats of the first
-        stage. Their items are a :class:`Sample`, and their results pairs of the
+        One station for each stage, for the verification, and for repeats of a first
+        stage that refines. Their items are a :class:`Sample`, and their results pairs of the
         :class:`~jaxinv.InversionResult` and the number of stages that ran.
 
     Raises:
@@ -184,11 +184,9 @@ def inversion_stations(
 
     refining = tuple(refines(stage) for stage in plan)
     way_back = VerificationMachine(verify, reconstruction_rtol, refining)
-    return [
-        *(station(StageMachine(s), tried(k)) for k, s in enumerate(plan)),
-        station(way_back, verified),
-        station(StageMachine(plan[0]), tried(0)),
-    ]
+    stations = [station(StageMachine(s), tried(k)) for k, s in enumerate(plan)]
+    repeats = [station(StageMachine(plan[0]), tried(0))] if refining[0] else []
+    return [*stations, station(way_back, verified), *repeats]
 
 
 def _nothing_known(found: Solved, keep: bool) -> Verified:
