@@ -143,8 +143,8 @@ def inversion_stations(
 
     Returns:
         One station for each stage, for the verification, and for repeats of a first
-        stage that refines. Their items are a :class:`Sample`, and their results pairs of the
-        :class:`~jaxinv.InversionResult` and the number of stages that ran.
+        stage that refines. Their items are a :class:`Sample`, and their results pairs
+        of the :class:`~jaxinv.InversionResult` and the number of stages that ran.
 
     Raises:
         ValueError: For settings that cannot be combined, before anything is compiled.
