@@ -296,7 +296,9 @@ def run_plan(
             again = jnp.array(refines(stage)) & worth_repeating(known, found)
             return again, better_of(known, found)
 
-        active = worth_repeating(None, best) if k == 0 else is_needed(stage, best)
+        active = (
+            worth_repeating(None, best) if k == 0 else is_needed(best, refines(stage))
+        )
         # A loop, usually without iterations: in a batch, a conditional would always
         # run.
         best = jax.lax.while_loop(lambda c: c[0], once_more, (active, best))[1]
@@ -309,15 +311,15 @@ def refines(stage: Stage) -> bool:
     return bool(getattr(stage, "refines", False))
 
 
-def is_needed(stage: Stage, known: Verified) -> Bool[Array, ""]:
-    """Return whether a later stage of a plan is needed.
+def is_needed(known: Verified, refining: bool | tuple[bool, ...]) -> Bool[Array, "..."]:
+    """Return whether later stages of a plan are needed.
 
     Args:
-        stage: The stage.
         known: The result of earlier stages.
+        refining: Whether each of these stages :func:`refines`.
     """
     # A stage that does not refine cannot recover what sampling lost.
-    hopeless = known.solved.solved & jnp.array(not refines(stage))
+    hopeless = known.solved.solved & ~jnp.asarray(refining)
     return ~known.noise_is_found & ~hopeless
 
 
@@ -364,9 +366,7 @@ def weigh(
     again = worth_repeating(known, found)
     best = found if known is None else better_of(known, found)
     best = best._replace(stages=jnp.asarray(stage, jnp.int32) + 1)
-    # A stage that does not refine cannot recover what sampling lost.
-    hopeless = best.solved.solved & ~jnp.asarray(refining)
-    return best, again, ~best.noise_is_found & ~hopeless
+    return best, again, is_needed(best, refining)
 
 
 def verify_in_place(
