@@ -32,11 +32,11 @@ prediction lies in between: it is stable for d > -1/3, and inversion amplifies r
 by a hundredth of the factor of O-BELM. It is the default, in agreement with
 measurements. On a guided mixture of Gaussians and grids uniform in log-SNR, its error
 is 0.35 to 0.8 times that of DPM-Solver++(2M), for 10 to 100 steps; the error of the
-data prediction is up to five times that of 2M. On the first version of ``emoji64``,
-without guidance, it is 5 dB closer to the converged solution than 2M with 10
-evaluations, 2 dB closer with 20, and equal with more. At guidance 3, it is 1 to 15 dB
-worse than 2M, and O-BELM in tau is better than both (``benchmarks/belm``), presumably
-because guidance makes d less than -1/3 in some directions.
+data prediction is up to five times that of 2M. On ``emoji64`` it is 2 to 3 dB
+closer to the converged solution than 2M, with 20 and 50 evaluations, and 1 to 2 dB at
+guidance 3; O-BELM in tau is about as close as 2M (``benchmarks/belm``). On the first
+version of the model, whose guided steps fold, it is 1 to 15 dB worse than 2M at
+guidance 3, presumably because guidance makes d less than -1/3 in some directions.
 
 References:
     Wang et al. 2024, "BELM", arXiv:2410.07273 (the bidirectional constraint).
