@@ -122,7 +122,7 @@ plotting.panel(
 )
 
 # %% [markdown]
-# In the error of the naive noise the picture is still visible: it is no noise at all.
+# The error of the naive noise has the shape of the picture: it is no noise at all.
 # Whoever looks for a watermark there, or edits from there, starts from the wrong place.
 #
 # ## The certificate
