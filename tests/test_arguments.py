@@ -1,5 +1,6 @@
 """Arguments of the public functions: what they must be is said in one line."""
 
+import enum
 import importlib
 import inspect
 import random
@@ -240,6 +241,18 @@ def test_numbers_of_numpy_and_jax_are_numbers():
     assert ji.edict(grid, jnp.float32(0.5)).a[0, 0] == 0.25
     with pytest.raises(ValueError, match="history must be an integer"):
         ji.Anderson(history=jnp.float32(3.5))
+
+
+class Spacing(enum.StrEnum):
+    LOG_SNR = "log_snr"
+
+
+@pytest.mark.parametrize("name", [np.str_("log_snr"), Spacing.LOG_SNR])
+def test_texts_of_numpy_and_enumerations_are_names(name):
+    grid = ji.time_grid(SCHEDULE, 5, name)
+    np.testing.assert_array_equal(grid.tau, ji.time_grid(SCHEDULE, 5, "log_snr").tau)
+    with pytest.raises(ValueError, match="spacing must be one of"):
+        ji.time_grid(SCHEDULE, 5, np.str_("other"))
 
 
 @pytest.mark.parametrize("dtype", [jnp.complex64, jnp.int32, bool])

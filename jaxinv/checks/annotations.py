@@ -206,8 +206,11 @@ def conform(
         inside = [] if good else [each for each in tried if each.place != place]
         return [*good, *inside, refused][0]
     if origin is Literal:
-        same = any(type(value) is type(each) and value == each for each in args)
-        return value if same else refused
+        # NumPy's strings and enumerations of strings are converted, as numbers are.
+        text = isinstance(value, str)
+        alike = [e for e in args if type(e) is (str if text else type(value))]
+        same = [each for each in alike if value == each]
+        return same[0] if same else refused
     if origin in (dict, collections.abc.Mapping) and args:
         if not isinstance(value, Mapping) or not _fits(value, limits):
             return refused
@@ -218,11 +221,15 @@ def conform(
         ]
         return _first_fault([*keys, *items], value)
     if args and origin in dialect.lists:
-        fits = isinstance(value, dialect.lists[origin]) and _fits(value, limits)
-        if not fits or isinstance(value, str | bytes):
+        listed = isinstance(value, dialect.lists[origin])
+        if not listed or isinstance(value, str | bytes):
             return refused
         if isinstance(value, np.ndarray | jax.Array) and value.ndim != 1:
-            return value if is_real(value) else refused
+            # As an argument, the function itself judges the shape.
+            whole = dialect is ARGUMENTS and value.ndim > 1 and is_real(value)
+            return value if whole else refused
+        if not _fits(value, limits):
+            return refused
         kinds = args
         if origin is not tuple or args[1:] == (...,):
             kinds = args[:1] * len(value)

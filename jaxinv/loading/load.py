@@ -153,7 +153,8 @@ def load(
     networks = {}
     for part in NETWORKS:
         of_part, implementation = kinds, attention
-        if part == "vae" and parts.vae.force_upcast and dtype == jnp.float16:
+        half = kinds["dtype"] == jnp.float16
+        if part == "vae" and parts.vae.force_upcast and half:
             of_part = dict.fromkeys(kinds, jnp.dtype(jnp.float32))
         if part == "vae" and attention == "cudnn":
             implementation = None  # its single head is too large for cuDNN

@@ -25,6 +25,17 @@ QUICK = {
 FLAGS = "XLA_FLAGS"
 
 
+def known(key, value):
+    """Whether this version of XLA has an option."""
+    import jax
+
+    try:
+        jax.jit(lambda x: x).lower(0.0).compile({key: value})
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
 class Compiler:
     """Chooses for every test how its programs are compiled, also in its processes."""
 
@@ -37,11 +48,12 @@ class Compiler:
         self.defaults = compiler.get_compile_options
         compiler.get_compile_options = self.options
         self.quick = False
+        self.quicker = {key: value for key, value in QUICK.items() if known(key, value)}
 
     def options(self, *args, env_options_overrides=None, **others):
         """JAX's own options: it has no public way to set them for all programs."""
         options = dict(env_options_overrides or {})
-        options = QUICK | options if self.quick else options
+        options = self.quicker | options if self.quick else options
         return self.defaults(*args, env_options_overrides=options, **others)
 
     @pytest.hookimpl(tryfirst=True)
@@ -54,7 +66,7 @@ class Compiler:
 
         jax.clear_caches()
         self.quick = quick
-        more = [f"--{key}={str(value).lower()}" for key, value in QUICK.items()]
+        more = [f"--{key}={str(value).lower()}" for key, value in self.quicker.items()]
         os.environ[FLAGS] = " ".join([self.flags, *more] if quick else [self.flags])
 
 

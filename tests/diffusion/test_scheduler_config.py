@@ -109,3 +109,10 @@ def test_a_configuration_without_a_class_is_read_as_ddims():
     np.testing.assert_array_equal(ours.taus, ddim.taus)
     assert ours.timestep_spacing == ddim.timestep_spacing == "leading"
     assert ji.schedule_from_diffusers({"trained_betas": [0.1, 0.2]}).taus.shape == (2,)
+
+
+@pytest.mark.parametrize("betas", [np.full((1000, 2), 1e-3), np.array(1e-3)])
+def test_betas_are_a_list(betas):
+    config = {"_class_name": "DDIMScheduler", "trained_betas": betas}
+    with pytest.raises(ValueError, match="trained_betas"):
+        ji.schedule_from_diffusers(config)

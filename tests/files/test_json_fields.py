@@ -221,3 +221,11 @@ def test_what_is_no_file_is_refused_before_it_is_opened(kind, tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.json is missing"):
         read_json(tmp_path / "gone.json")
+
+
+@pytest.mark.parametrize("shape", [(), (3, 2), (1, 1, 4), (0, 2)])
+def test_only_arrays_of_one_axis_are_lists(shape):
+    for kind in (tuple[float, ...], tuple[str, ...], list[float]):
+        with pytest.raises(ValueError, match="key: expected"):
+            check_field("key", np.ones(shape), kind)
+    assert check_field("key", np.ones(3), tuple[float, ...]) is None

@@ -1,6 +1,7 @@
 """Loading is strict, saving is readable by PyTorch, and a round trip loses no bit."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -302,3 +303,14 @@ def test_loading_imports_no_pytorch(saved):
     command = [sys.executable, "-c", code, str(saved / "vae")]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_numbers_that_32_bits_do_not_hold_are_refused(saved, tmp_path):
+    shutil.copytree(saved / "vae", tmp_path / "vae")
+    tensors = load_file(tmp_path / "vae" / VAE_FILE)
+    wide = {name: value.astype(np.float64) for name, value in tensors.items()}
+    name = sorted(wide)[0]
+    wide[name].flat[0] = 1e39
+    save_file(wide, tmp_path / "vae" / VAE_FILE)
+    with pytest.raises(WeightsError, match="values too large for float32"):
+        weights_convert.load_component(tmp_path / "vae", param_dtype=jnp.float64)

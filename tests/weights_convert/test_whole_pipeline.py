@@ -1,5 +1,6 @@
 """A diffusers pipeline to an Orbax checkpoint and back, on the command line and off."""
 
+import importlib
 import json
 import os
 import shutil
@@ -13,8 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from typer.testing import CliRunner
 
+import jaxinv as ji
 import weights_convert
 from jaxinv.cli import app
 from jaxinv.loading import checkpoint
@@ -277,3 +280,19 @@ def test_a_checkpoint_is_restored_straight_into_shards(converted):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("ok")
+
+
+@pytest.mark.parametrize("dtype", ["float16", np.float16, jnp.float16])
+def test_an_autoencoder_that_overflows_is_not_loaded_in_16_bits(
+    dtype, diffusers_folder, monkeypatch
+):
+    loading = importlib.import_module("jaxinv.loading.load")
+    # A CPU refuses float16, which it does not compute in.
+    monkeypatch.setattr(loading, "check_dtypes", lambda **_: None)
+    config = json.loads((diffusers_folder / "vae" / "config.json").read_text())
+    assert config["force_upcast"]
+    pipe = ji.load(diffusers_folder, dtype=dtype)
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(nnx.state(pipe.vae))}
+    assert kinds == {jnp.dtype(jnp.float32)}
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(nnx.state(pipe.unet))}
+    assert kinds == {jnp.dtype(jnp.float16)}

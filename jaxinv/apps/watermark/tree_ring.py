@@ -32,7 +32,8 @@ References:
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ from jaxinv.apps.watermark.disc import (
 )
 from jaxinv.apps.watermark.laws import Direction, Distance, Rings, Share, direction
 from jaxinv.apps.watermark.plausibility import NoiseFigures, noise_figures
-from jaxinv.checks import AtLeastOne, checked
+from jaxinv.checks import AtLeastOne, Length, checked
 
 Pattern = Literal["ring", "random", "zeros"]
 
@@ -203,7 +204,7 @@ class TreeRingKey:
 @checked
 def tree_ring_key(
     key: PRNGKeyArray,
-    shape: tuple[AtLeastOne, AtLeastOne, AtLeastOne],
+    shape: Annotated[Sequence[AtLeastOne], Length(3, 3)],
     *,
     radius: int = 10,
     channel: int = -1,
@@ -239,6 +240,8 @@ def tree_ring_key(
     References:
         Wen et al. 2023, arXiv:2305.20030, Section 3.3 (Zeros, Rand, Rings).
     """
+    height, width, channels = (int(size) for size in shape)
+    shape = (height, width, channels)
     if not 1 <= radius < min(shape[:2]) / 2:
         raise ValueError(
             f"the radius must be at least 1 and less than half of {min(shape[:2])}, "

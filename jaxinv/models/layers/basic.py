@@ -85,7 +85,8 @@ class ShapesOnly:
     @staticmethod
     def initial(_key: None, shape: Any, dtype: DTypeLike) -> jax.ShapeDtypeStruct:
         """Return a shape, in place of an initializer's values."""
-        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+        # An initializer makes no 64-bit numbers unless JAX has them.
+        return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype))
 
 
 class LayerFactory(NamedTuple):

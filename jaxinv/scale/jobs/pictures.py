@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxinv.files.json_fields import check_field
+from jaxinv.checks import shown
 from jaxinv.scale.jobs.manifest import Manifest
 from jaxinv.scale.jobs.records import FAILED, MISSING, Ledger, parse_record, state_of
 
@@ -91,7 +91,11 @@ def find_changes(manifest: Manifest, ledger: Ledger, rows: range) -> Changes:
     with ThreadPoolExecutor(_THREADS) as pool:
         while some := list(itertools.islice(records, _AT_A_TIME)):
             for record in some:
-                check_field("path of a record", record.get("path"), str)
+                if not isinstance(record.get("path"), str):
+                    raise ValueError(
+                        "path of a record: expected text, got "
+                        f"{shown(record.get('path'))}"
+                    )
             paths = [Path(manifest.root, record["path"]) for record in some]
             for record, now in zip(some, pool.map(picture_digest, paths), strict=True):
                 if now == record.get("picture_sha256"):

@@ -31,7 +31,7 @@ _TEMPORARY = re.compile(r"\.(\d{5,})-\d{6,}\.jsonl\..+")
 # The fields of a record that are read, and their types; see state_of.
 _FIELDS: dict[str, Any] = {
     "index": Annotated[int, Range(0, 2**31 - 1)],
-    "path": str | None,
+    "path": Any,  # names of files may be long, and of bytes that are no text
     "picture_sha256": str | None,
     "outdated": bool | None,
     "failure": Annotated[str, Length(0, 2**20)] | None,

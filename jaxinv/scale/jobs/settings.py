@@ -49,11 +49,19 @@ def describe_job(
         else {"row_shape": list(shape), "chunk_rows": chunk_rows},
         "about": {
             "root": str(manifest.root.absolute()),
-            "jaxinv": importlib.metadata.version("jaxinv"),
+            "jaxinv": _version(),
             "jax": jax.__version__,
             **about,
         },
     }
+
+
+def _version() -> str | None:
+    """Return the version, None in a checkout that is not installed."""
+    try:
+        return importlib.metadata.version("jaxinv")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def model_fingerprint(folder: Path, variant: str | None = None) -> str:

@@ -1,8 +1,10 @@
 """Jobs: one result for every image, and what a start makes of an earlier one."""
 
 import concurrent.futures
+import importlib.metadata
 import json
 import logging
+import os
 import threading
 
 import numpy as np
@@ -81,6 +83,40 @@ def test_every_image_has_one_result_and_row_i_is_that_of_image_i(pictures, tmp_p
     for row in rows:
         pixels = read_image(pictures / row["path"]).pixels
         np.testing.assert_array_equal(found[row["index"]], expected_row(pixels))
+
+
+def test_any_name_that_a_file_can_have_is_a_name(tmp_path):
+    """Names that are no text, and paths that are longer than any text in JSON."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    names = [
+        bytes(rng.choice([*b"abc \n'\"\\", 0x80, 0xFF, 0xC3], 8).tolist()) + b".png"
+        for _ in range(8)
+    ]
+    deep = folder.joinpath(*["d" * 200] * 6)
+    deep.mkdir(parents=True)
+    made = write_pictures(tmp_path / "made", len(set(names)) + 1)
+    places = [os.path.join(os.fsencode(folder), name) for name in set(names)]
+    for place, picture in zip(
+        [*places, os.fsencode(deep / "e.png")], sorted(made.iterdir()), strict=True
+    ):
+        os.replace(picture, place)
+    summary = run(folder, tmp_path / "out")
+    assert summary["complete"]
+    assert summary["converged"] == len(places) + 1
+    before = snapshot(tmp_path / "out")
+    assert run(folder, tmp_path / "out") == summary
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_a_job_runs_in_a_checkout_that_is_not_installed(
+    pictures, tmp_path, monkeypatch
+):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert run(pictures, tmp_path / "out")["complete"]
 
 
 def test_an_image_is_inverted_with_its_own_settings(pictures, tmp_path):
