@@ -5,12 +5,17 @@ that reads it is tested against the real layout, and the real models' outputs.
 """
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from programs import Compiler, Programs, forget_folder, share_programs
 
 MAX_TOKENS = 16
+
+# For PyTorch, before it is imported: threads that wait for one another at every small
+# operator are slow on shared cores, a hundred times slower beside another worker.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # --- compiled programs (cases/programs.py) ------------------------------------------
 
@@ -106,17 +111,6 @@ def float64():
 
 
 # --- what tests share ---------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """One of PyTorch's: threads that wait for one another are slow on shared cores."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

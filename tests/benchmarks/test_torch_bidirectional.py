@@ -15,7 +15,6 @@ import jaxinv as ji
 from jaxinv.diffusion.grid import make_grid
 from jaxinv.sampling.state import state_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FOLDER = Path(ji.__file__).parent / "zoo" / "emoji64"
 PROMPT = "red heart on a light blue background"
 GUIDANCE = 3.0

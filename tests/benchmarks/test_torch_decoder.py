@@ -12,7 +12,6 @@ import jaxinv as ji
 from benchmarks.torch_reference import decoder as published
 from jaxinv.decoder_inversion import Adam, ForwardStep, Gradient, learning_rates
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FOLDER = Path(ji.__file__).parent / "zoo" / "emoji64"
 # Twelve, so that there is a warm-up; after four the forward step gains no more here.
 CASES = {

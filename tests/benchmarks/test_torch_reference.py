@@ -15,7 +15,6 @@ import jaxinv as ji
 from benchmarks.torch_reference.inversion import solve, substeps
 from benchmarks.torch_reference.samplers import levels
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FOLDER = Path(ji.__file__).parent / "zoo" / "emoji64"
 PROMPT = "red heart on a light blue background"
 # Two float32 programs of the same formulas; one evaluation differs by a few 1e-6.

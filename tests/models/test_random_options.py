@@ -13,8 +13,6 @@ from torch_models import relative_error
 import weights_convert
 from jaxinv.models import UNet2DConditionConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # As small as can be, but with every kind of block.
 BASE = {
     "sample_size": 8,
