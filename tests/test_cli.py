@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 
@@ -556,14 +557,14 @@ def test_only_the_folder_of_the_command_line_has_a_limit(tmp_path, monkeypatch):
     """JAX writes nothing to a folder with a limit if it holds entries without."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setattr("sys.platform", "linux")
-    keep_programs(str(tmp_path / "mine"))
-    assert jax.config.jax_compilation_cache_max_size == -1
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "jax"))
-    keep_programs()
-    assert jax.config.jax_compilation_cache_max_size == -1
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-    keep_programs()
-    assert jax.config.jax_compilation_cache_max_size == 2 * 2**30
+    rng = random.Random(0)  # any folder may follow any other
+    for kind in rng.choices(["default", "variable", "given"], k=12):
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        if kind == "variable":
+            monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "jax"))
+        keep_programs(str(tmp_path / "mine") if kind == "given" else None)
+        limit = 2 * 2**30 if kind == "default" else -1
+        assert jax.config.jax_compilation_cache_max_size == limit, kind
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])

@@ -21,11 +21,10 @@ import jax
 
 OFF = "off"
 
-# Small programs are also stored: reading takes a tenth of the time of compiling.
-_SETTINGS = {"jax_persistent_cache_min_compile_time_secs": 0.0}
 # In the default folder the most recently used programs are kept. Folders that the user
-# names may hold programs of others, or entries that JAX wrote without a limit.
-_LIMIT = {"jax_compilation_cache_max_size": 2 * 2**30}
+# names may hold programs of others, or entries that JAX wrote without a limit: there
+# JAX's default applies, which is no limit.
+_MAX_BYTES, _NO_LIMIT = 2 * 2**30, -1
 
 
 def default_folder() -> Path:
@@ -63,8 +62,13 @@ def keep_programs(folder: str | None = None) -> Path | None:
         "jax_compilation_cache_dir", None if place is None else str(place)
     )
     if place is not None:
-        limit = _LIMIT if place == default_folder() else {}
-        for name, value in (_SETTINGS | limit).items():
+        own = place == default_folder().absolute()
+        settings = {
+            # Small programs are also stored: reading takes a tenth of compiling.
+            "jax_persistent_cache_min_compile_time_secs": 0.0,
+            "jax_compilation_cache_max_size": _MAX_BYTES if own else _NO_LIMIT,
+        }
+        for name, value in settings.items():
             if name.upper() not in os.environ:
                 jax.config.update(name, value)
     return place
