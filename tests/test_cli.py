@@ -27,6 +27,7 @@ from PIL import Image
 from rich.console import Console
 
 import jaxinv as ji
+from jaxinv.cli import main
 from jaxinv.cli.console import ExitCode, Output
 from jaxinv.cli.programs import default_folder, keep_programs
 from jaxinv.cli.progress import phase
@@ -533,6 +534,18 @@ def test_programs_are_kept_where_one_asks(tmp_path, monkeypatch):
     assert keep_programs(str(tmp_path / "asked")) == tmp_path / "asked"
     assert keep_programs("off") is None
     assert jax.config.jax_compilation_cache_dir is None
+
+
+@pytest.mark.usefixtures("programs_folder")
+def test_what_is_said_of_programs_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    no_command = ["sample", "--prompt", "red", "--model", str(tmp_path / "none")]
+    for said, made in ((["--compilation-cache", "off"], False), ([], True)):
+        monkeypatch.setattr("sys.argv", ["jaxinv", *said, *no_command])
+        with pytest.raises(SystemExit):
+            main()
+        assert (tmp_path / "jaxinv").exists() is made
 
 
 @pytest.mark.usefixtures("programs_folder")

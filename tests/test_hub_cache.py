@@ -1,10 +1,12 @@
 """Models of the hub, with a cache on the disk and no network."""
 
+import json
 import os
 import random
 import shutil
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -18,6 +20,7 @@ import weights_convert
 from jaxinv.cli import app
 from jaxinv.loading.convert import convert
 from jaxinv.loading.find import find_model, wanted_files
+from jaxinv.scale.jobs import model_fingerprint
 
 NAME, COMMIT = "somebody/model", "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = "unet/diffusion_pytorch_model"
@@ -205,3 +208,16 @@ def test_what_is_said_of_the_hub_reaches_it(monkeypatch, cache, diffusers_folder
     wanted = wanted_files(files, variant="fp16", subfolder="sub")
     assert set(wanted) == {files[1], files[3], files[4]}
     assert patterns == [f"{diffusers_folder.name}/model_index.json"]
+
+
+def test_a_job_is_of_the_files_that_it_loads(network, cache, diffusers_folder):
+    """The hub is asked once: a branch that moves in between gives no other digest."""
+    in_cache(diffusers_folder, cache)
+    asked = network("ConnectError")
+    with open("empty.png", "wb"):
+        pass
+    found = CliRunner().invoke(app, ["batch", ".", "job", "--model", NAME])
+    assert found.exit_code == 3, found.output
+    assert len([one for one in asked if NAME in str(one.url)]) == 1
+    job = json.loads(Path("job/job.json").read_text())
+    assert job["settings"]["model_sha256"] == model_fingerprint(diffusers_folder)

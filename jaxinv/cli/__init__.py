@@ -30,6 +30,10 @@ for command in (demo, invert, batch, sample, edit, interpolate, convert):
 app.add_typer(watermark)
 
 
+# As a program, the command line keeps compiled programs even if it is not asked to.
+_AS_A_PROGRAM = "as a program"
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         print(f"jaxinv {__version__}")
@@ -38,6 +42,7 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def about(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -59,7 +64,7 @@ def about(
     ] = None,
 ) -> None:
     """Exact inversion of diffusion models: from an image to its noise and back."""
-    if compilation_cache is not None:
+    if compilation_cache is not None or context.obj is _AS_A_PROGRAM:
         try:
             keep_programs(compilation_cache)
         except ValueError as error:
@@ -68,5 +73,4 @@ def about(
 
 def main() -> None:
     """Run the command line."""
-    keep_programs()
-    app()
+    app(obj=_AS_A_PROGRAM)

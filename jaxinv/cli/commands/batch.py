@@ -199,10 +199,12 @@ def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
             output.note(f"{len(said)} of {len(notes)} images: {said[0]}")
     if note := lossy_note(ready.sampler, pipe.schedule):
         output.note(note)
+    # The files that were just loaded: a branch on the hub may have moved since.
+    folder = find_model(
+        sampling.model, revision=sampling.revision, local_files_only=True
+    )
     settings = ready.record() | {
-        "model_sha256": jobs.model_fingerprint(
-            find_model(sampling.model, revision=sampling.revision)
-        ),
+        "model_sha256": jobs.model_fingerprint(folder),
         "dtype": dtype,
         "strategy": ready.strategy,
         "decoder_inversion": ready.decoder,
