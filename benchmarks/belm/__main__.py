@@ -95,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts = (report(name, arguments, kept[name]) for name in arguments.sections)
     text = f"""# Bidirectional samplers on {arguments.model}
 
-{provenance(arguments.command)} Float32 unless it says otherwise, seed {arguments.seed},
+{provenance(arguments.command, arguments.model)}
+
+Float32 unless it says otherwise, seed {arguments.seed},
 grids uniform in log-SNR. NMSE is `|x - reference|^2 / |reference|^2` in dB, median and
 worst of the samples. One evaluation is one call of the model for one sample (both
 branches, with guidance). BDIA has gamma = 0.96 and EDICT p = 0.93, unless they say

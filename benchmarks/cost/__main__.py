@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         calls = CallTimes(pipe, arguments.repeats)
         for name in arguments.sections:
             text = section(name, pipe, calls, arguments)
-            parts[name] = f"{text}\n\n{provenance(arguments.command)}"
+            parts[name] = f"{text}\n\n{provenance(arguments.command, arguments.model)}"
             with open_atomically(kept) as file:
                 file.write(json.dumps(parts, indent=1).encode())
     sections = (chr(10) * 2).join(parts[name] for name in SECTIONS if name in parts)

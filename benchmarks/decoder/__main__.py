@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             parts.append(f"## {section.TITLE}\n\n{section.run(setting)}")
     text = f"""# Decoder inversion on {arguments.model}
 
-{provenance(arguments.command)} Float32, seed {arguments.seed}. NMSE is `|z - z*|^2 /
+{provenance(arguments.command, arguments.model)}
+
+Float32, seed {arguments.seed}. NMSE is `|z - z*|^2 /
 |z*|^2` of the latent in dB, PSNR that of the decoded image to the 8-bit image, median
 and worst of {arguments.samples} samples. An iteration of a gradient-free method
 evaluates the decoder and the encoder once each.

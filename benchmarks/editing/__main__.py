@@ -136,7 +136,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sections = "\n\n".join(section(setting, kind) for kind in KINDS)
     text = f"""# Editing on {arguments.model}
 
-{provenance(arguments.command)} Float32, seed {arguments.seed}, {arguments.steps} steps
+{provenance(arguments.command, arguments.model)}
+
+Float32, seed {arguments.seed}, {arguments.steps} steps
 on the default grid, guidance {GUIDANCE:g} for both prompts; latents from the
 inverted decoder (`anderson`). Medians, quartiles in brackets; all runs, converged or
 not. The mask is the drawing's own outline, not one that was found. *Kept* and

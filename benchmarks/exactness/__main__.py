@@ -6,10 +6,6 @@ Noise -> sampler -> latent -> inversion -> noise -> sampler -> latent, for DDIM,
 DPM-Solver++(2M) and (3M), over steps and guidance, on the grid uniform in log-SNR and
 on linspace, with every way to invert: naive DDIM inversion, the paper's algorithms,
 the whole trajectory at once, and what the library does by default.
-
-``emoji64`` was trained with a penalty on steps that fold at guidance 7.5 and with a
-weakened text (``training/README.md``), so that its noises can be recovered: the figures
-show what the methods reach then, not what they reach on other models.
 """
 
 import argparse
@@ -207,7 +203,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 {body(__doc__)}
 
-{provenance(arguments.command)} {len(found)} of the {len(table)} rows below were read
+{provenance(arguments.command, arguments.model)}
+
+{len(found)} of the {len(table)} rows below were read
 from the file that it continues, as earlier runs had measured them. Float32,
 {arguments.samples} samples (fewer where the
 table says so), seed {arguments.seed}, {arguments.batch} at a time. NMSE is

@@ -47,7 +47,7 @@ def main() -> None:
         rows = [[name, *disturbed(setting, whole, name)] for name in SCENARIOS]
     text = (
         "# What ends `jaxinv batch`, and what comes of it\n\n"
-        f"{provenance(arguments.command)}\n\n"
+        f"{provenance(arguments.command, 'emoji64')}\n\n"
         "emoji64, "
         "DDIM, 20 steps, guidance 3, default strategy and decoder inversion, "
         f"{count} images, 4 at a time, "

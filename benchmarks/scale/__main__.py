@@ -28,7 +28,7 @@ def main() -> None:
     for name in arguments.only:
         section, small = _section(name), arguments.small
         how = f"python -m benchmarks.scale --only {name}{' --small' * small}"
-        known[section.TITLE] = f"{section.run(small)}\n\n{provenance(how)}"
+        known[section.TITLE] = f"{section.run(small)}\n\n{provenance(how, 'emoji64')}"
         save(arguments.out, report(known))
 
 

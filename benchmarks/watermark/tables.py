@@ -157,7 +157,9 @@ def report(setting: Setting) -> tuple[str, dict[Path, Figure]]:
     radius = setting.keys[0].radius
     text = f"""# Watermarks on {arguments.model}
 
-{provenance(arguments.command)} Float32, seed {arguments.seed}, guidance 3, prompt
+{provenance(arguments.command, arguments.model)}
+
+Float32, seed {arguments.seed}, guidance 3, prompt
 known. Tree-Ring keys of rings in the last channel, radius {radius}: the published 10
 of 64, as a share of {setting.pipe.latent_shape[0]}, rounded up. *Encoder* starts from
 the encoder's latent, *decoder* from the inverted decoder's (`anderson`). *Right key*:

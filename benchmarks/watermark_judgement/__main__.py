@@ -227,7 +227,7 @@ def report(arguments: argparse.Namespace) -> str:
     worst = max(counted, key=lambda pair: counted[pair])
     text = f"""# Watermarks: found, not found, cannot judge
 
-{provenance(arguments.command)}
+{provenance(arguments.command, "emoji64")}
 Noise of {SHAPE}, Tree-Ring keys of radius {RADIUS} in channel {CHANNEL}, Gaussian
 Shading of 64 bits in blocks of 4x4; found means p <= {RATE:g}. In each cell: % found, %
 that cannot be judged, and % found by the test that was this library's before, the
