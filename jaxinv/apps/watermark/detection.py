@@ -49,9 +49,9 @@ def detect(
     """Search the noise of an image for a key.
 
     Pass the prompt and guidance of the image if they are known. The default is the
-    usual guess, the empty prompt without guidance. On the first version of ``emoji64``
-    it misses most ring watermarks of images that were generated with guidance
-    (``benchmarks/results/watermark_judgement.md``).
+    usual guess, the empty prompt without guidance. On ``emoji64`` it misses most
+    watermarks of the kinds ``"ring"`` and ``"zeros"`` in images that were generated
+    with guidance (``benchmarks/results/watermark_judgement.md``).
 
     Args:
         pipe: The model that would have generated the image.

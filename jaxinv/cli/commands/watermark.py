@@ -299,10 +299,10 @@ def unguided_note(prompt: str, guidance: float) -> str | None:
     # benchmarks/results/watermark_judgement.md
     return (
         f"inverting {how}: if the image was made with guidance (by 'embed': 3), its "
-        "mark may be missed. Of 8 images of each kind of key by the first version of "
-        "emoji64, 6 (random), 3 (ring), 3 (zeros) and 8 (gaussian-shading) are found "
-        "with --prompt and --guidance 3; 7, 0, 1 and 8 with the prompt at guidance 1; "
-        "6, 0, 1 and 8 without the prompt"
+        "mark may be missed. Of 8 images of each kind of key by emoji64, 8 (random), 6 "
+        "(ring), 8 (zeros) and 8 (gaussian-shading) are found with --prompt and "
+        "--guidance 3; 8, 1, 5 and 8 with the prompt at guidance 1; 8, 1, 1 and 8 "
+        "without the prompt"
     )
 
 
