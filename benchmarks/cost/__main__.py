@@ -49,7 +49,7 @@ def overhead(pipe: Any, calls: CallTimes, arguments: argparse.Namespace) -> str:
             spent = seconds(run, arguments.repeats)
             result, _ = run()
             if name == "DDIM":
-                # A step of the batch ends when its slowest sample has converged.
+                # A step of the batch ends when its slowest sample is solved.
                 number = int(jnp.sum(jnp.max(result.iterations, axis=0)))
                 size = batch
             else:
@@ -59,7 +59,7 @@ def overhead(pipe: Any, calls: CallTimes, arguments: argparse.Namespace) -> str:
                     name,
                     strategy,
                     batch,
-                    f"{np.mean(result.converged):.0%}",
+                    f"{np.mean(result.solved):.0%}",
                     int(jnp.sum(result.num_evals)),
                     f"{number} x {size}",
                     f"{1000 * calls[size]:.0f}",
@@ -69,7 +69,7 @@ def overhead(pipe: Any, calls: CallTimes, arguments: argparse.Namespace) -> str:
             )
             print(f"overhead: {rows[-1]}", flush=True)
     header = (
-        "sampler | strategy | samples | converged | evaluations | "
+        "sampler | strategy | samples | solved | evaluations | "
         "model calls x batch | one such call, ms | seconds | over its model calls"
     )
     return table(header, rows)
@@ -183,9 +183,9 @@ of the two frameworks' Algorithm 2 may differ: step sizes and stopping are the s
 
 Wall time over the time of the model calls that the batch really makes, guidance
 {arguments.overhead_guidance:g}. Stepwise, a step of a vmapped batch lasts until its
-slowest sample has converged: the sum over steps of the largest number of iterations,
+slowest sample is solved: the sum over steps of the largest number of iterations,
 calls of the batch's size. For the trajectory: the largest number of sweeps, calls of
-batch x steps. Where not all converged, auto's later stages are not counted.
+batch x steps. Where not all are solved, auto's later stages are not counted.
 
 {overhead(pipe, calls, arguments)}"""
     if name == "memory":
