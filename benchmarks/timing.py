@@ -45,5 +45,6 @@ class CallTimes:
             samples = make_samples(self.pipe, batch, 0)
             t = jnp.linspace(10.0, 990.0, batch)
             arguments = self.pipe, samples, jnp.float32(5), samples.noises, t
+            jax.block_until_ready(model_call(*arguments))  # compiled here
             self.known[batch] = seconds(lambda: model_call(*arguments), self.repeats)
         return self.known[batch]
