@@ -21,6 +21,7 @@ from jaxinv.diffusion.grid import LossyGridWarning, TimeGrid, time_grid
 from jaxinv.diffusion.schedule import (
     NoiseSchedule,
     cosine,
+    edm,
     flow_matching,
     linear,
     scaled_linear,
@@ -73,6 +74,7 @@ __all__ = [
     "conditioned",
     "cosine",
     "decoder",
+    "edm",
     "flow_matching",
     "from_v",
     "from_x0",

@@ -39,6 +39,7 @@ from jaxinv.inversion.strategies import FINISH, STRATEGIES
 from jaxinv.pipeline import latent_diffusion
 
 __all__ = ["picture", "small", "wide"]  # fixtures
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,40 @@ def test_invert_writes_the_noise_and_its_certificate(inverted):
     assert certificate["stages"] == ["stepwise"]
     assert (record["sampler"], record["strategy"]) == ("ddim", "auto")
     assert len(certificate["iterations"]) == record["steps"] == 20
+
+
+@pytest.mark.parametrize("name", ["PNDM", "HeunDiscrete"])
+def test_the_steps_of_a_scheduler_are_inverted(
+    name, picture, diffusers_folder, tmp_path
+):
+    """The file that a pipeline saves stands for the sampler of its images."""
+    config = json.loads((diffusers_folder / SCHEDULER).read_text())
+    config |= {"_class_name": f"{name}Scheduler", "skip_prk_steps": True}
+    file = tmp_path / "scheduler_config.json"
+    file.write_text(json.dumps(config))
+    common = ("--model", diffusers_folder, "--prompt", "red cat", "--json")
+    out = ("--out", tmp_path / "out", "--scheduler", file, "--steps", 5)
+    result = run("invert", picture, *common, *out, "--decoder-inversion", "encoder")
+    assert result.exit_code in (OK, NOT_CONVERGED), result.output
+    record = only_json(result)
+    assert (record["sampler"], record["spacing"]) == (config["_class_name"], None)
+    assert record["scheduler"] == config
+    rows = {"PNDM": 6, "HeunDiscrete": 9}[name]
+    assert len(record["certificate"]["step_residuals"]) == rows
+
+
+def test_a_model_s_own_scheduler_and_none_that_does_not_fit(diffusers_folder, tmp_path):
+    common = ("sample", "--model", diffusers_folder, "--prompt", "red", "--steps", 3)
+    common += ("--out", tmp_path / "a.png", "--json")
+    own = run(*common, "--scheduler", "own")
+    assert own.exit_code == OK, own.output
+    assert only_json(own)["sampler"] == "DDIMScheduler"
+    file = tmp_path / "scheduler_config.json"
+    file.write_text(json.dumps({"_class_name": "EulerDiscreteScheduler"}))
+    expect_one_clear_line(run(*common, "--scheduler", file), "does not fit the model")
+    file.write_text(json.dumps({"_class_name": "LCMScheduler"}))
+    expect_one_clear_line(run(*common, "--scheduler", file), "LCMScheduler")
+    expect_one_clear_line(run(*common, "--scheduler", tmp_path / "none"), "none")
 
 
 def test_the_written_noise_is_sampled_to_the_written_reconstruction(
@@ -319,6 +354,12 @@ def test_help_names_every_sampler(command):
         ),
         ("deis", "DEISMultistep", {}),
         ("unip", "UniPCMultistep", {"disable_corrector": [0, 1, 2]}),
+        ("unipc", "UniPCMultistep", {}),
+        ("dpm_solver_singlestep", "DPMSolverSinglestep", {}),
+        ("euler", "EulerDiscrete", {}),
+        ("heun", "HeunDiscrete", {}),
+        ("kdpm2", "KDPM2Discrete", {}),
+        ("lms", "LMSDiscrete", {}),
     ],
 )
 def test_on_diffusers_spacings_a_sampler_is_diffusers_scheduler(
@@ -327,18 +368,20 @@ def test_on_diffusers_spacings_a_sampler_is_diffusers_scheduler(
     import diffusers
     import torch
 
-    theirs = getattr(diffusers, f"{scheduler}Scheduler")(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        timestep_spacing=spacing,
-        steps_offset=1,
-        **options,
+    options = options | {"timestep_spacing": spacing, "steps_offset": 1}
+    theirs = getattr(diffusers, f"{scheduler}Scheduler").from_config(
+        {
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            **options,
+        }
     )
     theirs.set_timesteps(4)
-    x = torch.linspace(-1, 1, 5).reshape(1, 1, 1, 5)
+    x = torch.linspace(-1, 1, 5).reshape(1, 1, 1, 5) * theirs.init_noise_sigma
     for t in theirs.timesteps:
-        x = theirs.step(torch.sin(3 * x) + t / 1000, t, x).prev_sample
+        seen = theirs.scale_model_input(x, t)
+        x = theirs.step(torch.sin(3 * seen) + t / 1000, t, x).prev_sample
 
     sampler = make_sampler(tiny.schedule, name, 4, spacing)
     ours = ji.sample(

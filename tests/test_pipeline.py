@@ -1,5 +1,8 @@
 """The joined model, against diffusers' own on the same weights, and its checks."""
 
+import json
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -290,3 +293,34 @@ def test_a_prompt_that_does_not_fit_is_cut_with_a_warning(tiny):
 
 def test_an_empty_prompt_is_a_prompt(tiny):
     assert tiny.encode_prompt("").shape == (16, 16)
+
+
+def test_the_sampler_of_a_pipeline_is_its_scheduler_s(tiny):
+    config = json.loads(tiny.scheduler)
+    with warnings.catch_warnings(action="ignore", category=ji.LossyGridWarning):
+        for given, table in (
+            ({}, tiny.sampler(7)),
+            (
+                {"_class_name": "UniPCMultistepScheduler"},
+                tiny.sampler(7, config | {"_class_name": "UniPCMultistepScheduler"}),
+            ),
+        ):
+            expected = ji.sampler_from_diffusers(config | given, 7)
+            for ours, theirs in zip(
+                *map(jax.tree.leaves, (table, expected)), strict=True
+            ):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"beta_start": 1e-4, "beta_end": 0.02},
+        {"prediction_type": "v_prediction"},
+        {"num_train_timesteps": 500},
+    ],
+)
+def test_a_scheduler_of_another_model_is_refused(tiny, changed):
+    config = json.loads(tiny.scheduler) | changed
+    with pytest.raises(ValueError, match="does not fit the model"):
+        tiny.sampler(7, config)

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 import jaxinv as ji
-from benchmarks.schedules.draw import Case
+from benchmarks.schedules.draw import FLOW, Case
+from jaxinv.diffusion.diffusers_config import SCALING
 
 #: Largest difference of a state, relative to its RMS, that counts as agreement.
 TOLERANCE = 1e-4
@@ -31,14 +32,13 @@ NOISE = np.random.default_rng(0).standard_normal((2, 4, 3))
 
 # All that this library may answer instead of a sampler, by what its message says.
 REFUSALS = {
+    "the class is not supported": "the scheduler '.*' is not supported",
     "clip_sample": "clip_sample",
     "thresholding": "thresholding=",
-    "beta levels": "use_beta_sigmas",
     "zero terminal SNR": "rescale_betas_zero_snr|terminal SNR",
     "stochastic": "stochastic_sampling|sde-dpmsolver",
     "inverted levels": "invert_sigmas",
     "learned variance": "variance_type",
-    "UniPC's corrector": "corrector",
     "order above 3": "solver_order",
     "flow levels without flow prediction, or the reverse": "only supported together",
     "spaced levels of a flow": "not supported for flow matching",
@@ -52,7 +52,11 @@ REFUSALS = {
     "a 'trailing' step at timestep -1 of DDIM": "timestep -1",
     "a step to zero of the noise prediction": "cannot end at zero",
     "betas": "beta_start|trained_betas",
+    "options that EDM does not have": "EDM's (networks|schedulers)",
     "NaN in diffusers": "returns NaN",
+    "a prediction type that the class does not have": "predict the data, also in",
+    "too few steps for Runge and Kutta": "three Runge-Kutta steps",
+    "a timestep past the last": "reads timestep",
     "timestep that depends on the machine": "rounds a square root",
     "digits lost in float32": "error of about .* in float32",
     "noise prediction of a flow": "data prediction only",
@@ -100,13 +104,15 @@ def compare(case: Case) -> Outcome:
             return Outcome("diffusers raises", type(error).__name__)
         if not np.all(np.isfinite(theirs)):
             return Outcome("diffusers NaN")
-        if len(times) != table.num_steps:
-            return Outcome("steps differ", f"{len(times)}, {table.num_steps} here")
-        wrong = np.abs(table.model_time[:0:-1] - times) > TIME_TOLERANCE * (1 + times)
+        if len(times) != table.num_rows:
+            return Outcome("steps differ", f"{len(times)}, {table.num_rows} here")
+        allowed = TIME_TOLERANCE * (1 + np.abs(times))
+        wrong = np.abs(table.model_time[:0:-1] - times) > allowed
         if np.any(wrong):
             here = table.model_time[:0:-1]
             return Outcome("times differ", f"{here[wrong][0]} for {times[wrong][0]}")
-        error = relative_error(trajectory(table, schedule), theirs)
+        ours = in_their_units(case, table, trajectory(table, schedule))
+        error = relative_error(ours, theirs)
         kind = "agrees" if error <= TOLERANCE else "states differ"
         return Outcome(kind, error=error)
 
@@ -135,11 +141,19 @@ def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float("inf") if np.any(np.isnan(error)) else float(error.max())
 
 
+def in_their_units(case: Case, table: Any, states: np.ndarray) -> np.ndarray:
+    """Return states x, noise first, in the units of the case's scheduler."""
+    if case.name not in SCALING:
+        return states
+    scale = np.asarray(table.scale)[::-1]
+    return states / scale.reshape(-1, *[1] * (states.ndim - 1))
+
+
 def trajectory(table: Any, schedule: Any) -> np.ndarray:
     """Return all states x of a table, noise first, in NumPy and float64."""
     denoise = float64_denoiser(schedule)
-    scale, times, n = table.scale, table.model_time, table.num_steps
-    y, f = {n: NOISE / scale[n]}, {}
+    scale, times, n = table.scale, table.model_time, table.num_rows
+    y, f = {n: NOISE * table.init_noise_scale / scale[n]}, {}
     for i in range(n, 0, -1):
         f[i] = denoise(scale[i] * y[i], times[i])
         ages = range(min(table.history, n + 1 - i))
@@ -154,6 +168,10 @@ def float64_denoiser(schedule: Any) -> Callable[[np.ndarray, float], np.ndarray]
     kind = schedule.prediction_type
 
     def denoise(x: np.ndarray, t: float) -> np.ndarray:
+        if schedule.sigma_data is not None:
+            data, sigma = schedule.sigma_data, np.exp(4 * t)
+            c_in, sign = 1 / np.hypot(sigma, data), 1 if kind == "edm" else -1
+            return c_in * (sigma * c_in * x - sign * data * network(np, c_in * x, t))
         out = network(np, x, t)
         tau = np.exp(np.interp(t, schedule.model_times, np.log(schedule.taus)))
         if kind == "v_prediction":
@@ -179,7 +197,7 @@ def _in_diffusers(
 ) -> tuple[np.ndarray, np.ndarray]:
     scheduler = getattr(diffusers, case.name).from_config(case.config)
     request = dict(case.request)
-    if case.name != "DPMSolverMultistepScheduler" or "timesteps" not in request:
+    if case.name == FLOW or "timesteps" not in request:
         request["num_inference_steps"] = case.num_steps
     scheduler.set_timesteps(**request)
     if begin_index is not None:
@@ -188,10 +206,12 @@ def _in_diffusers(
         if double and hasattr(scheduler, name):
             setattr(scheduler, name, getattr(scheduler, name).double())
     x = torch.from_numpy(NOISE if double else NOISE.astype(np.float32))
+    x = x * float(getattr(scheduler, "init_noise_sigma", 1))
+    as_seen = getattr(scheduler, "scale_model_input", lambda x, t: x)
     states = [x]
     with float64_steps(scheduler) if double else contextlib.nullcontext():
         for t in scheduler.timesteps:
-            out = network(torch, x, t.to(x.dtype))
+            out = network(torch, as_seen(x, t), t.to(x.dtype))
             x = scheduler.step(out, t, x).prev_sample
             states.append(x)
     return scheduler.timesteps.double().numpy(), torch.stack(states).double().numpy()

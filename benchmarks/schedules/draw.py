@@ -17,9 +17,30 @@ DPM, DEIS, UNIPC = (
 )
 DATA = "dpmsolver++"
 FLOW = "FlowMatchEulerDiscreteScheduler"
-CLASSES = ("DDIMScheduler", DPM, DEIS, UNIPC, FLOW)
+EDM_EULER, EDM_DPM = "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"
+PNDM, SINGLESTEP = "PNDMScheduler", "DPMSolverSinglestepScheduler"
+EULER, HEUN, KDPM2, LMS = (
+    f"{name}DiscreteScheduler" for name in ("Euler", "Heun", "KDPM2", "LMS")
+)
+# With the shares in which they are drawn.
+SHARES = {
+    "DDIMScheduler": 0.11,
+    DPM: 0.16,
+    DEIS: 0.1,
+    UNIPC: 0.14,
+    FLOW: 0.1,
+    EULER: 0.1,
+    HEUN: 0.05,
+    KDPM2: 0.05,
+    LMS: 0.04,
+    PNDM: 0.05,
+    SINGLESTEP: 0.05,
+    EDM_EULER: 0.02,
+    EDM_DPM: 0.03,
+}
+CLASSES = tuple(SHARES)
 # Their configurations are loaded into the classes above, as users do.
-SOURCES = (*CLASSES, "PNDMScheduler", "EulerDiscreteScheduler", "DDPMScheduler")
+SOURCES = (*CLASSES, "DDPMScheduler")
 
 Rng = np.random.Generator
 
@@ -43,7 +64,7 @@ class Case(NamedTuple):
 def draw(seed: int) -> Case:
     """Return the case of a seed."""
     rng = np.random.default_rng(seed)
-    name = str(rng.choice(CLASSES, p=(0.2, 0.3, 0.15, 0.2, 0.15)))
+    name = str(rng.choice(CLASSES, p=[*SHARES.values()]))
     steps = int(rng.integers(1, 101)) if rng.random() < 0.8 else int(rng.integers(1, 9))
     config = _options(rng, name, steps)
     if name != FLOW:
@@ -110,6 +131,20 @@ def _options(rng: Rng, name: str, steps: int) -> dict[str, Any]:
         if flip(0.15):
             config["shift_terminal"] = one(0.02, 0.1)
         return config
+    if name in (EDM_EULER, EDM_DPM):
+        config["prediction_type"] = one("epsilon", "epsilon", "v_prediction")
+        config["sigma_schedule"] = one("karras", "karras", "exponential")
+        config["final_sigmas_type"] = one("zero", "sigma_min")
+        config["sigma_min"] = float(10 ** rng.uniform(-3, -1))
+        config["sigma_max"] = float(10 ** rng.uniform(1, 2.5))
+        config["sigma_data"] = one(0.5, 1.0, float(rng.uniform(0.2, 2)))
+        config["rho"] = one(7.0, 3.0)
+        if name == EDM_DPM:
+            config["solver_order"] = one(1, 2, 3)
+            config["solver_type"] = one("midpoint", "heun")
+            config["lower_order_final"] = flip(0.5)
+            config["euler_at_final"] = flip(0.3)
+        return config
     if flip(0.8):
         config["prediction_type"] = one("epsilon", "v_prediction", "sample")
     if flip(0.75):
@@ -125,10 +160,27 @@ def _options(rng: Rng, name: str, steps: int) -> dict[str, Any]:
         if flip(0.6):
             config["set_alpha_to_one"] = flip(0.5)
         return config
+    if name == PNDM:
+        config["skip_prk_steps"] = flip(0.6)
+        config["set_alpha_to_one"] = flip(0.5)
+        return config
+    if name in (EULER, HEUN, KDPM2, LMS):
+        if levels := one("karras_sigmas", "exponential_sigmas", "beta_sigmas", "", ""):
+            config[f"use_{levels}"] = True
+        if name == HEUN:
+            config["clip_sample"] = flip(0.03)
+        if name == EULER:
+            config["rescale_betas_zero_snr"] = flip(0.03)
+            config["interpolation_type"] = one("linear", "linear", "log_linear")
+            config["final_sigmas_type"] = one("zero", "zero", "sigma_min")
+            config["timestep_type"] = "continuous" if flip(0.03) else "discrete"
+        if flip(0.1):
+            config |= {"sigma_min": 0.05, "sigma_max": float(rng.uniform(5, 20))}
+        return config
     config["solver_order"] = one(1, 2, 2, 3, 3, 4) if flip(0.85) else 2
     config["lower_order_final"] = flip(0.7)
     config["solver_type"] = one(
-        *{DPM: ("midpoint", "heun"), DEIS: ("logrho",), UNIPC: ("bh1", "bh2")}[name],
+        *{DEIS: ("logrho",), UNIPC: ("bh1", "bh2")}.get(name, ("midpoint", "heun")),
         "midpoint",
         "bh2",
     )
@@ -137,7 +189,7 @@ def _options(rng: Rng, name: str, steps: int) -> dict[str, Any]:
         levels = "lu_lambdas"
     if levels:
         config[f"use_{levels}"] = True
-    if flip(0.03):
+    if flip(0.2) and not levels:
         config["use_beta_sigmas"] = True
     flow = levels == "flow_sigmas"
     if flow:
@@ -149,24 +201,25 @@ def _options(rng: Rng, name: str, steps: int) -> dict[str, Any]:
             config["time_shift_type"] = one("exponential", "linear")
         if name == UNIPC and flip(0.2):
             config["shift_terminal"] = 0.05
-    if name in (DPM, UNIPC):
+    if name in (DPM, UNIPC, SINGLESTEP):
         ends = ("zero",) * (9 if flow else 1)
         config["final_sigmas_type"] = one(*ends, "sigma_min")
-    if name == DPM:
+    if name in (DPM, SINGLESTEP):
         config["algorithm_type"] = "dpmsolver" if flip(0.05 if flow else 0.3) else DATA
         if config["algorithm_type"] == "dpmsolver":
             config["final_sigmas_type"] = "sigma_min"
         if flip(0.03):
             config["algorithm_type"] = "sde-dpmsolver++"
-        config["euler_at_final"] = flip(0.3)
+        if name == DPM:
+            config["euler_at_final"] = flip(0.3)
         if flip(0.15):
             config["lambda_min_clipped"] = float(rng.uniform(-6, -1))
         if flip(0.1):
             config["variance_type"] = one("fixed_small", "fixed_large", "learned_range")
     if name == UNIPC:
         config["predict_x0"] = flip(0.95 if flow else 0.7)
-        if flip(0.9):
-            config["disable_corrector"] = list(range(steps + 1))
+        if flip(0.4):
+            config["disable_corrector"] = one([0], [0, 1, 4], list(range(steps + 1)))
         if flip(0.1):
             config |= {"sigma_min": 0.05, "sigma_max": float(rng.uniform(5, 20))}
     return config
@@ -182,7 +235,8 @@ def _request(rng: Rng, config: dict[str, Any], steps: int) -> dict[str, Any]:
     if rng.random() < (0.4 if flow else 0.02):
         start = rng.choice([1.0, rng.uniform(0.5, 1.0)])
         request["sigmas"] = np.linspace(start, start / steps, steps)
-    if rng.random() < {FLOW: 0.2, DPM: 0.15}.get(name, 0.02):
+    some = {FLOW: 0.2} | dict.fromkeys((DPM, SINGLESTEP, EULER, HEUN), 0.15)
+    if rng.random() < some.get(name, 0.02):
         total = config.get("num_train_timesteps", 1000)
         count = min(steps, total - 1)
         times = np.sort(

@@ -146,7 +146,7 @@ def _regenerate(
     """Sample from the noise end: first with the source, then with the target."""
     bidirectional = isinstance(start, SamplerState)
     level = sampler.num_rows - (sampler.history - 1 if bidirectional else 0)
-    between = min(level, sampler.num_rows - freeze * sampler.rows_per_step)
+    between = min(level, sampler.level_after(freeze))
 
     def sampling(denoise: Denoiser) -> Loop:
         rows = Rows(sampler, denoise, trajectory.dtype)

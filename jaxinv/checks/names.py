@@ -37,7 +37,9 @@ def unknown(what: str, name: object, known: Iterable[str], instead: str = "") ->
         unknown solver 'andersen'; did you mean anderson? (there are anderson, gradient)
     """
     known = list(known)
-    close = difflib.get_close_matches(str(name).strip().lower(), known, n=1)
+    # "dpm++" is in print what "dpmpp" is in names.
+    typed = str(name).strip().lower().replace("+", "p")
+    close = difflib.get_close_matches(typed, known, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     accepted = ", ".join(known) + (f"; or {instead}" if instead else "")
     return f"unknown {what} {name!r}{hint} (there are {accepted})"

@@ -46,6 +46,10 @@ _SHARED = {
         "images from diffusers: leading, trailing, linspace. On the latter, samplers "
         "that exist in diffusers step like its scheduler with default options.",
     ),
+    "scheduler": (
+        "Take the steps of a diffusers scheduler, in place of --sampler and --spacing: "
+        "a scheduler_config.json, the folder that holds it, or 'own' for the model's.",
+    ),
     "decoder_inversion": (
         f"Method for the latent of the image: {listed(METHODS)}. By image error, never "
         "worse than the encoder alone.",
@@ -107,6 +111,7 @@ class Sampling:
     guidance: float = option(3.0)
     sampler: str = option("ddim")
     spacing: str = option("log_snr")
+    scheduler: str | None = option(None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 import jaxinv as ji
 from jaxinv.cli import options
 from jaxinv.cli.console import Output, check_choice, check_guidance
-from jaxinv.cli.samplers import SAMPLER_NAMES, SPACINGS, Sampler, make_sampler
+from jaxinv.cli.samplers import (
+    EXACT_NAMES,
+    SAMPLER_NAMES,
+    SPACINGS,
+    Sampler,
+    make_sampler,
+    scheduler_sampler,
+)
 from jaxinv.decoder_inversion import METHODS
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.files.image_reading import ReadImage
@@ -28,6 +35,7 @@ class Prepared(NamedTuple):
         strategy: A name in ``STRATEGIES``.
         solver: A name in ``SOLVERS``, or None for the strategy's default.
         decoder: Name of the decoder inversion's method, in ``METHODS``.
+        scheduler: The configuration of ``--scheduler``, or None.
     """
 
     pipe: "ji.LatentDiffusion"  # imports Flax where it is evaluated
@@ -36,6 +44,7 @@ class Prepared(NamedTuple):
     strategy: str
     solver: str | None
     decoder: str
+    scheduler: dict[str, Any] | None = None
 
     def denoiser(self, prompt: str) -> Denoiser:
         """Return the model with a prompt filled in."""
@@ -55,7 +64,11 @@ class Prepared(NamedTuple):
     def record(self) -> dict[str, Any]:
         """Return the model and sampling settings, for a JSON file."""
         record = dataclasses.asdict(self.asked) | {"model": self.pipe.name}
-        del record["revision"]
+        del record["revision"], record["scheduler"]
+        if self.scheduler is not None:
+            # Its content: a file of the same name may hold another one.
+            record |= {"sampler": self.sampler.name, "spacing": None}
+            record["scheduler"] = self.scheduler
         return record
 
 
@@ -90,6 +103,11 @@ def prepare(
         sampler=check_choice("sampler", asked.sampler, samplers),
         spacing=check_choice("spacing", asked.spacing, SPACINGS),
     )
+    if asked.scheduler is not None and set(samplers) <= set(EXACT_NAMES):
+        raise ValueError(
+            "--scheduler does not fit this command, which needs a sampler that is "
+            "exact by construction"
+        )
     strategy = check_choice("strategy", strategy, STRATEGIES)
     decoder = check_choice("decoder inversion", decoder, METHODS)
     if solver is not None:
@@ -100,6 +118,10 @@ def prepare(
                 "solvers"
             )
     pipe = ji.load(asked.model, revision=asked.revision, **loading)
-    sampler = make_sampler(pipe.schedule, asked.sampler, asked.steps, asked.spacing)
+    config = None
+    if asked.scheduler is None:
+        sampler = make_sampler(pipe.schedule, asked.sampler, asked.steps, asked.spacing)
+    else:
+        sampler, config = scheduler_sampler(pipe, asked.scheduler, asked.steps)
     make_plan(sampler.table, strategy, solver, pipe.schedule)
-    return Prepared(pipe, sampler, asked, strategy, solver, decoder)
+    return Prepared(pipe, sampler, asked, strategy, solver, decoder, config)

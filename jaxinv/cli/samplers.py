@@ -1,15 +1,22 @@
 """Samplers by name, on any of the time grids."""
 
-from typing import NamedTuple, get_args
+import json
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 import jaxinv as ji
+from jaxinv.diffusion.diffusers_config import read_scheduler_config
 from jaxinv.diffusion.grid import INVERTIBLE_RATIO, steps_that_keep_the_noise
 from jaxinv.diffusion.schedule import NoiseSchedule, Spacing
 from jaxinv.samplers.registry import SAMPLERS, sampler_on_spacing
 
 SPACINGS: tuple[str, ...] = get_args(Spacing)
+
+#: The name for the scheduler in the model's folder.
+OWN = "own"
 
 SAMPLER_NAMES = tuple(SAMPLERS)
 #: Samplers that start from one array of noise, and samplers with a state of several.
@@ -21,7 +28,7 @@ class Sampler(NamedTuple):
     """A sampler and a property of its grid.
 
     Attributes:
-        name: A name in ``SAMPLER_NAMES``.
+        name: A name in ``SAMPLER_NAMES``, or a class of diffusers.
         title: The name in print.
         table: The sampler itself.
         worst_ratio: Smallest ``tau[i-1] / tau[i]``.
@@ -56,9 +63,39 @@ def make_sampler(
             f"of training timesteps, got {steps}"
         )
     table = sampler_on_spacing(name, schedule, steps, spacing)  # type: ignore[arg-type]
-    tau = np.unique(table.tau)
-    worst = float((tau[:-1] / tau[1:]).min(initial=1))
-    return Sampler(name, SAMPLERS[name].title, table, worst)
+    return Sampler(name, SAMPLERS[name].title, table, _worst_ratio(table))
+
+
+def scheduler_sampler(
+    pipe: "ji.LatentDiffusion", scheduler: str, steps: int
+) -> tuple[Sampler, dict[str, Any]]:
+    """Make the sampler of a diffusers scheduler.
+
+    Args:
+        pipe: The model.
+        scheduler: A file, a folder, or :data:`OWN` for the model's.
+        steps: Number of steps.
+
+    Returns:
+        The sampler, and the scheduler's configuration.
+
+    Raises:
+        ValueError: If :meth:`jaxinv.LatentDiffusion.sampler` raises it.
+        FileNotFoundError: If the file does not exist.
+    """
+    given = json.loads(pipe.scheduler) if scheduler == OWN else scheduler
+    config = read_scheduler_config(given)
+    with warnings.catch_warnings(action="ignore", category=ji.LossyGridWarning):
+        table = pipe.sampler(steps, config)
+    name = str(config.get("_class_name"))
+    where = "the model's folder" if scheduler == OWN else Path(scheduler).name
+    return Sampler(name, f"{name} of {where}", table, _worst_ratio(table)), config
+
+
+def _worst_ratio(table: ji.LinearMultistep) -> float:
+    """Return the smallest ratio of the noise levels after and before a step."""
+    tau = np.unique(table.tau[list(table.ends)] if table.ends else table.tau)
+    return float((tau[:-1] / tau[1:]).min(initial=1))
 
 
 def lossy_note(sampler: Sampler, schedule: NoiseSchedule) -> str | None:

@@ -10,6 +10,7 @@ Networks predict different things. With ``y = x / scale`` and the data predictio
 
     f = (y - D) / tau                                  (all families)
     f = alpha v + sigma x                              (v-prediction, VP)
+    f = c (sigma c x - sigma_data F(c x))              (EDM, with c = c_in)
 
 Classifier-free guidance needs a *conditional* model ``(x, t, cond) -> prediction`` and
 extrapolates from the unconditional to the conditional output,
@@ -94,6 +95,21 @@ class _FromPrediction:
         return self.convert(x, tau, self.model(x, t))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Preconditioned:
+    """EDM's network as a denoiser; sigma_data is negative if ``c_out`` is."""
+
+    model: Denoiser
+    sigma_data: Float[Array, ""]
+
+    def __call__(self, x: Float[Array, "..."], t: Float[Array, ""]) -> Array:
+        data = jnp.asarray(self.sigma_data, x.dtype)
+        sigma = jnp.exp(4 * jnp.asarray(t, x.dtype))
+        c_in = 1 / jnp.sqrt(sigma**2 + data**2)
+        return c_in * (sigma * c_in * x - data * self.model(c_in * x, t))
+
+
 @checked
 def conditioned(model: ConditionalModel, cond: PyTree) -> Conditioned:
     """Fill in the condition of a model, without guidance (guidance scale 1).
@@ -161,6 +177,11 @@ def from_x0(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
     Returns:
         A callable pytree ``(x, t) -> f`` with ``f = (x / scale - x0) / tau``.
     """
+    if schedule.sigma_data is not None:
+        raise ValueError(
+            "EDM's networks predict F; a data-predicting model needs a schedule such "
+            "as variance_exploding"
+        )
     convert = _vp_x0_to_f if schedule.family == "vp" else _x0_to_f
     return _from_prediction(model, schedule, convert)
 
@@ -203,6 +224,7 @@ def as_denoiser(
         schedule: The schedule that the model was trained with.
         prediction_type: ``"epsilon"``, ``"v_prediction"``, ``"sample"`` (data),
             ``"flow"`` (velocity, noise minus data) or ``"rectified_flow"`` (the
+            opposite sign), ``"edm"`` (EDM's network F) or ``"edm_negative"`` (the
             opposite sign); by default the schedule's own.
 
     Returns:
@@ -216,19 +238,27 @@ def as_denoiser(
         return from_x0(model, schedule)
     if kind == "v_prediction":
         return from_v(model, schedule)
-    if (kind in ("flow", "rectified_flow")) != (schedule.family == "flow"):
+    fits = {
+        "epsilon": schedule.family != "flow" and schedule.sigma_data is None,
+        "flow": schedule.family == "flow",
+        "rectified_flow": schedule.family == "flow",
+    }
+    if not fits.get(kind, schedule.sigma_data is not None):
         raise ValueError(
             f"prediction type {kind!r} does not fit a {schedule.family!r} schedule"
         )
     if kind == "rectified_flow":
         return _from_prediction(model, schedule, _negated)
+    if schedule.sigma_data is not None:
+        sign = 1 if kind == "edm" else -1
+        return _Preconditioned(model, jnp.asarray(sign * schedule.sigma_data, float))
     return model
 
 
 def _from_prediction(
     model: Denoiser, schedule: NoiseSchedule, convert: Callable[..., Array]
 ) -> _FromPrediction:
-    log_levels = schedule.family == "vp"
+    log_levels = schedule.in_log_levels
     levels: Any = np.log(schedule.taus) if log_levels else schedule.taus
     times: Any = schedule.model_times
     return _FromPrediction(model, times, levels, convert, log_levels)

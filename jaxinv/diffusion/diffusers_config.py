@@ -13,8 +13,8 @@ from another class. Omitted options have the default *of the class*, and a live
 Two of the ignored keys still matter: schedulers read ``sigma_min`` and ``sigma_max``
 through ``self.config``, which keeps them (:data:`READ_BY_ALL`).
 
-:data:`DEFAULTS` lists the supported classes. Classes with another parametrization (EDM,
-consistency models, zero-SNR video schedules, ...) are not among them: no schedule of
+:data:`DEFAULTS` lists the supported classes. Classes with another parametrization
+(consistency models, zero-SNR video schedules, ...) are not among them: no schedule of
 :mod:`jaxinv.diffusion.schedule` describes them.
 
 References:
@@ -35,6 +35,13 @@ DPM, DEIS, UNIPC = (
     f"{name}MultistepScheduler" for name in ("DPMSolver", "DEIS", "UniPC")
 )
 FLOW_MATCH_EULER = "FlowMatchEulerDiscreteScheduler"
+EULER, HEUN, KDPM2, LMS = (
+    f"{name}DiscreteScheduler" for name in ("Euler", "Heun", "KDPM2", "LMS")
+)
+EDM_EULER, EDM_DPM = "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"
+PNDM, SINGLESTEP = "PNDMScheduler", "DPMSolverSinglestepScheduler"
+#: Schedulers whose states are x / scale, after k-diffusion.
+SCALING = (EULER, HEUN, KDPM2, LMS, EDM_EULER, EDM_DPM)
 
 _BETAS: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -70,6 +77,16 @@ _SPACED = {
 }
 _MULTISTEP = _BETAS | _FLOW_SIGMAS | _DYNAMIC | _THRESHOLDING | _SPACED
 _MULTISTEP |= {"solver_order": 2, "lower_order_final": True}
+_EDM = {
+    "num_train_timesteps": 1000,
+    "sigma_min": 0.002,
+    "sigma_max": 80.0,
+    "sigma_data": 0.5,
+    "sigma_schedule": "karras",
+    "rho": 7.0,
+    "prediction_type": "epsilon",
+    "final_sigmas_type": "zero",
+}
 _IMAGE_SIZES = {
     "base_shift": 0.5,
     "max_shift": 1.15,
@@ -113,27 +130,54 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     | _SPACED
     | _IMAGE_SIZES
     | {"invert_sigmas": False, "shift_terminal": None, "stochastic_sampling": False},
+    EULER: _BETAS
+    | _ZERO_SNR
+    | _SPACED
+    | {
+        "interpolation_type": "linear",
+        "timestep_type": "discrete",
+        "final_sigmas_type": "zero",
+        "sigma_min": None,
+        "sigma_max": None,
+    },
+    HEUN: _LATENT_BETAS | _SPACED | {"clip_sample": False, "clip_sample_range": 1.0},
+    KDPM2: _LATENT_BETAS | _SPACED,
+    LMS: _BETAS | _SPACED,
+    EDM_EULER: _EDM,
+    EDM_DPM: _EDM
+    | _THRESHOLDING
+    | {
+        "solver_order": 2,
+        "algorithm_type": "dpmsolver++",
+        "solver_type": "midpoint",
+        "lower_order_final": True,
+        "euler_at_final": False,
+    },
+    PNDM: _DDIM | {"set_alpha_to_one": False, "skip_prk_steps": False},
+    SINGLESTEP: {
+        key: value
+        for key, value in _MULTISTEP.items()
+        if key not in ("timestep_spacing", "steps_offset")
+    }
+    | {
+        "algorithm_type": "dpmsolver++",
+        "solver_type": "midpoint",
+        "lower_order_final": False,
+        "final_sigmas_type": "zero",
+        "lambda_min_clipped": -float("inf"),
+        "variance_type": None,
+    },
     "DDIMInverseScheduler": _DDIM | _ZERO_SNR,
     "DDIMParallelScheduler": _DDIM | _ZERO_SNR,
     "DDPMParallelScheduler": _BETAS | _ZERO_SNR | {"timestep_spacing": "leading"},
     "DDPMScheduler": _BETAS | _ZERO_SNR | {"timestep_spacing": "leading"},
     "DPMSolverMultistepInverseScheduler": _BETAS | _FLOW_SIGMAS,
     "DPMSolverSDEScheduler": _LATENT_BETAS,
-    "DPMSolverSinglestepScheduler": {
-        key: value
-        for key, value in (_BETAS | _FLOW_SIGMAS | _DYNAMIC).items()
-        if key not in ("timestep_spacing", "steps_offset")
-    },
     "EulerAncestralDiscreteScheduler": _BETAS | _ZERO_SNR,
-    "EulerDiscreteScheduler": _BETAS | _ZERO_SNR | {"timestep_type": "discrete"},
     "FlowMatchHeunDiscreteScheduler": _FLOW,
     "FlowMatchLCMScheduler": _FLOW | _DYNAMIC,
-    "HeunDiscreteScheduler": _LATENT_BETAS,
     "KDPM2AncestralDiscreteScheduler": _LATENT_BETAS,
-    "KDPM2DiscreteScheduler": _LATENT_BETAS,
     "LCMScheduler": _CONSISTENCY,
-    "LMSDiscreteScheduler": _BETAS,
-    "PNDMScheduler": _DDIM | {"set_alpha_to_one": False},
     "SASolverScheduler": _BETAS | _FLOW_SIGMAS,
     "TCDScheduler": _CONSISTENCY,
 }
@@ -152,6 +196,8 @@ TYPES: dict[str, Any] = {
     "prediction_type": str,
     "timestep_spacing": str,
     "timestep_type": str,
+    "interpolation_type": str,
+    "skip_prk_steps": bool,
     "steps_offset": Annotated[int, Range(0, 100_000)],
     "set_alpha_to_one": bool,
     "rescale_betas_zero_snr": bool,
@@ -182,6 +228,9 @@ TYPES: dict[str, Any] = {
     ],
     "sigma_min": Annotated[float, Range(1e-6, 1e6)] | None,
     "sigma_max": Annotated[float, Range(1e-6, 1e6)] | None,
+    "sigma_data": Annotated[float, Range(1e-3, 1e3)],
+    "sigma_schedule": str,
+    "rho": Annotated[float, Range(0.1, 100)],
     "shift": Annotated[float, Range(1e-3, 1e3)],
     "flow_shift": Annotated[float, Range(1e-3, 1e3)],
     "shift_terminal": Annotated[float, Range(0, 0.999)] | None,

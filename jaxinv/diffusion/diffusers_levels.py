@@ -16,7 +16,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxinv.diffusion.diffusers_config import DEIS, DPM, FLOW_MATCH_EULER, UNIPC
+from jaxinv.diffusion.diffusers_config import (
+    DEIS,
+    DPM,
+    EDM_DPM,
+    FLOW_MATCH_EULER,
+    KDPM2,
+    LMS,
+    SINGLESTEP,
+    UNIPC,
+)
+from jaxinv.diffusion.diffusers_schedule import linspace32
 from jaxinv.diffusion.grid import KARRAS_RHO, trailing_timesteps
 from jaxinv.diffusion.schedule import NoiseSchedule, shifted
 
@@ -76,16 +86,18 @@ def training_timesteps(
     n, total = request.num_steps, schedule.num_train_timesteps
     if request.timesteps is not None:
         return np.trunc(np.asarray(request.timesteps, np.float64))
-    last = total
-    if options["_class_name"] == DPM:
+    last, spacing = total, schedule.timestep_spacing
+    if options["_class_name"] == SINGLESTEP:
+        spacing = "linspace"
+    if options["_class_name"] in (DPM, SINGLESTEP):
         alpha_squared = (schedule.scale(schedule.taus) ** 2).astype(np.float32)
         half_log_snr = np.log(np.sqrt(alpha_squared))
         half_log_snr -= np.log(np.sqrt(np.float32(1) - alpha_squared))
         clip = float(options["lambda_min_clipped"])
         last -= int(np.searchsorted(half_log_snr[::-1], clip))
-    if schedule.timestep_spacing == "linspace":
+    if spacing == "linspace":
         times = np.linspace(0, last - 1, n + 1).round()[:0:-1]
-    elif schedule.timestep_spacing == "leading":
+    elif spacing == "leading":
         times = np.arange(n, 0, -1) * (last // (n + 1)) + schedule.steps_offset
     else:
         times = trailing_timesteps(total, n, last)[::-1]
@@ -109,10 +121,18 @@ def _exponential(low: float, high: float, count: int) -> np.ndarray:
     return np.exp(np.linspace(math.log(high), math.log(low), count))
 
 
+def _beta(low: float, high: float, count: int) -> np.ndarray:
+    from scipy.special import betaincinv
+
+    # Lee et al. 2024, "Beta Sampling is All You Need", arXiv:2407.12173.
+    return low + betaincinv(0.6, 0.6, 1 - np.linspace(0, 1, count)) * (high - low)
+
+
 _LEVELS: dict[str, Callable[[float, float, int], np.ndarray]] = {
     "karras_sigmas": _karras,
     "lu_lambdas": _exponential,
     "exponential_sigmas": _exponential,
+    "beta_sigmas": _beta,
 }
 
 
@@ -140,7 +160,8 @@ def spaced_levels(
     training = training_sigmas(schedule)
     levels, times = _levels_and_times(options, training, num_steps, rule)
     cosine = options["beta_schedule"] == "squaredcos_cap_v2"
-    if rule != "exponential_sigmas" and (options["_class_name"] != DPM or not cosine):
+    truncated = rule in ("exponential_sigmas", "beta_sigmas")
+    if not truncated and (options["_class_name"] != DPM or not cosine):
         return levels, times.round()
     others = _levels_and_times(options, _other_root(schedule), num_steps, rule)[1]
     times, others = np.trunc(times), np.trunc(others)
@@ -177,6 +198,94 @@ def _interpolated_times(levels: np.ndarray, logs: np.ndarray) -> np.ndarray:
     low, high = logs[below], logs[below + 1]
     weight = np.clip((low - log_levels) / (low - high), 0, 1)
     return (1 - weight) * below + weight * (below + 1)
+
+
+def k_levels(
+    options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the levels and fractional times of k-diffusion's schedulers, and the end.
+
+    Those of KDPM2 include its midpoints.
+    """
+    n, name = request.num_steps, options["_class_name"]
+    training = training_sigmas(schedule)
+    logs = np.log(training)
+    times = _k_timesteps(schedule, request).astype(np.float32)
+    interpolation = options.get("interpolation_type", "linear")
+    at_level = options.get("final_sigmas_type") == "sigma_min"
+    end = float(training[0]) if at_level else 0.0
+    levels = np.interp(times, np.arange(len(training)), training)
+    if interpolation == "log_linear":
+        # There may be more levels than times: the last step ends at the next one.
+        levels = np.exp(np.linspace(logs[-1], logs[0], n + 1))
+    elif interpolation != "linear":
+        raise ValueError(
+            "interpolation_type must be 'linear' or 'log_linear', got "
+            f"{interpolation!r}"
+        )
+    if rule := level_rule(options):
+        low, high = float(levels[-1]), float(levels[0])
+        if not (name == LMS and rule == "karras_sigmas"):
+            low, high = _level_range(options, levels)
+        levels = _LEVELS[rule](low, high, n)
+        times = _interpolated_times(levels, logs)
+        if name == KDPM2 and rule == "karras_sigmas":
+            times = times.round()
+    levels = np.append(levels, end)
+    levels, end = levels[: len(times)], float(levels[len(times)])
+    levels, times = levels.astype(np.float32), times.astype(np.float32)
+    if name == KDPM2 and len(levels) > 1:
+        halves = np.log(levels)
+        middle = np.exp((halves[1:] + halves[:-1]) / np.float32(2))
+        between = _interpolated_times(middle, logs).astype(np.float32)
+        levels, times = _alternating(levels, middle), _alternating(times, between)
+    return levels, times, end
+
+
+def edm_levels(
+    options: Mapping[str, Any], schedule: NoiseSchedule, num_steps: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the levels of EDM's schedulers, their times, and the end."""
+    # The multistep scheduler computes its levels in float32.
+    kind: Any = np.float32 if options["_class_name"] == EDM_DPM else np.float64
+    low, high, rho = options["sigma_min"], options["sigma_max"], options["rho"]
+    levels: np.ndarray
+    if options["sigma_schedule"] == "karras":
+        ends = high ** (1 / rho), low ** (1 / rho)
+        ramp = np.linspace(0, 1, num_steps)
+        if kind is np.float32:
+            ramp = linspace32(0, 1, num_steps)
+        levels = (kind(ends[0]) + ramp * kind(ends[1] - ends[0])) ** kind(rho)
+    elif options["sigma_schedule"] == "exponential":
+        levels = np.geomspace(low, high, num_steps)[::-1]
+    else:
+        raise ValueError(
+            "sigma_schedule must be 'karras' or 'exponential', got "
+            f"{options['sigma_schedule']!r}"
+        )
+    levels = levels.astype(np.float32)
+    end = 0.0
+    if options["final_sigmas_type"] == "sigma_min":
+        end = float(np.float32(low) if kind is np.float32 else levels[-1])
+    return levels, np.log(levels.astype(np.float64)) / 4, end
+
+
+def _alternating(these: np.ndarray, between: np.ndarray) -> np.ndarray:
+    found = np.empty(len(these) + len(between), these.dtype)
+    found[::2], found[1::2] = these, between
+    return found
+
+
+def _k_timesteps(schedule: NoiseSchedule, request: Request) -> np.ndarray:
+    """Return decreasing timesteps, of which linspace's are not rounded."""
+    n, total = request.num_steps, schedule.num_train_timesteps
+    if request.timesteps is not None:
+        return np.asarray(request.timesteps, np.float64)
+    if schedule.timestep_spacing == "linspace":
+        return np.linspace(0, total - 1, n, dtype=np.float32)[::-1]
+    if schedule.timestep_spacing == "leading":
+        return np.arange(n - 1, -1, -1) * (total // n) + schedule.steps_offset
+    return trailing_timesteps(total, n)[::-1]
 
 
 def flow_levels(
@@ -259,4 +368,5 @@ def last_level(
     ):
         return 0.0
     # DEIS and UniPC end such grids with a step of length zero.
-    return float(levels[0] if spaced and name != DPM else training_sigmas(schedule)[0])
+    to_level = spaced and name not in (DPM, SINGLESTEP)
+    return float(levels[0] if to_level else training_sigmas(schedule)[0])

@@ -27,6 +27,7 @@ from jaxinv.diffusion.schedule import (
     TimestepSpacing,
     check_betas,
     cosine_betas,
+    edm,
     flow_matching,
     vp_schedule,
 )
@@ -64,6 +65,8 @@ def schedule_of_options(
 ) -> NoiseSchedule:
     """Return :func:`schedule_from_diffusers` for options that are already resolved."""
     steps = int(options["num_train_timesteps"])
+    if "sigma_data" in options:
+        return _edm(options, steps)
     flow = bool(options.get("use_flow_sigmas"))
     if "shift" in options or flow:
         if (options.get("prediction_type") == "flow_prediction") != flow:
@@ -93,6 +96,24 @@ def schedule_of_options(
         timestep_spacing=options["timestep_spacing"],
         steps_offset=int(options["steps_offset"]),
         set_alpha_to_one=bool(options["set_alpha_to_one"]),
+    )
+
+
+def _edm(options: Mapping[str, Any], steps: int) -> NoiseSchedule:
+    known = {"epsilon": "edm", "v_prediction": "edm_negative"}
+    kind = options["prediction_type"]
+    if kind not in known:
+        raise ValueError(
+            f"EDM's networks have the prediction types {', '.join(known)}, got {kind!r}"
+        )
+    if options["sigma_min"] is None or options["sigma_max"] is None:
+        raise ValueError("EDM's schedulers need sigma_min and sigma_max")
+    return edm(
+        options["sigma_min"],
+        options["sigma_max"],
+        steps,
+        sigma_data=options["sigma_data"],
+        prediction_type=known[kind],  # type: ignore[arg-type]
     )
 
 
@@ -141,11 +162,11 @@ def _betas(options: Mapping[str, Any], steps: int) -> Float[np.ndarray, "t"]:
         return cosine_betas(steps).astype(np.float32)
     check_betas(start, end, steps)
     if kind == "linear":
-        return _linspace32(start, end, steps)
-    return _linspace32(start**0.5, end**0.5, steps) ** 2
+        return linspace32(start, end, steps)
+    return linspace32(start**0.5, end**0.5, steps) ** 2
 
 
-def _linspace32(start: float, end: float, count: int) -> Float[np.ndarray, "t"]:
+def linspace32(start: float, end: float, count: int) -> Float[np.ndarray, "t"]:
     """Compute PyTorch's linspace in float32, bit for bit."""
     low, high = np.float32(start), np.float32(end)
     step = np.float64((high - low) / np.float32(max(count - 1, 1)))

@@ -286,20 +286,25 @@ def trailing_timesteps(
 
 
 def check_trailing(
-    schedule: NoiseSchedule, num_steps: int, spacing: str | None = None
+    schedule: NoiseSchedule,
+    num_steps: int,
+    spacing: str | None = None,
+    *,
+    name: str = "DDIMScheduler",
 ) -> None:
-    """Raise ValueError where DDIMScheduler takes a step N + 1, from data as if noise.
+    """Raise ValueError where a scheduler takes a step N + 1, from data as if noise.
 
     Args:
         schedule: The model's schedule.
         num_steps: N.
         spacing: The spacing; by default the schedule's own.
+        name: The scheduler.
     """
     total = schedule.num_train_timesteps
     trailing = (spacing or schedule.timestep_spacing) == "trailing"
     if trailing and len(trailing_timesteps(total, num_steps)) > num_steps:
         raise ValueError(
-            f"DDIMScheduler takes {num_steps + 1} steps when it is asked for "
+            f"{name} takes {num_steps + 1} steps when it is asked for "
             f"{num_steps} in the spacing 'trailing': the last, at timestep -1, treats "
             "the finished data as the noisiest state, and its result is not a "
             "sample; use another number of steps"

@@ -29,7 +29,7 @@ References:
 
 import dataclasses
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -39,7 +39,10 @@ from jaxinv.checks import Positive, Range, checked, figures
 Family = Literal["vp", "flow", "ve"]
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
 Spacing = Literal["log_snr", "exponential", "karras", "leading", "trailing", "linspace"]
-PredictionType = Literal["epsilon", "v_prediction", "sample", "flow", "rectified_flow"]
+PredictionType = Literal[
+    "epsilon", "v_prediction", "sample", "flow", "rectified_flow", "edm", "edm_negative"
+]
+EDMPredictionType = Literal["edm", "edm_negative"]
 FlowPredictionType = Literal["flow", "rectified_flow", "sample"]
 
 # Limit on the levels of a schedule: arrays of this size are allocated.
@@ -61,6 +64,8 @@ class NoiseSchedule:
         set_alpha_to_one: Whether timestep spacings end at ``tau = 0`` rather than at
             the smallest training noise level.
         shift: Resolution shift of a flow-matching schedule (1 for none).
+        sigma_data: Standard deviation of the data in EDM's preconditioning
+            (:func:`edm`), which :func:`jaxinv.as_denoiser` applies; None without it.
     """
 
     made_by: ClassVar[str] = "jaxinv.scaled_linear and the other schedules"
@@ -73,6 +78,7 @@ class NoiseSchedule:
     steps_offset: int = 0
     set_alpha_to_one: bool = True
     shift: float = 1.0
+    sigma_data: Positive | None = None
 
     def __repr__(self) -> str:
         """Return its family, noise levels and what its networks predict."""
@@ -91,6 +97,14 @@ class NoiseSchedule:
             )
         if np.any(np.diff(taus) <= 0) or np.any(np.diff(self.model_times) <= 0):
             raise ValueError("noise levels and model times must strictly increase")
+        if (self.sigma_data is not None) != (
+            self.prediction_type in get_args(EDMPredictionType)
+        ):
+            raise ValueError(
+                "sigma_data and the prediction types "
+                f"{', '.join(get_args(EDMPredictionType))} belong together, got "
+                f"{self.sigma_data!r} and {self.prediction_type!r}"
+            )
 
     @property
     def num_train_timesteps(self) -> int:
@@ -102,6 +116,14 @@ class NoiseSchedule:
         tau = np.asarray(tau, np.float64)
         return 1 / np.sqrt(1 + tau**2) if self.family == "vp" else np.ones_like(tau)
 
+    @property
+    def in_log_levels(self) -> bool:
+        """Whether times between training times belong to levels linear in ``log tau``.
+
+        Otherwise they are linear in tau.
+        """
+        return self.family == "vp" or self.sigma_data is not None
+
     def model_time(self, tau: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """Return the model time of a noise level, interpolated in log-SNR.
 
@@ -112,7 +134,7 @@ class NoiseSchedule:
             Fractional times in the unit of the network's training.
         """
         tau = np.clip(np.asarray(tau, np.float64), self.taus[0], self.taus[-1])
-        if self.family == "vp":
+        if self.in_log_levels:
             return np.interp(np.log(tau), np.log(self.taus), self.model_times)
         return tau * (self.model_times[-1] / self.taus[-1])
 
@@ -299,6 +321,52 @@ def variance_exploding(
         )
     sigmas = np.geomspace(sigma_min, sigma_max, num_train_timesteps)
     return NoiseSchedule("ve", sigmas, sigmas, **options)
+
+
+@checked
+def edm(
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    num_train_timesteps: Timesteps = 1000,
+    *,
+    sigma_data: Positive = 0.5,
+    prediction_type: EDMPredictionType = "edm",
+) -> NoiseSchedule:
+    """Return EDM's schedule: ``x_0 + sigma e``, with the network preconditioned.
+
+    The network F is given ``c_in x`` and the time ``log(sigma) / 4``, and the data
+    prediction is ``c_skip x + c_out F``. States x are not scaled: use networks through
+    :func:`jaxinv.as_denoiser`.
+
+    Args:
+        sigma_min: Smallest noise level.
+        sigma_max: Largest noise level.
+        num_train_timesteps: T; noise levels are continuous in training.
+        sigma_data: Standard deviation of the data.
+        prediction_type: ``"edm"``, or ``"edm_negative"`` if ``c_out`` has the opposite
+            sign (diffusers' "v_prediction" of EDM schedulers).
+
+    Returns:
+        A VE schedule of T levels, uniform in ``log sigma``.
+
+    Raises:
+        ValueError: Unless 0 < sigma_min < sigma_max.
+
+    References:
+        Karras et al. 2022, arXiv:2206.00364, Table 1 and Eq. 7.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(
+            f"expected 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}"
+        )
+    sigmas = np.geomspace(sigma_min, sigma_max, num_train_timesteps)
+    return NoiseSchedule(
+        "ve",
+        np.log(sigmas) / 4,
+        sigmas,
+        prediction_type=prediction_type,
+        sigma_data=float(sigma_data),
+    )
 
 
 def shifted(t: np.ndarray, shift: float) -> np.ndarray:

@@ -241,7 +241,7 @@ def _start_up(table: LinearMultistep) -> LinearMultistep:
         name="ddim",
         order=1,
         bidirectional=False,
-        rows_per_step=1,
+        ends=(),
     )
 
 

@@ -52,7 +52,7 @@ class StageMachine:
 
         def steps(state: Any) -> Array:
             assert loop.steps is not None
-            return loop.steps(state) // model[0].rows_per_step
+            return model[0].steps_below(loop.steps(state))
 
         return loop._replace(
             begin=begin,

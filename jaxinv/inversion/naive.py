@@ -100,6 +100,7 @@ class Naive(Stage):
             tau=np.asarray(table.tau)[::-1],
             model_time=np.concatenate([times[:1], seen[::-1]]),
             init_noise_scale=np.ones_like(table.init_noise_scale),
+            ends=tuple(table.num_rows - level for level in reversed(table.ends)),
         )
 
 

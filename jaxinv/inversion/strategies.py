@@ -142,6 +142,11 @@ def _check_fits(stage: Stage, sampler: LinearMultistep) -> None:
             f"{sampler.name!r} is not bidirectional and has no explicit inverse; "
             "use strategy 'auto'"
         )
+    if isinstance(stage, Algorithm2) and sampler.ends:
+        raise ValueError(
+            f"Algorithm 2 inverts multistep samplers, but {sampler.name!r} evaluates "
+            "the model at stages within its steps: use strategy 'auto'"
+        )
     if isinstance(stage, Stepwise | Algorithm1) and sampler.history > 1:
         raise ValueError(
             f"{type(stage).__name__} inverts samplers with a memory of one state, but "

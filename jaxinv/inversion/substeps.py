@@ -90,8 +90,9 @@ def _level(schedule: NoiseSchedule, at: Array) -> tuple[Array, Array, Array]:
     indices = jnp.arange(schedule.num_train_timesteps, dtype=at.dtype)
     time = jnp.interp(at, indices, jnp.asarray(schedule.model_times, at.dtype))
     taus = jnp.asarray(schedule.taus, at.dtype)
-    if schedule.family == "vp":
+    if schedule.in_log_levels:
         tau = jnp.exp(jnp.interp(at, indices, jnp.log(taus)))
-        return 1 / jnp.sqrt(1 + tau**2), tau, time
-    tau = jnp.interp(at, indices, taus)
-    return jnp.ones_like(tau), tau, time
+    else:
+        tau = jnp.interp(at, indices, taus)
+    vp = schedule.family == "vp"
+    return 1 / jnp.sqrt(1 + tau**2) if vp else jnp.ones_like(tau), tau, time

@@ -7,6 +7,7 @@ or an Orbax checkpoint that ``jaxinv convert`` wrote. PyTorch is not needed.
 """
 
 import functools
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -143,10 +144,11 @@ def load(
     kinds = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype or dtype)}
     check_dtypes(**kinds, platform=_platform(sharding))
     parts = read_parts(folder)
-    if schedule is None:
-        path = folder / "scheduler" / "scheduler_config.json"
-        with naming(path):
-            schedule = schedule_from_diffusers(read_json(path))
+    path = folder / "scheduler" / "scheduler_config.json"
+    with naming(path):
+        scheduler = read_json(path)
+        if schedule is None:
+            schedule = schedule_from_diffusers(scheduler)
     load_component = functools.partial(_loader(folder, variant), sharding=sharding)
     tokenizer = _load_tokenizer(folder / "tokenizer", model_root(folder))
     _check_vocabulary(folder, tokenizer, parts.text_encoder.vocab_size)
@@ -166,6 +168,7 @@ def load(
         schedule=schedule,
         image_size=parts.image_size,
         name=folder.resolve().name if Path(given).expanduser().is_dir() else given,
+        scheduler=json.dumps(scheduler, sort_keys=True),
     )
 
 

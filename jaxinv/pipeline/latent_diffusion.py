@@ -15,8 +15,11 @@ References:
 """
 
 import dataclasses
+import json
 import math
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +30,8 @@ from jaxtyping import Array, Float, Int
 from jaxinv.checks import checked
 from jaxinv.decoder_inversion import DecoderInversion, Method, invert_decoder
 from jaxinv.diffusion.denoiser import Denoiser, as_denoiser, conditioned, guided
+from jaxinv.diffusion.diffusers_config import read_scheduler_config
+from jaxinv.diffusion.diffusers_schedule import schedule_from_diffusers
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion import InversionResult, invert
 from jaxinv.models import CLIPTextModel, UNet2DConditionModel
@@ -39,6 +44,7 @@ from jaxinv.pipeline.latents import (
     decode,
     encode,
 )
+from jaxinv.samplers.diffusers_sampler import sampler_from_diffusers
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import sample
 from jaxinv.sampling.state import SamplerState
@@ -82,6 +88,7 @@ class LatentDiffusion:
         schedule: Noise levels and prediction type (static).
         image_size: (height, width) of the training images in pixels (static).
         name: Origin of the model, for reports (static).
+        scheduler: The JSON text of the model's ``scheduler_config.json`` (static).
     """
 
     unet: UNet2DConditionModel
@@ -91,6 +98,7 @@ class LatentDiffusion:
     schedule: NoiseSchedule = dataclasses.field(metadata={"static": True})
     image_size: tuple[int, int] = dataclasses.field(metadata={"static": True})
     name: str = dataclasses.field(metadata={"static": True})
+    scheduler: str = dataclasses.field(default="{}", metadata={"static": True})
 
     def __repr__(self) -> str:
         """Return the model's name, sizes and number of parameters."""
@@ -112,6 +120,56 @@ class LatentDiffusion:
         height, width = self.image_size
         channels = self.vae.config.latent_channels
         return height // self.factor, width // self.factor, channels
+
+    @checked
+    def sampler(
+        self,
+        num_steps: int,
+        scheduler: Mapping[str, Any] | str | Path | None = None,
+        **request: Any,
+    ) -> LinearMultistep:
+        """Return the sampler whose steps a diffusers pipeline of this model takes.
+
+        Args:
+            num_steps: N, as passed to the pipeline.
+            scheduler: The scheduler's configuration, its file or the folder that holds
+                it; by default the one in the model's own folder.
+            **request: ``sigmas``, ``timesteps`` and ``mu`` if the pipeline passes them;
+                see :func:`jaxinv.sampler_from_diffusers`.
+
+        Returns:
+            The table.
+
+        Raises:
+            ValueError: If :func:`jaxinv.sampler_from_diffusers` raises it, or if the
+                configuration describes other noise levels, or networks with another
+                output, than the model's.
+            FileNotFoundError: If the file does not exist.
+
+        Example:
+            >>> import warnings
+            >>> import jaxinv as ji
+            >>> pipe = ji.load("emoji64")
+            >>> with warnings.catch_warnings(action="ignore"):
+            ...     pipe.sampler(25, {"_class_name": "HeunDiscreteScheduler",
+            ...         "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+            ...         "beta_end": 0.012})
+            heun: 25 steps, order 2
+        """
+        given = json.loads(self.scheduler) if scheduler is None else scheduler
+        config = read_scheduler_config(given)
+        theirs = schedule_from_diffusers(config, mu=request.get("mu"))
+        mine = self.schedule
+        if theirs.prediction_type != mine.prediction_type or not (
+            len(theirs.taus) == len(mine.taus)
+            and np.allclose(theirs.taus, mine.taus, rtol=1e-3)
+        ):
+            raise ValueError(
+                "the scheduler's configuration does not fit the model: it describes "
+                f"{theirs}, and the model was trained with {mine}. Configurations take "
+                "the betas and the prediction type of the model's own"
+            )
+        return sampler_from_diffusers(config, num_steps, **request)
 
     @checked
     def encode(self, image: Image) -> Float[Array, "h w c"]:

@@ -1,14 +1,15 @@
-r"""DEIS and iPNDM: Adams-Bashforth methods of the model output.
+r"""LMS, DEIS and iPNDM: Adams-Bashforth methods of the model output.
 
-Both extrapolate f (the noise prediction of a VP model) from its last k values. DEIS
-integrates the extrapolation exactly on the given grid; iPNDM uses the textbook
-coefficients of even steps on every grid.
+All extrapolate f (the noise prediction of a VP model) from its last k values. LMS and
+DEIS integrate the extrapolation exactly on the given grid, LMS a polynomial in ``tau``,
+DEIS in log-SNR; iPNDM uses the textbook coefficients of even steps on every grid.
 """
 
 import numpy as np
 
 from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid
+from jaxinv.samplers.bidirectional import polynomial_row, table_of_rows
 from jaxinv.samplers.exponential import (
     check_order,
     exponential_rows,
@@ -62,6 +63,36 @@ def deis(
     )
     a, b = exponential_rows(grid, orders, prediction="noise", second_order="exact")
     return from_rows(grid, a, b, name=f"deis_{order}", order=order)
+
+
+@checked
+def lms(grid: TimeGrid, order: int = 4) -> LinearMultistep:
+    """Return the linear multistep method of k-diffusion: Adams-Bashforth in ``tau``.
+
+    The polynomial through the last ``order`` values of f is integrated exactly on the
+    given grid; the first steps use fewer.
+
+    Args:
+        grid: The noise levels.
+        order: 1 (then this is DDIM) to 4.
+
+    Returns:
+        A table of this order with a memory of ``order`` states (fewer on a grid with
+        fewer steps).
+
+    Raises:
+        ValueError: For another order.
+
+    References:
+        Hairer, Norsett & Wanner 1993, III.5, Eq. 5.4; k-diffusion's ``sample_lms`` and
+        diffusers' ``LMSDiscreteScheduler``.
+    """
+    check_order("lms", order, 4)
+    n, k = grid.num_steps, min(order, grid.num_steps)
+    rows = [
+        polynomial_row(grid, i, [0], range(min(k, n + 1 - i))) for i in range(n, 0, -1)
+    ]
+    return table_of_rows(grid, rows, k, name=f"lms_{order}", order=order)
 
 
 @checked

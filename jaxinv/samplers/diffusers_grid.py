@@ -34,15 +34,24 @@ from jaxinv.diffusion.diffusers_config import (
     DDIM,
     DEIS,
     DPM,
+    EDM_DPM,
+    EDM_EULER,
+    EULER,
     FLOW_MATCH_EULER,
+    HEUN,
+    PNDM,
+    SCALING,
+    SINGLESTEP,
     UNIPC,
     naming_scheduler,
     scheduler_options,
 )
 from jaxinv.diffusion.diffusers_levels import (
     Request,
+    edm_levels,
     flow_levels,
     flow_match_levels,
+    k_levels,
     last_level,
     level_rule,
     spaced_levels,
@@ -60,7 +69,7 @@ from jaxinv.diffusion.grid import (
 from jaxinv.diffusion.prediction import check_digits
 from jaxinv.diffusion.schedule import NoiseSchedule
 
-SUPPORTED = (DDIM, DPM, DEIS, UNIPC, FLOW_MATCH_EULER)
+SUPPORTED = (*(DDIM, DPM, DEIS, UNIPC, FLOW_MATCH_EULER, *SCALING, PNDM, SINGLESTEP),)
 
 
 @checked
@@ -124,10 +133,16 @@ def make_diffusers_grid(
         )
     check_num_steps(schedule, request.num_steps)
     _check_request(options, schedule, request)
-    if name == DDIM:
-        check_trailing(schedule, request.num_steps)
+    if name in (DDIM, PNDM):
+        check_trailing(schedule, request.num_steps, name=name)
         return make_grid(schedule, request.num_steps, schedule.timestep_spacing)
-    if name == FLOW_MATCH_EULER:
+    end: float | None = None
+    edm = name in (EDM_EULER, EDM_DPM)
+    if edm:
+        levels, times, end = edm_levels(options, schedule, request.num_steps)
+    elif name in SCALING:
+        levels, times, end = k_levels(options, schedule, request)
+    elif name == FLOW_MATCH_EULER:
         levels, times = flow_match_levels(options, schedule, request)
     elif schedule.family == "flow":
         levels, times = flow_levels(options, schedule, request)
@@ -144,14 +159,24 @@ def make_diffusers_grid(
             "coincide (or are out of order); use fewer steps"
         )
     levels, times = levels[::-1], times[::-1].astype(np.float64)
-    end = last_level(options, schedule, levels)
+    if end is None:
+        end = last_level(options, schedule, levels)
     tau = np.append(end, levels)
     check_digits(schedule, tau)
+    scale, first = schedule.scale(tau), schedule.init_noise_scale
+    if name in SCALING:
+        # The result is the state y itself, also at a level above 0.
+        scale[0] = 1.0
+        # The noise is that of a state, but for two spacings without the data's part.
+        largest, part = options["sigma_max"] if edm else tau[-1], 1.0
+        if not edm and schedule.timestep_spacing != "leading":
+            part = 0.0
+        first = float(np.hypot(largest, part) * scale[-1])
     return TimeGrid(
         tau,
-        schedule.scale(tau),
+        scale,
         np.append(schedule.model_time(np.asarray(end)), times),
-        schedule.init_noise_scale,
+        first,
         schedule.family,
     )
 
@@ -162,13 +187,14 @@ def _check_request(
     """Raise ValueError for arguments that this class's ``set_timesteps`` refuses."""
     name, flow = options["_class_name"], schedule.family == "flow"
     dynamic = bool(options.get("use_dynamic_shifting"))
-    plain = name == DPM and not flow and not level_rule(options)
+    plain = not flow and not level_rule(options)
     taken = {
         "sigmas": name == FLOW_MATCH_EULER or (name == UNIPC and flow),
-        "timesteps": name == FLOW_MATCH_EULER or plain,
+        "timesteps": name == FLOW_MATCH_EULER
+        or (plain and name in (DPM, SINGLESTEP, EULER, HEUN)),
         "mu": name in (FLOW_MATCH_EULER, UNIPC),
     }
-    if name in (DPM, DEIS) and dynamic:
+    if name in (DPM, DEIS, SINGLESTEP) and dynamic:
         raise ValueError(
             f"use_dynamic_shifting is not supported for {name}: it does not take mu"
         )

@@ -15,7 +15,8 @@ References:
     diffusers 0.42, ``src/diffusers/schedulers``.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,15 @@ from jaxinv.diffusion.diffusers_config import (
     DDIM,
     DEIS,
     DPM,
+    EDM_DPM,
+    EDM_EULER,
+    EULER,
     FLOW_MATCH_EULER,
+    HEUN,
+    KDPM2,
+    LMS,
+    PNDM,
+    SINGLESTEP,
     UNIPC,
     naming_scheduler,
     read_scheduler_config,
@@ -38,23 +47,29 @@ from jaxinv.diffusion.diffusers_schedule import schedule_of_options
 from jaxinv.diffusion.grid import TimeGrid, warn_if_lossy
 from jaxinv.diffusion.prediction import levels_seen, prediction_weights
 from jaxinv.diffusion.schedule import NoiseSchedule
-from jaxinv.samplers.adams import deis
+from jaxinv.samplers.adams import deis, lms
 from jaxinv.samplers.diffusers_grid import SUPPORTED, make_diffusers_grid
-from jaxinv.samplers.dpm_solver import PUBLISHED_CURVATURE
+from jaxinv.samplers.dpm_solver import (
+    PUBLISHED_CURVATURE,
+    singlestep,
+    singlestep_orders,
+)
 from jaxinv.samplers.exponential import (
+    Prediction,
     SecondOrder,
     exponential_rows,
     lowered_last,
     multistep_orders,
 )
 from jaxinv.samplers.multistep import ddim_diffusers, euler
+from jaxinv.samplers.pndm import pndm
+from jaxinv.samplers.runge_kutta import heun, kdpm2
 from jaxinv.samplers.table import LinearMultistep, from_rows
-from jaxinv.samplers.unipc import unip
+from jaxinv.samplers.unipc import unipc
 
 # Options that turn the method into something other than a table, or change the grid.
 _REFUSED = {
     "thresholding": "the step depends on quantiles of the sample",
-    "use_beta_sigmas": "this spacing is not supported",
     "invert_sigmas": "this grid is not supported",
     "stochastic_sampling": "the sampler is not deterministic",
     "solver_p": "another solver takes the steps",
@@ -72,11 +87,14 @@ def sampler_from_diffusers(
 ) -> LinearMultistep:
     """Return the sampler that a diffusers ``scheduler_config.json`` describes.
 
-    Supported are DDIMScheduler; DPMSolverMultistepScheduler (dpmsolver++ and dpmsolver,
-    orders 1 to 3, midpoint and heun); DEISMultistepScheduler (orders 1 to 3);
-    UniPCMultistepScheduler without its corrector (orders 1 to 3, bh1 and bh2);
-    FlowMatchEulerDiscreteScheduler; with all timestep spacings, Karras, exponential,
-    Lu's and flow levels, and dynamic shifts.
+    Supported are DDIMScheduler; PNDMScheduler; EulerDiscreteScheduler,
+    HeunDiscreteScheduler, KDPM2DiscreteScheduler and LMSDiscreteScheduler;
+    EDMEulerScheduler and EDMDPMSolverMultistepScheduler;
+    DPMSolverMultistepScheduler and DPMSolverSinglestepScheduler (dpmsolver++ and
+    dpmsolver, orders 1 to 3, midpoint and heun); DEISMultistepScheduler (orders 1 to
+    3); UniPCMultistepScheduler (orders 1 to 3, bh1 and bh2, with and without its
+    corrector); FlowMatchEulerDiscreteScheduler; with all timestep spacings, Karras,
+    exponential, beta, Lu's and flow levels, and dynamic shifts.
 
     The keyword arguments are those of the class's ``set_timesteps``. Pass the arguments
     that *the pipeline* of the image passed. Pipelines of Stable Diffusion pass none.
@@ -92,11 +110,13 @@ def sampler_from_diffusers(
             ``_class_name`` to invert images of another scheduler class with these
             options.
         num_steps: N, the argument of ``set_timesteps``. The table has as many steps as
-            diffusers takes: N + 1 for some N in the spacing "trailing".
+            diffusers takes: N + 1 for some N in the spacing "trailing". Methods with
+            stages evaluate the model more often (``num_rows``).
         sigmas: N decreasing noise levels in (0, 1], before any shift
             (FlowMatchEulerDiscreteScheduler; UniPC with flow levels).
-        timesteps: N decreasing timesteps (DPMSolverMultistepScheduler without spaced
-            levels; FlowMatchEulerDiscreteScheduler, also with ``sigmas``).
+        timesteps: N decreasing timesteps (both DPMSolver schedulers,
+            EulerDiscreteScheduler and HeunDiscreteScheduler, without spaced levels;
+            FlowMatchEulerDiscreteScheduler, also with ``sigmas``).
         mu: The shift for the image size, for ``use_dynamic_shifting``
             (FlowMatchEulerDiscreteScheduler; UniPC with flow levels); ignored
             otherwise, as in diffusers.
@@ -163,14 +183,18 @@ def table_from_options(
     if name == FLOW_MATCH_EULER:
         return euler(grid), grid
     if name == DDIM:
-        table = ddim_diffusers(schedule, request.num_steps)
-    else:
-        table = {DPM: _dpm_solver, DEIS: _deis, UNIPC: _unip}[name](options, grid)
-        table = _converting_at_the_level(table, schedule, grid)
-    return table, grid
+        return ddim_diffusers(schedule, request.num_steps), grid
+    if name == PNDM:
+        skipped = options["skip_prk_steps"]
+        return pndm(schedule, request.num_steps, skip_prk_steps=skipped), grid
+    table = _METHODS[name](options, grid)
+    return _converting_at_the_level(table, schedule), grid
 
 
-def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+def _algorithm(
+    config: Mapping[str, Any], grid: TimeGrid
+) -> tuple[str, Prediction, SecondOrder]:
+    """Return the meaning of DPM-Solver's options."""
     algorithm = _choice(
         config,
         "algorithm_type",
@@ -192,6 +216,12 @@ def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
             "bh2": "midpoint",
         },
     )
+    prediction: Prediction = "data" if algorithm == "dpmsolver++" else "noise"
+    return algorithm, prediction, second_order
+
+
+def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+    algorithm, prediction, second_order = _algorithm(config, grid)
     order = _order(config)
     last = lowered_last(
         grid,
@@ -204,11 +234,29 @@ def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     a, b = exponential_rows(
         grid,
         multistep_orders(grid, order, last=last),
-        prediction="data" if algorithm == "dpmsolver++" else "noise",
+        prediction=prediction,
         second_order=second_order,
         curvature=PUBLISHED_CURVATURE,
     )
     return from_rows(grid, a, b, name=f"{algorithm}{order}M", order=min(order, 2))
+
+
+def _singlestep(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+    algorithm, prediction, second_order = _algorithm(config, grid)
+    order, n = _order(config), grid.num_steps
+    at_zero = config["final_sigmas_type"] == "zero"
+    lowered = config["lower_order_final"] or n % order > 0 or at_zero
+    orders = singlestep_orders(n, order, lowered=lowered)
+    if at_zero:
+        orders[-1] = 1
+    _refuse_nan(grid, at_zero=False, standing=orders[-1] > 1)
+    return singlestep(
+        grid,
+        orders,
+        prediction=prediction,
+        second_order=second_order,
+        name=f"{algorithm}{order}S",
+    )
 
 
 def _deis(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
@@ -217,17 +265,7 @@ def _deis(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     return deis(grid, _order(config), lower_order_final=config["lower_order_final"])
 
 
-def _unip(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
-    # The corrector of step index s runs at the start of step s + 1: the last step has
-    # none.
-    disabled = set(config["disable_corrector"])
-    if missing := [s for s in range(grid.num_steps - 1) if s not in disabled]:
-        raise ValueError(
-            "UniPC's corrector changes the state after the network has seen it, which "
-            "is not a linear multistep method: only the predictor is supported. Set "
-            f"disable_corrector to list(range({grid.num_steps - 1})), also in "
-            f"diffusers; it is enabled for step {missing[0]}"
-        )
+def _unipc(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     variant = _choice(
         config,
         "solver_type",
@@ -237,13 +275,30 @@ def _unip(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     last_order = 1 if config["lower_order_final"] else min(order, grid.num_steps)
     at_zero = last_order > 1 or variant == "bh1" or not data
     _refuse_nan(grid, at_zero=at_zero, standing=last_order == 3)
-    return unip(
+    return unipc(
         grid,
         order,
         variant=variant,
         prediction="data" if data else "noise",
         lower_order_final=config["lower_order_final"],
+        uncorrected=config["disable_corrector"],
     )
+
+
+def _euler(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+    return euler(grid)
+
+
+def _heun(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+    return heun(grid)
+
+
+def _kdpm2(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+    return kdpm2(grid)
+
+
+def _lms(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+    return lms(grid)
 
 
 def _refuse_nan(grid: TimeGrid, *, at_zero: bool, standing: bool) -> None:
@@ -290,12 +345,16 @@ def _refuse_options(options: Mapping[str, Any], schedule: NoiseSchedule) -> None
     if options.get("clip_sample"):
         raise ValueError(
             "clip_sample (True by default in DDIMScheduler) clips every data "
-            "prediction, which is not a linear multistep method: only "
-            "clip_sample=False is supported"
+            "prediction, so that the step is not linear: only clip_sample=False is "
+            "supported"
         )
     for key, reason in _REFUSED.items():
         if options.get(key):
             raise ValueError(f"{key}={shown(options[key])} is not supported: {reason}")
+    if name in (KDPM2, PNDM) and options["prediction_type"] == "sample":
+        raise ValueError(
+            f"{name} does not take networks that predict the data, also in diffusers"
+        )
     variance = str(options.get("variance_type"))
     if variance.startswith("learned"):
         raise ValueError(
@@ -322,11 +381,16 @@ def _refuse_options(options: Mapping[str, Any], schedule: NoiseSchedule) -> None
         )
 
 
-_SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas")
+_SPACINGS = (
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "use_lu_lambdas",
+)
 
 
 def _converting_at_the_level(
-    table: LinearMultistep, schedule: NoiseSchedule, grid: TimeGrid
+    table: LinearMultistep, schedule: NoiseSchedule
 ) -> LinearMultistep:
     """Return the table for f converted at the level of the (rounded) model time.
 
@@ -335,9 +399,12 @@ def _converting_at_the_level(
     """
     if schedule.prediction_type not in ("v_prediction", "sample"):
         return table
-    seen = levels_seen(schedule, grid.model_time)
-    p, q = prediction_weights(schedule, grid.tau, grid.scale)
-    p_seen, q_seen = prediction_weights(schedule, seen, grid.scale)
+    tau, scale, times = (
+        np.asarray(v) for v in (table.tau, table.scale, table.model_time)
+    )
+    p, q = prediction_weights(schedule, tau, scale)
+    seen = levels_seen(schedule, times)
+    p_seen, q_seen = prediction_weights(schedule, seen, scale)
     u = p / p_seen
     with np.errstate(invalid="ignore"):
         w = q - u * q_seen
@@ -348,4 +415,18 @@ def _converting_at_the_level(
         used = window.stop - i
         a[i - 1, :used] += b[i - 1, :used] * w[window]
         b[i - 1, :used] *= u[window]
-    return from_rows(grid, a, b, name=table.name, order=table.order)
+    return dataclasses.replace(table, a=a, b=b)
+
+
+_METHODS: dict[str, Callable[[Mapping[str, Any], TimeGrid], LinearMultistep]] = {
+    DPM: _dpm_solver,
+    DEIS: _deis,
+    UNIPC: _unipc,
+    SINGLESTEP: _singlestep,
+    EULER: _euler,
+    HEUN: _heun,
+    KDPM2: _kdpm2,
+    LMS: _lms,
+    EDM_EULER: _euler,
+    EDM_DPM: _dpm_solver,
+}

@@ -1,19 +1,32 @@
-r"""Tables of the multistep DPM-Solver++ and DPM-Solver.
+r"""Tables of DPM-Solver++ and DPM-Solver, multistep and singlestep.
 
-Both are Adams-Bashforth methods in half the log-SNR ``lambda`` (see
-:mod:`jaxinv.samplers.exponential`), of the data prediction ``D = y - tau f``
-(DPM-Solver++) or of the noise prediction (DPM-Solver). Their first-order version is
-:func:`~jaxinv.samplers.multistep.ddim`.
+Both integrate a polynomial in half the log-SNR ``lambda`` (see
+:mod:`jaxinv.samplers.exponential`), which interpolates the data prediction ``D = y -
+tau f`` (DPM-Solver++) or the noise prediction (DPM-Solver). The multistep methods take
+its nodes from earlier steps, the singlestep methods from stages within the step. The
+first-order version is :func:`~jaxinv.samplers.multistep.ddim`.
 """
+
+from collections.abc import Sequence
+
+import numpy as np
 
 from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid
 from jaxinv.samplers.exponential import (
+    Prediction,
+    SecondOrder,
+    corrections,
     exponential_rows,
     lowered_last,
     multistep_orders,
 )
-from jaxinv.samplers.table import LinearMultistep, from_rows
+from jaxinv.samplers.table import (
+    LinearMultistep,
+    Weights,
+    from_evaluations,
+    from_rows,
+)
 
 # Factor on the integral of u^2 in the published third-order row.
 PUBLISHED_CURVATURE = 0.5
@@ -134,3 +147,116 @@ def dpm_solver_2m(
     orders = multistep_orders(grid, 2, last=last)
     a, b = exponential_rows(grid, orders, prediction="noise")
     return from_rows(grid, a, b, name="dpm_solver_2m", order=2)
+
+
+@checked
+def dpm_solver_singlestep(
+    grid: TimeGrid,
+    order: int = 2,
+    *,
+    prediction: Prediction = "data",
+    second_order: SecondOrder = "midpoint",
+    lower_order_final: bool = True,
+) -> LinearMultistep:
+    r"""Return the singlestep DPM-Solver++ (or DPM-Solver), of order 1 to 3.
+
+    A step of order k starts at level i, has its stages at levels i - 1 .. i - k + 1,
+    each by the method of the next lower order, and ends at level i - k. The number of
+    evaluations is N, as for the multistep methods.
+
+    Args:
+        grid: The noise levels of all evaluations.
+        order: 1 (then this is DDIM) to 3.
+        prediction: The interpolated prediction, ``"data"`` or ``"noise"``.
+        second_order: Weight of the difference in rows of order 2. The rows of order 3
+            interpolate all three evaluations for ``"exact"``, and otherwise, as in
+            diffusers, only the first and the last.
+        lower_order_final: Whether the remaining steps are taken with lower orders if
+            the order does not divide N, and the last step has order 1.
+
+    Returns:
+        A table of this order with a memory of ``order`` states.
+
+    Raises:
+        ValueError: For another order, or one that does not divide N.
+
+    References:
+        Lu et al. 2022, "DPM-Solver", arXiv:2206.00927, Algorithms 1 and 2; "DPM-Solver
+        ++", arXiv:2211.01095, Algorithm 1; diffusers' ``DPMSolverSinglestepScheduler``.
+    """
+    orders = singlestep_orders(grid.num_steps, order, lowered=lower_order_final)
+    return singlestep(
+        grid,
+        orders,
+        prediction=prediction,
+        second_order=second_order,
+        name=f"dpm_solver_singlestep_{order}",
+    )
+
+
+def singlestep_orders(num_steps: int, order: int, *, lowered: bool) -> list[int]:
+    """Return the order of each evaluation's row, noise first: 1, 2, 3, 1, 2, 3, ...
+
+    Args:
+        num_steps: N.
+        order: The order of full steps.
+        lowered: See :func:`dpm_solver_singlestep`.
+
+    Raises:
+        ValueError: If the order does not divide N, unless it is lowered.
+    """
+    if order not in (1, 2, 3):
+        raise ValueError(
+            f"the singlestep DPM-Solver has the orders 1 to 3, got {order!r}"
+        )
+    if not lowered and num_steps % order:
+        raise ValueError(
+            f"singlestep methods of order {order} take {order} evaluations a step, "
+            f"which do not divide {num_steps}; use lower_order_final or another number "
+            "of steps"
+        )
+    orders = [e % order + 1 for e in range(num_steps)]
+    if lowered and order > 1 and num_steps % order == 0:
+        orders[-order:] = [*range(1, order), 1]
+    return orders
+
+
+def singlestep(
+    grid: TimeGrid,
+    orders: Sequence[int],
+    *,
+    prediction: Prediction,
+    second_order: SecondOrder,
+    name: str,
+) -> LinearMultistep:
+    """Return a singlestep method from the order of each evaluation's row.
+
+    Args:
+        grid: The noise levels of all evaluations.
+        orders: The orders, noise first; a row of order 1 begins a step.
+        prediction: See :func:`dpm_solver_singlestep`.
+        second_order: See :func:`dpm_solver_singlestep`.
+        name: The sampler's name.
+    """
+    n, rows = grid.num_steps, list[Weights]()
+    for e, order in enumerate(orders):
+        start, target = e - order + 1, n - e - 1
+        step = grid.tau[target] - grid.tau[n - start]
+        used = [start, *range(start + 1, e + 1)]
+        if order == 3 and second_order != "exact":
+            used = [start, e]
+        rule: SecondOrder = second_order if order == 2 else "exact"
+        of_y, of_f = np.zeros(len(used)), np.zeros(len(used))
+        if order > 1 and np.isfinite(grid.log_snr[n - start]):
+            of_y, of_f = corrections(
+                grid,
+                n - np.array(used),
+                target,
+                prediction=prediction,
+                second_order=rule,
+            )
+        row = dict(zip(used, zip(of_y, of_f, strict=True), strict=True))
+        row[start] = 1 + row[start][0], step + row[start][1]
+        rows.append(row)
+    # As in diffusers, every evaluation is one of the N steps.
+    return from_evaluations(grid, rows, name=name, order=max(orders))

@@ -36,7 +36,7 @@ import numpy as np
 
 from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import Levels, LinearMultistep, from_rows
 
 #: The mixing weight of the paper.
 PUBLISHED = 0.93
@@ -78,15 +78,7 @@ def edict(grid: TimeGrid, p: float = PUBLISHED) -> LinearMultistep:
     b[1::2, 0] = -d
     a[-1] = 1, 0
     own, given = np.arange(2 * n + 1) // 2, np.arange(1, 2 * n + 2) // 2
-    return LinearMultistep(
-        a,
-        b,
-        grid.scale[own],
-        grid.tau[own],
-        grid.model_time[given],
-        np.asarray(grid.init_noise_scale),
-        name="edict" if p == PUBLISHED else f"edict({p:g})",
-        order=1,
-        bidirectional=True,
-        rows_per_step=2,
-    )
+    levels = Levels.of(grid, own)._replace(model_time=grid.model_time[given])
+    name = "edict" if p == PUBLISHED else f"edict({p:g})"
+    ends = tuple(range(0, 2 * n + 1, 2))
+    return from_rows(levels, a, b, name=name, order=1, ends=ends)

@@ -69,37 +69,72 @@ def exponential_rows(
         The coefficients a and b, shape (N, k) each, where k is the largest order.
     """
     n, k = grid.num_steps, int(orders.max())
-    tau, signal, log_snr = grid.tau, grid.signal, grid.log_snr
     a, b = np.zeros((n, k)), np.zeros((n, k))
     a[:, 0] = 1.0
-    b[:, 0] = tau[:-1] - tau[1:]
-    for i in np.flatnonzero(orders > 1) + 1:
+    b[:, 0] = grid.tau[:-1] - grid.tau[1:]
+    for i in (np.flatnonzero(orders > 1) + 1).tolist():
         order = orders[i - 1]
-        nodes = log_snr[i : i + order]
-        levels, s = tau[i : i + order], signal[i : i + order]
-        h = log_snr[i - 1] - nodes[0]
-        # Both are linear in y and f: D = y - tau f, e = (1 - s) / tau y + s f.
-        if prediction == "data":
-            factor, exponent, of_y, of_f = signal[i - 1], -h, np.ones(order), -levels
-        else:
-            factor, exponent, of_y, of_f = -tau[i - 1], h, (1 - s) / levels, s
-        powers = [
-            math.factorial(m) * h ** (m + 1) * phi(m + 1, exponent)
-            for m in range(order)
-        ]
-        if order == 2 and second_order == "midpoint":
-            powers[1] = h**2 / 2 * phi(1, exponent)
-        elif order == 2 and second_order == "linear":
-            powers[1] = h**2 / 2
-        elif order == 3:
-            powers[2] *= curvature
-        weights = np.zeros(order)
-        for m, difference in enumerate(divided_differences(nodes)[1:], start=1):
-            newton = np.polynomial.polynomial.polyfromroots(nodes[:m] - nodes[0])
-            weights += factor * (newton @ powers[: m + 1]) * difference
-        a[i - 1, :order] += weights * of_y
-        b[i - 1, :order] += weights * of_f
+        of_y, of_f = corrections(
+            grid,
+            np.arange(i, i + order),
+            i - 1,
+            prediction=prediction,
+            second_order=second_order,
+            curvature=curvature,
+        )
+        a[i - 1, :order] += of_y
+        b[i - 1, :order] += of_f
     return a, b
+
+
+def corrections(
+    grid: TimeGrid,
+    nodes: Int[np.ndarray, "m"],
+    target: int,
+    *,
+    prediction: Prediction = "data",
+    second_order: SecondOrder = "midpoint",
+    curvature: float = 1.0,
+) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
+    """Return what a step of higher order adds to Euler's step.
+
+    The nodes may lie before the start of the step (multistep methods), inside of it
+    (singlestep methods) or at its end (correctors).
+
+    Args:
+        grid: The noise levels.
+        nodes: Levels at which the prediction is known, at least 2; the first is the
+            start of the step.
+        target: The level at the end of the step.
+        prediction: See :func:`exponential_rows`.
+        second_order: Weight of the difference of two nodes.
+        curvature: Factor on the integral of ``u^2`` with three nodes.
+
+    Returns:
+        The weights of the states y and of the model outputs f at the nodes.
+    """
+    order, tau, s = len(nodes), grid.tau[nodes], grid.signal[nodes]
+    log_snr = grid.log_snr[nodes]
+    h = grid.log_snr[target] - log_snr[0]
+    # Both are linear in y and f: D = y - tau f, e = (1 - s) / tau y + s f.
+    if prediction == "data":
+        factor, exponent, of_y, of_f = grid.signal[target], -h, np.ones(order), -tau
+    else:
+        factor, exponent, of_y, of_f = -grid.tau[target], h, (1 - s) / tau, s
+    powers = [
+        math.factorial(m) * h ** (m + 1) * phi(m + 1, exponent) for m in range(order)
+    ]
+    if order == 2 and second_order == "midpoint":
+        powers[1] = h**2 / 2 * phi(1, exponent)
+    elif order == 2 and second_order == "linear":
+        powers[1] = h**2 / 2
+    elif order == 3:
+        powers[2] *= curvature
+    weights = np.zeros(order)
+    for m, difference in enumerate(divided_differences(log_snr)[1:], start=1):
+        newton = np.polynomial.polynomial.polyfromroots(log_snr[:m] - log_snr[0])
+        weights += factor * (newton @ powers[: m + 1]) * difference
+    return weights * of_y, weights * of_f
 
 
 def multistep_orders(

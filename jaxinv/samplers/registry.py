@@ -15,26 +15,34 @@ from jaxinv.diffusion.diffusers_config import (
     DDIM,
     DEIS,
     DPM,
+    EULER,
+    HEUN,
+    KDPM2,
+    LMS,
+    SINGLESTEP,
     UNIPC,
     scheduler_options,
 )
 from jaxinv.diffusion.diffusers_levels import Request
 from jaxinv.diffusion.grid import TimeGrid, make_grid
 from jaxinv.diffusion.schedule import NoiseSchedule, Spacing, TimestepSpacing
-from jaxinv.samplers.adams import deis, ipndm
+from jaxinv.samplers.adams import deis, ipndm, lms
 from jaxinv.samplers.bidirectional import bdia, belm, o_belm
 from jaxinv.samplers.bidirectional_log_snr import o_belm_log_snr
 from jaxinv.samplers.diffusers_sampler import sampler_from_diffusers, table_from_options
 from jaxinv.samplers.dpm_solver import (
     dpm_solver_2m,
+    dpm_solver_singlestep,
     dpmpp_2m,
     dpmpp_3m,
     dpmpp_3m_diffusers,
 )
 from jaxinv.samplers.edict import edict
 from jaxinv.samplers.multistep import ddim, ddim_diffusers, euler
+from jaxinv.samplers.pndm import pndm
+from jaxinv.samplers.runge_kutta import heun, kdpm2
 from jaxinv.samplers.table import LinearMultistep
-from jaxinv.samplers.unipc import unip
+from jaxinv.samplers.unipc import unip, unipc
 
 #: The names that ``jaxinv`` exports.
 __all__ = [
@@ -45,16 +53,22 @@ __all__ = [
     "ddim_diffusers",
     "deis",
     "dpm_solver_2m",
+    "dpm_solver_singlestep",
     "dpmpp_2m",
     "dpmpp_3m",
     "dpmpp_3m_diffusers",
     "edict",
     "euler",
+    "heun",
     "ipndm",
+    "kdpm2",
+    "lms",
     "o_belm",
     "o_belm_log_snr",
+    "pndm",
     "sampler_from_diffusers",
     "unip",
+    "unipc",
 ]
 
 
@@ -68,6 +82,7 @@ class Named(NamedTuple):
         note: A note in help texts.
         exact: Whether it is exact by construction: a bidirectional table, whose state
             is several arrays.
+        levels: Number of the grid's levels that a step uses.
     """
 
     title: str
@@ -75,6 +90,7 @@ class Named(NamedTuple):
     scheduler: Mapping[str, Any] | None = None
     note: str = ""
     exact: bool = False
+    levels: int = 1
 
 
 _DPM = {"_class_name": DPM}
@@ -88,8 +104,19 @@ SAMPLERS: dict[str, Named] = {
     "dpm_solver_2m": Named("DPM-Solver 2M", dpm_solver_2m, _DPM | _DPM_SOLVER),
     "deis": Named("DEIS", deis, {"_class_name": DEIS}),
     "ipndm": Named("iPNDM", ipndm),
+    "dpm_solver_singlestep": Named(
+        "DPM-Solver++ singlestep",
+        dpm_solver_singlestep,
+        {"_class_name": SINGLESTEP},
+    ),
+    "unipc": Named("UniPC", unipc, {"_class_name": UNIPC}),
     "unip": Named("UniP", unip, {"_class_name": UNIPC}, "UniPC without its corrector"),
-    "euler": Named("Euler", euler),
+    "euler": Named("Euler", euler, {"_class_name": EULER}),
+    "heun": Named("Heun", heun, {"_class_name": HEUN}, "two evaluations a step"),
+    "kdpm2": Named(
+        "KDPM2", kdpm2, {"_class_name": KDPM2}, "the midpoint rule", levels=2
+    ),
+    "lms": Named("LMS", lms, {"_class_name": LMS}),
     "o_belm": Named("O-BELM", o_belm, exact=True),
     "o_belm_log_snr": Named(
         "O-BELM in log-SNR", o_belm_log_snr, note="for few steps", exact=True
@@ -113,9 +140,9 @@ def sampler_on_spacing(
     named = SAMPLERS[name]
     theirs = schedule.family == "vp" and spacing in get_args(TimestepSpacing)
     if named.scheduler is None or not theirs:
-        return named.make(make_grid(schedule, num_steps, spacing))
+        return named.make(make_grid(schedule, num_steps * named.levels, spacing))
     options = dict(named.scheduler)
-    if options["_class_name"] == UNIPC:
+    if name == "unip":
         options["disable_corrector"] = list(range(num_steps + 1))
     spaced = dataclasses.replace(schedule, timestep_spacing=spacing)  # type: ignore[arg-type]
     return table_from_options(scheduler_options(options), spaced, Request(num_steps))[0]

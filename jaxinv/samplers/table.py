@@ -1,16 +1,19 @@
-r"""The table of every sampler: a linear multistep method on a variable grid.
+r"""The table of every sampler: an explicit linear method on a variable grid.
 
 In the coordinates of :mod:`jaxinv.diffusion.schedule`, where ``dy/dtau = f``, a sampler
 with a memory of k states is a table of coefficients,
 
     y[i-1] = sum_{j=0}^{k-1}  a[i,j] y[i+j] + b[i,j] f[i+j],      i = N .. 1,
 
-with one row per evaluation of the model. For most samplers this is one per step of a
-grid, and level i of the table is level i of the grid. Samplers that evaluate the model
-at intermediate states have more rows, whose levels may repeat a noise level (EDICT).
-Rows near the noise end have zeros for missing history, so that the start needs no
-special code. The coefficients are computed once, in float64, and the same table defines
-sampling and inversion.
+with one row per evaluation of the model. A *linear multistep* method has one evaluation
+per step of a grid, and level i of the table is level i of the grid. Methods with
+*stages* evaluate the model at intermediate states as well (Runge-Kutta methods, PNDM's
+warm-up, EDICT): a stage is a state like any other, with a level of its own, which may
+repeat a noise level, and a row that starts from the beginning of a step weighs the
+state of that age. States that the model never sees (those of UniPC's corrector) are
+eliminated from the rows. Rows near the noise end have zeros for missing history, so
+that the start needs no special code. The coefficients are computed once, in float64,
+and the same table defines sampling and inversion.
 
 The *order* of a table is that of a row with full history, whose error is ``O(h^(order +
 1))`` for exact history. Rows near the noise end have a lower order. The first, Euler's,
@@ -35,11 +38,13 @@ References:
 """
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Collection, Sequence
+from typing import ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxinv.diffusion.grid import TimeGrid
 
@@ -56,14 +61,15 @@ class LinearMultistep:
         a: Row i - 1 weighs the states of the step to ``y[i-1]``, shape (N, k).
         b: The same for the model outputs f, shape (N, k).
         scale: ``x[i] = scale[i] * y[i]``, shape (N + 1,).
-        tau: Noise levels, never decreasing, shape (N + 1,).
+        tau: Noise levels, shape (N + 1,).
         model_time: Times given to the model with each state, shape (N + 1,).
         init_noise_scale: Standard deviation of ``x[N]``, shape ().
         name: The sampler's name (static).
         order: Order of accuracy of its rows with full history (static).
         bidirectional: Whether its rows with full history are explicit both ways
             (static, because coefficients are not known inside a compiled program).
-        rows_per_step: Number of rows for a step of the grid (static).
+        ends: Levels of the table at the ends of the steps of its grid, data first: 0 ..
+            N, without the stages in between (static); () if every level is one.
     """
 
     #: Origin of such values, for error messages.
@@ -78,7 +84,7 @@ class LinearMultistep:
     name: str = dataclasses.field(metadata={"static": True})
     order: int = dataclasses.field(metadata={"static": True})
     bidirectional: bool = dataclasses.field(default=False, metadata={"static": True})
-    rows_per_step: int = dataclasses.field(default=1, metadata={"static": True})
+    ends: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
 
     def __repr__(self) -> str:
         """Return the name, number of steps and order."""
@@ -93,7 +99,24 @@ class LinearMultistep:
     @property
     def num_steps(self) -> int:
         """Number of steps of the grid."""
-        return self.num_rows // self.rows_per_step
+        return len(self.ends) - 1 if self.ends else self.num_rows
+
+    def level_after(self, steps: int) -> int:
+        """Return the level of the state after some of the steps, from the noise end."""
+        level = self.num_steps - steps
+        return self.ends[level] if self.ends else level
+
+    def steps_above(self, level: Int[Array, ""]) -> Int[Array, ""]:
+        """Return the number of steps that are finished at a level of the table."""
+        if not self.ends:
+            return self.num_rows - level
+        return jnp.sum(jnp.asarray(self.ends[:-1]) >= level)
+
+    def steps_below(self, level: Int[Array, ""]) -> Int[Array, ""]:
+        """Return the number of steps that lie at or below a level of the table."""
+        if not self.ends:
+            return level
+        return jnp.sum(jnp.asarray(self.ends[1:]) <= level)
 
     @property
     def history(self) -> int:
@@ -101,22 +124,52 @@ class LinearMultistep:
         return self.a.shape[1]
 
 
+class Levels(NamedTuple):
+    """The levels of a table's states, where they are not those of a grid.
+
+    Attributes:
+        tau: Noise levels, data first; stages may repeat a level.
+        scale: Scales of the states x.
+        model_time: Times given to the model.
+        init_noise_scale: Standard deviation of the first state x.
+    """
+
+    tau: Float[np.ndarray, "n+1"]
+    scale: Float[np.ndarray, "n+1"]
+    model_time: Float[np.ndarray, "n+1"]
+    init_noise_scale: float = 1.0
+
+    @classmethod
+    def of(cls, grid: TimeGrid, which: Sequence[int] | np.ndarray) -> "Levels":
+        """Return some levels of a grid, possibly repeated, data first."""
+        index = np.asarray(which)
+        values = grid.tau[index], grid.scale[index], grid.model_time[index]
+        return cls(*values, grid.init_noise_scale)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of rows between the levels."""
+        return len(self.tau) - 1
+
+
 def from_rows(
-    grid: TimeGrid,
+    grid: TimeGrid | Levels,
     a: Float[np.ndarray, "n k"],
     b: Float[np.ndarray, "n k"],
     *,
     name: str,
     order: int,
+    ends: tuple[int, ...] = (),
 ) -> LinearMultistep:
     """Make a sampler from its coefficients on a grid.
 
     Args:
-        grid: The noise levels.
+        grid: The noise levels of the rows.
         a: Weights of the states, row i - 1 for the step to ``y[i-1]``.
         b: Weights of the model outputs.
         name: The sampler's name, for reports.
         order: Nominal order of accuracy.
+        ends: Levels at the ends of steps, if there are stages.
 
     Returns:
         The table, in float64.
@@ -147,6 +200,7 @@ def from_rows(
         name=name,
         order=order,
         bidirectional=_reads_both_ways(a, b),
+        ends=ends,
     )
 
 
@@ -155,3 +209,41 @@ def _reads_both_ways(a: np.ndarray, b: np.ndarray) -> bool:
     n, k = a.shape
     full = slice(0, n - k + 1)
     return k > 1 and bool(np.all(a[full, -1] != 0) and np.all(b[full, -1] == 0))
+
+
+#: A row by the numbers of the evaluations that it weighs, from 0 for the noise: the
+#: weights of the state and of the model's output.
+Weights = dict[int, tuple[float, float]]
+
+
+def from_evaluations(
+    levels: TimeGrid | Levels,
+    rows: Sequence[Weights],
+    *,
+    name: str,
+    order: int,
+    stages: Collection[int] = (),
+) -> LinearMultistep:
+    """Make a sampler with stages from its evaluations of the model, in their order.
+
+    Args:
+        levels: The levels of all evaluations, and of the data, data first.
+        rows: One row for each evaluation, noise first: row e makes the state that
+            evaluation ``e + 1`` sees, or the data.
+        name: The sampler's name, for reports.
+        order: Nominal order of accuracy.
+        stages: The evaluations at intermediate states.
+
+    Returns:
+        The table, with a memory as long as its rows need.
+    """
+    n = len(rows)
+    ages = [max(e - known for known in row) for e, row in enumerate(rows)]
+    a, b = np.zeros((2, n, max(ages) + 1))
+    for e, row in enumerate(rows):
+        for known, weights in row.items():
+            a[n - 1 - e, e - known], b[n - 1 - e, e - known] = weights
+    ends = tuple(n - e for e in range(n, -1, -1) if e not in stages) if stages else ()
+    table = from_rows(levels, a, b, name=name, order=order, ends=ends)
+    # A single step may look like a row that is explicit both ways (the midpoint rule).
+    return dataclasses.replace(table, bidirectional=False)

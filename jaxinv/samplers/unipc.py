@@ -1,11 +1,22 @@
-r"""UniP: the predictor of UniPC, as a table.
+r"""UniPC: a predictor (UniP) and a corrector (UniC) that costs no model call.
 
-UniPC's corrector needs no additional model call: it repeats a step once the output at
-its end is known, and thereby changes the *state* after the model has seen it. This is
-not a linear multistep method in the states, so only the predictor is implemented.
+The predictor of a step is an exponential multistep row. Once the model has been
+evaluated at its result p, the corrector repeats the step with the new prediction as a
+further node, and the next step starts from the corrected state c. In a step to level i,
+
+    p[i] = E + sum_j P[j] D[i+1+j],         c[i] = E + sum_j C[j] D[i+j],
+
+with the same part E that depends on c[i+1]. Therefore ``c[i] - p[i]`` is a sum of
+predictions, which a step multiplies by ``tau[i-1] / tau[i]`` (by ``s[i-1] / s[i]`` in
+the noise form). The corrected states, which the model never sees, can be eliminated,
+and UniPC is a table of the predicted states.
 """
 
-from typing import Literal, get_args
+from collections.abc import Collection
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
 
 from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid
@@ -13,6 +24,7 @@ from jaxinv.samplers.exponential import (
     Prediction,
     SecondOrder,
     check_order,
+    corrections,
     exponential_rows,
     multistep_orders,
 )
@@ -59,17 +71,84 @@ def unip(
         Zhao et al. 2023, "UniPC: A Unified Predictor-Corrector Framework for Fast
         Sampling of Diffusion Models", arXiv:2302.04867, Eq. 3, 7 and 12.
     """
-    check_order("unip", order, 3)
-    if variant not in _SECOND_ORDER or prediction not in get_args(Prediction):
-        raise ValueError(
-            "unip has the variants bh1 and bh2 and the predictions data and noise; got "
-            f"{variant!r} and {prediction!r}"
-        )
-    last = tuple(range(1, order)) if lower_order_final else ()
     a, b = exponential_rows(
         grid,
-        multistep_orders(grid, order, last=last),
+        _orders("unip", grid, order, lower_order_final),
         prediction=prediction,
         second_order=_SECOND_ORDER[variant],
     )
     return from_rows(grid, a, b, name=f"unip_{order}_{variant}", order=order)
+
+
+def _orders(name: str, grid: TimeGrid, order: int, lower_order_final: bool) -> Any:
+    check_order(name, order, 3)
+    last = tuple(range(1, order)) if lower_order_final else ()
+    return multistep_orders(grid, order, last=last)
+
+
+@checked
+def unipc(
+    grid: TimeGrid,
+    order: int = 2,
+    *,
+    variant: Variant = "bh2",
+    prediction: Prediction = "data",
+    lower_order_final: bool = True,
+    uncorrected: Collection[int] = (),
+) -> LinearMultistep:
+    """Return UniPC: :func:`unip` of order 1 to 3 with its corrector.
+
+    The states of the table are the predicted ones, at which the model is evaluated;
+    the sample is predicted, not corrected.
+
+    Args:
+        grid: The noise levels.
+        order: 1 to 3.
+        variant: See :func:`unip`.
+        prediction: See :func:`unip`.
+        lower_order_final: See :func:`unip`.
+        uncorrected: Steps whose result is not corrected, counted from 0 at the noise
+            end, as in diffusers' ``disable_corrector``.
+
+    Returns:
+        A table with a memory of ``order + 1`` states (fewer on a grid with fewer
+        steps). The corrector adds one to its order, if the start and the last steps,
+        which have lower orders, are short.
+
+    Raises:
+        ValueError: For another order, variant or prediction.
+
+    References:
+        Zhao et al. 2023, arXiv:2302.04867, Algorithms 1 and 2; diffusers'
+        ``UniPCMultistepScheduler``.
+    """
+    orders = _orders("unipc", grid, order, lower_order_final)
+    rule: dict[str, Any] = {
+        "prediction": prediction,
+        "second_order": _SECOND_ORDER[variant],
+    }
+    a, b = exponential_rows(grid, orders, **rule)
+    n = grid.num_steps
+    a, b = (np.pad(v, ((0, 0), (0, n - v.shape[1]))) for v in (a, b))
+    predicted = a - np.eye(1, n), b - _euler(grid)
+    for i in range(n - 1, 0, -1):
+        # The corrector of the step to level i, and then the step from there.
+        q = orders[i]
+        if n - 1 - i in uncorrected or not np.isfinite(grid.log_snr[i + 1]):
+            continue
+        nodes = np.array([i + 1, i, *range(i + 2, i + 1 + q)])
+        found = corrections(grid, nodes, i, **rule)
+        kept = grid.tau if prediction == "data" else grid.signal
+        factor = kept[i - 1] / kept[i]
+        for whole, added, earlier in zip((a, b), found, predicted, strict=True):
+            whole[i - 1, nodes - i] += factor * added
+            whole[i - 1, 1:] -= factor * earlier[i, :-1]
+    k = min(order + 1, n)
+    return from_rows(
+        grid, a[:, :k], b[:, :k], name=f"unipc_{order}_{variant}", order=order + 1
+    )
+
+
+def _euler(grid: TimeGrid) -> Float[np.ndarray, "n n"]:
+    """Return the weights of the outputs in Euler's rows."""
+    return (grid.tau[:-1] - grid.tau[1:])[:, None] * np.eye(1, grid.num_steps)

@@ -295,5 +295,5 @@ def descent(rows: Rows, level: int, keep: bool) -> Loop:
         advance=advance,
         finish=lambda state: (rows.values(state[1], 0), state[2]),
         length=level,
-        steps=lambda state: (table.num_rows - state[0]) // table.rows_per_step,
+        steps=lambda state: table.steps_above(state[0]),
     )

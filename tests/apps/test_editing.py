@@ -11,7 +11,7 @@ from jaxinv.apps import editing, masks
 
 SCHEDULE = ji.scaled_linear()
 STEPS = 20
-SAMPLERS = [ji.ddim, ji.dpmpp_2m, ji.dpmpp_3m, ji.o_belm, ji.bdia, ji.edict]
+SAMPLERS = [ji.ddim, ji.dpmpp_2m, ji.dpmpp_3m, ji.heun, ji.o_belm, ji.bdia, ji.edict]
 
 
 def predict(mean, x, t):

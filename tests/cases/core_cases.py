@@ -105,6 +105,10 @@ MULTISTEP = {
     "ipndm_4": _ipndm_on_even_steps(4),
     "unip_2": _case(ji.unip, 2, order=2, variant="bh1", lower_order_final=False),
     "unip_3": _case(ji.unip, 3, order=3, lower_order_final=False),
+    "unipc_2": _case(ji.unipc, 3, order=2, lower_order_final=False),
+    "unipc_3": _case(ji.unipc, 4, order=3, variant="bh1", lower_order_final=False),
+    "lms_3": _case(ji.lms, 3, order=3),
+    "lms_4": SamplerCase(lambda schedule, n: ji.lms(even_steps(schedule, n)), 4),
 }
 
 SAMPLERS |= MULTISTEP

@@ -86,3 +86,39 @@ def test_the_guidance_scale_may_be_any_kind_of_number(scale):
     guided = ji.guided(model, COND, UNCOND, scale)(x, t)
     assert guided.dtype == jnp.float32
     np.testing.assert_array_equal(guided, reference)
+
+
+@pytest.mark.parametrize("kind", ["edm", "edm_negative"])
+def test_edm_networks_are_scaled_and_converted(kind, float64):
+    """On Gaussian data D is ``s^2 / (s^2 + sigma^2) x``, and the ODE has a solution."""
+    schedule = ji.edm(0.01, 20.0, sigma_data=0.5, prediction_type=kind)
+    data, sign, spread = 0.5, 1 if kind == "edm" else -1, 0.3
+
+    def network(seen, t):
+        sigma = jnp.exp(4 * t)
+        x = seen * jnp.sqrt(sigma**2 + data**2)
+        c_skip = data**2 / (sigma**2 + data**2)
+        c_out = sign * sigma * data / jnp.sqrt(sigma**2 + data**2)
+        return (spread**2 / (spread**2 + sigma**2) - c_skip) * x / c_out
+
+    denoise = ji.as_denoiser(network, schedule)
+    noise = jax.random.normal(jax.random.key(0), (3, 4), float64)
+    for sigma in (0.02, 1.0, 15.0):
+        t = jnp.asarray(np.log(sigma) / 4, float64)
+        expected = sigma * noise / (spread**2 + sigma**2)
+        np.testing.assert_allclose(denoise(noise, t), expected, rtol=1e-12)
+    ends = np.sqrt(spread**2 + np.array([0.01, 20.0]) ** 2)
+    sampler = ji.dpmpp_2m(ji.time_grid(schedule, 400))
+    sample = ji.sample(sampler, denoise, noise)
+    np.testing.assert_allclose(sample, 20.0 * noise * ends[0] / ends[1], rtol=2e-3)
+    result = ji.invert(sampler, denoise, sample)
+    np.testing.assert_allclose(result.noise, noise, rtol=1e-9)
+
+
+def test_sigma_data_and_edm_predictions_belong_together():
+    with pytest.raises(ValueError, match="belong together"):
+        ji.variance_exploding(prediction_type="edm")
+    with pytest.raises(ValueError, match="does not fit"):
+        ji.as_denoiser(model, ji.scaled_linear(), "edm")
+    with pytest.raises(ValueError, match="EDM's networks predict F"):
+        ji.from_x0(model, ji.edm())

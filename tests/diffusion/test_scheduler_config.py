@@ -92,6 +92,11 @@ def test_random_schedules_of_every_class_are_diffusers_or_refused():
             sigmas = np.sort(sigmas[sigmas > 0])[-len(ours.taus) :]
             np.testing.assert_allclose(np.unique(sigmas), ours.taus, rtol=1e-6)
             continue
+        if ours.sigma_data is not None:
+            ends = theirs.config["sigma_min"], theirs.config["sigma_max"]
+            np.testing.assert_allclose(ours.taus[[0, -1]], ends)
+            assert ours.sigma_data == theirs.config["sigma_data"]
+            continue
         found = (ours.scale(ours.taus) ** 2).astype(np.float32)
         np.testing.assert_array_equal(found, theirs.alphas_cumprod.numpy(), str(config))
         for key in ("prediction_type", "timestep_spacing", "set_alpha_to_one"):

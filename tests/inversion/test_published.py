@@ -86,3 +86,11 @@ def test_evaluations_are_counted_exactly(name):
     result = ji.invert(table, denoise, x0, strategy=strategy)
     jax.effects_barrier()
     assert len(calls) == int(result.num_evals)
+
+
+def test_algorithm_2_is_refused_for_methods_with_stages():
+    table = ji.heun(ji.time_grid(VP, 20))
+    with pytest.raises(ValueError, match="stages within its steps"):
+        ji.invert(
+            table, lambda x, t: x, jnp.ones((2, 2)), strategy="stepwise", schedule=VP
+        )

@@ -156,8 +156,12 @@ def test_ddim_diffusers_refuses_what_diffusers_does_not_have():
 # --- convergence --------------------------------------------------------------------
 
 
+# The rows of singlestep methods alternate between orders 1 and 2.
+OF_ONE_ORDER = {k: v for k, v in ORDERS.items() if k != "dpm_solver_singlestep"}
+
+
 @pytest.mark.parametrize("schedule", each(SCHEDULES))
-@pytest.mark.parametrize("sampler", each(ORDERS))
+@pytest.mark.parametrize("sampler", each(OF_ONE_ORDER))
 def test_rows_with_full_history_have_the_claimed_order(sampler, schedule, float64):
     # Rows that are given the exact solution are off by C h^(p + 1) each; there are 1/h.
     numbers = np.array([128, 256, 512])
@@ -180,6 +184,7 @@ def sum_of_truncation_errors(table, schedule):
             - np.tensordot(table.b[i - 1], f[i : i + k], 1)
         )
         for i in range(1, table.num_rows + 2 - k)
+        if not table.ends or i - 1 in table.ends  # stages have order 1
     )
 
 

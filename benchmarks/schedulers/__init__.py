@@ -1,0 +1,1 @@
+"""Which schedulers of published models are exactly diffusers' here."""
