@@ -107,7 +107,7 @@ def edit(
     weights = None if mask is None else _checked(mask, latent)
     check_denoiser(target, latent)
     inversion = invert(sampler, source, latent, return_trajectory=True, **options)
-    program, start = unlabeled(sampler), inversion.state
+    program, start = unlabeled(sampler, counted=True), inversion.state
     start = unlabeled(start) if isinstance(start, SamplerState) else start
     models = Function.of(source), Function.of(target)
     edited = _regenerate(program, models, start, inversion.trajectory, weights, freeze)

@@ -178,7 +178,7 @@ def invert(
         if return_trajectory:
             raise ValueError("return_trajectory needs arithmetic='float'")
         return unwind_exactly(sampler, model, x0, arithmetic, rtol)
-    program = unlabeled(sampler)
+    program = unlabeled(sampler, counted=report is not None)
     if isinstance(x0, SamplerState):
         start = unlabeled(x0)
         found = _unwind(program, model, start, return_trajectory, rtol)

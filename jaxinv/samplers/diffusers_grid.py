@@ -69,7 +69,7 @@ from jaxinv.diffusion.grid import (
 from jaxinv.diffusion.prediction import check_digits
 from jaxinv.diffusion.schedule import NoiseSchedule
 
-SUPPORTED = (*(DDIM, DPM, DEIS, UNIPC, FLOW_MATCH_EULER, *SCALING, PNDM, SINGLESTEP),)
+SUPPORTED = (DDIM, DPM, DEIS, UNIPC, FLOW_MATCH_EULER, *SCALING, PNDM, SINGLESTEP)
 
 
 @checked

@@ -114,7 +114,8 @@ def sample(
         end = sample_exactly(sampler, model, start, arithmetic)
         return end if return_state else end.x
     if not return_state:
-        return draw(unlabeled(sampler), model, start, False, report)[0]
+        program = unlabeled(sampler, counted=report is not None)
+        return draw(program, model, start, False, report)[0]
     if not sampler.bidirectional:
         raise ValueError(
             f"{sampler.name!r} is not bidirectional, so its state is the sample: omit "

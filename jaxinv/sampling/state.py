@@ -56,7 +56,7 @@ class SamplerState:
         return self.values[-1] if self.end == "noise" else self.values[0]
 
 
-def unlabeled(value: Any) -> Any:
+def unlabeled(value: Any, *, counted: bool = False) -> Any:
     """Return a sampler or a state without its labels.
 
     Labels do not select programs, so that samplers with tables of equal shape share
@@ -64,10 +64,13 @@ def unlabeled(value: Any) -> Any:
 
     Args:
         value: A sampler or a state.
+        counted: Whether the program counts steps, for reports. Otherwise it does not
+            depend on which levels are stages, unless a state's label does.
     """
     if isinstance(value, SamplerState):
         return dataclasses.replace(value, sampler="")
-    return dataclasses.replace(value, name="", order=0)
+    ends = value.ends if counted or value.bidirectional else ()
+    return dataclasses.replace(value, name="", order=0, ends=ends)
 
 
 def labeled(value: Any, sampler: Any) -> Any:

@@ -92,6 +92,12 @@ SCHEDULES = {
 # Euler's method makes the same table as DDIM (test_table.py): one of them is enough.
 SAMPLERS = {"ddim": _case(ji.ddim, 1)}
 
+
+def _heun(schedule, n):
+    """With as many rows as other samplers have, so that they share programs."""
+    return ji.heun(make_grid(schedule, max(1, n // 2)))
+
+
 # DPM-Solver++ of first order and the first orders of all others are DDIM's table, too.
 # The order of the last steps is kept: lowering it costs order 3 its order.
 MULTISTEP = {
@@ -112,6 +118,7 @@ MULTISTEP = {
 }
 
 SAMPLERS |= MULTISTEP
+SAMPLERS["heun"] = SamplerCase(_heun, 2)
 
 
 def _bidirectional(constructor, nominal, *, even_flow=True, **options):
