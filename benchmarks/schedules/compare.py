@@ -33,6 +33,7 @@ NOISE = np.random.default_rng(0).standard_normal((2, 4, 3))
 # All that this library may answer instead of a sampler, by what its message says.
 REFUSALS = {
     "the class is not supported": "the scheduler '.*' is not supported",
+    "times that are no timesteps": "timestep_type",
     "clip_sample": "clip_sample",
     "thresholding": "thresholding=",
     "zero terminal SNR": "rescale_betas_zero_snr|terminal SNR",
@@ -111,9 +112,15 @@ def compare(case: Case) -> Outcome:
         if np.any(wrong):
             here = table.model_time[:0:-1]
             return Outcome("times differ", f"{here[wrong][0]} for {times[wrong][0]}")
-        ours = in_their_units(case, table, trajectory(table, schedule))
-        error = relative_error(ours, theirs)
-        kind = "agrees" if error <= TOLERANCE else "states differ"
+        ours = in_their_units(case, table, trajectory(table, schedule, NOISE))
+        error, allowed = relative_error(ours, theirs), TOLERANCE
+        if error > TOLERANCE:
+            # Levels are rounded to float32, and a root in them depends on the machine:
+            # what does one rounding do to this trajectory?
+            moved = trajectory(table, schedule, NOISE * (1 + 2.0**-23))
+            moved = in_their_units(case, table, moved)
+            allowed = max(TOLERANCE, 10 * relative_error(moved, ours))
+        kind = "agrees" if error <= allowed else "states differ"
         return Outcome(kind, error=error)
 
 
@@ -149,11 +156,11 @@ def in_their_units(case: Case, table: Any, states: np.ndarray) -> np.ndarray:
     return states / scale.reshape(-1, *[1] * (states.ndim - 1))
 
 
-def trajectory(table: Any, schedule: Any) -> np.ndarray:
+def trajectory(table: Any, schedule: Any, noise: np.ndarray) -> np.ndarray:
     """Return all states x of a table, noise first, in NumPy and float64."""
     denoise = float64_denoiser(schedule)
     scale, times, n = table.scale, table.model_time, table.num_rows
-    y, f = {n: NOISE * table.init_noise_scale / scale[n]}, {}
+    y, f = {n: noise * table.init_noise_scale / scale[n]}, {}
     for i in range(n, 0, -1):
         f[i] = denoise(scale[i] * y[i], times[i])
         ages = range(min(table.history, n + 1 - i))

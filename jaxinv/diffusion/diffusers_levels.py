@@ -235,8 +235,9 @@ def k_levels(
     levels, end = levels[: len(times)], float(levels[len(times)])
     levels, times = levels.astype(np.float32), times.astype(np.float32)
     if name == KDPM2 and len(levels) > 1:
-        halves = np.log(levels)
-        middle = np.exp((halves[1:] + halves[:-1]) / np.float32(2))
+        above, below = np.log(levels[:-1]), np.log(levels[1:])
+        # PyTorch's lerp, in float32.
+        middle = np.exp(above - (above - below) * np.float32(0.5))
         between = _interpolated_times(middle, logs).astype(np.float32)
         levels, times = _alternating(levels, middle), _alternating(times, between)
     return levels, times, end

@@ -368,12 +368,13 @@ def _refuse_options(options: Mapping[str, Any], schedule: NoiseSchedule) -> None
         raise ValueError(f"{spacings[0]} is not supported for flow matching")
     if "final_sigmas_type" in options:
         _choice(options, "final_sigmas_type", {"zero": 0, "sigma_min": 0})
-        if flow and name == DPM and options["final_sigmas_type"] == "sigma_min":
+        to_level = options["final_sigmas_type"] == "sigma_min"
+        if flow and name in (DPM, SINGLESTEP) and to_level:
             raise ValueError(
                 'final_sigmas_type "sigma_min" ends a flow at a level of the VP '
-                "schedule in DPMSolverMultistepScheduler: not supported"
+                f"schedule in {name}: not supported"
             )
-    noise = options.get("algorithm_type") == "dpmsolver" and name == DPM
+    noise = options.get("algorithm_type") == "dpmsolver" and name in (DPM, SINGLESTEP)
     if flow and (noise or not options.get("predict_x0", True)):
         raise ValueError(
             "a flow is sampled by its data prediction only (algorithm_type "
