@@ -14,7 +14,7 @@ from programs import Compiler, Programs, forget_folder, share_programs
 MAX_TOKENS = 16
 
 # For PyTorch, before it is imported: threads that wait for one another at every small
-# operator are slow on shared cores, a hundred times slower beside another worker.
+# operator are slow on shared cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # --- compiled programs (cases/programs.py) ------------------------------------------

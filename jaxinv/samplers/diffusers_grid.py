@@ -1,7 +1,7 @@
 r"""The noise levels that diffusers' schedulers visit, from their configurations.
 
-DDIMScheduler visits the grids of :func:`jaxinv.time_grid`. The multistep schedulers
-(DPM-Solver, DEIS, UniPC) differ:
+DDIMScheduler and PNDMScheduler visit the grids of :func:`jaxinv.time_grid`. The
+schedulers after DPM-Solver (multistep, singlestep, DEIS, UniPC) differ:
 
 * they space N + 1 timesteps and drop the one closest to the data;
 * the step to the data ends at ``tau = 0`` or at the smallest training level
@@ -10,6 +10,10 @@ DDIMScheduler visits the grids of :func:`jaxinv.time_grid`. The multistep schedu
   (or a truncated one), while the step uses the exact level;
 * with flow levels, t runs over another range than in FlowMatchEulerDiscreteScheduler;
 * with "trailing" and some N they take N + 1 steps, the last one at timestep -1.
+
+The schedulers after k-diffusion (Euler, Heun, KDPM2, LMS) give the network fractional
+timesteps; their states are not scaled, and start from the largest level. KDPM2's grid
+includes its midpoints. EDM's schedulers have levels and times of their own.
 
 All this is reproduced here, since an image can only be inverted on the levels that
 generated it. This module computes in float32 where diffusers does, because a truncated

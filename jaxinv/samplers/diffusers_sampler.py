@@ -285,22 +285,6 @@ def _unipc(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     )
 
 
-def _euler(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
-    return euler(grid)
-
-
-def _heun(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
-    return heun(grid)
-
-
-def _kdpm2(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
-    return kdpm2(grid)
-
-
-def _lms(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
-    return lms(grid)
-
-
 def _refuse_nan(grid: TimeGrid, *, at_zero: bool, standing: bool) -> None:
     """Raise ValueError where diffusers' last step divides zero by zero.
 
@@ -424,10 +408,10 @@ _METHODS: dict[str, Callable[[Mapping[str, Any], TimeGrid], LinearMultistep]] = 
     DEIS: _deis,
     UNIPC: _unipc,
     SINGLESTEP: _singlestep,
-    EULER: _euler,
-    HEUN: _heun,
-    KDPM2: _kdpm2,
-    LMS: _lms,
-    EDM_EULER: _euler,
+    EULER: lambda _, grid: euler(grid),
+    HEUN: lambda _, grid: heun(grid),
+    KDPM2: lambda _, grid: kdpm2(grid),
+    LMS: lambda _, grid: lms(grid),
+    EDM_EULER: lambda _, grid: euler(grid),
     EDM_DPM: _dpm_solver,
 }
