@@ -55,7 +55,7 @@ CALLS = {
     "invert": {
         "sampler": TABLE, "denoise": half, "x0": X, "strategy": "auto", "solver": None,
         "schedule": None, "return_trajectory": False, "arithmetic": "float",
-        "verify": True, "reconstruction_rtol": None,
+        "verify": True, "reconstruction_rtol": None, "max_evals": 600,
     },
     "invert_batch": {"sampler": TABLE, "denoise": half, "x0": X},
     "invert_decoder": {"encode": half, "decode": half, "image": X},

@@ -294,6 +294,25 @@ def test_what_stepwise_leaves_is_finished_all_steps_together(
 
 
 @pytest.mark.usefixtures("wide")
+def test_an_inversion_stops_at_its_limit_and_says_so(monkeypatch, picture, tmp_path):
+    common = ("--prompt", "red", "--steps", 4, "--out", tmp_path, "--json")
+    weak = Stepwise(ji.Anderson(max_iterations=2))
+    auto = STRATEGIES["auto"]._replace(plan=lambda *_: (weak, *FINISH))
+    monkeypatch.setitem(STRATEGIES, "auto", auto)
+    # Stepwise takes 8 and the way back 4: one sweep of 4 is left.
+    result = run("invert", picture, *common, "--max-evals", 16)
+    assert result.exit_code == NOT_CONVERGED, result.output
+    assert "not converged so far: trajectory starts" in result.stderr
+    assert "more --max-evals" in result.stderr
+    certificate = only_json(result)["certificate"]
+    assert certificate["stopped"] is True
+    assert certificate["stages"] == ["stepwise", "trajectory"]
+    assert certificate["num_evals"] == 20  # and the way back
+    result = run("invert", picture, *common, "--max-evals", 3)
+    expect_one_clear_line(result, "max_evals must be at least 4")
+
+
+@pytest.mark.usefixtures("wide")
 def test_another_size_is_resized_only_when_asked_and_said(picture, tmp_path):
     large = tmp_path / "large.png"
     Image.open(picture).resize((80, 60)).convert("RGBA").save(large)

@@ -139,6 +139,7 @@ RESULT = ji.InversionResult(
     state_converged=np.bool(True),
     state_reconstruction=np.float32(2.5e-7),
     stages=np.int32(1),
+    stopped=np.bool(False),
 )
 LATENT = ji.DecoderInversion(
     jnp.ones(3), *np.float32([0.0012, 0.0145, 0]), *np.int32([23, 23, 24, 23, 0]),

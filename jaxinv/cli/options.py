@@ -16,6 +16,7 @@ from jaxinv.cli.console import listed
 from jaxinv.cli.samplers import EXACT_NAMES, ONE_ARRAY_NAMES
 from jaxinv.decoder_inversion import METHODS
 from jaxinv.files.image_reading import MAX_PIXELS
+from jaxinv.inversion.strategies import EVALS_PER_ROW
 from jaxinv.samplers.registry import SAMPLERS
 
 MAX_SEED = 2**32 - 1
@@ -53,6 +54,11 @@ _SHARED = {
     "decoder_inversion": (
         f"Method for the latent of the image: {listed(METHODS)}. By image error, never "
         "worse than the encoder alone.",
+    ),
+    "max_evals": (
+        "Largest number of evaluations of the network to invert the sampler for an "
+        "image; the verification of the result comes on top "
+        f"[{EVALS_PER_ROW} per step].",
     ),
     "resize": (
         "Crop and resample images of other sizes to the model's size.",

@@ -21,7 +21,7 @@ from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.files.image_reading import ReadImage
 from jaxinv.files.images import fit_image
 from jaxinv.inversion import STRATEGIES
-from jaxinv.inversion.strategies import make_plan
+from jaxinv.inversion.strategies import check_max_evals, make_plan
 from jaxinv.solvers import SOLVERS
 
 
@@ -36,6 +36,7 @@ class Prepared(NamedTuple):
         solver: A name in ``SOLVERS``, or None for the strategy's default.
         decoder: Name of the decoder inversion's method, in ``METHODS``.
         scheduler: The configuration of ``--scheduler``, or None.
+        max_evals: The limit on evaluations; None for the default.
     """
 
     pipe: "ji.LatentDiffusion"  # imports Flax where it is evaluated
@@ -45,6 +46,7 @@ class Prepared(NamedTuple):
     solver: str | None
     decoder: str
     scheduler: dict[str, Any] | None = None
+    max_evals: int | None = None
 
     def denoiser(self, prompt: str) -> Denoiser:
         """Return the model with a prompt filled in."""
@@ -79,6 +81,7 @@ def prepare(
     strategy: str = "auto",
     solver: str | None = None,
     decoder: str = "encoder",
+    max_evals: int | None = None,
     **loading: Any,
 ) -> Prepared:
     """Check the names in a command, load its model and make its sampler.
@@ -89,6 +92,7 @@ def prepare(
         strategy: The strategy as typed.
         solver: The solver as typed.
         decoder: The method of decoder inversion as typed.
+        max_evals: See :func:`jaxinv.invert`.
         **loading: Further options of :func:`jaxinv.load`.
 
     Returns:
@@ -123,5 +127,6 @@ def prepare(
         sampler = make_sampler(pipe.schedule, asked.sampler, asked.steps, asked.spacing)
     else:
         sampler, config = scheduler_sampler(pipe, asked.scheduler, asked.steps)
-    make_plan(sampler.table, strategy, solver, pipe.schedule)
-    return Prepared(pipe, sampler, asked, strategy, solver, decoder, config)
+    plan = make_plan(sampler.table, strategy, solver, pipe.schedule)
+    check_max_evals(max_evals, plan, sampler.table)
+    return Prepared(pipe, sampler, asked, strategy, solver, decoder, config, max_evals)

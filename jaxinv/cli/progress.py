@@ -20,11 +20,13 @@ class Phase:
 
     Attributes:
         show: Function that displays a number of steps.
+        begin: Function that displays another title.
         step: The largest number so far.
         seconds: Wall time after the end, including compilation.
     """
 
     show: Callable[[int], None]
+    begin: Callable[[str], None]
     step: int = 0
     seconds: float = 0.0
 
@@ -60,6 +62,9 @@ def phase(console: Console, title: str, steps: int | None = None) -> Iterator[Ph
         def show(step: int) -> None:
             bars.update(bar, completed=step, state=f"step {step} of {steps}")
 
-        running, start = Phase(show), time.perf_counter()
+        def begin(title: str) -> None:
+            bars.update(bar, description=title)
+
+        running, start = Phase(show, begin), time.perf_counter()
         yield running
         running.seconds = time.perf_counter() - start

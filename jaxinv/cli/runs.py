@@ -98,6 +98,13 @@ def find_noise(
     plan = make_plan(table, ready.strategy, ready.solver, schedule)
     # These do not measure the residuals of the rows.
     unmeasured = isinstance(plan[0], Naive | Algorithm2)
+    names = stage_names(plan)
+
+    def announce(name: str) -> None:
+        running.begin(f"{title}: {name}")
+        if name != names[0]:
+            output.note(f"not converged so far: {name} starts, and is compiled first")
+
     with phase(output.messages, title, table.num_steps) as running:
         result = ji.invert(
             table,
@@ -105,11 +112,13 @@ def find_noise(
             latent,
             strategy=plan,
             return_trajectory=unmeasured,
+            max_evals=ready.max_evals,
             report=running.report,
+            on_stage=announce,
         )
         jax.block_until_ready(result)
     output.done(title, running.seconds)
-    stages = stage_names(plan)[: int(result.stages)]
+    stages = names[: int(result.stages)]
     if result.trajectory is not None:
         what = "measuring the residuals"
         with phase(output.messages, what, table.num_steps) as measuring:

@@ -313,6 +313,7 @@ def unwind_exactly(
         state_converged=verified.state_converged,
         state_reconstruction=verified.state_reconstruction,
         stages=jnp.ones((), jnp.int32),
+        stopped=jnp.zeros((), bool),
     )
 
 

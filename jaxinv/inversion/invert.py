@@ -37,15 +37,17 @@ References:
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Float
 
 from jaxinv.callables import Function, check_denoiser, check_finite
-from jaxinv.checks import checked
+from jaxinv.checks import AtLeastOne, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion.explicit import Explicit, unwind, unwind_exactly
@@ -55,7 +57,7 @@ from jaxinv.inversion.naive import Naive, walked
 from jaxinv.inversion.result import InversionResult, wrap_up
 from jaxinv.inversion.row_residuals import per_level
 from jaxinv.inversion.stages import Solved, Stage, Task, run_stage
-from jaxinv.inversion.strategies import make_plan
+from jaxinv.inversion.strategies import check_max_evals, make_plan, stage_names
 from jaxinv.inversion.verification import (
     Verified,
     default_reconstruction_rtol,
@@ -73,6 +75,9 @@ from jaxinv.sampling.lossless import Arithmetic, check_arithmetic
 from jaxinv.sampling.sample import draw, in_dtype
 from jaxinv.sampling.state import SamplerState, check_state, labeled, unlabeled
 from jaxinv.solvers import Solver
+
+#: A function that receives the name of a stage that is about to run.
+OnStage = Callable[[str], None]
 
 # What JAX traces where a module is imported. (Inside of a caller's trace, too, results
 # would be right: all stages are one program then.)
@@ -92,7 +97,9 @@ def invert(
     arithmetic: Arithmetic = "float",
     verify: bool = True,
     reconstruction_rtol: float | None = None,
+    max_evals: AtLeastOne | None = None,
     report: Report | None = None,
+    on_stage: OnStage | None = None,
 ) -> InversionResult:
     """Find the noise from which the sampler generates ``x0``.
 
@@ -130,9 +137,19 @@ def invert(
             for sampling from the noise, in any precision; the measured error must be at
             most a quarter of it. None for 4e-4 (-68 dB) in float32 and 4e-10 in float64
             (:func:`~jaxinv.inversion.verification.default_reconstruction_rtol`).
+        max_evals: Largest number of evaluations of the denoiser; None for
+            :data:`~jaxinv.inversion.strategies.EVALS_PER_ROW` for each row of the
+            sampler's table. A running stage stops at it, and no stage is started
+            without enough for its first iteration. Only the verification of the last
+            stage comes on top. Naive and explicit inversion and the published
+            algorithms cannot be stopped; a solver that is not a loop of single
+            evaluations (``NewtonKrylov`` in ``"stepwise"``) finishes its iteration.
         report: Function that receives the number of solved steps, or of steps of the
             verification, while the computation runs in turns of one iteration. Not
             allowed inside ``jax.jit`` and other transformations.
+        on_stage: Function that receives the name of each stage before it is compiled
+            and run, which can take minutes for ``"newtontrajectory"``. Not allowed
+            inside ``jax.jit`` and other transformations.
 
     Returns:
         The noise with its certificate. Failing to converge is not an error: the result
@@ -142,8 +159,8 @@ def invert(
         ValueError: For data that is not a finite float32 or float64 array, a state of
             another sampler or of the noise end, a denoiser that does not map its shape
             to itself, an unknown strategy or solver, options that the strategy does not
-            have, a strategy that the sampler does not have, or a tolerance that is not
-            a positive number.
+            have, a strategy that the sampler does not have, a tolerance that is not a
+            positive number, or ``max_evals`` too small for any iteration.
 
     Example:
         >>> import jax, jaxinv as ji
@@ -166,9 +183,10 @@ def invert(
         check_finite(x0, "data x0")
     if isinstance(x0, SamplerState) or arithmetic != "float":
         check_explicit(strategy, solver)
-        if report is not None:
+        if report is not None or on_stage is not None:
+            name = "report" if report is not None else "on_stage"
             raise ValueError(
-                "report needs data and arithmetic='float': a state, and data with "
+                f"{name} needs data and arithmetic='float': a state, and data with "
                 "another arithmetic, are inverted by one program without turns"
             )
     dtype = x0.values.dtype if isinstance(x0, SamplerState) else x0.dtype
@@ -184,16 +202,18 @@ def invert(
         found = _unwind(program, model, start, return_trajectory, rtol)
         return labeled(found, sampler)
     plan = make_plan(sampler, strategy, solver, schedule)
+    limit = check_max_evals(max_evals, plan, sampler)
     # A denoiser may close over values that a caller differentiates or batches. Only the
     # absence of all transformations excludes that.
     alone = get_opaque_trace_state() == _NOTHING_TRACED
     if alone and _concrete((sampler, model, x0)):
-        verified = _on_demand(program, model, x0, plan, rtol, report)
+        verified = _on_demand(program, model, x0, plan, rtol, limit, report, on_stage)
         found = _wrap_up(program, x0, verified, return_trajectory)
         return labeled(found, sampler)
-    if report is not None:
-        raise ValueError("report needs values: call invert outside of jax.jit")
-    found = _invert(program, model, x0, plan, return_trajectory, rtol)
+    if report is not None or on_stage is not None:
+        name = "report" if report is not None else "on_stage"
+        raise ValueError(f"{name} needs values: call invert outside of jax.jit")
+    found = _invert(program, model, x0, plan, return_trajectory, rtol, limit)
     return labeled(found, sampler)
 
 
@@ -235,7 +255,9 @@ def _on_demand(
     x0: Array,
     plan: tuple[Stage, ...],
     rtol: float | None,
+    max_evals: np.integer,
     report: Report | None,
+    on_stage: OnStage | None,
 ) -> Verified:
     """Run the stages as separate programs, each compiled only if needed.
 
@@ -244,15 +266,17 @@ def _on_demand(
     ``jit``, ``vmap`` or ``grad`` the plan is one program (:func:`_invert`).
     """
     refining = tuple(refines(stage) for stage in plan)
+    least = tuple(stage.least_evals(sampler) for stage in plan)
     best: Verified | None = None
-    needed: Any = [True, *[False] * (len(plan) - 1)]
+    runs: Any = [True, *[False] * (len(plan) - 1)]
+    names = stage_names(plan)
     for k, stage in enumerate(plan):
-        again = bool(needed[k])
-        while again:
-            found = _solve(sampler, denoise, x0, stage, best, report)
+        if on_stage is not None and bool(runs[k]):
+            on_stage(names[k])
+        while bool(runs[k]):
+            found = _solve(sampler, denoise, x0, stage, best, max_evals, report)
             new = _verify(sampler, denoise, x0, found, rtol, any(refining), report)
-            best, missed, needed = _weigh(best, new, k, refining)
-            again = refining[k] and bool(missed)
+            best, runs = _weigh(best, new, k, refining, least, max_evals)
     assert best is not None, "a plan has at least one stage"
     return best
 
@@ -263,15 +287,16 @@ def _solve(
     x0: Array,
     stage: Stage,
     known: Verified | None,
+    max_evals: np.integer,
     report: Report | None,
 ) -> Solved:
     """Run one stage of a plan as a program of its own."""
     if report is None or type(stage).loop is Stage.loop:
-        return _solved(sampler, denoise, x0, stage, known)
+        return _solved(sampler, denoise, x0, stage, known, max_evals)
     if isinstance(stage, Naive):
         up = stage.upwards(sampler, x0.dtype)
         return _walked(sampler, draw(up, denoise, x0, True, report))
-    given = (sampler, denoise), Sample(x0, known=known)
+    given = (sampler, denoise), Sample(x0, known=known, max_evals=max_evals)
     return run_in_turns(StageMachine(stage), given, report=report)
 
 
@@ -289,11 +314,13 @@ def _solved(
     x0: Array,
     stage: Stage,
     known: Verified | None,
+    max_evals: Array,
 ) -> Solved:
     check_denoiser(denoise, x0)
     table = in_dtype(sampler, x0.dtype)
     before = None if known is None else start_of_next(known)
-    return run_stage(stage, Task.of(table, denoise, x0, before))
+    task = Task.of(table, denoise, x0, before, max_evals=max_evals)
+    return run_stage(stage, task)
 
 
 def _verify(
@@ -320,7 +347,7 @@ def _verify(
     return verify(sampler, x0, verified.solved, rtol, whole)
 
 
-_weigh = jax.jit(weigh, static_argnames="refining")
+_weigh = jax.jit(weigh, static_argnames=("refining", "least"))
 
 
 @jax.jit(static_argnames="keep")
@@ -339,6 +366,7 @@ def _invert(
     plan: tuple[Stage, ...],
     keep: bool,
     rtol: float | None,
+    max_evals: Array,
 ) -> InversionResult:
     """Run all stages as a part of a caller's program."""
     check_denoiser(denoise, x0)
@@ -354,7 +382,7 @@ def _invert(
         return wrap_up(table, x0, found.states, verified, keep)
     # Solvers are not differentiated: the implicit function theorem applies to their
     # results.
-    verified = run_plan(plan, fixed_table, fixed, fixed_x0, rtol)
+    verified = run_plan(plan, fixed_table, fixed, fixed_x0, rtol, max_evals)
     start, states = x0 / table.scale[0], verified.solved.states
     states = attach_gradient(table, denoise, start, states)
     return wrap_up(table, x0, states, jax.lax.stop_gradient(verified), keep)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxinv.callables import check_denoiser
 from jaxinv.diffusion.denoiser import with_condition
-from jaxinv.inversion.stages import Stage, Task, stage_loop
+from jaxinv.inversion.stages import UNLIMITED, Evals, Stage, Task, stage_loop
 from jaxinv.inversion.verification import Verified, start_of_next, with_both
 from jaxinv.loops import Loop
 from jaxinv.sampling.steps import in_dtype
@@ -20,11 +20,13 @@ class Sample(NamedTuple):
         x0: The data.
         condition: The condition of the model, or None.
         known: The result of earlier stages; None before the first.
+        max_evals: See :func:`jaxinv.invert`.
     """
 
     x0: Float[Array, "*shape"]
     condition: PyTree = None
     known: Verified | None = None
+    max_evals: Evals = UNLIMITED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,8 @@ class StageMachine:
         denoise = with_condition(model[1], item.condition)
         table = in_dtype(model[0], item.x0.dtype)
         known = None if item.known is None else start_of_next(item.known)
-        loop = stage_loop(self.stage, Task.of(table, denoise, item.x0, known))
+        task = Task.of(table, denoise, item.x0, known, max_evals=item.max_evals)
+        loop = stage_loop(self.stage, task)
 
         def begin() -> Any:
             check_denoiser(denoise, item.x0)

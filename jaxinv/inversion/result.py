@@ -60,6 +60,8 @@ class InversionResult(NamedTuple):
             which does not retrace roundings.
         stages: Number of stages of the strategy's plan that this sample needed, shape
             (): ``"auto"`` continues with the next stage if one did not converge.
+        stopped: Whether ``max_evals`` ended the inversion before it converged, shape
+            (): in stage number ``stages`` of the plan, or before the next.
     """
 
     noise: Float[Array, "*shape"]
@@ -76,6 +78,7 @@ class InversionResult(NamedTuple):
     state_converged: Bool[Array, ""]
     state_reconstruction: Float[Array, ""]
     stages: Int[Array, ""]
+    stopped: Bool[Array, ""]
 
     def __repr__(self) -> str:
         """Return the verdict in one line, without the arrays."""
@@ -126,4 +129,5 @@ def wrap_up(
         state_converged=verified.state_converged,
         state_reconstruction=verified.state_reconstruction,
         stages=jnp.asarray(verified.stages, jnp.int32),
+        stopped=jnp.asarray(solved.stopped) & ~verified.noise_is_found,
     )

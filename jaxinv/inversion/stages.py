@@ -14,12 +14,19 @@ from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.loops import Loop, once, run
 from jaxinv.norms import natural_unit
 from jaxinv.samplers.table import LinearMultistep
+
+#: A number of evaluations.
+Evals = Int[Array, ""] | np.integer | int
+
+#: A number of evaluations that no inversion reaches.
+UNLIMITED = np.int32(2**31 - 1)
 
 
 class Solved(NamedTuple):
@@ -35,6 +42,8 @@ class Solved(NamedTuple):
         state_solved: Whether every row that the *state* at the noise end of a
             bidirectional sampler depends on met the tolerance, shape (); None if these
             are all rows.
+        stopped: Whether the limit on evaluations ended a stage, or kept one that was
+            needed from starting, shape ().
     """
 
     states: Float[Array, "n *shape"]
@@ -44,6 +53,7 @@ class Solved(NamedTuple):
     depth: Int[Array, ""]
     solved: Bool[Array, ""]
     state_solved: Bool[Array, ""] | None = None
+    stopped: Bool[Array, ""] | bool = False
 
 
 class Task(NamedTuple):
@@ -58,6 +68,7 @@ class Task(NamedTuple):
         active: Whether the sample needs this stage. If not, the result is ignored, and
             must cost nothing.
         unit: The unit of ``start`` and of the states that the stage returns.
+        max_evals: The number of evaluations that the stage may use.
     """
 
     table: LinearMultistep
@@ -66,6 +77,7 @@ class Task(NamedTuple):
     known: Solved | None = None
     active: Bool[Array, ""] | bool = True
     unit: Float[Array, ""] | float = 1.0
+    max_evals: Evals = UNLIMITED
 
     @classmethod
     def of(
@@ -75,18 +87,22 @@ class Task(NamedTuple):
         x0: Float[Array, "*shape"],
         known: Solved | None = None,
         active: Bool[Array, ""] | bool = True,
+        max_evals: Evals = UNLIMITED,
     ) -> Self:
         """Return the task for data ``x0``, in the unit of the data.
 
         The unit is 1 for ordinary data (:func:`jaxinv.norms.natural_unit`). It gives
         tolerances, step sizes and first guesses the same meaning for data of any size.
         Units are powers of two, so that a change of the unit is exact.
+
+        ``max_evals`` includes the evaluations of earlier stages, those of ``known``.
         """
         unit = natural_unit(jax.lax.stop_gradient(x0))
         if known is not None:
             known = known._replace(states=known.states / unit)
+            max_evals = max_evals - known.num_evals
         start = x0 / unit / table.scale[0]
-        return cls(table, InUnits(denoise, unit), start, known, active, unit)
+        return cls(table, InUnits(denoise, unit), start, known, active, unit, max_evals)
 
 
 class Stage:
@@ -96,6 +112,10 @@ class Stage:
     true attribute ``refines`` is repeated from the states of its own verification
     (:mod:`jaxinv.inversion.verification`).
     """
+
+    def least_evals(self, table: LinearMultistep) -> int:
+        """Return the number of evaluations without which the stage is not started."""
+        return table.num_rows
 
     def solve(self, task: Task) -> Solved:
         """Find ``y[1] .. y[N]`` for ``y[0] = task.start``."""

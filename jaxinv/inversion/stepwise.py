@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.stages import Solved, Stage, Task
+from jaxinv.inversion.trajectory import first_guess
 from jaxinv.loops import Loop
 from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
@@ -41,7 +42,8 @@ class Climb(NamedTuple):
         f1: The model's output at the level below.
         f2: The model's output two levels below.
         inner: State of the solve at this level.
-        states: ``y[1] .. y[N]``, as far as known.
+        states: ``y[1] .. y[N]``, as far as known; above, the first guess of
+            :mod:`jaxinv.inversion.trajectory`.
         errors: Relative residuals of the solved steps.
         iterations: Iterations of the solved steps.
         solved: Whether the solved steps met the tolerance.
@@ -82,6 +84,9 @@ class Stepwise(Stage):
         def level(climb: Climb) -> Loop:
             return _level(self.solver, table, task.denoise, climb)
 
+        def spent(climb: Climb) -> Array:
+            return climb.evals + level(climb).finish(climb.inner).num_evals
+
         def begin() -> Climb:
             x0 = table.scale[0] * start
             zeros = jnp.zeros_like(x0)
@@ -92,7 +97,7 @@ class Stepwise(Stage):
                 f1=zeros,
                 f2=zeros,
                 inner=None,
-                states=jnp.zeros((n, *x0.shape), x0.dtype),
+                states=first_guess(table, start),
                 errors=jnp.full((n,), jnp.inf, x0.dtype),
                 iterations=jnp.zeros((n,), jnp.int32),
                 solved=jnp.zeros((n,), bool),
@@ -140,14 +145,15 @@ class Stepwise(Stage):
                 climb.states,
                 climb.errors,
                 climb.iterations,
-                climb.evals,
-                climb.evals,
+                spent(climb),
+                spent(climb),
                 jnp.all(climb.solved),
+                stopped=(climb.i <= n) & (spent(climb) >= task.max_evals),
             )
 
         return Loop(
             begin,
-            running=lambda climb: climb.i <= n,
+            running=lambda climb: (climb.i <= n) & (spent(climb) < task.max_evals),
             advance=advance,
             finish=finish,
             steps=lambda climb: climb.i - 1,

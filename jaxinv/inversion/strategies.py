@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxinv.checks import unknown
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion.algorithm_1 import Algorithm1
@@ -17,6 +19,11 @@ from jaxinv.samplers.table import LinearMultistep
 from jaxinv.solvers import SOLVERS, Solver
 
 Plan = tuple[Stage, ...]
+
+#: The default limit on evaluations for each row of the table. On the embedded model,
+#: samples that converged took up to 127 (10 steps, guidance 12), and 25 in published
+#: tables (``benchmarks/results/exactness.md``); those that did not took 280 to 390.
+EVALS_PER_ROW = 150
 
 #: Stages of ``auto`` after stepwise inversion, or in place of it.
 FINISH: Plan = (Trajectory(), NewtonTrajectory())
@@ -69,6 +76,30 @@ def make_plan(
     for stage in stages:
         _check_fits(stage, sampler)
     return stages
+
+
+def check_max_evals(
+    max_evals: int | None, plan: Plan, sampler: LinearMultistep
+) -> np.integer:
+    """Return the limit on the evaluations of a plan.
+
+    Args:
+        max_evals: The limit; None for :data:`EVALS_PER_ROW` for each row.
+        plan: The stages.
+        sampler: The table.
+
+    Raises:
+        ValueError: For a limit below the least evaluations of the first stage.
+    """
+    if max_evals is None:
+        return np.int32(EVALS_PER_ROW * sampler.num_rows)
+    least = plan[0].least_evals(sampler)
+    if max_evals < least:
+        raise ValueError(
+            f"max_evals must be at least {least}, what the first stage needs to begin "
+            f"with the {sampler.num_rows} rows of {sampler.name!r}, got {max_evals}"
+        )
+    return np.int32(max_evals)
 
 
 def stage_names(plan: Plan) -> tuple[str, ...]:

@@ -104,9 +104,13 @@ class Trajectory(Stage):
     chunk: AtLeastOne | None = None
     start: Literal["data", "known", "naive"] = "data"
 
+    def least_evals(self, table: LinearMultistep) -> int:
+        """Return the evaluations of a sweep, and of the start."""
+        return table.num_rows * (2 if self.start == "naive" else 1)
+
     def loop(self, task: Task) -> Loop:
         """Return the sweeps; see :class:`jaxinv.inversion.stages.Stage`."""
-        table, denoise, start, known, active, _ = task
+        table, denoise, start, known, active = task[:5]
         rtol = self._rtol(start)
         aim = jnp.full((), AIM * rtol, start.dtype)
         most = jnp.full((), self.max_sweeps, jnp.int32)
@@ -147,7 +151,7 @@ class Trajectory(Stage):
                 depth=depth,
             )
 
-        def running(s: _State) -> Array:
+        def wanted(s: _State) -> Array:
             # Until only rounding remains, or nothing improves.
             good = (s.best_error <= rtol) & (s.since_best >= FLOOR_SWEEPS)
             return (
@@ -157,16 +161,27 @@ class Trajectory(Stage):
                 & (s.restarts <= self.restarts)
             )
 
+        def affordable(s: _State) -> Array:
+            cost = _calls(table.num_rows, s.lowest, self.chunk)[1]
+            return s.evals + cost <= task.max_evals
+
         def advance(s: _State) -> _State:
             return _sweep(table, denoise, start, self, aim, s)
 
         def finish(s: _State) -> Solved:
-            solved = s.best_error <= rtol
-            return Solved(s.best, s.best_errors, s.iterations, s.evals, s.depth, solved)
+            return Solved(
+                s.best,
+                s.best_errors,
+                s.iterations,
+                s.evals,
+                s.depth,
+                s.best_error <= rtol,
+                stopped=wanted(s) & ~affordable(s),
+            )
 
         return Loop(
             begin,
-            running,
+            lambda s: wanted(s) & affordable(s),
             advance,
             finish,
             # The solved steps of the best trajectory.
@@ -234,11 +249,10 @@ def evaluate_levels(
     def call(levels: Array, y: Array) -> Array:
         return jax.vmap(lambda i, y: evaluate(table, denoise, i, y))(levels, y)
 
-    one = jnp.ones((), jnp.int32)
+    calls, evals = _calls(n, lowest, chunk)
     if chunk is None or chunk >= n:
-        return call(jnp.arange(1, n + 1), states), n * one, one
+        return call(jnp.arange(1, n + 1), states), evals, calls
     # Chunks start at the noise end, so that only the last one, near the data, overlaps.
-    calls = (n - lowest + chunk - 1) // chunk
 
     def body(c: Array, outputs: Array) -> Array:
         begin = jnp.maximum(n - (c + 1) * chunk, 0)
@@ -246,7 +260,16 @@ def evaluate_levels(
         f = call(begin + 1 + jnp.arange(chunk), y)
         return jax.lax.dynamic_update_slice_in_dim(outputs, f, begin, 0)
 
-    return jax.lax.fori_loop(0, calls, body, outputs), calls * chunk, calls
+    return jax.lax.fori_loop(0, calls, body, outputs), evals, calls
+
+
+def _calls(n: int, lowest: Array, chunk: int | None) -> tuple[Array, Array]:
+    """Return the number of calls of a sweep, and of its evaluations."""
+    one = jnp.ones((), jnp.int32)
+    if chunk is None or chunk >= n:
+        return one, n * one
+    calls = (n - lowest + chunk - 1) // chunk
+    return calls, calls * chunk
 
 
 def _sweep(

@@ -28,8 +28,14 @@ from jaxinv.inversion.row_residuals import (
 )
 from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.inversion.trajectory import evaluate_levels, first_guess
+from jaxinv.loops import run
 from jaxinv.norms import at_least_tiny
+from jaxinv.samplers.table import LinearMultistep
 from jaxinv.solvers import NewtonKrylov
+
+#: Evaluations of all levels by the shortest solve: the first guess, a product (two),
+#: the step, and the errors of the result.
+LEAST_CALLS = 5
 
 
 @checked
@@ -48,9 +54,13 @@ class NewtonTrajectory(Stage):
     krylov: AtLeastOne = 40
     rtol: Tolerance | None = None
 
+    def least_evals(self, table: LinearMultistep) -> int:
+        """Return the evaluations of a Newton step with one Krylov vector."""
+        return LEAST_CALLS * table.num_rows
+
     def solve(self, task: Task) -> Solved:
         """Solve all rows together; see :class:`jaxinv.inversion.stages.Stage`."""
-        table, denoise, start, known, active, _ = task
+        table, denoise, start, known, active = task[:5]
         n = table.num_rows
         rtol = default_row_rtol(start.dtype) if self.rtol is None else self.rtol
         guess = first_guess(table, start) if known is None else known.states
@@ -67,25 +77,31 @@ class NewtonTrajectory(Stage):
             return residuals(table, start, y, f)
 
         # A tolerance on the norm over all rows that is small enough for every row.
-        solution = NewtonKrylov(
+        newton = NewtonKrylov(
             max_iterations=self.max_iterations, krylov=self.krylov, rtol=rtol
-        )(
+        )
+        calls = jnp.asarray(task.max_evals, jnp.int32) // n
+        iteration = newton.loop(
             # Relative to the current states, as in the certificate.
             lambda u: rows(u)[0] / per_level(_norms_after(start, states(u)), u),
             jnp.zeros_like(guess),
             slope=jnp.full((), -1, start.dtype),
             # An infinite reference stops inactive samples immediately.
             reference=jnp.where(active, 1, jnp.inf).astype(start.dtype),
+            max_evals=calls - 1,  # the last one measures the errors below
         )
+        solution = run(iteration)
         errors = rows(solution.value)[1]
         evals = jnp.where(active, solution.num_evals + 1, 0)
+        solved = jnp.max(errors) <= rtol
         return Solved(
             states(solution.value),
             errors,
             jnp.full((n,), 1, jnp.int32) * jnp.where(active, solution.iterations, 0),
             evals * n,
             evals,
-            jnp.max(errors) <= rtol,
+            solved,
+            stopped=~solved & (calls - evals < LEAST_CALLS),
         )
 
 

@@ -22,6 +22,10 @@ the whole error and must now be solved. A stage that can do this (``refines``) i
 repeated as long as the error decreases by a factor; other stages cannot improve a
 result with solved rows.
 
+Every stage stops when the evaluations of the sample, with those of earlier stages and
+verifications, reach a limit. A stage is not started without enough for its first
+iteration. The verification of the last result is made in any case.
+
 The best result is kept: converged results take precedence, followed by the smaller
 reconstruction error. Costs of all stages and of the verification are added.
 """
@@ -37,7 +41,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.row_residuals import per_level
-from jaxinv.inversion.stages import Solved, Stage, Task, run_stage
+from jaxinv.inversion.stages import UNLIMITED, Evals, Solved, Stage, Task, run_stage
 from jaxinv.norms import relative
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import descend
@@ -263,6 +267,7 @@ def run_plan(
     denoise: Denoiser,
     x0: Float[Array, "*shape"],
     rtol: float | None,
+    max_evals: Evals = UNLIMITED,
 ) -> Verified:
     """Run the stages of a plan, each for the samples that still need it.
 
@@ -272,6 +277,7 @@ def run_plan(
         denoise: The denoiser.
         x0: The data.
         rtol: Largest relative error of the reconstruction; None for no verification.
+        max_evals: See :func:`jaxinv.invert`.
 
     Returns:
         The best result, with the cost of all stages.
@@ -279,7 +285,8 @@ def run_plan(
 
     def attempt(stage: Stage, known: Verified | None, active: Array) -> Verified:
         before = None if known is None else start_of_next(known)
-        found = run_stage(stage, Task.of(table, denoise, x0, before, active))
+        task = Task.of(table, denoise, x0, before, active, max_evals)
+        found = run_stage(stage, task)
         return verify_in_place(table, denoise, x0, found, rtol, keep=needs_states(plan))
 
     best = attempt(plan[0], None, jnp.array(True))
@@ -294,11 +301,14 @@ def run_plan(
             active, known = carry
             found = attempt(stage, known, active)
             again = jnp.array(refines(stage)) & worth_repeating(known, found)
-            return again, better_of(known, found)
+            least = stage.least_evals(table)
+            return within_limit(better_of(known, found), again, least, max_evals)
 
-        active = (
+        wanted = (
             worth_repeating(None, best) if k == 0 else is_needed(best, refines(stage))
         )
+        least = stage.least_evals(table)
+        active, best = within_limit(best, wanted, least, max_evals)
         # A loop, usually without iterations: in a batch, a conditional would always
         # run.
         best = jax.lax.while_loop(lambda c: c[0], once_more, (active, best))[1]
@@ -321,6 +331,30 @@ def is_needed(known: Verified, refining: bool | tuple[bool, ...]) -> Bool[Array,
     # A stage that does not refine cannot recover what sampling lost.
     hopeless = known.solved.solved & ~jnp.asarray(refining)
     return ~known.noise_is_found & ~hopeless
+
+
+def within_limit(
+    known: Verified,
+    wanted: Bool[Array, "..."],
+    least: int | Int[Array, "..."],
+    max_evals: Evals,
+) -> tuple[Bool[Array, "..."], Verified]:
+    """Return which stages can start, and whether any cannot for want of evaluations.
+
+    Args:
+        known: The result so far.
+        wanted: Whether each stage is needed.
+        least: The evaluations without which each is not started.
+        max_evals: See :func:`jaxinv.invert`.
+
+    Returns:
+        Whether each stage is needed and can start, and the result, ``stopped`` if one
+        is needed and cannot.
+    """
+    solved = known.solved
+    enough = max_evals - solved.num_evals >= jnp.asarray(least)
+    stopped = jnp.asarray(solved.stopped) | jnp.any(wanted & ~enough)
+    return wanted & enough, known._replace(solved=solved._replace(stopped=stopped))
 
 
 def needs_states(plan: tuple[Stage, ...]) -> bool:
@@ -350,7 +384,9 @@ def weigh(
     found: Verified,
     stage: int | Int[Array, ""],
     refining: tuple[bool, ...],
-) -> tuple[Verified, Bool[Array, ""], Bool[Array, "stages"]]:
+    least: tuple[int, ...],
+    max_evals: Evals,
+) -> tuple[Verified, Bool[Array, "stages"]]:
     """Compare the result of a stage of a plan with the earlier result.
 
     Args:
@@ -358,15 +394,23 @@ def weigh(
         found: The result of the stage.
         stage: The number of the stage in the plan, from 0.
         refining: Whether each stage of the plan :func:`refines`.
+        least: The evaluations without which each is not started.
+        max_evals: See :func:`jaxinv.invert`.
 
     Returns:
-        The better result; whether a stage that refines should continue from its own
-        verification; and which stages of the plan are needed.
+        The better result; and which stages of the plan should run next: this one, if it
+        refines and should continue from its own verification, and later ones.
     """
     again = worth_repeating(known, found)
     best = found if known is None else better_of(known, found)
     best = best._replace(stages=jnp.asarray(stage, jnp.int32) + 1)
-    return best, again, is_needed(best, refining)
+    stages = jnp.arange(len(refining))
+    again &= jnp.asarray(refining)[stage]
+    wanted = jnp.where(stages == stage, again, is_needed(best, refining))
+    # The result of a repeated stage decides whether later stages are needed.
+    wanted &= (stages == stage) | ((stages > stage) & ~again)
+    runs, best = within_limit(best, wanted, jnp.asarray(least), max_evals)
+    return best, runs
 
 
 def verify_in_place(
@@ -428,6 +472,7 @@ def better_of(known: Verified, found: Verified) -> Verified:
             iterations=known.solved.iterations + found.solved.iterations,
             num_evals=known.solved.num_evals + found.solved.num_evals,
             depth=known.solved.depth + found.solved.depth,
+            stopped=jnp.asarray(known.solved.stopped) | found.solved.stopped,
         ),
     )
 

@@ -22,13 +22,13 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree
 
 from jaxinv.callables import Function, check_finite
-from jaxinv.checks import checked
+from jaxinv.checks import AtLeastOne, checked
 from jaxinv.diffusion.denoiser import ConditionalModel, Denoiser, with_condition
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion import InversionResult, invert
 from jaxinv.inversion.invert import check_rtol
 from jaxinv.inversion.stages import Stage
-from jaxinv.inversion.strategies import make_plan
+from jaxinv.inversion.strategies import check_max_evals, make_plan
 from jaxinv.mesh import DATA, check_mesh, make_mesh, over_data, place_model
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import sample
@@ -85,6 +85,7 @@ def invert_batch(
     return_trajectory: bool = False,
     verify: bool = True,
     reconstruction_rtol: float | None = None,
+    max_evals: AtLeastOne | None = None,
 ) -> InversionResult:
     """Find the noises of a batch on all devices of a mesh.
 
@@ -110,6 +111,7 @@ def invert_batch(
         return_trajectory: See :func:`jaxinv.invert`.
         verify: See :func:`jaxinv.invert`.
         reconstruction_rtol: See :func:`jaxinv.invert`.
+        max_evals: The limit for each sample; see :func:`jaxinv.invert`.
 
     Returns:
         The result on the mesh, with a leading batch axis on every array.
@@ -120,7 +122,8 @@ def invert_batch(
     """
     plan = make_plan(sampler, strategy, solver, schedule)
     check_rtol(verify, reconstruction_rtol, jnp.result_type(x0))
-    task = Inversion(plan, return_trajectory, verify, reconstruction_rtol)
+    check_max_evals(max_evals, plan, sampler)
+    task = Inversion(plan, return_trajectory, verify, reconstruction_rtol, max_evals)
     found = _over_batches(task, sampler, denoise, x0, conditions, mesh, batch_size)
     return labeled(found, sampler)
 
@@ -142,6 +145,7 @@ class Inversion:
     keep: bool
     verify: bool = True
     rtol: float | None = None
+    max_evals: int | None = None
 
     def __call__(self, sampler: LinearMultistep, denoise: Denoiser, x: Array) -> Any:
         """Invert."""
@@ -153,6 +157,7 @@ class Inversion:
             return_trajectory=self.keep,
             verify=self.verify,
             reconstruction_rtol=self.rtol,
+            max_evals=self.max_evals,
         )
 
 

@@ -17,15 +17,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
 from jaxinv.callables import Function, check_finite
-from jaxinv.checks import checked
+from jaxinv.checks import AtLeastOne, checked
 from jaxinv.diffusion.denoiser import ConditionalModel, Denoiser, with_condition
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion import InversionResult
-from jaxinv.inversion.invert import check_rtol
+from jaxinv.inversion.invert import OnStage, check_rtol
 from jaxinv.inversion.machine import Sample, StageMachine
 from jaxinv.inversion.result import wrap_up
-from jaxinv.inversion.stages import Solved, Stage
-from jaxinv.inversion.strategies import make_plan
+from jaxinv.inversion.stages import UNLIMITED, Solved, Stage
+from jaxinv.inversion.strategies import check_max_evals, make_plan, stage_names
 from jaxinv.inversion.verification import (
     Verified,
     needs_states,
@@ -64,14 +64,12 @@ class Found(NamedTuple):
     Attributes:
         result: The result, with the certificate and the cost of all stages so far.
         verified: The result for the next stage; None if there is no next stage.
-        again: Whether the stage should continue from its own verification, shape ().
-        needed: Which stages of the plan are needed, shape (stages,).
+        runs: Which stages of the plan should run next, shape (stages,).
     """
 
     result: InversionResult
     verified: Verified | None = None
-    again: Bool[Array, ""] | bool = False
-    needed: Bool[Array, "stages"] | None = None
+    runs: Bool[Array, "stages"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +80,13 @@ class VerificationMachine:
         verify: Whether to sample at all.
         rtol: Largest relative error of the reconstruction; None for the default.
         refining: Whether each stage of the plan can start from a verification.
+        least: The evaluations without which each stage of the plan is not started.
     """
 
     verify: bool
     rtol: float | None
     refining: tuple[bool, ...]
+    least: tuple[int, ...]
 
     @property
     def keep(self) -> bool:
@@ -109,11 +109,13 @@ class VerificationMachine:
         assert sample.known is not None
         # The known result before the first stage is its own result, at no cost.
         stage = jnp.asarray(item.stage)
-        best, missed, needed = weigh(sample.known, new, stage, self.refining)
+        best, runs = weigh(
+            sample.known, new, stage, self.refining, self.least, sample.max_evals
+        )
         result = wrap_up(table, x0, best.solved.states, best, keep=False)
         if not self.keep:
             return Found(result)
-        return Found(result, best, missed & jnp.asarray(self.refining)[stage], needed)
+        return Found(result, best, runs)
 
 
 def inversion_stations(
@@ -127,6 +129,7 @@ def inversion_stations(
     plan: tuple[Stage, ...],
     verify: bool = True,
     reconstruction_rtol: float | None = None,
+    on_stage: OnStage | None = None,
 ) -> list[Station]:
     """Return the stations of an inversion: the stages of its plan, and verification.
 
@@ -140,6 +143,7 @@ def inversion_stations(
         plan: The stages.
         verify: See :func:`jaxinv.invert`.
         reconstruction_rtol: See :func:`jaxinv.invert`.
+        on_stage: See :func:`jaxinv.invert_stream`.
 
     Returns:
         One station for each stage, for the verification, and for repeats of a first
@@ -151,9 +155,13 @@ def inversion_stations(
     """
     check_rtol(verify, reconstruction_rtol, np.float32)
     model = unlabeled(sampler), place_model(Function.of(denoise), mesh)
+    announced: set[str] = set()
 
-    def station(machine: Any, route: Any) -> Station:
+    def station(machine: Any, route: Any, name: str | None = None) -> Station:
         def make() -> Lanes:
+            if on_stage is not None and name is not None and name not in announced:
+                announced.add(name)
+                on_stage(name)
             return Lanes(machine, model, lanes=lanes, iterations=iterations, mesh=mesh)
 
         return Station(make, route)
@@ -174,8 +182,7 @@ def inversion_stations(
 
     def verified(key: Any, item: StageOutcome, found: Found) -> Any:
         k = int(item.stage)
-        needed = () if found.needed is None else np.flatnonzero(found.needed).tolist()
-        left = [k] if found.again else [j for j in needed if j > k]
+        left = () if found.runs is None else np.flatnonzero(found.runs).tolist()
         if not left:
             return labeled(found.result, sampler), k + 1
         # The lanes of the first stage have samples without a known result.
@@ -183,8 +190,12 @@ def inversion_stations(
         return NextStage(first + where, item.sample._replace(known=found.verified))
 
     refining = tuple(refines(stage) for stage in plan)
-    way_back = VerificationMachine(verify, reconstruction_rtol, refining)
-    stations = [station(StageMachine(s), tried(k)) for k, s in enumerate(plan)]
+    least = tuple(stage.least_evals(sampler) for stage in plan)
+    way_back = VerificationMachine(verify, reconstruction_rtol, refining, least)
+    stations = [
+        station(StageMachine(stage), tried(k), name)
+        for k, (stage, name) in enumerate(zip(plan, stage_names(plan), strict=True))
+    ]
     repeats = [station(StageMachine(plan[0]), tried(0))] if refining[0] else []
     return [*stations, station(way_back, verified), *repeats]
 
@@ -195,7 +206,10 @@ def _nothing_known(found: Solved, keep: bool) -> Verified:
     nan: Any = np.full_like(found.errors[0], np.nan)
     none, no = zero(found.num_evals), zero(found.solved)
     solved = found._replace(
-        iterations=zero(found.iterations), num_evals=none, depth=none
+        iterations=zero(found.iterations),
+        num_evals=none,
+        depth=none,
+        stopped=no,
     )
     states = found.states if keep else None
     return Verified(solved, nan, nan, no, no, states, np.int32(1))
@@ -216,6 +230,8 @@ def invert_stream(
     schedule: NoiseSchedule | None = None,
     verify: bool = True,
     reconstruction_rtol: float | None = None,
+    max_evals: AtLeastOne | None = None,
+    on_stage: OnStage | None = None,
 ) -> Iterator[tuple[int, InversionResult]]:
     """Find the noises of any number of samples, by continuous batching.
 
@@ -243,6 +259,9 @@ def invert_stream(
         schedule: See :func:`jaxinv.invert`.
         verify: See :func:`jaxinv.invert`.
         reconstruction_rtol: See :func:`jaxinv.invert`.
+        max_evals: The limit for each sample; see :func:`jaxinv.invert`.
+        on_stage: Function that receives the name of each stage before it is compiled,
+            when the first sample needs it.
 
     Yields:
         The number of each sample, from 0, and its result as NumPy arrays, in the order
@@ -262,6 +281,8 @@ def invert_stream(
         ([0, 1, 2, 3, 4], True)
     """
     mesh = make_mesh(devices=jax.local_devices()) if mesh is None else mesh
+    plan = make_plan(sampler, strategy, solver, schedule)
+    limit = check_max_evals(max_evals, plan, sampler)
     stations = inversion_stations(
         sampler,
         denoise,
@@ -269,23 +290,27 @@ def invert_stream(
         lanes=lanes,
         iterations=iterations,
         mesh=mesh,
-        plan=make_plan(sampler, strategy, solver, schedule),
+        plan=plan,
         verify=verify,
         reconstruction_rtol=reconstruction_rtol,
+        on_stage=on_stage,
     )
     stations[0].lanes()  # raises for invalid settings before samples are pulled
-    for key, (result, _) in flow(stations, numbered(samples, conditional)):
+    for key, (result, _) in flow(stations, numbered(samples, conditional, limit)):
         yield key, result
 
 
 def numbered(
-    samples: Iterable[Any], conditional: bool
+    samples: Iterable[Any],
+    conditional: bool,
+    max_evals: np.integer = UNLIMITED,
 ) -> Iterator[tuple[int, NextStage]]:
     """Yield the numbered samples, or raise ValueError for samples that do not fit."""
     like: Any = None
     for k, given in enumerate(samples):
         x0, condition = given if conditional else (given, None)
-        sample = jax.tree.map(np.asarray, Sample(x0, condition))
+        sample = Sample(x0, condition, max_evals=max_evals)
+        sample = jax.tree.map(np.asarray, sample)
         check_finite(jnp.asarray(sample.x0), f"data of sample {k}")
         kind = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), sample)
         if like is not None and kind != like:

@@ -62,6 +62,7 @@ def gmres(
     rtol: float | Float[Array, ""],
     max_vectors: int = 30,
     restarts: int = 0,
+    max_products: int | Int[Array, ""] | None = None,
 ) -> LinearSolution:
     """Solve ``A x = b`` by GMRES from ``x = 0``.
 
@@ -79,6 +80,8 @@ def gmres(
         restarts: Number of restarts from the residual if m vectors do not suffice. Each
             cycle then costs another product, which measures the residual; a cycle that
             does not reduce it is the last.
+        max_products: Largest number of products; None for no other limit. It may depend
+            on arrays, and no memory depends on it.
 
     Returns:
         The solution with its residual and cost.
@@ -90,8 +93,9 @@ def gmres(
         (0.5, 1)
     """
     m = min(max_vectors, sum(leaf.size for leaf in jax.tree.leaves(b)))
+    limit = jnp.iinfo(jnp.int32).max if max_products is None else max_products
     if not restarts:
-        return _cycle(matvec, b, rtol, m)
+        return _cycle(matvec, b, rtol, m, limit)
 
     class State(NamedTuple):
         x: Any
@@ -105,10 +109,11 @@ def gmres(
     known = jnp.isfinite(size)
 
     def running(s: State) -> Array:
-        return (s.cycles <= restarts) & (s.residual > rtol) & known & ~s.stalled
+        going = (s.cycles <= restarts) & (s.residual > rtol) & known & ~s.stalled
+        return going & (s.products + 1 < limit)
 
     def body(s: State) -> State:
-        step = _cycle(matvec, s.r, rtol / s.residual, m)
+        step = _cycle(matvec, s.r, rtol / s.residual, m, limit - s.products - 1)
         x = jax.tree.map(jnp.add, s.x, step.value)
         r = jax.tree.map(jnp.subtract, b, matvec(x))
         residual = tree_norm(r) / size
@@ -126,8 +131,10 @@ def gmres(
     return LinearSolution(end.x, end.residual, end.products)
 
 
-def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolution:
-    """Run GMRES with at most m vectors."""
+def _cycle(
+    matvec: MatVec, b: Any, rtol: float | Array, m: int, limit: int | Array
+) -> LinearSolution:
+    """Run GMRES with at most m vectors and a limit on the products."""
     size = tree_norm(b)
     dtype, eps = size.dtype, jnp.finfo(size.dtype).eps
     usable = jnp.isfinite(size) & (size > 0)
@@ -151,7 +158,7 @@ def _cycle(matvec: MatVec, b: Any, rtol: float | Array, m: int) -> LinearSolutio
         going: Array
 
     def running(s: State) -> Array:
-        return (s.k < m) & (s.residual > rtol) & s.going
+        return (s.k < m) & (s.products < limit) & (s.residual > rtol) & s.going
 
     def body(s: State) -> State:
         k = s.k

@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxinv.checks import AtLeastOne, Positive, Tolerance, Whole, checked
 from jaxinv.loops import Loop
@@ -81,21 +81,33 @@ class NewtonKrylov(IterativeSolver):
         *,
         slope: Float[Array, ""],
         reference: Float[Array, ""],
+        max_evals: Int[Array, ""] | None = None,
     ) -> Loop:
-        """Return its loop; see :class:`jaxinv.solvers.iteration.IterativeSolver`."""
+        """Return its loop; see :class:`jaxinv.solvers.iteration.IterativeSolver`.
+
+        Args:
+            residual: R.
+            guess: The first iterate.
+            slope: The derivative of R for a constant output of the model.
+            reference: Norm to which residuals are relative.
+            max_evals: Largest number of evaluations; None for no limit.
+        """
         dtype = guess.dtype
         reference = jnp.maximum(reference, jnp.finfo(dtype).tiny)
         rtol = default_rtol(dtype) if self.rtol is None else self.rtol
         infinity = jnp.full((), jnp.inf, dtype)
         zero = jnp.zeros((), jnp.int32)
+        limit = jnp.iinfo(jnp.int32).max if max_evals is None else max_evals
 
         def running(s: _State) -> Array:
-            return (s.k < self.max_iterations) & ~(s.best_error <= rtol) & s.downhill
+            going = (s.k < self.max_iterations) & ~(s.best_error <= rtol) & s.downhill
+            return going & (s.evals < limit)
 
         def advance(s: _State) -> _State:
             first = s.k == 0
             # A finished lane of a batch must not delay other lanes.
             tries = jnp.where(first, 1, 1 + self.backtracks)
+            tries = jnp.minimum(tries, limit - s.evals)
             trial = _search(
                 residual,
                 reference,
@@ -108,8 +120,11 @@ class NewtonKrylov(IterativeSolver):
             better = trial.best_error < s.best_error
             best_error = jnp.where(better, trial.best_error, s.best_error)
             z = jnp.where(trial.accepted, trial.z, s.z)
+            # A product takes two evaluations, and the step must then be tried.
+            products = (limit - s.evals - trial.tried - 1) // 2
             stop = (
                 ~trial.accepted
+                | (products < 1)
                 | (best_error <= rtol)
                 | (s.k + 1 >= self.max_iterations)
                 | ~running(s)
@@ -122,6 +137,7 @@ class NewtonKrylov(IterativeSolver):
                 -trial.r,
                 rtol=jnp.where(stop, jnp.inf, forcing),
                 max_vectors=self.krylov,
+                max_products=products,
             )
             return _State(
                 s.k + 1,

@@ -87,6 +87,7 @@ class Options:
     prompt: str = option("", "Prompt of images without their own.", "-p")
     sampling: Sampling
     strategy: str = option("auto", "See 'jaxinv invert'.")
+    max_evals: int | None = option(None, min=1)
     decoder_inversion: str = option("anderson")
     dtype: str = option("float32", "Data type of the networks: float32 or bfloat16.")
     extra_columns: bool = option(
@@ -187,6 +188,7 @@ def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
         samplers=ONE_ARRAY_NAMES if keys else SAMPLER_NAMES,
         strategy=asked.strategy,
         decoder=asked.decoder_inversion,
+        max_evals=asked.max_evals,
         dtype=dtype,
         sharding=mesh,
     )
@@ -211,6 +213,8 @@ def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
         "prompt": asked.prompt,
     }
     del settings["model"]  # one model may have two names
+    if asked.max_evals is not None:
+        settings["max_evals"] = asked.max_evals
     engine = jobs.continuous(
         pipe,
         table,
@@ -219,6 +223,7 @@ def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
         guided=any(row.guidance > 1 for row in rows.rows),
         lanes=asked.batch_size * mesh.shape["data"],
         mesh=mesh,
+        max_evals=ready.max_evals,
     )
     states = (table.history,) if table.bidirectional else ()
     return functools.partial(

@@ -43,6 +43,7 @@ class Options:
         f"For stepwise only: {listed(SOLVERS)} [anderson; in Algorithm 2 "
         "forward-step].",
     )
+    max_evals: int | None = option(None, min=1)
     decoder_inversion: str = option("anderson")
     reading: options.Reading
     out: Path | None = option(None, "Folder for the results [IMAGE-inverted].", "-o")
@@ -69,6 +70,7 @@ def invert(asked: Options) -> None:
             strategy=asked.strategy,
             solver=asked.solver,
             decoder=asked.decoder_inversion,
+            max_evals=asked.max_evals,
         )
         read = ready.fit(output, asked.image, read, asked.reading.resize)
         denoise = ready.denoiser(asked.prompt)
@@ -154,6 +156,8 @@ def _why_not(report: dict[str, Any], history: int) -> str | None:
             f"latent by {error}; use --strategy auto"
         )
     also = "" if strategy == "auto" else "--strategy auto, "
+    if certificate["stopped"]:
+        also += "more --max-evals, "
     if certificate["solved"]:
         return (
             "not converged: every step is solved, but the steps amplify the remaining "

@@ -20,6 +20,7 @@ _SAMPLER = (
     "residual",
     "num_evals",
     "depth",
+    "stopped",
 )
 _DECODER = (
     "converged",

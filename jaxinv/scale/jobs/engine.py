@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxinv.checks import checked
-from jaxinv.inversion.strategies import make_plan, stage_names
+from jaxinv.checks import AtLeastOne, checked
+from jaxinv.inversion.strategies import check_max_evals, make_plan, stage_names
 from jaxinv.mesh import make_mesh, place_model
 from jaxinv.pipeline.conditions import Condition
 from jaxinv.pipeline.latent_diffusion import ImageInversion, LatentDiffusion
@@ -23,6 +23,7 @@ from jaxinv.samplers.table import LinearMultistep
 from jaxinv.scale.decoder_lanes import decoder_machine
 from jaxinv.scale.jobs.certificates import answer
 from jaxinv.scale.jobs.interface import Answer, Engine, Request
+from jaxinv.scale.jobs.status import LOGGER
 from jaxinv.scale.lanes import Lanes
 from jaxinv.scale.stations import NextStage, Station, flow
 from jaxinv.scale.stream import Sample, inversion_stations
@@ -42,6 +43,7 @@ def continuous(
     lanes: int = 8,
     iterations: int = 4,
     mesh: Mesh | None = None,
+    max_evals: AtLeastOne | None = None,
 ) -> Engine:
     """Make an engine that inverts many images at a time.
 
@@ -54,6 +56,7 @@ def continuous(
         lanes: Number of images at a time at each station, on the whole mesh.
         iterations: Number of iterations between refills of free lanes.
         mesh: Devices of this process; all its devices if None.
+        max_evals: The limit for each image; see :func:`jaxinv.invert`.
 
     Returns:
         The engine.
@@ -69,6 +72,13 @@ def continuous(
     )
     networks = place_model(networks[0], mesh), place_model(networks[1], mesh)
     plan = make_plan(sampler, strategy, None, pipe.schedule)
+    limit = check_max_evals(max_evals, plan, sampler)
+    stages = stage_names(plan)
+
+    def announce(name: str) -> None:
+        if name != stages[0]:
+            LOGGER.info("%s starts, for images that did not converge before", name)
+
     stations = inversion_stations(
         sampler,
         pipe.conditional_denoiser(guided=guided),
@@ -77,8 +87,8 @@ def continuous(
         iterations=iterations,
         mesh=mesh,
         plan=plan,
+        on_stage=announce,
     )
-    stages = stage_names(plan)
 
     def decoder_lanes() -> Lanes:
         return Lanes(machine, networks, lanes=lanes, iterations=iterations, mesh=mesh)
@@ -106,7 +116,8 @@ def continuous(
 
         def to_sampler(key: Any, item: Any, found: Any) -> NextStage:
             decoded[key] = found
-            return NextStage(1, Sample(found.latent, conditions.pop(key)))
+            sample = Sample(found.latent, conditions.pop(key), max_evals=limit)
+            return NextStage(1, sample)
 
         first = Station(decoder_lanes, to_sampler)
         for key, (result, ran) in flow(
