@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jaxinv import analysis
 from jaxinv import decoder_inversion as decoder
 from jaxinv import solvers as _solvers
+from jaxinv.analysis.plausibility import NoisePlausibility, noise_plausibility
 from jaxinv.apps.interpolation import interpolate
 from jaxinv.decoder_inversion import DecoderInversion, invert_decoder
 from jaxinv.diffusion.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
@@ -64,6 +65,7 @@ __all__ = [
     "LossyGridWarning",
     "Naive",
     "NewtonTrajectory",
+    "NoisePlausibility",
     "NoiseSchedule",
     "SamplerState",
     "TimeGrid",
@@ -90,6 +92,7 @@ __all__ = [
     "load",
     "make_mesh",
     "nmse_db",
+    "noise_plausibility",
     "predict_memory",
     "psnr",
     "sample",

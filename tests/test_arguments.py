@@ -69,6 +69,7 @@ CALLS = {
     "linear": {"beta_start": 1e-3, "beta_end": 1e-2, "num_train_timesteps": 10},
     "make_mesh": {"model": 1},
     "nmse_db": {"x": X, "reference": X},
+    "noise_plausibility": {"noise": jnp.ones((4, 4, 2))},
     "o_belm": {"grid": GRID, "k": 2},
     "o_belm_log_snr": {"grid": GRID, "k": 2, "prediction": "noise"},
     "pndm": {"schedule": SCHEDULE, "num_steps": 20, "skip_prk_steps": True},

@@ -3,7 +3,8 @@
 * :mod:`jaxinv.analysis.conditioning`: the steps of a trajectory that lose the noise;
 * :mod:`jaxinv.analysis.tables`: order conditions and zero-stability of a table;
 * :mod:`jaxinv.analysis.convergence`: measured local and global order;
-* :mod:`jaxinv.analysis.decoder`: invertibility of a decoder.
+* :mod:`jaxinv.analysis.decoder`: invertibility of a decoder;
+* :mod:`jaxinv.analysis.plausibility`: whether a noise can be a draw from N(0, I).
 """
 
 from jaxinv.analysis.conditioning import (
@@ -19,6 +20,7 @@ from jaxinv.analysis.convergence import (
     local_order,
 )
 from jaxinv.analysis.decoder import Cocoercivity, cocoercivity, decoder_conditioning
+from jaxinv.analysis.plausibility import NoisePlausibility, noise_plausibility
 from jaxinv.analysis.tables import (
     ZeroStability,
     companion_matrices,
@@ -31,6 +33,7 @@ __all__ = [
     "Cocoercivity",
     "Conditioning",
     "Convergence",
+    "NoisePlausibility",
     "ZeroStability",
     "bidiagonalize",
     "cocoercivity",
@@ -39,6 +42,7 @@ __all__ = [
     "decoder_conditioning",
     "local_error",
     "local_order",
+    "noise_plausibility",
     "order_conditions",
     "row_orders",
     "step_conditioning",

@@ -30,6 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxinv.analysis.plausibility import power_spectrum
+
 #: Bounds of the mean power of a channel, outside the mark.
 POWER = (0.25, 6.0)
 #: The same bounds for the channel that carries a Tree-Ring.
@@ -99,7 +101,7 @@ def noise_figures(
     if inside is not None and channel is not None:
         outside[..., channel] = ~inside
         marked[channel] = True
-    power = jnp.abs(jnp.fft.fft2(noise, axes=(0, 1), norm="ortho")) ** 2
+    power = power_spectrum(noise)
     count = outside.sum((0, 1))
     mean = jnp.sum(power, (0, 1), where=outside) / count
     tiny = np.finfo(np.float32).tiny

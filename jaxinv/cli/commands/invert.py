@@ -204,6 +204,11 @@ def _table(report: dict[str, Any]) -> Table:
             f"{noise['mean']:.2f}, {noise['std']:.2f}",
             "0 and 1 for a typical image",
         ),
+        (
+            "noise plausibility",
+            f"{certificate['noise_plausibility']['p_value']:.2g}",
+            "p-value as white noise; if tiny, another noise made the image",
+        ),
     )
     return record.table(f"{escape(str(report['image']))} → noise", rows)
 

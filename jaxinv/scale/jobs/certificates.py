@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from jaxinv.analysis.plausibility import noise_plausibility
 from jaxinv.decoder_inversion import DecoderInversion
 from jaxinv.inversion import InversionResult
 from jaxinv.pipeline.latent_diffusion import ImageInversion
@@ -67,12 +69,20 @@ def answer(
 
 def sampler_record(found: InversionResult, stages: Sequence[str]) -> dict[str, Any]:
     """Return the certificate of a noise, without values of single steps."""
-    return _scalars(found, _SAMPLER) | {"stages": list(stages)}
+    p_values = _p_values(found.noise)
+    plausibility = _scalars(p_values, p_values._fields)
+    return _scalars(found, _SAMPLER) | {
+        "stages": list(stages),
+        "noise_plausibility": plausibility,
+    }
 
 
 def decoder_record(found: DecoderInversion, method: str) -> dict[str, Any]:
     """Return the certificate of a latent that was found by a method."""
     return {"method": method, **_scalars(found, _DECODER)}
+
+
+_p_values = jax.jit(noise_plausibility)
 
 
 def _scalars(found: Any, names: Sequence[str]) -> dict[str, Any]:

@@ -41,8 +41,8 @@ class Answer(NamedTuple):
         noise: The noise alone, float32, shape (h, w, c).
         certificate: Values for JSON: ``converged`` and ``reconstruction`` of the noise,
             ``state_converged`` and ``state_reconstruction`` of the state, ``solved``,
-            ``residual``, ``num_evals``, ``depth``, ``stopped``, ``stages`` and the
-            object ``decoder``.
+            ``residual``, ``num_evals``, ``depth``, ``stopped``, ``stages``, and the
+            objects ``noise_plausibility`` (p-values) and ``decoder``.
         failure: The reason for a failure, or None. The arrays of a failed request are
             ignored.
     """
