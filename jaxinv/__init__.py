@@ -29,13 +29,17 @@ from jaxinv.diffusion.schedule import (
     variance_exploding,
 )
 from jaxinv.inversion import (
+    AIDI,
     Algorithm1,
     Algorithm2,
+    Backward,
     Explicit,
     InversionResult,
     Naive,
     NewtonTrajectory,
+    ReNoise,
     Trajectory,
+    UniInv,
     certify,
     invert,
 )
@@ -56,8 +60,10 @@ if TYPE_CHECKING:
     from jaxinv.pipeline import LatentDiffusion
 
 __all__ = [
+    "AIDI",
     "Algorithm1",
     "Algorithm2",
+    "Backward",
     "DecoderInversion",
     "Explicit",
     "InversionResult",
@@ -67,9 +73,11 @@ __all__ = [
     "NewtonTrajectory",
     "NoisePlausibility",
     "NoiseSchedule",
+    "ReNoise",
     "SamplerState",
     "TimeGrid",
     "Trajectory",
+    "UniInv",
     "analysis",
     "as_denoiser",
     "certify",

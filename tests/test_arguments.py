@@ -45,6 +45,7 @@ CALLS = {
     "edict": {"grid": GRID, "p": 0.9},
     "edm": {"sigma_min": 0.01, "sigma_max": 50.0, "sigma_data": 0.5},
     "euler": {"grid": GRID},
+    "fireflow": {"grid": GRID},
     "flow_matching": {"num_train_timesteps": 10, "shift": 2.0},
     "from_v": {"model": half, "schedule": SCHEDULE},
     "from_x0": {"model": half, "schedule": SCHEDULE},
@@ -75,6 +76,8 @@ CALLS = {
     "pndm": {"schedule": SCHEDULE, "num_steps": 20, "skip_prk_steps": True},
     "predict_memory": {"sampler": TABLE, "denoise": half, "shape": (2,), "batch": 1},
     "psnr": {"a": X, "b": X, "data_range": 1.0},
+    "rex": {"grid": GRID, "coupling": 0.9},
+    "rf_solver": {"grid": GRID},
     "sample": {"sampler": TABLE, "denoise": half, "noise": X, "arithmetic": "float"},
     "sample_batch": {"sampler": TABLE, "denoise": half, "noise": X},
     "sample_trajectory": {"sampler": TABLE, "denoise": half, "noise": X},
@@ -85,12 +88,14 @@ CALLS = {
     "unip": {"grid": GRID, "order": 2, "variant": "bh2", "prediction": "data"},
     "unipc": {"grid": GRID, "order": 2, "variant": "bh2", "uncorrected": (0,)},
     "variance_exploding": {"sigma_min": 0.1, "sigma_max": 10.0},
+    "with_midpoints": {"schedule": SCHEDULE, "grid": GRID},
 }  # fmt: skip
 LOAD_MODELS = {"load"}
 SETTINGS = (
-    ji.Algorithm1, ji.Algorithm2, ji.Anderson, ji.Explicit, ji.FixedPoint,
+    ji.AIDI, ji.Algorithm1, ji.Algorithm2, ji.Anderson, ji.Explicit, ji.FixedPoint,
     ji.ForwardStep, ji.Gradient, ji.Naive, ji.NewtonKrylov, ji.NewtonTrajectory,
-    ji.NoiseSchedule, ji.TimeGrid, ji.Trajectory, *(type(m) for m in METHODS.values()),
+    ji.NoiseSchedule, ji.ReNoise, ji.TimeGrid, ji.Trajectory, ji.UniInv,
+    *(type(m) for m in METHODS.values()),
 )  # fmt: skip
 
 JUNK = (

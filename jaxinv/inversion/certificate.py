@@ -15,8 +15,8 @@ from jaxinv.sampling.sample import Descent, evaluate, in_dtype
 from jaxinv.sampling.state import unlabeled
 from jaxinv.sampling.steps import Window
 
-# Number of levels in one call: more gain little, and memory grows.
-_BATCH = 8
+#: Number of rows measured in one call: more gain little, and memory grows.
+ROWS_AT_ONCE = 8
 
 
 @checked
@@ -96,6 +96,6 @@ def row_errors(
     outputs = jax.lax.map(
         lambda pair: evaluate(table, denoise, *pair),
         (jnp.arange(1, table.num_rows + 1), states),
-        batch_size=_BATCH,
+        batch_size=ROWS_AT_ONCE,
     )
     return residuals(table, start, states, outputs)[1]

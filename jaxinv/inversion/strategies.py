@@ -15,6 +15,7 @@ from jaxinv.inversion.stages import Stage
 from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.trajectory import Trajectory
 from jaxinv.inversion.trajectory_newton import NewtonTrajectory
+from jaxinv.inversion.walk import Walk
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.solvers import SOLVERS, Solver
 
@@ -178,7 +179,7 @@ def _check_fits(stage: Stage, sampler: LinearMultistep) -> None:
             f"Algorithm 2 inverts multistep samplers, but {sampler.name!r} evaluates "
             "the model at stages within its steps: use strategy 'auto'"
         )
-    if isinstance(stage, Stepwise | Algorithm1) and sampler.history > 1:
+    if isinstance(stage, Stepwise | Algorithm1 | Walk) and sampler.history > 1:
         raise ValueError(
             f"{type(stage).__name__} inverts samplers with a memory of one state, but "
             f"{sampler.name!r} has {sampler.history}: use strategy 'auto' or "

@@ -40,6 +40,8 @@ from jaxinv.samplers.dpm_solver import (
 from jaxinv.samplers.edict import edict
 from jaxinv.samplers.multistep import ddim, ddim_diffusers, euler
 from jaxinv.samplers.pndm import pndm
+from jaxinv.samplers.rectified_flow import fireflow, rf_solver, with_midpoints
+from jaxinv.samplers.rex import rex
 from jaxinv.samplers.runge_kutta import heun, kdpm2
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.samplers.unipc import unip, unipc
@@ -59,6 +61,7 @@ __all__ = [
     "dpmpp_3m_diffusers",
     "edict",
     "euler",
+    "fireflow",
     "heun",
     "ipndm",
     "kdpm2",
@@ -66,9 +69,12 @@ __all__ = [
     "o_belm",
     "o_belm_log_snr",
     "pndm",
+    "rex",
+    "rf_solver",
     "sampler_from_diffusers",
     "unip",
     "unipc",
+    "with_midpoints",
 ]
 
 
@@ -83,6 +89,7 @@ class Named(NamedTuple):
         exact: Whether it is exact by construction: a bidirectional table, whose state
             is several arrays.
         levels: Number of the grid's levels that a step uses.
+        midpoints: Whether the middle of every step is added to the grid.
     """
 
     title: str
@@ -91,6 +98,7 @@ class Named(NamedTuple):
     note: str = ""
     exact: bool = False
     levels: int = 1
+    midpoints: bool = False
 
 
 _DPM = {"_class_name": DPM}
@@ -117,12 +125,17 @@ SAMPLERS: dict[str, Named] = {
         "KDPM2", kdpm2, {"_class_name": KDPM2}, "the midpoint rule", levels=2
     ),
     "lms": Named("LMS", lms, {"_class_name": LMS}),
+    "rf_solver": Named(
+        "RF-Solver", rf_solver, note="two evaluations a step", midpoints=True
+    ),
+    "fireflow": Named("FireFlow", fireflow, midpoints=True),
     "o_belm": Named("O-BELM", o_belm, exact=True),
     "o_belm_log_snr": Named(
         "O-BELM in log-SNR", o_belm_log_snr, note="for few steps", exact=True
     ),
     "bdia": Named("BDIA", bdia, exact=True),
     "edict": Named("EDICT", edict, exact=True),
+    "rex": Named("Rex", rex, note="of Euler's method", exact=True),
 }
 
 
@@ -140,7 +153,8 @@ def sampler_on_spacing(
     named = SAMPLERS[name]
     theirs = schedule.family == "vp" and spacing in get_args(TimestepSpacing)
     if named.scheduler is None or not theirs:
-        return named.make(make_grid(schedule, num_steps * named.levels, spacing))
+        grid = make_grid(schedule, num_steps * named.levels, spacing)
+        return named.make(with_midpoints(schedule, grid) if named.midpoints else grid)
     options = dict(named.scheduler)
     if name == "unip":
         options["disable_corrector"] = list(range(num_steps + 1))

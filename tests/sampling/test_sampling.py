@@ -9,6 +9,7 @@ import pytest
 import torch
 from core_cases import (
     MULTISTEP,
+    REX_FOR_ITS_ORDER,
     SAMPLERS,
     SCHEDULES,
     each,
@@ -19,7 +20,7 @@ from gaussian_mixture import SHAPE, gaussian_mixture, ode_solution, ode_trajecto
 
 import jaxinv as ji
 
-ORDERS = SAMPLERS | MULTISTEP
+ORDERS = SAMPLERS | MULTISTEP | REX_FOR_ITS_ORDER
 STARTED = {
     key: case
     for key, case in ORDERS.items()

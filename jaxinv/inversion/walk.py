@@ -1,0 +1,123 @@
+r"""Walks: published inversions that go up level by level, each by a rule of its own.
+
+With the output g of the model at ``y[i]`` known, the row of a sampler with a memory of
+one state gives ``y[i]`` from ``y[i-1]`` (:meth:`Row.solved`). A rule guesses g from
+some evaluations, and the walk continues from the resulting state.
+
+Rules do not measure whether the row holds. The walk does so at its end, with one more
+evaluation of the model per row, so that every result has a certificate.
+"""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.inversion.certificate import ROWS_AT_ONCE, row_errors
+from jaxinv.inversion.naive import naive_step
+from jaxinv.inversion.row_residuals import default_row_rtol
+from jaxinv.inversion.stages import Solved, Stage, Task
+from jaxinv.samplers.table import LinearMultistep
+from jaxinv.sampling.steps import evaluate
+
+
+class Walk(Stage):
+    """A stage for samplers with a memory of one state, defined by its ``rule``.
+
+    Attributes:
+        first_evals: Evaluations before the first level.
+    """
+
+    first_evals: ClassVar[int] = 0
+
+    @property
+    def level_evals(self) -> int:
+        """Return the largest number of evaluations of the rule at a level."""
+        return 1
+
+    def least_evals(self, table: LinearMultistep) -> int:
+        """Return all evaluations, which a walk needs to begin."""
+        return self.first_evals + (self.level_evals + 1) * table.num_rows
+
+    def begin(self, task: Task) -> Any:
+        """Return what the rule of the first level is given."""
+        return ()
+
+    def rule(
+        self, row: "Row", carry: Any
+    ) -> tuple[Float[Array, "*shape"], Any, Int[Array, ""] | int]:
+        """Return ``y[i]``, what is given to the next level, and the evaluations."""
+        raise NotImplementedError
+
+    def solve(self, task: Task) -> Solved:
+        """Walk up the grid; see :class:`jaxinv.inversion.stages.Stage`."""
+        table = jax.tree.map(jnp.asarray, task.table)
+
+        def step(state: tuple[Array, Any], i: Array) -> Any:
+            y, carry, spent = self.rule(Row(table, task.denoise, i, state[0]), state[1])
+            return (y, carry), (y, jnp.asarray(spent, jnp.int32))
+
+        carry = self.begin(task)
+        levels = jnp.arange(1, table.num_rows + 1, dtype=jnp.int32)
+        _, (states, spent) = jax.lax.scan(step, (task.start, carry), levels)
+        return measured(task, states, spent, self.first_evals)
+
+
+class Row:
+    """The row to level i - 1, with the result of the step known.
+
+    Args:
+        table: The table, with a memory of one state.
+        denoise: The denoiser.
+        i: The level above the step.
+        after: ``y[i-1]``.
+
+    Attributes:
+        start: ``y[i]`` for the same state x as below, from which rules begin.
+    """
+
+    def __init__(
+        self,
+        table: LinearMultistep,
+        denoise: Denoiser,
+        i: Int[Array, ""],
+        after: Float[Array, "*shape"],
+    ) -> None:
+        self.table, self.denoise, self.i, self.after = table, denoise, i, after
+        self.start = table.scale[i - 1] * after / table.scale[i]
+
+    def output(self, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Evaluate the model at a guess of ``y[i]``."""
+        return evaluate(self.table, self.denoise, self.i, y)
+
+    def solved(self, output: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Return the ``y[i]`` of a known output."""
+        return naive_step(self.table, lambda x, t: output, self.i, self.after)
+
+
+def measured(
+    task: Task,
+    states: Float[Array, "n *shape"],
+    spent: Int[Array, "n"],
+    first: int = 0,
+) -> Solved:
+    """Return a trajectory with the residuals of its rows, from N more evaluations.
+
+    Args:
+        task: What was solved.
+        states: ``y[1] .. y[N]``.
+        spent: Evaluations at each level.
+        first: Evaluations before the first level.
+    """
+    errors = row_errors(task.table, task.denoise, task.start, states)
+    walked = first + jnp.sum(spent)
+    return Solved(
+        states,
+        errors,
+        spent,
+        walked + len(states),
+        walked - (-len(states) // ROWS_AT_ONCE),
+        jnp.all(errors <= default_row_rtol(states.dtype)),
+    )
