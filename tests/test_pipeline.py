@@ -302,7 +302,9 @@ def test_the_sampler_of_a_pipeline_is_its_scheduler_s(tiny):
             ({}, tiny.sampler(7)),
             (
                 {"_class_name": "UniPCMultistepScheduler"},
-                tiny.sampler(7, config | {"_class_name": "UniPCMultistepScheduler"}),
+                tiny.sampler(
+                    7, scheduler=config | {"_class_name": "UniPCMultistepScheduler"}
+                ),
             ),
         ):
             expected = ji.sampler_from_diffusers(config | given, 7)
@@ -323,4 +325,4 @@ def test_the_sampler_of_a_pipeline_is_its_scheduler_s(tiny):
 def test_a_scheduler_of_another_model_is_refused(tiny, changed):
     config = json.loads(tiny.scheduler) | changed
     with pytest.raises(ValueError, match="does not fit the model"):
-        tiny.sampler(7, config)
+        tiny.sampler(7, scheduler=config)

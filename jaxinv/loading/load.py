@@ -169,6 +169,7 @@ def load(
         image_size=parts.image_size,
         name=folder.resolve().name if Path(given).expanduser().is_dir() else given,
         scheduler=json.dumps(scheduler, sort_keys=True),
+        pipeline=str(read_json(folder / "model_index.json").get("_class_name", "")),
     )
 
 

@@ -27,11 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxinv.checks import checked
+from jaxinv.checks import AtLeastOne, checked
 from jaxinv.decoder_inversion import DecoderInversion, Method, invert_decoder
 from jaxinv.diffusion.denoiser import Denoiser, as_denoiser, conditioned, guided
 from jaxinv.diffusion.diffusers_config import read_scheduler_config
-from jaxinv.diffusion.diffusers_schedule import schedule_from_diffusers
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion import InversionResult, invert
 from jaxinv.models import CLIPTextModel, UNet2DConditionModel
@@ -41,10 +40,11 @@ from jaxinv.pipeline.latents import (
     Image,
     batch_hint,
     check_image,
+    check_size,
     decode,
     encode,
 )
-from jaxinv.samplers.diffusers_sampler import sampler_from_diffusers
+from jaxinv.pipeline.scheduler import pipeline_request, pipeline_sampler
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import sample
 from jaxinv.sampling.state import SamplerState
@@ -86,9 +86,11 @@ class LatentDiffusion:
         tokenizer: Map from a prompt to token ids; any callable with the interface of
             transformers' tokenizers (static).
         schedule: Noise levels and prediction type (static).
-        image_size: (height, width) of the training images in pixels (static).
+        image_size: (height, width) of the images in pixels (static): those of training,
+            or of :meth:`at_size`.
         name: Origin of the model, for reports (static).
         scheduler: The JSON text of the model's ``scheduler_config.json`` (static).
+        pipeline: Class of the diffusers pipeline that the folder names (static).
     """
 
     unet: UNet2DConditionModel
@@ -99,6 +101,9 @@ class LatentDiffusion:
     image_size: tuple[int, int] = dataclasses.field(metadata={"static": True})
     name: str = dataclasses.field(metadata={"static": True})
     scheduler: str = dataclasses.field(default="{}", metadata={"static": True})
+    pipeline: str = dataclasses.field(
+        default="StableDiffusionPipeline", metadata={"static": True}
+    )
 
     def __repr__(self) -> str:
         """Return the model's name, sizes and number of parameters."""
@@ -122,28 +127,58 @@ class LatentDiffusion:
         return height // self.factor, width // self.factor, channels
 
     @checked
+    def at_size(self, image_size: tuple[int, int]) -> "LatentDiffusion":
+        """Return this model for images of another size.
+
+        Networks take any size; pictures are best near the size of training.
+
+        Args:
+            image_size: (height, width) in pixels, multiples of ``factor``.
+
+        Returns:
+            The model with another ``image_size``, and so another ``latent_shape``.
+
+        Raises:
+            ValueError: If the size is not a multiple of ``factor``.
+
+        Example:
+            >>> import jaxinv as ji
+            >>> ji.load("emoji64").at_size((64, 96)).latent_shape
+            (16, 24, 4)
+        """
+        check_size(image_size, self.factor)
+        return dataclasses.replace(self, image_size=image_size)
+
+    @checked
     def sampler(
         self,
-        num_steps: int,
+        num_steps: AtLeastOne,
+        image_size: tuple[int, int] | None = None,
         scheduler: Mapping[str, Any] | str | Path | None = None,
         **request: Any,
     ) -> LinearMultistep:
         """Return the sampler whose steps a diffusers pipeline of this model takes.
 
+        A pipeline passes more to its scheduler than the number of steps. FLUX's passes
+        its own noise levels, and FLUX's and SD3's a shift ``mu`` that depends on the
+        image size; this function does the same for the model's ``pipeline``.
+
         Args:
             num_steps: N, as passed to the pipeline.
+            image_size: (height, width) of the image in pixels; by default the model's.
             scheduler: The scheduler's configuration, its file or the folder that holds
                 it; by default the one in the model's own folder.
-            **request: ``sigmas``, ``timesteps`` and ``mu`` if the pipeline passes them;
+            **request: ``sigmas``, ``timesteps`` and ``mu`` in place of the pipeline's;
                 see :func:`jaxinv.sampler_from_diffusers`.
 
         Returns:
             The table.
 
         Raises:
-            ValueError: If :func:`jaxinv.sampler_from_diffusers` raises it, or if the
+            ValueError: If :func:`jaxinv.sampler_from_diffusers` raises it; if the
                 configuration describes other noise levels, or networks with another
-                output, than the model's.
+                output, than the model's; if the size is not a multiple of ``factor``;
+                or if the scheduler is a flow's and the pipeline is not known.
             FileNotFoundError: If the file does not exist.
 
         Example:
@@ -151,25 +186,18 @@ class LatentDiffusion:
             >>> import jaxinv as ji
             >>> pipe = ji.load("emoji64")
             >>> with warnings.catch_warnings(action="ignore"):
-            ...     pipe.sampler(25, {"_class_name": "HeunDiscreteScheduler",
+            ...     pipe.sampler(25, scheduler={"_class_name": "HeunDiscreteScheduler",
             ...         "beta_schedule": "scaled_linear", "beta_start": 0.00085,
             ...         "beta_end": 0.012})
             heun: 25 steps, order 2
         """
         given = json.loads(self.scheduler) if scheduler is None else scheduler
         config = read_scheduler_config(given)
-        theirs = schedule_from_diffusers(config, mu=request.get("mu"))
-        mine = self.schedule
-        if theirs.prediction_type != mine.prediction_type or not (
-            len(theirs.taus) == len(mine.taus)
-            and np.allclose(theirs.taus, mine.taus, rtol=1e-3)
-        ):
-            raise ValueError(
-                "the scheduler's configuration does not fit the model: it describes "
-                f"{theirs}, and the model was trained with {mine}. Configurations take "
-                "the betas and the prediction type of the model's own"
-            )
-        return sampler_from_diffusers(config, num_steps, **request)
+        pipe = self if image_size is None else self.at_size(image_size)
+        request = pipeline_request(
+            self.pipeline, config, num_steps, pipe.latent_shape[:2], request
+        )
+        return pipeline_sampler(self.schedule, config, num_steps, request)
 
     @checked
     def encode(self, image: Image) -> Float[Array, "h w c"]:

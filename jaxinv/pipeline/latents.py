@@ -43,6 +43,16 @@ def batch_hint(shape: tuple[int, ...]) -> str:
     return " (no batch axis: use jax.vmap for more than one)" if len(shape) > 3 else ""
 
 
+def check_size(size: tuple[int, ...], factor: int) -> None:
+    """Raise ValueError unless (height, width) are positive multiples of the factor."""
+    height, width = size
+    if height < 1 or width < 1 or height % factor or width % factor:
+        raise ValueError(
+            f"height and width of an image must be multiples of {factor}, "
+            f"got {height} and {width}"
+        )
+
+
 def check_image(image: Any, factor: int) -> None:
     """Raise ValueError unless the image can be encoded; tracers' values are skipped."""
     shape, dtype = jnp.shape(image), jnp.result_type(image)
@@ -51,12 +61,7 @@ def check_image(image: Any, factor: int) -> None:
         if len(shape) == 3 and shape[0] == 3:
             hint = " (channels come last: use jnp.moveaxis(image, 0, -1))"
         raise ValueError(f"expected one image of shape (h, w, 3), got {shape}{hint}")
-    height, width, _ = shape
-    if height < 1 or width < 1 or height % factor or width % factor:
-        raise ValueError(
-            f"height and width of an image must be multiples of {factor}, "
-            f"got {height} and {width}"
-        )
+    check_size(shape[:2], factor)
     if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"expected an image of floats in [0, 1] or uint8, got {dtype}")
     if isinstance(image, jax.core.Tracer) or dtype == jnp.uint8:
