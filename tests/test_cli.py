@@ -101,7 +101,7 @@ def test_invert_writes_the_noise_and_its_certificate(inverted):
     assert certificate["num_evals"] - sum(certificate["iterations"]) in (20, 40)
     assert certificate["depth"] == certificate["num_evals"]
     assert certificate["stages"] == ["stepwise"]
-    assert (record["sampler"], record["strategy"]) == ("ddim", "auto")
+    assert (record["sampler"], record["strategy"]) == ("DDIMScheduler", "auto")
     assert len(certificate["iterations"]) == record["steps"] == 20
 
 
@@ -315,12 +315,12 @@ def test_an_inversion_stops_at_its_limit_and_says_so(monkeypatch, picture, tmp_p
 @pytest.mark.usefixtures("wide")
 def test_another_size_is_resized_only_when_asked_and_said(picture, tmp_path):
     large = tmp_path / "large.png"
-    Image.open(picture).resize((80, 60)).convert("RGBA").save(large)
+    Image.open(picture).resize((81, 60)).convert("RGBA").save(large)
     pixels = np.array(Image.open(large))
     pixels[:30, :, 3] = 0  # transparent above
     Image.fromarray(pixels).save(large)
     common = ("--prompt", "red cat", "--steps", 4, "--out", tmp_path)
-    way = "center-crop 80x60 to 60x60 and resample to 32x32"
+    way = "center-crop 81x60 to 60x60 and resample to 32x32"
 
     refused = run("invert", large, *common)
     assert refused.exit_code == BAD_INPUT
@@ -357,6 +357,16 @@ def test_a_seed_decides_the_image(diffusers_folder, tmp_path):
 def test_help_names_every_sampler(command):
     text = "".join(run(command, "--help").stdout.split()).replace("│", "")
     assert not [n for n in SAMPLER_NAMES if n.replace("_", "-") not in text]
+
+
+def test_help_shows_defaults_in_brackets():
+    def words(*command):
+        lines = run(*command, "--help").stdout.replace("│", " ")
+        return " ".join(lines.split())
+
+    assert "[own; for the embedded" in words("sample")
+    assert "[o-belm, whatever made" in words("edit")
+    assert "[the model's]" in words("watermark", "embed")
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])

@@ -15,7 +15,7 @@ MISTAKES = {
     "picture that is not there": ("invert b.png -p heart", "no such image: b.png"),
     "text for a picture": ("invert m.csv -p heart", "expected one of PNG, JPEG, WEBP"),
     "array for a picture": ("invert bad.npy -p heart", "expected one of PNG, JPEG"),
-    "size": ("invert big.png -p heart", "with --resize, it will center-crop 100x80"),
+    "size": ("invert big.png -p heart", "with --resize, it will center-crop 101x80"),
     "prompt without its option": ("invert a.png heart", "Missing option '--prompt'"),
     "sampler": ("invert a.png -p x --sampler dpm++2m", "did you mean dpmpp-2m?"),
     "sampler in capitals": ("invert a.png -p x --sampler DDIM2", "did you mean ddim?"),
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
     """Files to be mistaken for one another."""
     folder = tmp_path_factory.mktemp("mistakes")
     Image.new("RGB", (64, 64)).save(folder / "a.png")
-    Image.new("RGB", (100, 80)).save(folder / "big.png")
+    Image.new("RGB", (101, 80)).save(folder / "big.png")
     np.save(folder / "bad.npy", np.zeros((3, 3), np.float32))
     (folder / "m.csv").write_text("path,promt\na.png,heart\n")
     return folder

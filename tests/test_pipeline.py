@@ -296,6 +296,7 @@ def test_an_empty_prompt_is_a_prompt(tiny):
 
 
 def test_the_sampler_of_a_pipeline_is_its_scheduler_s(tiny):
+    assert tiny.pipeline == "StableDiffusionPipeline"
     config = json.loads(tiny.scheduler)
     with warnings.catch_warnings(action="ignore", category=ji.LossyGridWarning):
         for given, table in (

@@ -39,6 +39,12 @@ CONFIGS = {
     "terminal": DEV | {"shift_terminal": 0.02},
     "other range": DEV | {"base_shift": 0.3, "max_image_seq_len": 1024},
     "karras": SCHNELL | {"use_karras_sigmas": True},
+    "unipc": {
+        "_class_name": "UniPCMultistepScheduler",
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "use_dynamic_shifting": True,
+    },
 }
 #: (height, width) of the latents.
 SIZES = [(16, 16), (24, 40), (6, 4)]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from rich.markup import escape
 
 from jaxinv.cli.console import listed
 from jaxinv.cli.samplers import EXACT_NAMES, ONE_ARRAY_NAMES
@@ -39,18 +40,23 @@ _SHARED = {
         "-g",
     ),
     "sampler": (
-        f"{listed(ONE_ARRAY_NAMES, _NOTES)}; or one that is exact by construction, "
-        f"whose noise is a pair of arrays: {listed(EXACT_NAMES, _NOTES)}.",
+        f"In place of --scheduler: {listed(ONE_ARRAY_NAMES, _NOTES)}; or one that is "
+        "exact by construction, whose noise is a pair of arrays: "
+        f"{listed(EXACT_NAMES, _NOTES)}. With --spacing alone it is ddim.",
     ),
     "spacing": (
-        "Time grid: log-snr (preserves the noise; alias exponential), karras, or, for "
-        "images from diffusers: leading, trailing, linspace. On the latter, samplers "
-        "that exist in diffusers step like its scheduler with default options.",
+        "Time grid of --sampler: log-snr (its default; preserves the noise; alias "
+        "exponential), karras, or, for images from diffusers: leading, trailing, "
+        "linspace. On the latter, samplers that exist in diffusers step like its "
+        "scheduler with default options.",
     ),
     "scheduler": (
-        "Take the steps of a diffusers scheduler, in place of --sampler and --spacing: "
-        "a scheduler_config.json, the folder that holds it, or 'own' for the model's.",
+        "Take the steps of a diffusers scheduler: a scheduler_config.json, the folder "
+        "that holds it, or 'own' for the model's [own; for the embedded model, whose "
+        "images come from this program, --sampler ddim --spacing log-snr].",
     ),
+    "height": ("Height of the image in pixels [the model's].",),
+    "width": ("Width of the image in pixels [the model's].",),
     "decoder_inversion": (
         f"Method for the latent of the image: {listed(METHODS)}. By image error, never "
         "worse than the encoder alone.",
@@ -89,7 +95,8 @@ def option(
         text, *given = _SHARED[field] if help is None else (help, *names)
         if not any(name.startswith("--") for name in given):
             given.insert(0, f"--{field.replace('_', '-')}")
-        return typer.Option(*given, help=text, **settings)
+        # Brackets enclose defaults in words: they are no markup.
+        return typer.Option(*given, help=escape(text), **settings)
 
     value = {} if default is ... else {"default": default}
     return dataclasses.field(metadata={"show": show}, **value)
@@ -102,7 +109,7 @@ def argument(help: str, **settings: Any) -> Any:
         help: The help text.
         **settings: Further arguments of :func:`typer.Argument`.
     """
-    shown = typer.Argument(help=help, **settings)
+    shown = typer.Argument(help=escape(help), **settings)
     return dataclasses.field(metadata={"show": lambda _: shown})
 
 
@@ -115,9 +122,17 @@ class Sampling:
     revision: str | None = option(None)
     steps: int = option(20)
     guidance: float = option(3.0)
-    sampler: str = option("ddim")
-    spacing: str = option("log_snr")
+    sampler: str | None = option(None)
+    spacing: str | None = option(None)
     scheduler: str | None = option(None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Options for the size of a generated image."""
+
+    height: int | None = option(None, min=1)
+    width: int | None = option(None, min=1)
 
 
 @dataclasses.dataclass(frozen=True)

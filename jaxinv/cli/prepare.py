@@ -10,6 +10,7 @@ from jaxinv.cli import options
 from jaxinv.cli.console import Output, check_choice, check_guidance
 from jaxinv.cli.samplers import (
     EXACT_NAMES,
+    OWN,
     SAMPLER_NAMES,
     SPACINGS,
     Sampler,
@@ -18,7 +19,7 @@ from jaxinv.cli.samplers import (
 )
 from jaxinv.decoder_inversion import METHODS
 from jaxinv.diffusion.denoiser import Denoiser
-from jaxinv.files.image_reading import ReadImage
+from jaxinv.files.image_reading import MAX_PIXELS, ReadImage
 from jaxinv.files.images import fit_image
 from jaxinv.inversion import STRATEGIES
 from jaxinv.inversion.strategies import check_max_evals, make_plan
@@ -29,13 +30,14 @@ class Prepared(NamedTuple):
     """A model, a sampler and settings of their inversion that fit each other.
 
     Attributes:
-        pipe: The model.
+        pipe: The model, at the size of the image.
         sampler: The sampler.
         asked: The options, with names in the library's spelling.
         strategy: A name in ``STRATEGIES``.
         solver: A name in ``SOLVERS``, or None for the strategy's default.
         decoder: Name of the decoder inversion's method, in ``METHODS``.
-        scheduler: The configuration of ``--scheduler``, or None.
+        scheduler: The configuration of the scheduler, or None for a named sampler.
+        trained_size: (height, width) of the images that the model was trained on.
         max_evals: The limit on evaluations; None for the default.
     """
 
@@ -45,7 +47,8 @@ class Prepared(NamedTuple):
     strategy: str
     solver: str | None
     decoder: str
-    scheduler: dict[str, Any] | None = None
+    scheduler: dict[str, Any] | None
+    trained_size: tuple[int, int]
     max_evals: int | None = None
 
     def denoiser(self, prompt: str) -> Denoiser:
@@ -58,15 +61,25 @@ class Prepared(NamedTuple):
         self, output: Output, path: Path, read: ReadImage, resize: bool
     ) -> ReadImage:
         """Return an image at the model's size, and print notes about changes."""
-        read = fit_image(read, path, self.pipe.image_size, self.pipe.name, resize)
+        pipe = self.pipe
+        read = fit_image(read, path, pipe.image_size, pipe.name, resize, pipe.factor)
         for change in read.changes:
             output.note(f"{path}: {change}")
+        if pipe.image_size != self.trained_size:
+            (height, width), (rows, columns) = self.trained_size, pipe.image_size
+            output.note(
+                f"{path} is {columns}x{rows} and {pipe.name} was trained at "
+                f"{width}x{height}; with --resize, the image is changed to that size"
+            )
         return read
 
     def record(self) -> dict[str, Any]:
         """Return the model and sampling settings, for a JSON file."""
         record = dataclasses.asdict(self.asked) | {"model": self.pipe.name}
         del record["revision"], record["scheduler"]
+        record["sampler_description"] = self.sampler.description
+        if self.pipe.image_size != self.trained_size:
+            record["image_size"] = self.pipe.image_size
         if self.scheduler is not None:
             # Its content: a file of the same name may hold another one.
             record |= {"sampler": self.sampler.name, "spacing": None}
@@ -78,10 +91,13 @@ def prepare(
     asked: options.Sampling,
     *,
     samplers: Sequence[str] = SAMPLER_NAMES,
+    sampler: str | None = None,
     strategy: str = "auto",
     solver: str | None = None,
     decoder: str = "encoder",
     max_evals: int | None = None,
+    size: options.Size | None = None,
+    image: ReadImage | None = None,
     **loading: Any,
 ) -> Prepared:
     """Check the names in a command, load its model and make its sampler.
@@ -89,29 +105,24 @@ def prepare(
     Args:
         asked: The options.
         samplers: Names of the samplers that the command can use.
+        sampler: The command's default sampler; None for the model's own scheduler.
         strategy: The strategy as typed.
         solver: The solver as typed.
         decoder: The method of decoder inversion as typed.
         max_evals: See :func:`jaxinv.invert`.
+        size: The size of generated images as typed.
+        image: An image whose size is taken if the model can, unless it is resized.
         **loading: Further options of :func:`jaxinv.load`.
 
     Returns:
         The model and the sampler.
 
     Raises:
-        ValueError: For names that are unknown or do not fit each other.
+        ValueError: For names that are unknown or do not fit each other, or a size that
+            the model cannot have.
     """
     check_guidance(asked.guidance)
-    asked = dataclasses.replace(
-        asked,
-        sampler=check_choice("sampler", asked.sampler, samplers),
-        spacing=check_choice("spacing", asked.spacing, SPACINGS),
-    )
-    if asked.scheduler is not None and set(samplers) <= set(EXACT_NAMES):
-        raise ValueError(
-            "--scheduler does not fit this command, which needs a sampler that is "
-            "exact by construction"
-        )
+    asked = _with_sampler(asked, samplers, sampler)
     strategy = check_choice("strategy", strategy, STRATEGIES)
     decoder = check_choice("decoder inversion", decoder, METHODS)
     if solver is not None:
@@ -121,12 +132,81 @@ def prepare(
                 f"--solver needs --strategy stepwise; {strategy} has no choice of "
                 "solvers"
             )
-    pipe = ji.load(asked.model, revision=asked.revision, **loading)
+    trained = ji.load(asked.model, revision=asked.revision, **loading)
+    pipe = _at_size(trained, size or options.Size())
+    if image is not None and not any(n % pipe.factor for n in image.pixels.shape[:2]):
+        pipe = pipe.at_size(image.pixels.shape[:2])
     config = None
     if asked.scheduler is None:
-        sampler = make_sampler(pipe.schedule, asked.sampler, asked.steps, asked.spacing)
+        found = make_sampler(
+            pipe.schedule, str(asked.sampler), asked.steps, str(asked.spacing)
+        )
     else:
-        sampler, config = scheduler_sampler(pipe, asked.scheduler, asked.steps)
-    plan = make_plan(sampler.table, strategy, solver, pipe.schedule)
-    check_max_evals(max_evals, plan, sampler.table)
-    return Prepared(pipe, sampler, asked, strategy, solver, decoder, config, max_evals)
+        found, config = scheduler_sampler(pipe, asked.scheduler, asked.steps)
+    plan = make_plan(found.table, strategy, solver, pipe.schedule)
+    check_max_evals(max_evals, plan, found.table)
+    return Prepared(
+        pipe=pipe,
+        sampler=found,
+        asked=asked,
+        strategy=strategy,
+        solver=solver,
+        decoder=decoder,
+        scheduler=config,
+        trained_size=trained.image_size,
+        max_evals=max_evals,
+    )
+
+
+def _with_sampler(
+    asked: options.Sampling, samplers: Sequence[str], default: str | None
+) -> options.Sampling:
+    """Return the options with either a sampler and a spacing or a scheduler."""
+    sampler, spacing, scheduler = asked.sampler, asked.spacing, asked.scheduler
+    if sampler is not None:
+        sampler = check_choice("sampler", sampler, samplers)
+    if spacing is not None:
+        spacing = check_choice("spacing", spacing, SPACINGS)
+    if sampler is None and spacing is None and default is None and scheduler is None:
+        # Images of an embedded model come from this program, on a grid that keeps the
+        # noise.
+        scheduler = None if _is_embedded(asked.model) else OWN
+    if scheduler is None:
+        sampler, spacing = sampler or default or "ddim", spacing or "log_snr"
+    elif sampler is not None or spacing is not None:
+        raise ValueError(
+            "--scheduler excludes --sampler and --spacing: the scheduler has its own "
+            "method and time grid"
+        )
+    elif set(samplers) <= set(EXACT_NAMES):
+        raise ValueError(
+            "--scheduler does not fit this command, which needs a sampler that is "
+            "exact by construction"
+        )
+    return dataclasses.replace(
+        asked, sampler=sampler, spacing=spacing, scheduler=scheduler
+    )
+
+
+def _is_embedded(model: str) -> bool:
+    from jaxinv.loading.find import embedded_models  # imports Flax
+
+    return model in embedded_models()
+
+
+def _at_size(pipe: "ji.LatentDiffusion", size: options.Size) -> "ji.LatentDiffusion":
+    """Return a model for images of a size, of which parts may be missing."""
+    height, width = (
+        given or own
+        for given, own in zip((size.height, size.width), pipe.image_size, strict=True)
+    )
+    if height * width > MAX_PIXELS:
+        raise ValueError(
+            f"an image of {width}x{height} has more than {MAX_PIXELS} pixels"
+        )
+    if (height, width) == pipe.image_size:
+        return pipe
+    try:
+        return pipe.at_size((height, width))
+    except ValueError as error:
+        raise ValueError(f"--height, --width: {error}") from None

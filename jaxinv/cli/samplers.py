@@ -8,10 +8,12 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 import jaxinv as ji
+from jaxinv.checks import shown
 from jaxinv.diffusion.diffusers_config import read_scheduler_config
 from jaxinv.diffusion.grid import INVERTIBLE_RATIO, steps_that_keep_the_noise
 from jaxinv.diffusion.schedule import NoiseSchedule, Spacing
 from jaxinv.samplers.registry import SAMPLERS, sampler_on_spacing
+from jaxinv.samplers.scheduler_title import scheduler_title
 
 SPACINGS: tuple[str, ...] = get_args(Spacing)
 
@@ -25,19 +27,26 @@ EXACT_NAMES = tuple(name for name, named in SAMPLERS.items() if named.exact)
 
 
 class Sampler(NamedTuple):
-    """A sampler and a property of its grid.
+    """A sampler, its name, and a property of its grid.
 
     Attributes:
         name: A name in ``SAMPLER_NAMES``, or a class of diffusers.
         title: The name in print.
+        source: Origin of the steps, in print.
         table: The sampler itself.
         worst_ratio: Smallest ``tau[i-1] / tau[i]``.
     """
 
     name: str
     title: str
+    source: str
     table: ji.LinearMultistep
     worst_ratio: float
+
+    @property
+    def description(self) -> str:
+        """The name, the number of steps and their origin, in print."""
+        return f"{self.title}, {self.table.num_steps} steps, {self.source}"
 
 
 def make_sampler(
@@ -57,13 +66,10 @@ def make_sampler(
     Raises:
         ValueError: For a number of steps or a spacing that the schedule does not have.
     """
-    if not 1 <= steps <= schedule.num_train_timesteps:
-        raise ValueError(
-            f"--steps must be between 1 and {schedule.num_train_timesteps}, the number "
-            f"of training timesteps, got {steps}"
-        )
+    _check_steps(steps, schedule)
     table = sampler_on_spacing(name, schedule, steps, spacing)  # type: ignore[arg-type]
-    return Sampler(name, SAMPLERS[name].title, table, _worst_ratio(table))
+    source = f"on the {spacing.replace('_', '-')} grid"
+    return Sampler(name, SAMPLERS[name].title, source, table, _worst_ratio(table))
 
 
 def scheduler_sampler(
@@ -80,16 +86,37 @@ def scheduler_sampler(
         The sampler, and the scheduler's configuration.
 
     Raises:
-        ValueError: If :meth:`jaxinv.LatentDiffusion.sampler` raises it.
+        ValueError: If :meth:`jaxinv.LatentDiffusion.sampler` raises it; for the model's
+            own scheduler with advice on what to pass instead.
         FileNotFoundError: If the file does not exist.
     """
-    given = json.loads(pipe.scheduler) if scheduler == OWN else scheduler
-    config = read_scheduler_config(given)
-    with warnings.catch_warnings(action="ignore", category=ji.LossyGridWarning):
-        table = pipe.sampler(steps, config)
-    name = str(config.get("_class_name"))
-    where = "the model's folder" if scheduler == OWN else Path(scheduler).name
-    return Sampler(name, f"{name} of {where}", table, _worst_ratio(table)), config
+    _check_steps(steps, pipe.schedule)
+    own = scheduler == OWN
+    config = read_scheduler_config(json.loads(pipe.scheduler) if own else scheduler)
+    kind = config.get("_class_name")
+    try:
+        with warnings.catch_warnings(action="ignore", category=ji.LossyGridWarning):
+            table = pipe.sampler(steps, scheduler=config)
+    except ValueError as error:
+        if not own:
+            raise
+        raise ValueError(
+            f"the steps of {pipe.name}'s own scheduler, {shown(kind)}, cannot be "
+            f"inverted: {error}. Pass --sampler ddim (or another name) for other "
+            "steps, or --scheduler FILE for the scheduler that made the image"
+        ) from None
+    source = "from the model's folder" if own else f"from {Path(scheduler).name}"
+    title = scheduler_title(config)
+    return Sampler(str(kind), title, source, table, _worst_ratio(table)), config
+
+
+def _check_steps(steps: int, schedule: NoiseSchedule) -> None:
+    """Raise ValueError for a number of steps that the schedule does not have."""
+    if not 1 <= steps <= schedule.num_train_timesteps:
+        raise ValueError(
+            f"--steps must be between 1 and {schedule.num_train_timesteps}, the number "
+            f"of training timesteps, got {steps}"
+        )
 
 
 def _worst_ratio(table: ji.LinearMultistep) -> float:

@@ -50,7 +50,12 @@ def describe_resize(found: tuple[int, int], wanted: tuple[int, int]) -> str:
 
 
 def fit_image(
-    read: ReadImage, path: Path, size: tuple[int, int], model: str, resize: bool
+    read: ReadImage,
+    path: Path,
+    size: tuple[int, int],
+    model: str,
+    resize: bool,
+    factor: int | None = None,
 ) -> ReadImage:
     """Resize an image to a model's size, but only on request.
 
@@ -62,6 +67,8 @@ def fit_image(
         size: The model's (height, width).
         model: The model's name, for the message.
         resize: Whether :func:`resize_image` may change the image.
+        factor: Number that divides other sizes that the model takes, for the message;
+            None if it takes no others.
 
     Returns:
         The image, with another entry in ``changes`` if it was resized.
@@ -74,9 +81,10 @@ def fit_image(
         return read
     way = describe_resize(found, size)
     if not resize:
+        others = "" if factor is None else f" and at multiples of {factor}"
         raise ValueError(
             f"{path} is {found[1]}x{found[0]} and {model} works at "
-            f"{size[1]}x{size[0]}; with --resize, it will {way}"
+            f"{size[1]}x{size[0]}{others}; with --resize, it will {way}"
         )
     return ReadImage(resize_image(read.pixels, size), (*read.changes, way))
 

@@ -65,6 +65,8 @@ def _levels(options: Mapping[str, Any]) -> str:
             return "on a flow shifted by the image size"
         shift = options["shift" if "shift" in options else "flow_shift"]
         return f"on a flow with shift {shift:g}"
+    if options["_class_name"] == SINGLESTEP:
+        return "on linspace timesteps"  # it has no option for others
     return f"on {options['timestep_spacing']} timesteps"
 
 

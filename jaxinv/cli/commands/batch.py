@@ -18,7 +18,7 @@ from jaxinv.cli import options, record
 from jaxinv.cli.commands.watermark import unguided_note
 from jaxinv.cli.console import ExitCode, Output, check_choice, check_guidance, explained
 from jaxinv.cli.options import argument, option
-from jaxinv.cli.prepare import prepare
+from jaxinv.cli.prepare import Prepared, prepare
 from jaxinv.cli.programs import keep_programs
 from jaxinv.cli.samplers import ONE_ARRAY_NAMES, SAMPLER_NAMES, lossy_note
 from jaxinv.mesh import make_mesh
@@ -89,6 +89,7 @@ class Options:
     strategy: str = option("auto", "See 'jaxinv invert'.")
     max_evals: int | None = option(None, min=1)
     decoder_inversion: str = option("anderson")
+    size: options.Size
     dtype: str = option("float32", "Data type of the networks: float32 or bfloat16.")
     extra_columns: bool = option(
         False,
@@ -149,18 +150,21 @@ def batch(asked: Options) -> None:
     progress = JobProgress(output.messages)
     with _stoppable(output, progress.done):
         with explained(output):
-            job = _prepare(output, asked)
+            ready, job = _prepare(output, asked)
         start = time.perf_counter()
         summary = _run(output, asked.out, job, progress)
         output.done("job", time.perf_counter() - start)
-        _show(output, summary, asked.out)
-        output.finish(summary | {"out": asked.out})
+        said = ready.sampler.description
+        _show(output, summary, asked.out, said)
+        output.finish(summary | {"out": asked.out, "sampler_description": said})
         if summary["failed"] or (summary["unconverged"] and not asked.detect):
             raise typer.Exit(ExitCode.NOT_CONVERGED)
 
 
-def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
-    """Return the job as a function of its progress callback."""
+def _prepare(
+    output: Output, asked: Options
+) -> tuple[Prepared, Callable[..., dict[str, Any]]]:
+    """Return the model, and the job as a function of its progress callback."""
     from jaxinv.loading.find import find_model
     from jaxinv.scale import jobs
 
@@ -191,6 +195,7 @@ def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
         max_evals=asked.max_evals,
         dtype=dtype,
         sharding=mesh,
+        size=asked.size,
     )
     pipe, table = ready.pipe, ready.sampler.table
     detector = None
@@ -212,7 +217,8 @@ def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
         "decoder_inversion": ready.decoder,
         "prompt": asked.prompt,
     }
-    del settings["model"]  # one model may have two names
+    # One model may have two names, and one sampler two descriptions.
+    del settings["model"], settings["sampler_description"]
     if asked.max_evals is not None:
         settings["max_evals"] = asked.max_evals
     engine = jobs.continuous(
@@ -226,7 +232,7 @@ def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
         max_evals=ready.max_evals,
     )
     states = (table.history,) if table.bidirectional else ()
-    return functools.partial(
+    job = functools.partial(
         jobs.run_job,
         rows,
         asked.out,
@@ -245,8 +251,13 @@ def _prepare(output: Output, asked: Options) -> Callable[..., dict[str, Any]]:
         process_index=me.index,
         process_count=me.count,
         on_note=output.note,
-        about={"manifest": str(asked.manifest), "model": pipe.name},
+        about={
+            "manifest": str(asked.manifest),
+            "model": pipe.name,
+            "sampler_description": ready.sampler.description,
+        },
     )
+    return ready, job
 
 
 def _run(
@@ -310,7 +321,7 @@ def _stoppable(output: Output, how_far: Callable[[], str]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _show(output: Output, summary: dict[str, Any], out: Path) -> None:
+def _show(output: Output, summary: dict[str, Any], out: Path, sampler: str) -> None:
     """Show the summary to people."""
     rows = [
         ("converged", str(summary["converged"]), "solved at every step"),
@@ -341,4 +352,5 @@ def _show(output: Output, summary: dict[str, Any], out: Path) -> None:
             f"By chance, {found['expected_false_alarms_per_key']:.3g} of "
             f"{found['images']} unmarked images are called marked, for each key."
         )
+    output.show(f"[dim]sampler:[/] {escape(sampler)}")
     output.show(f"[dim]results in[/] {escape(str(out))}")

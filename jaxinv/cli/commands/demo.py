@@ -105,6 +105,7 @@ def demo(asked: Options) -> None:
         "steps": asked.steps,
         "guidance": asked.guidance,
         "sampler": ready.asked.sampler,
+        "sampler_description": ready.sampler.description,
         "seed": asked.seed,
         "worst_noise_level_ratio": ready.sampler.worst_ratio,
         "naive": naive.record,

@@ -11,10 +11,11 @@ from rich.markup import escape
 import jaxinv as ji
 from jaxinv.apps import editing, masks
 from jaxinv.cli import options, record, runs
-from jaxinv.cli.console import Output, explained
+from jaxinv.cli.console import Output, explained, listed
 from jaxinv.cli.options import argument, option
 from jaxinv.cli.prepare import Prepared, prepare
 from jaxinv.cli.progress import phase
+from jaxinv.cli.samplers import EXACT_NAMES, ONE_ARRAY_NAMES
 from jaxinv.files import check_writable_folder, write_json
 from jaxinv.files.image_reading import ReadImage, read_image
 from jaxinv.files.images import fit_image, write_image
@@ -25,7 +26,17 @@ class Sampling(options.Sampling):
     """Sampling options with a sampler that is exact by construction and more steps."""
 
     steps: int = option(50)
-    sampler: str = option("o-belm")
+    sampler: str | None = option(
+        None,
+        f"{listed(ONE_ARRAY_NAMES)}; or one that is exact by construction: "
+        f"{listed(EXACT_NAMES)} [o-belm, whatever made the image: its edit starts from "
+        "a noise that reproduces the image].",
+    )
+    scheduler: str | None = option(
+        None,
+        "Take the steps of a diffusers scheduler, in place of --sampler and --spacing: "
+        "a scheduler_config.json, the folder that holds it, or 'own' for the model's.",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +75,12 @@ def edit(asked: Options) -> None:
         read, given = read_image(asked.image, largest), None
         if asked.mask not in (None, "auto"):
             given = read_image(str(asked.mask), largest)
-        ready = prepare(asked.sampling, decoder=asked.decoder_inversion)
+        ready = prepare(
+            asked.sampling,
+            sampler="o_belm",
+            decoder=asked.decoder_inversion,
+            image=None if asked.reading.resize else read,
+        )
         if asked.freeze > asked.sampling.steps:
             raise ValueError(
                 f"--freeze {asked.freeze} is more than {asked.sampling.steps} steps"
@@ -133,7 +149,8 @@ def edit(asked: Options) -> None:
         write_json(folder / "result.json", report)
     psnr = report["measures"]["background_psnr_db"]
     kept = "" if psnr is None else f"; outside the mask: {record.decibels(psnr)} PSNR"
-    output.show(f"{escape(str(files['edited']))}{kept}")
+    said = f"{escape(str(files['edited']))}{kept}"
+    output.show(f"{said}; {escape(ready.sampler.description)}")
     failure = (
         "the inversion did not converge, so the edit starts from a noise other than "
         "the image's; try --sampler o-belm"

@@ -27,7 +27,12 @@ class Sampling(options.Sampling):
 
     steps: int = option(50)
     guidance: float = option(1.0)
-    sampler: str = option("o-belm", f"{listed(EXACT_NAMES)} (exact by construction).")
+    sampler: str | None = option(
+        None, f"{listed(EXACT_NAMES)} (exact by construction) [o-belm]."
+    )
+    scheduler: str | None = option(
+        None, "Does not fit this command: no scheduler is exact.", hidden=True
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +65,11 @@ def interpolate(asked: Options) -> None:
         paths, reading = (asked.first, asked.second), asked.reading
         reads = [read_image(path, reading.max_pixels) for path in paths]
         ready = prepare(
-            asked.sampling, samplers=EXACT_NAMES, decoder=asked.decoder_inversion
+            asked.sampling,
+            samplers=EXACT_NAMES,
+            sampler="o_belm",
+            decoder=asked.decoder_inversion,
+            image=None if reading.resize else reads[0],
         )
         reads = [
             ready.fit(output, path, read, reading.resize)
@@ -128,7 +137,8 @@ def interpolate(asked: Options) -> None:
         _draw_strip(strip, places, frames)
         write_json(result_file, report)
     shown = ", ".join(record.decibels(value) for value in report["ends_psnr_db"])
-    output.show(f"{escape(str(strip))}; PSNR of the ends: {shown}")
+    shown = f"PSNR of the ends: {shown}; {escape(ready.sampler.description)}"
+    output.show(f"{escape(str(strip))}; {shown}")
     failure = None
     if not all(finite):
         failure = "the inversion overflowed; try less --guidance or more --steps"

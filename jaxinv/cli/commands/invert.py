@@ -71,6 +71,7 @@ def invert(asked: Options) -> None:
             solver=asked.solver,
             decoder=asked.decoder_inversion,
             max_evals=asked.max_evals,
+            image=None if asked.reading.resize else read,
         )
         read = ready.fit(output, asked.image, read, asked.reading.resize)
         denoise = ready.denoiser(asked.prompt)
@@ -110,7 +111,11 @@ def invert(asked: Options) -> None:
         write_image(files["reconstruction"], np.asarray(pictures["rebuilt"]))
         _draw_panel(report, ready.sampler.title, outcome.result.noise, **pictures)
         write_json(files["result"], report)
-    output.show(_table(report), f"[dim]results in[/] {escape(str(folder))}")
+    output.show(
+        _table(report),
+        f"[dim]sampler:[/] {escape(ready.sampler.description)}",
+        f"[dim]results in[/] {escape(str(folder))}",
+    )
     if note := lossy_note(ready.sampler, ready.pipe.schedule):
         output.note(note)
     output.finish(report, _why_not(report, ready.sampler.table.history))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.markup import escape
 
+import jaxinv as ji
 from jaxinv.cli import options, record, runs
 from jaxinv.cli.console import Output, explained
 from jaxinv.cli.options import option
@@ -32,6 +33,7 @@ class Options:
         "noise.npy of 'jaxinv invert' with the same sampler and steps, instead of a "
         "seed.",
     )
+    size: options.Size
     out: Path = option(Path("sample.png"))
     as_json: bool = option(False)
 
@@ -46,16 +48,16 @@ def sample(asked: Options) -> None:
         image_suffix(asked.out)
         check_writable_file(asked.out, make=False)
         given = None if asked.noise is None else read_array(asked.noise)
-        ready = prepare(asked.sampling)
-        start = _start(given, asked.seed, ready.pipe.latent_shape, ready.sampler.table)
+        ready = prepare(asked.sampling, size=asked.size)
+        start = _start(given, asked.seed, ready.pipe, ready.sampler.table)
         denoise = ready.denoiser(asked.prompt)
         check_writable_file(asked.out)
-    done = f"sampled in {asked.sampling.steps} steps"
+    done = f"sampled in {ready.sampler.table.num_steps} steps"
     latent, seconds = runs.draw(output, ready, denoise, start, done=done)
     image = ready.pipe.decode(latent)
     with explained(output):
         record.save_image(asked.out, image, "sampled")
-    output.show(escape(str(asked.out)))
+    output.show(f"{escape(str(asked.out))}: {escape(ready.sampler.description)}")
     output.finish(
         ready.record()
         | {
@@ -69,13 +71,17 @@ def sample(asked: Options) -> None:
 
 
 def _start(
-    given: np.ndarray | None, seed: int | None, shape: tuple[int, ...], sampler: Any
+    given: np.ndarray | None,
+    seed: int | None,
+    pipe: "ji.LatentDiffusion",
+    sampler: ji.LinearMultistep,
 ) -> Any:
     """Return the noise or state to start from.
 
     Raises:
         ValueError: If a given noise or state does not fit the model and sampler.
     """
+    shape = pipe.latent_shape
     if given is None:
         return jax.random.normal(jax.random.key(seed or 0), shape)
     whole = (sampler.history, *shape) if sampler.bidirectional else shape
@@ -83,8 +89,20 @@ def _start(
         raise ValueError(
             f"the noise has shape {given.shape}, but this model's is {shape}"
             + ("" if whole == shape else f", and {sampler.name}'s state has {whole}")
+            + _size_of(given, pipe)
         )
     if not np.all(np.isfinite(given)):
         raise ValueError("the noise has values that are NaN or infinite")
     noise = jnp.asarray(given.astype(np.float32))
     return noise if given.shape == shape else state_of(sampler, noise, "noise")
+
+
+def _size_of(noise: np.ndarray, pipe: "ji.LatentDiffusion") -> str:
+    """Return a hint about the size of the image of a noise, if that is what differs."""
+    size, channels = noise.shape[-3:-1], noise.shape[-1:]
+    if noise.ndim not in (3, 4) or channels != pipe.latent_shape[-1:]:
+        return ""
+    if size == pipe.latent_shape[:2]:
+        return ""
+    height, width = (each * pipe.factor for each in size)
+    return f"; pass --height {height} --width {width} for this noise"

@@ -90,6 +90,7 @@ class Embed:
         "[drawn]. A message that identifies the image reveals copies of its mark.",
     )
     sampling: options.Sampling
+    size: options.Size
     seed: int | None = option(
         None,
         "Seed of the noise under the mark [drawn, neither shown nor kept]. It reveals "
@@ -152,8 +153,11 @@ def embed(asked: Embed) -> None:
     image = ready.pipe.decode(latent)
     with explained(output):
         record.save_image(asked.out, image, "marked")
-    output.done(f"sampled in {asked.sampling.steps} steps", seconds)
-    output.show(f"{escape(str(asked.out))}, marked with {escape(str(asked.key))}")
+    output.done(f"sampled in {ready.sampler.table.num_steps} steps", seconds)
+    output.show(
+        f"{escape(str(asked.out))}, marked with {escape(str(asked.key))}: "
+        f"{escape(ready.sampler.description)}"
+    )
     output.finish(
         ready.record()
         | {
@@ -176,7 +180,7 @@ def _prepare_key(asked: Embed) -> tuple[Prepared, Any, bool]:
     if asked.message is not None and wanted != "gaussian_shading":
         raise ValueError("--message needs --scheme gaussian-shading: rings have none")
     found = watermark.read_key(asked.key) if asked.key.exists() else None
-    ready = prepare(asked.sampling, samplers=ONE_ARRAY_NAMES)
+    ready = prepare(asked.sampling, samplers=ONE_ARRAY_NAMES, size=asked.size)
     if found is None:
         shape = ready.pipe.latent_shape
         return ready, _new_key(wanted, asked.pattern, shape, asked.message), True
@@ -184,6 +188,7 @@ def _prepare_key(asked: Embed) -> tuple[Prepared, Any, bool]:
         raise ValueError(f"{asked.key} is a {_scheme(found)} key, not {asked.scheme}")
     if asked.message is not None:
         _check_message(asked.key, found, asked.message)
+    _check_shape(asked.key, found, ready)
     return ready, found, False
 
 
@@ -220,6 +225,7 @@ def detect(asked: Detect) -> None:
 
         report |= verdict(key, key.score(noise), asked.rate) | {"rate": asked.rate}
         output.show(f"{escape(str(asked.image))}: {_answer(report)}")
+        output.show(_sampler_line(report))
         output.finish(report)
     code = {"found": DetectionCode.FOUND, "not found": DetectionCode.NOT_FOUND}
     raise typer.Exit(code.get(report["verdict"], DetectionCode.CANNOT_JUDGE))
@@ -239,6 +245,10 @@ def _answer(report: dict[str, Any]) -> str:
         read = report["message_text"] or report["message_hex"] or report["message"]
         return f"{text}), message {escape(read)}"
     return f"{text})"
+
+
+def _sampler_line(report: dict[str, Any]) -> str:
+    return f"[dim]noise recovered with[/] {escape(report['sampler_description'])}"
 
 
 @contextlib.contextmanager
@@ -282,6 +292,7 @@ def classify(asked: Classify) -> None:
     for path, distance in report["distances"].items():
         mark = "[green]←[/]" if path == str(asked.key[nearest]) else ""
         output.show(f"{distance:.3f}  {escape(path)} {mark}")
+    output.show(_sampler_line(report))
     output.finish(report)
 
 
@@ -345,6 +356,19 @@ def _new_key(
     return watermark.gaussian_shading_key(shape, blocks=blocks, message=bits)
 
 
+def _check_shape(path: Path, key: Any, ready: Prepared) -> None:
+    """Raise ValueError if a key does not have the shape of the noise."""
+    pipe, factor = ready.pipe, ready.pipe.factor
+    if key.shape == pipe.latent_shape:
+        return
+    (height, width), (rows, columns, _) = pipe.image_size, key.shape
+    raise ValueError(
+        f"{path} is a key for noise of shape {key.shape}, of images of "
+        f"{columns * factor}x{rows * factor}, but the noise of {pipe.name} for images "
+        f"of {width}x{height} has {pipe.latent_shape}"
+    )
+
+
 def _recover(
     output: Output, asked: Detect | Classify, paths: Sequence[Path]
 ) -> tuple[jax.Array, dict[str, Any], list[Any]]:
@@ -362,13 +386,10 @@ def _recover(
         samplers=ONE_ARRAY_NAMES,
         strategy=how.strategy,
         decoder=how.decoder_inversion,
+        image=None if asked.reading.resize else read,
     )
     for path, key in zip(paths, keys, strict=True):
-        if key.shape != ready.pipe.latent_shape:
-            raise ValueError(
-                f"{path} is a key for noise of shape {key.shape}, but that of "
-                f"{ready.pipe.name} has {ready.pipe.latent_shape}"
-            )
+        _check_shape(path, key, ready)
     read = ready.fit(output, image, read, asked.reading.resize)
     if note := unguided_note(how.prompt, how.sampling.guidance):
         output.note(note)

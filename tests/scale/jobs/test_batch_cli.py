@@ -68,7 +68,11 @@ def test_every_noise_is_that_of_invert_with_the_settings_of_its_row(
     result = run("batch", alone, out, *FEW, "--guidance", 2, "--json")
     assert result.exit_code == OK, result.output
     summary = json.loads(result.stdout)
-    assert summary == json.loads((out / "summary.json").read_text()) | {"out": str(out)}
+    said = {
+        "out": str(out),
+        "sampler_description": "DDIM, 4 steps, on the log-snr grid",
+    }
+    assert summary == json.loads((out / "summary.json").read_text()) | said
     assert (summary["converged"], summary["failed"]) == (3, 0)
     rows = read_lines(out / "manifest.jsonl")
     assert [row["guidance"] for row in rows] == [2.0, 5.0, 2.0]
@@ -131,6 +135,35 @@ def test_other_options_are_refused_by_name(alone, tmp_path):
     ):
         assert difference in result.stderr
     assert (out / "summary.json").stat().st_mtime_ns == before
+
+
+def test_the_default_is_the_scheduler_of_the_model_s_folder(
+    alone, diffusers_folder, tmp_path
+):
+    # Its images are reconstructed, but its grid loses noise: not all may converge.
+    out, model = tmp_path / "out", ("--model", diffusers_folder)
+    result = run("batch", alone, out, *FEW, *model)
+    assert result.exit_code in (OK, NOT_CONVERGED), result.output
+    said = "DDIM on leading timesteps, 4 steps, from the model's folder"
+    assert said in result.stdout
+    job = json.loads((out / "job.json").read_text())
+    assert job["about"]["sampler_description"] == said
+    assert job["settings"]["scheduler"]["timestep_spacing"] == "leading"
+    other = run("batch", alone, out, *FEW, *model, "--sampler", "ddim")
+    assert other.exit_code == BAD_INPUT
+    assert "settings.sampler is 'DDIMScheduler' there and 'ddim' now" in other.stderr
+
+
+def test_a_job_at_another_size_takes_images_of_that_size_alone(alone, tmp_path):
+    out, size = tmp_path / "out", ("--height", 48)
+    result = run("batch", alone, out, *FEW, *size, "--no-noise")
+    assert result.exit_code == NOT_CONVERGED
+    assert "3 failed" in result.stdout
+    reasons = [line["failure"] for line in read_lines(out / "certificates.jsonl")]
+    assert all("is 32x32 and tiny works at 32x48" in reason for reason in reasons)
+    other = run("batch", alone, out, *FEW, "--no-noise")
+    assert other.exit_code == BAD_INPUT
+    assert "settings.image_size" in other.stderr
 
 
 @pytest.mark.parametrize("name", ["o-belm", "edict"])
