@@ -1,0 +1,1 @@
+"""Rival inversions of flow models, measured beside exact inversion."""
