@@ -41,7 +41,8 @@ def with_midpoints(schedule: NoiseSchedule, grid: TimeGrid) -> TimeGrid:
         grid: The N steps, noise levels tau.
 
     Returns:
-        A grid of 2 N steps, whose levels of even number are those of ``grid``.
+        A grid of 2 N steps, whose levels of even number are those of ``grid``. A last
+        step of length zero has no midpoint; midpoint methods take it for Euler's.
 
     Example:
         >>> import jaxinv as ji
@@ -52,16 +53,13 @@ def with_midpoints(schedule: NoiseSchedule, grid: TimeGrid) -> TimeGrid:
         >>> ji.fireflow(grid).num_steps, ji.fireflow(grid).num_rows
         (28, 29)
     """
-    middle = (grid.tau[1:] + grid.tau[:-1]) / 2
-
-    def merged(known: np.ndarray, new: np.ndarray) -> np.ndarray:
-        return np.append(np.stack([known[:-1], new], 1).ravel(), known[-1])
-
+    after = np.flatnonzero(np.diff(grid.tau)) + 1
+    middle = (grid.tau[after - 1] + grid.tau[after]) / 2
     return dataclasses.replace(
         grid,
-        tau=merged(grid.tau, middle),
-        scale=merged(grid.scale, schedule.scale(middle)),
-        model_time=merged(grid.model_time, schedule.model_time(middle)),
+        tau=np.insert(grid.tau, after, middle),
+        scale=np.insert(grid.scale, after, schedule.scale(middle)),
+        model_time=np.insert(grid.model_time, after, schedule.model_time(middle)),
     )
 
 

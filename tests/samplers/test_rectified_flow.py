@@ -133,3 +133,12 @@ def test_midpoints_keep_the_levels_and_know_the_schedule(name):
     np.testing.assert_allclose(
         fine.model_time[1::2], schedule.model_time(fine.tau[1::2])
     )
+
+
+def test_a_last_step_of_length_zero_has_no_midpoint():
+    schedule = ji.scaled_linear(set_alpha_to_one=False)
+    grid = ji.time_grid(schedule, 20, "linspace")
+    assert grid.tau[0] == grid.tau[1]
+    fine = ji.with_midpoints(schedule, grid)
+    assert fine.num_steps == 39
+    assert (ji.rf_solver(fine).num_steps, ji.fireflow(fine).num_steps) == (20, 20)
