@@ -221,7 +221,8 @@ def wait_until(
 def options(model: str, steps: int, cache: Path) -> tuple[str, ...]:
     """Options of a cheap job."""
     return (
-        *("--model", model, "--strategy", "naive", "--steps", str(steps)),
+        *("--model", model, "--sampler", "ddim", "--strategy", "naive"),
+        *("--steps", str(steps)),
         *("--guidance", "1", "--decoder-inversion", "encoder", "--batch-size", "8"),
         *("--compilation-cache", str(cache)),
     )

@@ -43,7 +43,8 @@ def measure(
     """
     write_pictures(folder / "pictures", size, count)
     how = (
-        *("--model", model, "--steps", "6", "--strategy", "stepwise"),
+        *("--model", model, "--sampler", "ddim", "--steps", "6"),
+        *("--strategy", "stepwise"),
         *("--guidance", "1", "--decoder-inversion", "encoder", "--batch-size", "1"),
         *("--chunk-rows", "4", "--compilation-cache", str(folder / "programs")),
     )
