@@ -70,6 +70,16 @@ def test_an_image_that_overflows_is_a_failure_and_the_others_are_not(tiny):
     assert set(failures.values()) == {None}
 
 
+def test_every_image_has_the_limit_on_evaluations(tiny):
+    sampler = ji.ddim(ji.time_grid(tiny.schedule, 18))
+    options = {"strategy": "stepwise", "decoder": "encoder"}
+    engine = continuous(tiny, sampler, lanes=2, iterations=3, max_evals=20, **options)
+    for answer in engine(requests()):
+        assert answer.certificate["stopped"] is True
+        assert answer.certificate["num_evals"] == 20 + 18  # and the way back
+        assert 0 <= answer.certificate["noise_plausibility"]["p_value"] <= 1
+
+
 def test_what_cannot_be_is_refused_before_anything_is_compiled(tiny):
     sampler = ji.ddim(ji.time_grid(tiny.schedule, 18))
     mesh = make_mesh()
@@ -79,3 +89,5 @@ def test_what_cannot_be_is_refused_before_anything_is_compiled(tiny):
         continuous(tiny, sampler, decoder="nonsense", mesh=mesh)
     with pytest.raises(ValueError, match="not bidirectional"):
         continuous(tiny, sampler, strategy="explicit", mesh=mesh)
+    with pytest.raises(ValueError, match="max_evals must be at least 18"):
+        continuous(tiny, sampler, max_evals=17, mesh=mesh)
