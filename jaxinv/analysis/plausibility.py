@@ -29,7 +29,7 @@ The tests are nearly independent, so that of k of them the smallest p-value is c
 by Sidak's formula, ``1 - (1 - p)^k``.
 
 Small p-values are evidence against a noise. Large ones prove nothing: another preimage
-can be as white as the original.
+can be as white as the original (``benchmarks/results/preimages.md``).
 
 References:
     Bartlett 1937, "Properties of Sufficiency and Statistical Tests", Proc. R. Soc. A
