@@ -52,27 +52,30 @@ class Function:
     Attributes:
         arrays: The arrays, in the order of the leaves.
         rebuild: Hashable function from such a list to the callable (static).
+        output: A label of what the callable returns (static).
     """
 
     arrays: list[Any]
     rebuild: Callable[[list[Any]], Callable[..., Any]] = dataclasses.field(
         metadata={"static": True}
     )
+    output: Any = dataclasses.field(default=None, metadata={"static": True})
 
     @classmethod
-    def of(cls, fn: Callable[..., Any]) -> "Function":
+    def of(cls, fn: Callable[..., Any], output: Any = None) -> "Function":
         """Split a callable pytree into its arrays and everything else.
 
         Args:
             fn: A Flax NNX or Equinox module, a ``jax.tree_util.Partial``, a plain
                 function, or any pytree of these.
+            output: A label of what the callable returns.
         """
         leaves, treedef = jax.tree.flatten(fn)
         arrays_are = jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic
         is_array = [isinstance(x, arrays_are | float | complex) for x in leaves]
         both = list(zip(is_array, leaves, strict=True))
         static = tuple(_ARRAY if a else x for a, x in both)
-        return cls([x for a, x in both if a], _Rebuild(treedef, static))
+        return cls([x for a, x in both if a], _Rebuild(treedef, static), output)
 
     def __call__(self, *args: Any) -> Any:
         """Rebuild the callable and call it.
@@ -88,7 +91,8 @@ class Function:
 
         def join(floats: Sequence[Any], others: Sequence[Any]) -> Function:
             sources = {True: iter(floats), False: iter(others)}
-            return Function([next(sources[kind]) for kind in kinds], self.rebuild)
+            arrays = [next(sources[kind]) for kind in kinds]
+            return Function(arrays, self.rebuild, self.output)
 
         both = list(zip(kinds, self.arrays, strict=True))
         return Parted([x for k, x in both if k], [x for k, x in both if not k], join)

@@ -46,6 +46,7 @@ from jaxinv.checks import AtLeastOne, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.norms import norm
 from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.units import matched
 from jaxinv.sampling.sample import evaluate, in_dtype, sample
 from jaxinv.solvers.krylov import orthonormalize
 
@@ -126,7 +127,8 @@ def step_conditioning(
             f"{sampler.num_rows} rows, got an array of shape {trajectory.shape}"
         )
     key = jax.random.key(0) if key is None else key
-    return _steps(sampler, Function.of(denoise), trajectory, num_vectors, key)
+    sampler, model = matched(sampler, denoise)
+    return _steps(sampler, model, trajectory, num_vectors, key)
 
 
 @checked
@@ -161,7 +163,8 @@ def trajectory_conditioning(
     noise = jnp.asarray(noise)
     check_finite(noise, "noise")
     key = jax.random.key(0) if key is None else key
-    return _whole(sampler, Function.of(denoise), noise, num_vectors, key)
+    sampler, model = matched(sampler, denoise)
+    return _whole(sampler, model, noise, num_vectors, key)
 
 
 @jax.jit(static_argnames="num_vectors")
@@ -180,9 +183,9 @@ def _steps(
 
         def step(x: Array) -> Array:
             # Terms of older states are constant and have no derivative.
-            y = x / table.scale[i]
-            f = evaluate(table, denoise, i, y)
-            return table.scale[i - 1] * (table.a[i - 1, 0] * y + table.b[i - 1, 0] * f)
+            u = x / table.scale[i]
+            o = evaluate(table, denoise, i, u)
+            return table.scale[i - 1] * (table.a[i - 1, 0] * u + table.b[i - 1, 0] * o)
 
         after = norm(trajectory[i - 1])
         start = jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)

@@ -29,6 +29,7 @@ from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.diffusion.schedule import Family
 from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.units import in_tau
 from jaxinv.sampling.sample import sample
 from jaxinv.sampling.state import state_of
 
@@ -61,7 +62,7 @@ def local_error(table: LinearMultistep, flow: bool = False) -> Float[np.ndarray,
     Returns:
         The relative error of ``y[i-1]``, computed from exact states, at index i - 1.
     """
-    tau = np.asarray(table.tau, np.float64)
+    table, tau = in_tau(table), np.asarray(table.tau, np.float64)
     y, f = analytic_solution(tau, flow)
     seen, x = levels_seen(table), np.asarray(table.scale) * y
     f = f[seen] * (x / x[seen])  # the model is linear
@@ -145,7 +146,10 @@ def convergence_order(
     for n in num_steps:
         sampler = make(n)
         tau = np.asarray(sampler.tau, np.float64)
-        x = np.asarray(sampler.scale) * analytic_solution(tau, family == "flow")[0]
+        x = (
+            np.asarray(in_tau(sampler).scale)
+            * analytic_solution(tau, family == "flow")[0]
+        )
         denoise = analytic_denoiser(sampler, family)
         if exact_start:
             state = state_of(sampler, jnp.asarray(x[-sampler.history :]), "noise")

@@ -35,6 +35,7 @@ from jaxtyping import Float
 
 from jaxinv.checks import checked
 from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.units import in_tau
 
 #: Limit on the growth of errors for a table that counts as stable on its grid.
 LARGEST_GROWTH = 100.0
@@ -58,6 +59,7 @@ def order_conditions(
         C[i,q] at index (i - 1, q), in units of ``h[i]^q``. For rows between two states
         of one level, as in EDICT, h is the span of the whole row.
     """
+    table = in_tau(table)
     a, b, tau = (np.asarray(v, np.float64) for v in (table.a, table.b, table.tau))
     conditions = []
     for i in range(1, table.num_rows + 1):
@@ -85,7 +87,8 @@ def row_orders(table: LinearMultistep, highest: int = 7) -> np.ndarray:
         Integers, shape (N,); -1 for a row that is not exact for a constant, 1 for
         exponential rows.
     """
-    a, b, tau = (np.asarray(v, np.float64) for v in (table.a, table.b, table.tau))
+    rows = in_tau(table)
+    a, b, tau = (np.asarray(v, np.float64) for v in (rows.a, rows.b, rows.tau))
     met = np.zeros((table.num_rows, highest + 2), bool)
     for i, row in enumerate(order_conditions(table, highest), start=1):
         used = min(table.history, table.num_rows + 1 - i)
@@ -164,7 +167,7 @@ def zero_stability(table: LinearMultistep) -> ZeroStability:
 @checked
 def companion_matrices(table: LinearMultistep) -> Float[np.ndarray, "m k k"]:
     """Return the companion matrix of every row with full history, data end first."""
-    k = table.history
+    table, k = in_tau(table), table.history
     full = np.asarray(table.a, np.float64)[: table.num_rows + 1 - k]
     matrices = np.zeros((len(full), k, k))
     matrices[:, 0] = full

@@ -31,6 +31,7 @@ from jaxinv.inversion import InversionResult, invert
 from jaxinv.inversion.row_residuals import per_level
 from jaxinv.loops import Loop, run
 from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.units import all_matched
 from jaxinv.sampling.sample import descent
 from jaxinv.sampling.state import SamplerState, unlabeled
 from jaxinv.sampling.steps import Rows
@@ -107,9 +108,9 @@ def edit(
     weights = None if mask is None else _checked(mask, latent)
     check_denoiser(target, latent)
     inversion = invert(sampler, source, latent, return_trajectory=True, **options)
+    sampler, models = all_matched(sampler, source, target)
     program, start = unlabeled(sampler, counted=True), inversion.state
     start = unlabeled(start) if isinstance(start, SamplerState) else start
-    models = Function.of(source), Function.of(target)
     edited = _regenerate(program, models, start, inversion.trajectory, weights, freeze)
     return Edit(edited, inversion)
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxinv.callables import Function, check_denoiser, check_finite
 from jaxinv.checks import AtLeastOne, Range, checked
 from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.diffusion.prediction import signal_and_noise, unit_factor
 from jaxinv.diffusion.schedule import NoiseSchedule
 
 _Share = Annotated[float, Range(0, 1, above=True, below=True)]
@@ -96,10 +97,12 @@ def prediction_mask(
         check_denoiser(denoise, latent)
     level = round(strength * (schedule.num_train_timesteps - 1))
     tau, time = schedule.taus[level], schedule.model_times[level]
-    scale = schedule.scale(tau)
-    # The weight of the data in x = scale (s x0 + tau e): s is 1, or 1 - tau for flows.
-    weight = scale * (1 - tau if schedule.family == "flow" else 1)
-    numbers = tuple(jnp.asarray(v, latent.dtype) for v in (weight, scale * tau, time))
+    signal, noise = signal_and_noise(schedule.family, tau, schedule.sigma_data)
+    # States of unit variance, in the scale of x.
+    scale = schedule.scale(tau) / unit_factor(schedule.family, tau, schedule.sigma_data)
+    numbers = tuple(
+        jnp.asarray(v, latent.dtype) for v in (scale * signal, scale * noise, time)
+    )
     models = Function.of(source), Function.of(target)
     return _disagreement(numbers, models, latent, key, samples, threshold)
 

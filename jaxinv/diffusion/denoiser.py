@@ -6,11 +6,16 @@ matching). Plain functions are denoisers, and so are Flax NNX modules, Equinox m
 and ``jax.tree_util.Partial(fn, params)``, whose arrays become arguments of the compiled
 program rather than constants.
 
-Networks predict different things. With ``y = x / scale`` and the data prediction D,
+Networks predict different things (:mod:`jaxinv.diffusion.prediction`). With ``y = x /
+scale`` and the data prediction D,
 
     f = (y - D) / tau                                  (all families)
     f = alpha v + sigma x                              (v-prediction, VP)
     f = c (sigma c x - sigma_data F(c x))              (EDM, with c = c_in)
+
+:func:`as_denoiser` returns a denoiser that still holds the network (:class:`Predicts`).
+A sampler on a grid of the same prediction type evaluates the network itself, so that no
+digit is lost in f.
 
 Classifier-free guidance needs a *conditional* model ``(x, t, cond) -> prediction`` and
 extrapolates from the unconditional to the conditional output,
@@ -34,7 +39,13 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxinv.checks import checked
-from jaxinv.diffusion.schedule import NoiseSchedule, PredictionType
+from jaxinv.diffusion.prediction import (
+    Family,
+    Output,
+    PredictionType,
+    f_weights,
+)
+from jaxinv.diffusion.schedule import NoiseSchedule
 
 Denoiser = Callable[[Array, Array], Array]
 ConditionalModel = Callable[[Array, Array, Any], Array]
@@ -73,41 +84,87 @@ class Guided:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class _FromPrediction:
-    """A model of another prediction type, with a schedule's table of noise levels.
+class Predicts:
+    """A network with what it predicts: a denoiser ``(x, t, ...) -> f``.
 
-    The noise level of a time is the inverse of ``NoiseSchedule.model_time``. Between
+    Samplers of the same prediction type weigh the network's own output
+    (:func:`network_of`) and do not call this object. Called by other code, it converts
+    at the noise level of the time, the inverse of ``NoiseSchedule.model_time``. Between
     training times, log tau is linear for VP, and tau is linear for the other families.
+
+    Attributes:
+        model: The network, of a state x, a time, and possibly a condition.
+        times: Training times, shape (T,).
+        levels: Their tau, or its logarithm, shape (T,).
+        output: What it predicts (static).
+        family: The family of its schedule (static).
+        log_levels: Whether the levels are logarithms (static).
     """
 
-    model: Denoiser
+    model: Callable[..., Array]
     times: Float[Array, "t"]
     levels: Float[Array, "t"]
-    convert: Callable[..., Array] = dataclasses.field(metadata={"static": True})
+    output: Output = dataclasses.field(metadata={"static": True})
+    family: Family = dataclasses.field(metadata={"static": True})
     log_levels: bool = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, x: Float[Array, "..."], t: Float[Array, ""]) -> Array:
+    def __call__(
+        self, x: Float[Array, "..."], t: Float[Array, ""], *condition: Any
+    ) -> Array:
+        """Evaluate f."""
         times, levels = (
             jnp.asarray(table, x.dtype) for table in (self.times, self.levels)
         )
         level = jnp.interp(jnp.asarray(t, x.dtype), times, levels)
         tau = jnp.exp(level) if self.log_levels else level
-        return self.convert(x, tau, self.model(x, t))
+        if self.family == "flow":
+            unit, signal, noise = jnp.ones_like(tau), 1 - tau, tau
+        else:
+            d = self.output.sigma_data or 1.0
+            signal = 1 / jnp.sqrt(d**2 + tau**2)
+            noise = tau * signal
+            unit = jnp.ones_like(tau) if self.family == "vp" else signal
+        of_u, of_output = map(
+            jnp.asarray, f_weights(self.output, self.family, signal, noise)
+        )
+        return of_u * unit * x + of_output * self.network()(x, t, *condition)
+
+    def network(self) -> Callable[..., Array]:
+        """Return the function from a state x and a time to the network's output."""
+        if self.output.sigma_data is None:
+            return self.model
+        return _Preconditioned(self.model, self.output.sigma_data)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Preconditioned:
-    """EDM's network as a denoiser; sigma_data is negative if ``c_out`` is."""
+    """EDM's network F of a state that is not scaled; its time is log(sigma) / 4."""
 
-    model: Denoiser
-    sigma_data: Float[Array, ""]
+    model: Callable[..., Array]
+    sigma_data: float = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, x: Float[Array, "..."], t: Float[Array, ""]) -> Array:
-        data = jnp.asarray(self.sigma_data, x.dtype)
+    def __call__(
+        self, x: Float[Array, "..."], t: Float[Array, ""], *condition: Any
+    ) -> Array:
         sigma = jnp.exp(4 * jnp.asarray(t, x.dtype))
-        c_in = 1 / jnp.sqrt(sigma**2 + data**2)
-        return c_in * (sigma * c_in * x - data * self.model(c_in * x, t))
+        return self.model(x / jnp.sqrt(sigma**2 + self.sigma_data**2), t, *condition)
+
+
+def network_of(denoise: Any) -> tuple[Callable[..., Array], Output | None]:
+    """Return the network inside a denoiser, and what it predicts if that is not f.
+
+    Args:
+        denoise: A denoiser, or a model of a state, a time and a condition.
+    """
+    network = getattr(denoise, "network", None)
+    if network is not None and isinstance(getattr(denoise, "output", None), Output):
+        return network(), denoise.output
+    if isinstance(denoise, Conditioned | Guided):
+        model, output = network_of(denoise.model)
+        return dataclasses.replace(denoise, model=model), output
+    output = getattr(denoise, "output", None)
+    return denoise, output if isinstance(output, Output) else None
 
 
 @checked
@@ -167,7 +224,7 @@ def guided(
 
 
 @checked
-def from_x0(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
+def from_x0(model: Denoiser | ConditionalModel, schedule: NoiseSchedule) -> Denoiser:
     """Turn a data-predicting model into a denoiser.
 
     Args:
@@ -182,12 +239,11 @@ def from_x0(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
             "EDM's networks predict F; a data-predicting model needs a schedule such "
             "as variance_exploding"
         )
-    convert = _vp_x0_to_f if schedule.family == "vp" else _x0_to_f
-    return _from_prediction(model, schedule, convert)
+    return _predicts(model, schedule, "sample")
 
 
 @checked
-def from_v(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
+def from_v(model: Denoiser | ConditionalModel, schedule: NoiseSchedule) -> Denoiser:
     """Turn a v-predicting model of a VP schedule into a denoiser.
 
     Args:
@@ -208,19 +264,20 @@ def from_v(model: Denoiser, schedule: NoiseSchedule) -> Denoiser:
             "v-prediction is defined for variance-preserving schedules, not for "
             f"{schedule.family!r} (a flow-matching velocity is 'flow')"
         )
-    return _from_prediction(model, schedule, _v_to_f)
+    return _predicts(model, schedule, "v_prediction")
 
 
 @checked
 def as_denoiser(
-    model: Denoiser,
+    model: Denoiser | ConditionalModel,
     schedule: NoiseSchedule,
     prediction_type: PredictionType | None = None,
 ) -> Denoiser:
     """Turn a model of any prediction type into a denoiser.
 
     Args:
-        model: Callable pytree ``(x, t) -> prediction``.
+        model: Callable pytree ``(x, t) -> prediction``, or ``(x, t, condition) ->
+            prediction``.
         schedule: The schedule that the model was trained with.
         prediction_type: ``"epsilon"``, ``"v_prediction"``, ``"sample"`` (data),
             ``"flow"`` (velocity, noise minus data) or ``"rectified_flow"`` (the
@@ -228,7 +285,8 @@ def as_denoiser(
             opposite sign); by default the schedule's own.
 
     Returns:
-        A callable pytree ``(x, t) -> f``.
+        A callable pytree ``(x, t) -> f`` (or with a condition) that holds the model:
+        samplers of its prediction type evaluate the model itself.
 
     Raises:
         ValueError: For a prediction type that the schedule's family does not have.
@@ -247,34 +305,22 @@ def as_denoiser(
         raise ValueError(
             f"prediction type {kind!r} does not fit a {schedule.family!r} schedule"
         )
-    if kind == "rectified_flow":
-        return _from_prediction(model, schedule, _negated)
-    if schedule.sigma_data is not None:
-        sign = 1 if kind == "edm" else -1
-        return _Preconditioned(model, jnp.asarray(sign * schedule.sigma_data, float))
-    return model
+    return _predicts(model, schedule, kind)
 
 
-def _from_prediction(
-    model: Denoiser, schedule: NoiseSchedule, convert: Callable[..., Array]
-) -> _FromPrediction:
-    log_levels = schedule.in_log_levels
-    levels: Any = np.log(schedule.taus) if log_levels else schedule.taus
+def _predicts(
+    model: Callable[..., Array], schedule: NoiseSchedule, kind: PredictionType
+) -> Denoiser:
+    output = Output.of(kind, schedule.sigma_data)
+    if output is None:
+        return model
+    # An infinite level, of which float32 knows no more than that it is pure noise.
+    levels: Any = np.minimum(schedule.taus, _PURE_NOISE)
+    logs = schedule.in_log_levels
+    if logs:
+        levels = np.log(levels)
     times: Any = schedule.model_times
-    return _FromPrediction(model, times, levels, convert, log_levels)
+    return Predicts(model, times, levels, output, schedule.family, logs)
 
 
-def _x0_to_f(x: Array, tau: Array, x0: Array) -> Array:
-    return (x - x0) / tau
-
-
-def _vp_x0_to_f(x: Array, tau: Array, x0: Array) -> Array:
-    return (x * jnp.sqrt(1 + tau**2) - x0) / tau
-
-
-def _negated(x: Array, tau: Array, v: Array) -> Array:
-    return -v
-
-
-def _v_to_f(x: Array, tau: Array, v: Array) -> Array:
-    return (v + tau * x) / jnp.sqrt(1 + tau**2)
+_PURE_NOISE = 1e12

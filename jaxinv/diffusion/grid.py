@@ -27,8 +27,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxinv.checks import checked, figures
-from jaxinv.diffusion.prediction import check_digits
-from jaxinv.diffusion.schedule import Family, NoiseSchedule, Spacing, shifted
+from jaxinv.diffusion.prediction import Family, Output
+from jaxinv.diffusion.schedule import NoiseSchedule, Spacing, shifted
 
 # A step with a smaller ratio of noise levels may lose the noise. Measured with
 # benchmarks/exactness on a model that was not trained against it (the first version of
@@ -52,12 +52,15 @@ class TimeGrid:
     Attributes:
         tau: Noise levels, shape (N + 1,), increasing. ``tau[0]`` may be 0, and may
             equal ``tau[1]``: diffusers' linspace grid with ``set_alpha_to_one=False``
-            ends in such a step of length zero.
+            ends in such a step of length zero. ``tau[N]`` may be infinite (zero
+            terminal SNR).
         scale: Factors of ``x[i] = scale[i] * y[i]``, shape (N + 1,).
         model_time: Times given to the network, shape (N + 1,).
         init_noise_scale: Standard deviation of ``x[N]``; unit noise is multiplied by
             it (1 for VP and flow matching, ``tau[N]`` for VE).
         family: The schedule's family, which defines the signal-to-noise ratio.
+        output: What the schedule's networks predict; None for f (noise, or a flow's
+            velocity).
     """
 
     made_by: ClassVar[str] = "jaxinv.time_grid"
@@ -67,6 +70,7 @@ class TimeGrid:
     model_time: Float[np.ndarray, "n+1"]
     init_noise_scale: float = 1.0
     family: Family = "vp"
+    output: Output | None = None
 
     def __repr__(self) -> str:
         """Return its family, number of steps and noise levels."""
@@ -77,7 +81,9 @@ class TimeGrid:
         steps = np.diff(self.tau)
         # This form of the condition also fails for NaN.
         increasing = len(steps) >= 1 and steps[0] >= 0 and np.all(steps[1:] > 0)
-        if not (increasing and self.tau[0] >= 0 and np.isfinite(self.tau[-1])):
+        finite = np.all(np.isfinite(self.tau[:-1])) and not np.isnan(self.tau[-1])
+        pure = np.isinf(self.tau[-1]) and self.family != "vp"
+        if not (increasing and self.tau[0] >= 0 and finite) or pure:
             raise ValueError(
                 "noise levels of a grid must be non-negative and strictly increase "
                 f"from data (index 0) to noise; got tau = {np.array2string(self.tau)}"
@@ -131,9 +137,9 @@ def time_grid(
         The grid, ``N + 1`` levels.
 
     Raises:
-        ValueError: For an invalid number of steps or an unknown spacing; and, unless
-            JAX computes in float64, for a step that loses too many digits in float32
-            with a network that predicts v or data (:mod:`jaxinv.diffusion.prediction`).
+        ValueError: For an invalid number of steps or an unknown spacing; and for a
+            spacing in sigma / alpha of a schedule with zero terminal SNR, where that is
+            infinite.
 
     Warns:
         LossyGridWarning: If a step keeps less than :data:`INVERTIBLE_RATIO` of the
@@ -173,13 +179,13 @@ def make_grid(
         timesteps = _diffusers_timesteps(schedule, num_steps, spacing)
         end = 0.0 if schedule.set_alpha_to_one else schedule.taus[0]
         tau = np.append(end, schedule.taus[timesteps])
-    check_digits(schedule, tau)
     return TimeGrid(
         tau,
         schedule.scale(tau),
         schedule.model_time(tau),
         schedule.init_noise_scale,
         schedule.family,
+        schedule.output,
     )
 
 
@@ -195,6 +201,8 @@ def steps_that_keep_the_noise(
     Returns:
         N, or None if no number of steps of the schedule suffices.
     """
+    if schedule.zero_snr:
+        return None
     for n in range(1, schedule.num_train_timesteps + 1):
         tau = over_training_range(schedule, np.geomspace, n)
         if np.min(tau[:-1] / tau[1:]) >= ratio:
@@ -205,6 +213,11 @@ def steps_that_keep_the_noise(
 def warn_if_lossy(schedule: NoiseSchedule, grid: TimeGrid, *, stacklevel: int) -> None:
     """Issue one warning if a step of the grid keeps too little of the noise level."""
     ratio = grid.ratio
+    if np.isinf(grid.tau[-1]):
+        # From pure noise, x' = sigma' x + alpha' D(x) keeps the noise.
+        ratio = ratio[:-1]
+    if len(ratio) == 0:
+        return
     worst = int(np.argmin(ratio))
     if ratio[worst] >= INVERTIBLE_RATIO:
         return
@@ -217,7 +230,7 @@ def warn_if_lossy(schedule: NoiseSchedule, grid: TimeGrid, *, stacklevel: int) -
             f"the last step, from tau = {grid.tau[1]:.3g} to 0, keeps nothing of the "
             "noise"
         )
-        if grid.num_steps > 1:
+        if len(ratio) > 1:
             what += f" (the smallest other ratio is {ratio[1:].min():.2g})"
     steps = steps_that_keep_the_noise(schedule)
     advice = ""
@@ -241,6 +254,11 @@ def over_training_range(
 ) -> np.ndarray:
     """Return ``N + 1`` values of tau, spaced in ``sigma / alpha`` by a function."""
     low, high = schedule.taus[0], schedule.taus[-1]
+    if schedule.zero_snr:
+        raise ValueError(
+            "a grid that is spaced in sigma / alpha cannot start at zero terminal SNR, "
+            "where it is infinite: use the spacing 'trailing', 'linspace' or 'leading'"
+        )
     if schedule.family != "flow":
         return levels(low, high, num_steps + 1)
     # sigma / alpha = t / (1 - t) is infinite at t = 1: space up to the previous level,

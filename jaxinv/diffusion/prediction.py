@@ -1,95 +1,150 @@
-r"""f as a sum of a network's prediction and the state, and its error in float32.
+r"""The units of a table: states of unit variance, and a network's own output.
 
-For a network that predicts v or data D, f depends on the prediction and the state,
+A state is ``u = signal D + noise e`` with the data D and the noise e. Its weights have
+the size of one at every noise level,
 
-    f = p v + q y,   p = alpha,     q = sigma s         (v-prediction)
-    f = p D + q y,   p = -1 / tau,  q = s / (alpha tau) (data prediction)
+======  =========================  ==========================  ======================
+family  signal                     noise                       y of
+                                                               :mod:`.schedule`
+======  =========================  ==========================  ======================
+vp      alpha                      sigma                       u / signal
+flow    1 - t                      t                           u
+ve      1 / sqrt(d^2 + sigma^2)    sigma / sqrt(d^2 + sigma^2)  u / signal
+======  =========================  ==========================  ======================
 
-where alpha, sigma and tau belong to the model time and ``x = s y``. In a step, the
-weights of y can cancel: from ``tau = 2e4`` to 13 with v, ``1 + (13 - tau) q`` is 6e-4.
-On the host, in float64, that is exact. But a denoiser returns f as *one* array, to
-which v contributes with the weight ``p = 5e-5``: in float32, three digits of v are
-lost, and no later arithmetic recovers them. Grids with such a step are detected from
-their levels (:func:`lost_digits`) and refused.
+(d = sigma_data, or 1). A network predicts D, e, or a sum of both, and its output o and
+the state together determine both,
+
+    D = p u + q o,      e = r u + t o.
+
+For a network that predicts v, ``p = signal, q = -noise, r = noise, t = signal``: all
+numbers are of order one, also where the signal is zero. That is not so for e as an
+intermediate result (``D = (u - noise e) / signal``), which loses digits of v near pure
+noise. Tables therefore weigh u and o, with coefficients that are computed in float64.
+
+References:
+    Salimans & Ho 2022, arXiv:2202.00512, Section 4 and Appendix D (v-prediction).
+    Karras et al. 2022, arXiv:2206.00364, Eq. 7 (preconditioning).
+    Lin et al. 2024, arXiv:2305.08891, Section 3.1 (zero terminal SNR).
 """
 
-import jax
+import dataclasses
+from typing import Literal, NamedTuple
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
-from jaxinv.diffusion.schedule import NoiseSchedule
+Family = Literal["vp", "flow", "ve"]
+PredictionType = Literal[
+    "epsilon", "v_prediction", "sample", "flow", "rectified_flow", "edm", "edm_negative"
+]
 
-#: Largest error that rounding f may add to a state of variance one. The error of whole
-#: trajectories is up to 8 times as large (measured with benchmarks/schedules.py).
-LARGEST_LOSS = 1e-5
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a network predicts, if it is not f itself (epsilon, or a flow's velocity).
+
+    Attributes:
+        kind: The prediction type.
+        sigma_data: The standard deviation of the data in EDM's preconditioning.
+    """
+
+    kind: PredictionType
+    sigma_data: float | None = None
+
+    @classmethod
+    def of(
+        cls, kind: PredictionType, sigma_data: float | None = None
+    ) -> "Output | None":
+        """Return the output of a prediction type; None for f."""
+        return None if kind in ("epsilon", "flow") else cls(kind, sigma_data)
 
 
-def levels_seen(
-    schedule: NoiseSchedule, model_time: Float[np.ndarray, "n"]
+# NumPy on the host, JAX inside compiled programs.
+Levels = Array | np.ndarray
+
+
+class Weights(NamedTuple):
+    """The data and the noise as sums of the state u and the output o, per level.
+
+    Attributes:
+        data: p and q.
+        noise: r and t.
+    """
+
+    data: tuple[Levels, Levels]
+    noise: tuple[Levels, Levels]
+
+
+def unit_factor(
+    family: Family, tau: Float[np.ndarray, "n"], sigma_data: float | None = None
 ) -> Float[np.ndarray, "n"]:
-    """Return the noise levels of model times, at which a denoiser converts."""
-    logs = np.log(schedule.taus)
-    return np.exp(np.interp(model_time, schedule.model_times, logs))
+    """Return the factor c of ``u = c y`` at noise levels."""
+    if family == "flow":
+        return np.ones_like(tau)
+    return 1 / np.hypot(sigma_data or 1.0, tau)
+
+
+def signal_and_noise(
+    family: Family, tau: Float[np.ndarray, "n"], sigma_data: float | None = None
+) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """Return the weights of data and noise in u; 0 and 1 at an infinite level."""
+    if family == "flow":
+        return 1 - tau, tau
+    signal = unit_factor(family, tau, sigma_data)
+    infinite = np.isinf(tau)
+    return signal, np.where(infinite, 1, np.where(infinite, 0, tau) * signal)
 
 
 def prediction_weights(
-    schedule: NoiseSchedule,
-    tau: Float[np.ndarray, "n"],
-    scale: Float[np.ndarray, "n"],
-) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
-    """Return p and q of ``f = p prediction + q y`` at some noise levels.
+    output: Output | None,
+    family: Family,
+    signal: Levels,
+    noise: Levels,
+) -> Weights:
+    """Return p, q, r and t of an output at noise levels.
 
     Args:
-        schedule: a VP schedule whose networks predict v or data.
-        tau: The levels.
-        scale: Scale of the states, ``x = scale y``.
+        output: The output; None for f.
+        family: The family of the schedule.
+        signal: Weights of the data in u.
+        noise: Weights of the noise in u.
     """
-    alpha = schedule.scale(tau)
-    if schedule.prediction_type == "v_prediction":
-        return alpha, alpha * tau * scale
+    zero, one = 0 * signal, 0 * signal + 1
+    kind = output.kind if output is not None else "flow" if family == "flow" else "e"
     with np.errstate(divide="ignore", invalid="ignore"):
-        return -1 / tau, scale / (alpha * tau)
+        if kind == "e":
+            return Weights((1 / signal, -noise / signal), (zero, one))
+        if kind == "sample":
+            return Weights((zero, one), (1 / noise, -signal / noise))
+        if kind in ("flow", "rectified_flow"):
+            sign = 1 if kind == "flow" else -1
+            return Weights((one, -sign * noise), (one, sign * signal))
+        if kind == "v_prediction":
+            return Weights((signal, -noise), (noise, signal))
+    assert output is not None, f"{kind} is f"
+    d = float(output.sigma_data or 1.0)
+    c = d if kind == "edm" else -d
+    return Weights((d**2 * signal, c * noise), (noise, -c * signal))
 
 
-def lost_digits(schedule: NoiseSchedule, tau: Float[np.ndarray, "n+1"]) -> float:
-    """Return the error from passing f instead of the prediction in float32.
+def f_weights(
+    output: Output | None,
+    family: Family,
+    signal: Levels,
+    noise: Levels,
+) -> tuple[Levels, Levels]:
+    """Return P and Q of ``f = P u + Q o`` at noise levels.
 
     Args:
-        schedule: The schedule.
-        tau: The levels of a grid, data first.
-
-    Returns:
-        For the worst of Euler's steps: the size of its terms in a and f, minus that of
-        its terms in y and the prediction, times the rounding of float32; states x and
-        predictions have variance one. 0 if the prediction is f.
+        output: The output; None for f.
+        family: The family of the schedule.
+        signal: Weights of the data in u.
+        noise: Weights of the noise in u.
     """
-    kinds = ("v_prediction", "sample")
-    if schedule.family != "vp" or schedule.prediction_type not in kinds:
-        return 0.0
-    scale = schedule.scale(tau)
-    p, q = (part[1:] for part in prediction_weights(schedule, tau, scale))
-    before, after, step = scale[1:], scale[:-1], tau[:-1] - tau[1:]
-    terms = 1 / before + np.abs(step) * np.hypot(p, q / before)
-    inherent = np.abs(1 + step * q) / before + np.abs(step * p)
-    lost = float(np.max(after * (terms - inherent)))
-    return max(lost, 0.0) * float(np.finfo(np.float32).eps)
-
-
-def check_digits(schedule: NoiseSchedule, tau: Float[np.ndarray, "n+1"]) -> None:
-    """Raise ValueError for a grid that is too inexact in float32 with this prediction.
-
-    Nothing is raised if JAX computes in float64 (``jax_enable_x64``): the error is then
-    1e-9 of this, provided that states are float64.
-    """
-    loss = lost_digits(schedule, tau)
-    has_float64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
-    if loss > LARGEST_LOSS and not has_float64:
-        raise ValueError(
-            "a step of this grid, from almost pure noise (tau = "
-            f"{float(tau[-1]):.3g}), adds an error of about {loss:.0e} in "
-            "float32 if the network predicts "
-            f"{schedule.prediction_type!r}: the prediction is converted to noise and "
-            "back. Use a grid without such a step (time_grid's default, or "
-            "lambda_min_clipped, also in diffusers), or float64: "
-            'jax.config.update("jax_enable_x64", True) and float64 states'
-        )
+    if output is None:
+        return 0 * signal, 0 * signal + 1
+    data, e = prediction_weights(output, family, signal, noise)
+    if family == "flow":  # f = e - D
+        return e[0] - data[0], e[1] - data[1]
+    return e

@@ -35,15 +35,15 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxinv.checks import Positive, Range, checked, figures
+from jaxinv.diffusion.prediction import Family, Output, PredictionType
 
-Family = Literal["vp", "flow", "ve"]
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
 Spacing = Literal["log_snr", "exponential", "karras", "leading", "trailing", "linspace"]
-PredictionType = Literal[
-    "epsilon", "v_prediction", "sample", "flow", "rectified_flow", "edm", "edm_negative"
-]
 EDMPredictionType = Literal["edm", "edm_negative"]
 FlowPredictionType = Literal["flow", "rectified_flow", "sample"]
+
+# Predictions that determine the data from pure noise.
+ZERO_SNR_PREDICTIONS = ("v_prediction", "sample")
 
 # Limit on the levels of a schedule: arrays of this size are allocated.
 Timesteps = Annotated[int, Range(1, 10**6)]
@@ -57,7 +57,8 @@ class NoiseSchedule:
     Attributes:
         family: ``"vp"``, ``"flow"`` or ``"ve"``; defines ``scale`` and f.
         model_times: Times seen in training, shape (T,), float64, increasing.
-        taus: Their noise levels, shape (T,), float64, increasing, positive.
+        taus: Their noise levels, shape (T,), float64, increasing, positive. The last
+            may be infinite (zero terminal SNR) for VP networks that predict v or data.
         prediction_type: The output of a network trained with this schedule.
         timestep_spacing: The spacing in the model's own configuration.
         steps_offset: Added to the timesteps of the ``"leading"`` spacing.
@@ -89,11 +90,18 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         taus = self.taus
-        if not (np.all(np.isfinite(taus)) and np.all(taus > 0)):
+        if not (np.all(np.isfinite(taus[:-1])) and np.all(taus > 0)):
             raise ValueError(
-                "every training noise level tau = sigma / alpha must be finite and "
-                "positive; a schedule whose terminal SNR is zero (alpha = 0) has no "
-                "finite tau and is not supported"
+                "every training noise level tau = sigma / alpha must be positive, and "
+                "finite but for the last"
+            )
+        known = self.family == "vp" and self.prediction_type in ZERO_SNR_PREDICTIONS
+        if not (np.isfinite(taus[-1]) or known):
+            raise ValueError(
+                "zero terminal SNR (alpha = 0, an infinite tau) needs a VP network "
+                f"that predicts {' or '.join(ZERO_SNR_PREDICTIONS)}, got "
+                f"{self.family!r} and {self.prediction_type!r}: from pure noise, a "
+                "prediction of the noise says nothing of the data"
             )
         if np.any(np.diff(taus) <= 0) or np.any(np.diff(self.model_times) <= 0):
             raise ValueError("noise levels and model times must strictly increase")
@@ -111,10 +119,20 @@ class NoiseSchedule:
         """Number of noise levels seen in training, T."""
         return len(self.taus)
 
+    @property
+    def output(self) -> Output | None:
+        """What the networks predict, if it is not f."""
+        return Output.of(self.prediction_type, self.sigma_data)
+
+    @property
+    def zero_snr(self) -> bool:
+        """Whether the last training level is pure noise, with an infinite tau."""
+        return bool(np.isinf(self.taus[-1]))
+
     def scale(self, tau: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """Return the ratio of the state x to the coordinate ``y = x / scale``."""
         tau = np.asarray(tau, np.float64)
-        return 1 / np.sqrt(1 + tau**2) if self.family == "vp" else np.ones_like(tau)
+        return 1 / np.hypot(1, tau) if self.family == "vp" else np.ones_like(tau)
 
     @property
     def in_log_levels(self) -> bool:
@@ -135,7 +153,12 @@ class NoiseSchedule:
         """
         tau = np.clip(np.asarray(tau, np.float64), self.taus[0], self.taus[-1])
         if self.in_log_levels:
-            return np.interp(np.log(tau), np.log(self.taus), self.model_times)
+            # The last interval of zero terminal SNR is infinite: its levels but for the
+            # last belong to its lower end.
+            finite = len(self.taus) - self.zero_snr
+            log_taus = np.log(self.taus[:finite])
+            times = np.interp(np.log(tau), log_taus, self.model_times[:finite])
+            return np.where(np.isinf(tau), self.model_times[-1], times)
         return tau * (self.model_times[-1] / self.taus[-1])
 
     @property

@@ -117,41 +117,44 @@ def algorithm_2(
     ages = jnp.arange(k, dtype=jnp.int32)
 
     def step(x_after: Array, i: Array) -> tuple[Array, AlgorithmSteps]:
-        y_after = x_after / table.scale[i - 1]
+        u_after = x_after / table.scale[i - 1]
         # The number of states that the row uses; further states have no weight.
         weighs = (table.a[i - 1] != 0) | (table.b[i - 1] != 0)
         used = jnp.max(jnp.where(weighs, ages + 1, 1))
 
-        def estimate(y: Array, j: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+        def estimate(u: Array, j: Array) -> tuple[Array, tuple[Array, Array, Array]]:
             """Return the state j levels above the row's, and its output."""
             fine = count_of(index[i + j] - index[i + j - 1], settings.substep)
             needed = (j < used) & (used > 1)
             substeps = jnp.where(needed, fine, jnp.where(j == 0, 1, 0))
-            y = fine_naive(settings.schedule, table, denoise, index, i + j, y, substeps)
-            f = jax.lax.cond(
+            u = fine_naive(settings.schedule, table, denoise, index, i + j, u, substeps)
+            o = jax.lax.cond(
                 needed,
-                lambda y: evaluate(table, denoise, i + j, y),
+                lambda u: evaluate(table, denoise, i + j, u),
                 jnp.zeros_like,
-                y,
+                u,
             )
-            return y, (y, f, substeps + needed)
+            return u, (u, o, substeps + needed)
 
-        _, (ys, fs, spent) = jax.lax.scan(estimate, y_after, ages)
-        euler = ys[0] + (table.tau[i - 1] - table.tau[i]) * fs[0]
-        frozen = jnp.where(used > 1, apply_row(table, i, ys, fs) - euler, 0)
+        def euler(u: Array, o: Array) -> Array:
+            of_u, of_o = table.ode.euler[i - 1]
+            return of_u * u + of_o * o
+
+        _, (us, os, spent) = jax.lax.scan(estimate, u_after, ages)
+        high = apply_row(table, i, us, os) - euler(us[0], os[0])
+        frozen = jnp.where(used > 1, high, 0)
 
         def residual(x: Array) -> Array:
-            y = x / table.scale[i]
-            f = evaluate(table, denoise, i, y)
-            after = y + (table.tau[i - 1] - table.tau[i]) * f + frozen
+            u = x / table.scale[i]
+            after = euler(u, evaluate(table, denoise, i, u)) + frozen
             return table.scale[i - 1] * after - x_after
 
         solution = _solve(
             settings.solver,
             residual,
-            table.scale[i] * ys[0],
+            table.scale[i] * us[0],
             rho=10 / jnp.maximum(index[i - 1], 10),
-            slope=table.scale[i - 1] / table.scale[i],
+            slope=table.ode.euler[i - 1, 0] * table.scale[i - 1] / table.scale[i],
             reference=norm(x_after),
         )
         return solution.value, one_step(solution, jnp.sum(spent))

@@ -11,6 +11,7 @@ from jaxinv.inversion.row_residuals import per_level, residuals
 from jaxinv.loops import Report, run_in_turns
 from jaxinv.norms import relative
 from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.units import matched
 from jaxinv.sampling.sample import Descent, evaluate, in_dtype
 from jaxinv.sampling.state import unlabeled
 from jaxinv.sampling.steps import Window
@@ -50,7 +51,7 @@ def certify(
             f"expected the {sampler.num_rows + 1} states of a sampler with "
             f"{sampler.num_rows} rows, got an array of shape {trajectory.shape}"
         )
-    model = Function.of(denoise)
+    sampler, model = matched(sampler, denoise)
     if report is None:
         return _certify(sampler, model, trajectory)
     # Sampling that is reset to the trajectory after each row.

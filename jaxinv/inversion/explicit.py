@@ -214,7 +214,8 @@ def first_states(
 
     They are differentiable by the implicit function theorem for every solver.
     """
-    ddim, model = _start_up(table), Function.of(denoise)
+    ddim = _start_up(table)
+    model = denoise if isinstance(denoise, Function) else Function.of(denoise)
     fixed = jax.lax.stop_gradient((ddim, model, start))
     found = Stepwise(solver).solve(Task(*fixed))
     states = attach_gradient(ddim, model, start, found.states)
@@ -229,15 +230,16 @@ def euler_states(table: LinearMultistep, denoise: Denoiser, start: Array) -> Sol
 def _start_up(table: LinearMultistep) -> LinearMultistep:
     """Return DDIM on the lowest levels, ``k`` of them."""
     k = table.history
-    tau = jnp.asarray(table.tau)
-    steps = (tau[: k - 1] - tau[1:k])[:, None]
+    ode = table.ode.lowest(k)
+    euler = jnp.asarray(ode.euler)
     return dataclasses.replace(
         table,
-        a=jnp.ones_like(steps),
-        b=steps,
+        a=euler[:, :1],
+        b=euler[:, 1:],
         scale=table.scale[:k],
-        tau=tau[:k],
+        tau=table.tau[:k],
         model_time=table.model_time[:k],
+        ode=ode,
         name="ddim",
         order=1,
         bidirectional=False,

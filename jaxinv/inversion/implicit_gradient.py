@@ -56,6 +56,7 @@ from jaxtyping import Array, Float
 
 from jaxinv.callables import Function, first_order_only
 from jaxinv.inversion.row_residuals import residuals, rows_matrix
+from jaxinv.inversion.trajectory_secants import clipped
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.sampling.sample import evaluate
 from jaxinv.solvers.krylov import gmres
@@ -210,18 +211,17 @@ def _pull_back(
 def _preconditioner(table: LinearMultistep, slopes: Array) -> Callable[[Array], Array]:
     """Return the inverse of the transposed matrix, with one number per level for J.
 
-    For a data prediction D with Jacobian D', ``df/dy = (1 - D') / tau``: the bounds
-    admit D' from 0.1 to 1.5 and keep the diagonal away from zero.
+    The bounds admit Jacobians dD/dy of the data prediction from 0.1 to 1.5 and keep the
+    diagonal away from zero.
     """
-    tau = jnp.asarray(table.tau)[1:]
-    # At tau = 0 the state is the data, and its slope has no bound to go by.
-    bounded = jnp.clip(slopes * tau, -0.5, 0.9) / jnp.where(tau > 0, tau, 1)
-    slopes = jnp.where(tau > 0, bounded, 0)
+    # Without noise the state is the data, and its slope has no bound to go by.
+    noisy = jnp.asarray(table.ode.noise)[1:] > 0
+    slopes = jnp.where(noisy, clipped(table, slopes, 0.1, 1.5), 0)
     inverse = jnp.linalg.inv(rows_matrix(table, slopes).T)
 
     def apply(w: Array) -> Array:
         # In full precision, because GMRES requires a linear map.
-        product = jnp.matmul(inverse, w.reshape(len(tau), -1), precision="highest")
+        product = jnp.matmul(inverse, w.reshape(len(slopes), -1), precision="highest")
         return product.reshape(w.shape)
 
     return apply

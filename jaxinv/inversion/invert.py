@@ -71,6 +71,7 @@ from jaxinv.inversion.verification import (
 )
 from jaxinv.loops import Report, run_in_turns
 from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.units import matched
 from jaxinv.sampling.lossless import Arithmetic, check_arithmetic
 from jaxinv.sampling.sample import draw, in_dtype
 from jaxinv.sampling.state import SamplerState, check_state, labeled, unlabeled
@@ -191,7 +192,7 @@ def invert(
             )
     dtype = x0.values.dtype if isinstance(x0, SamplerState) else x0.dtype
     rtol = check_rtol(verify, reconstruction_rtol, dtype)
-    model = Function.of(denoise)
+    sampler, model = matched(sampler, denoise)
     if arithmetic != "float":
         if return_trajectory:
             raise ValueError("return_trajectory needs arithmetic='float'")

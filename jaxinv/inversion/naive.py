@@ -60,9 +60,9 @@ class Naive(Stage):
             return first, start, jnp.zeros((n, *start.shape), start.dtype)
 
         def advance(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            i, y, states = state
-            y = naive_step(table, task.denoise, i, y, self.evaluate_at)
-            return i + 1, y, states.at[i - 1].set(y)
+            i, u, states = state
+            u = naive_step(table, task.denoise, i, u, self.evaluate_at)
+            return i + 1, u, states.at[i - 1].set(u)
 
         return Loop(
             begin,
@@ -83,19 +83,17 @@ class Naive(Stage):
         Returns:
             A table of the same shapes, so that the program of sampling runs it.
         """
-        tau, a, b, times = (
-            np.asarray(leaf, dtype)
-            for leaf in (table.tau, table.a, table.b, table.model_time)
+        times = np.asarray(table.model_time)
+        a, b = (
+            np.asarray(w, dtype)[::-1, None]
+            for w in naive_rows(table, self.evaluate_at, np)
         )
-        weights, steps = np.ones_like(tau[1:]), tau[1:] - tau[:-1]
-        if table.history == 1:
-            weights, steps = 1 / a[:, 0], -b[:, 0] / a[:, 0]
         column = np.arange(table.history) == 0
         seen = times[1:] if self.evaluate_at == "upper" else times[:-1]
         return dataclasses.replace(
             table,
-            a=np.where(column, weights[::-1, None], 0),
-            b=np.where(column, steps[::-1, None], 0),
+            a=np.where(column, a, 0),
+            b=np.where(column, b, 0),
             scale=np.asarray(table.scale)[::-1],
             tau=np.asarray(table.tau)[::-1],
             model_time=np.concatenate([times[:1], seen[::-1]]),
@@ -106,7 +104,7 @@ class Naive(Stage):
 
 @jax.jit
 def walked(states: Float[Array, "n *shape"]) -> Solved:
-    """Return the states ``y[1] .. y[N]`` of naive inversion with their cost."""
+    """Return the states ``u[1] .. u[N]`` of naive inversion with their cost."""
     n = len(states)
     count = jnp.full((), n, jnp.int32)
     return Solved(
@@ -123,25 +121,43 @@ def naive_step(
     table: LinearMultistep,
     denoise: Denoiser,
     i: Int[Array, ""],
-    y: Float[Array, "*shape"],
+    u: Float[Array, "*shape"],
     evaluate_at: EvaluatedAt = "upper",
 ) -> Float[Array, "*shape"]:
-    """Return ``y[i]``, using the model's output at ``y[i-1]`` for that at ``y[i]``.
+    """Return ``u[i]``, using f at ``u[i-1]`` for that at ``u[i]``.
 
     Args:
         table: The table, in the dtype of the states.
         denoise: The denoiser.
         i: The level to compute, from 1 to N.
-        y: ``y[i-1]``.
+        u: ``u[i-1]``.
         evaluate_at: See :class:`Naive`.
 
     Returns:
         The state of level i, by the row of a table with a memory of one state,
         otherwise by DDIM's row.
     """
-    x = table.scale[i - 1] * y
+    x = table.scale[i - 1] * u
     time = table.model_time[i if evaluate_at == "upper" else i - 1]
-    f = denoise(x, time).astype(x.dtype)
-    if table.history == 1:
-        return (y - table.b[i - 1, 0] * f) / table.a[i - 1, 0]
-    return y + (table.tau[i] - table.tau[i - 1]) * f
+    a, b = naive_rows(table, evaluate_at, jnp)
+    return a[i - 1] * u + b[i - 1] * denoise(x, time).astype(x.dtype)
+
+
+def naive_rows(table: LinearMultistep, evaluate_at: EvaluatedAt, xp: Any) -> Any:
+    """Return the weights of ``u[i-1]`` and of the output there in ``u[i]``.
+
+    A row is undone with f, which the output gives for a state of the level whose time
+    the network is given.
+
+    Args:
+        table: The table.
+        evaluate_at: See :class:`Naive`.
+        xp: NumPy or ``jax.numpy``.
+    """
+    scale, of_f, naive = map(xp.asarray, (table.scale, table.ode.of_f, table.ode.naive))
+    if evaluate_at == "upper":
+        of_f = of_f[1:] * xp.stack([scale[:-1] / scale[1:], xp.ones_like(scale[1:])], 1)
+    else:
+        of_f = of_f[:-1]
+    of_u, of_f_itself = naive[:, 0], naive[:, 1]
+    return of_u + of_f_itself * of_f[:, 0], of_f_itself * of_f[:, 1]

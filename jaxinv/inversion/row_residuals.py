@@ -1,11 +1,11 @@
 r"""All rows of a table at once: their residuals, and a cheap approximate inverse.
 
-A trajectory is ``Y = (y[1], ..., y[N])`` with ``y[0]`` given. With the model's outputs
-F at those states, the residuals of the N rows are
+A trajectory is ``U = (u[1], ..., u[N])`` with ``u[0]`` given. With the model's outputs
+O at those states, the residuals of the N rows are
 
-    R[i] = sum_j ( a[i,j] y[i+j] + b[i,j] f[i+j] ) - y[i-1],        i = 1 .. N,
+    R[i] = sum_j ( a[i,j] u[i+j] + b[i,j] o[i+j] ) - u[i-1],        i = 1 .. N,
 
-and Y is a trajectory of the sampler exactly if all residuals are zero. This module does
+and U is a trajectory of the sampler exactly if all residuals are zero. This module does
 not evaluate the model. Arrays over levels have N entries: entry ``i - 1`` belongs to
 level (or row) i.
 """
@@ -54,7 +54,7 @@ def row_sums(
 
     Args:
         table: The table, in the dtype of the states.
-        states: ``y[1] .. y[N]``.
+        states: ``u[1] .. u[N]``.
         outputs: The model's outputs there.
         first: Smallest j of the terms to include: 1 for the older states only.
 
@@ -68,8 +68,8 @@ def row_sums(
     outputs = jnp.concatenate([outputs, padding])
     total = jnp.zeros_like(states[:n])
     for j in range(first, k):
-        y, f = states[j : j + n], outputs[j : j + n]
-        total += per_level(table.a[:, j], y) * y + per_level(table.b[:, j], f) * f
+        u, o = states[j : j + n], outputs[j : j + n]
+        total += per_level(table.a[:, j], u) * u + per_level(table.b[:, j], o) * o
     return total
 
 
@@ -83,13 +83,13 @@ def residuals(
 
     Args:
         table: The table, in the dtype of the states.
-        start: ``y[0]``.
-        states: ``y[1] .. y[N]``.
+        start: ``u[0]``.
+        states: ``u[1] .. u[N]``.
         outputs: The model's outputs there.
 
     Returns:
-        The residuals in the coordinate y, and ``|R[i]| / |y[i-1]|``, which is also
-        valid for the state x.
+        The residuals in the unit of u, and ``|R[i]| / |u[i-1]|``, which is also valid
+        for the state x.
     """
     after = jnp.concatenate([start[None], states[:-1]])
     residual = row_sums(table, states, outputs) - after
@@ -103,8 +103,8 @@ def approximate_inverse(
 ) -> Float[Array, "n *shape"]:
     """Return the change of the trajectory that removes the residuals of a simple model.
 
-    Newton's method would solve ``dR/dY d = -R``. Here one number per level replaces the
-    model's Jacobian, ``df/dy = slope``. The result is a small banded system, of the
+    Newton's method would solve ``dR/dU d = -R``. Here one number per level replaces the
+    model's Jacobian, ``do/du = slope``. The result is a small banded system, of the
     size of the number of steps, which is the same for every number of the states,
 
         sum_j (a[i,j] + b[i,j] slope[i+j]) d[i+j] - d[i-1] = -R[i],    d[0] = 0.
@@ -117,18 +117,10 @@ def approximate_inverse(
     Returns:
         d for the levels 1 .. N.
     """
-    # Balance the system, so that rounding at the noise end is small at the data end.
-    sizes = balance(table)
-    matrix = rows_matrix(table, slopes) * sizes[:-1, None] / sizes[1:]
-    flat = residual.reshape(residual.shape[0], -1) * sizes[:-1, None]
+    flat = residual.reshape(residual.shape[0], -1)
     with jax.default_matmul_precision("highest"):
-        changes = -jnp.linalg.solve(matrix, flat) / sizes[1:, None]
+        changes = -jnp.linalg.solve(rows_matrix(table, slopes), flat)
     return changes.reshape(residual.shape)
-
-
-def balance(table: LinearMultistep) -> Float[Array, "n+1"]:
-    """Return factors that give states y of unit data similar sizes at all levels."""
-    return 1 / jnp.sqrt(1 + jnp.asarray(table.tau) ** 2)
 
 
 def rows_matrix(table: LinearMultistep, slopes: Float[Array, "n"]) -> Array:
@@ -141,7 +133,7 @@ def rows_matrix(table: LinearMultistep, slopes: Float[Array, "n"]) -> Array:
 
 
 def output_matrix(table: LinearMultistep) -> Float[Array, "n n"]:
-    """Return the matrix of the outputs: entry (i - 1, m - 1) weighs f[m] in row i."""
+    """Return the matrix of the outputs: entry (i - 1, m - 1) weighs o[m] in row i."""
     return _banded(table.b, jnp.asarray(table.b).dtype)
 
 

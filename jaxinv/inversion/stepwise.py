@@ -113,8 +113,8 @@ class Stepwise(Stage):
             i, x = climb.i, solution.value
             # The row gives the model's output at the solution without an evaluation.
             a, b = table.a[i - 1, 0], table.b[i - 1, 0]
-            y_after = climb.x_after / table.scale[i - 1]
-            f = (y_after - a * x / table.scale[i]) / jnp.where(b == 0, 1, b)
+            u_after = climb.x_after / table.scale[i - 1]
+            f = (u_after - a * x / table.scale[i]) / jnp.where(b == 0, 1, b)
             f = jnp.where(b == 0, climb.f1, f)
             done = ~here.running(inner)
 
@@ -167,12 +167,12 @@ def _level(
     # A finished lane has no level; its result is discarded.
     i = jnp.minimum(climb.i, table.num_rows)
     a, b = table.a[i - 1, 0], table.b[i - 1, 0]
-    y_after = climb.x_after / table.scale[i - 1]
-    slope = _extrapolate(table, i, climb.f1, climb.f2)
+    u_after = climb.x_after / table.scale[i - 1]
+    output = _extrapolate(table, i, climb.f1, climb.f2)
     return loop_of(
         solver,
         lambda x: step_of_one_state(table, denoise, i, x) - climb.x_after,
-        table.scale[i] * (y_after - b * slope) / a,
+        table.scale[i] * (u_after - b * output) / a,
         slope=a * table.scale[i - 1] / table.scale[i],
         reference=norm(climb.x_after),
     )
@@ -187,5 +187,5 @@ def _extrapolate(table: LinearMultistep, i: Array, f1: Array, f2: Array) -> Arra
     log_tau = jnp.log(table.tau)
     last = log_tau[i - 1] - log_tau[i - 2]
     weight = (log_tau[i] - log_tau[i - 1]) / last
-    usable = (i > 2) & jnp.isfinite(weight)
+    usable = (i > 2) & jnp.isfinite(weight) & jnp.isfinite(table.tau[i])
     return f1 + jnp.where(usable, weight, 0) * (f1 - f2)

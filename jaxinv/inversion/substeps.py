@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxinv.diffusion.denoiser import Denoiser
-from jaxinv.diffusion.schedule import NoiseSchedule
+from jaxinv.diffusion.denoiser import Denoiser, as_denoiser
+from jaxinv.diffusion.schedule import NoiseSchedule, PredictionType
 from jaxinv.samplers.table import Coefficients, LinearMultistep
 
 
@@ -25,7 +25,7 @@ def fine_naive(
     denoise: Denoiser,
     index: Float[Array, "n+1"],
     i: Int[Array, ""],
-    y: Float[Array, "*shape"],
+    u: Float[Array, "*shape"],
     substeps: Int[Array, ""],
 ) -> Float[Array, "*shape"]:
     """Advance from level i - 1 to level i by a number of naive steps, possibly zero.
@@ -36,36 +36,45 @@ def fine_naive(
         denoise: The denoiser.
         index: Positions of the table's levels in the schedule (:func:`index_of`).
         i: The target level.
-        y: The state of level i - 1.
+        u: The state of level i - 1.
         substeps: Number of sub-steps.
 
     Returns:
         The state of level i.
     """
+    denoise = as_denoiser(denoise, schedule, _prediction(schedule, table))
 
-    def level(m: Array) -> tuple[Array, Array, Array]:
-        """Return scale, tau and model time after m sub-steps, as the grid's at ends."""
-        part = m.astype(y.dtype) / jnp.maximum(substeps, 1).astype(y.dtype)
+    def level(m: Array) -> tuple[Array, Array, Array, Array]:
+        """Return the level after m sub-steps, at the ends that of the grid."""
+        part = m.astype(u.dtype) / jnp.maximum(substeps, 1).astype(u.dtype)
         at = index[i - 1] + part * (index[i] - index[i - 1])
-        scale, tau, time = _level(schedule, at)
+        scale, unit, tau, time = _level(schedule, at)
 
         def choose(values: Coefficients, inner: Array) -> Array:
             upper = jnp.where(m == substeps, values[i], inner)
             return jnp.where(m == 0, values[i - 1], upper)
 
         return (
-            choose(table.scale, scale),
+            choose(table.scale, scale / unit),
+            choose(table.ode.unit, unit),
             choose(table.tau, tau),
             choose(table.model_time, time),
         )
 
-    def step(m: Array, y: Array) -> Array:
-        scale, tau, _ = level(m)
-        _, tau_next, time_next = level(m + 1)
-        f = denoise(scale * y, time_next).astype(y.dtype)
-        return y + (tau_next - tau) * f
+    def step(m: Array, u: Array) -> Array:
+        scale, unit, tau, _ = level(m)
+        _, unit_next, tau_next, time_next = level(m + 1)
+        f = denoise(scale * u, time_next).astype(u.dtype)
+        return unit_next * (u / unit + (tau_next - tau) * f)
 
-    return jax.lax.fori_loop(jnp.zeros_like(substeps), substeps, step, y)
+    return jax.lax.fori_loop(jnp.zeros_like(substeps), substeps, step, u)
+
+
+def _prediction(schedule: NoiseSchedule, table: LinearMultistep) -> PredictionType:
+    """Return the prediction type of the outputs that a table weighs."""
+    if table.output is not None:
+        return table.output.kind
+    return "flow" if schedule.family == "flow" else "epsilon"
 
 
 def count_of(distance: Float[Array, ""], longest: float) -> Int[Array, ""]:
@@ -85,8 +94,8 @@ def index_of(
     return jnp.interp(times, known, jnp.arange(len(known), dtype=times.dtype))
 
 
-def _level(schedule: NoiseSchedule, at: Array) -> tuple[Array, Array, Array]:
-    """Return scale, tau and model time at a fractional index."""
+def _level(schedule: NoiseSchedule, at: Array) -> tuple[Array, Array, Array, Array]:
+    """Return scale, unit, tau and model time at a fractional index."""
     indices = jnp.arange(schedule.num_train_timesteps, dtype=at.dtype)
     time = jnp.interp(at, indices, jnp.asarray(schedule.model_times, at.dtype))
     taus = jnp.asarray(schedule.taus, at.dtype)
@@ -94,5 +103,8 @@ def _level(schedule: NoiseSchedule, at: Array) -> tuple[Array, Array, Array]:
         tau = jnp.exp(jnp.interp(at, indices, jnp.log(taus)))
     else:
         tau = jnp.interp(at, indices, taus)
-    vp = schedule.family == "vp"
-    return 1 / jnp.sqrt(1 + tau**2) if vp else jnp.ones_like(tau), tau, time
+    one = jnp.ones_like(tau)
+    unit = one / jnp.sqrt((schedule.sigma_data or 1.0) ** 2 + tau**2)
+    if schedule.family == "flow":
+        unit = one
+    return unit if schedule.family == "vp" else one, unit, tau, time

@@ -215,12 +215,21 @@ def first_guess(
 ) -> Float[Array, "n *shape"]:
     """Return the trajectory of ``y[0]`` for normally distributed data, a scaling.
 
-    For data of variance s^2 the ODE has the solution ``y(tau) ~ sqrt(s^2 + tau^2)``.
+    Where u is ``signal D + noise e``, the ODE has for data of variance s^2 the solution
+    ``u ~ sqrt(s^2 signal^2 + noise^2)``.
     """
-    size = norm(start) / float(start.size) ** 0.5
-    tau = jnp.asarray(table.tau, start.dtype)
-    growth = jnp.hypot(size, tau[1:]) / at_least_tiny(jnp.hypot(size, tau[0]))
+    sizes = gaussian_sizes(table, start)
+    growth = sizes[1:] / at_least_tiny(sizes[0])
     return growth.reshape((-1,) + (1,) * start.ndim) * start
+
+
+def gaussian_sizes(
+    table: LinearMultistep, start: Float[Array, "*shape"]
+) -> Float[Array, "n+1"]:
+    """Return the standard deviations of states u, for data of the size of ``u[0]``."""
+    ode = table.ode
+    size = norm(start) / float(start.size) ** 0.5 / ode.unit[0]
+    return jnp.hypot(size * ode.signal, jnp.asarray(ode.noise))
 
 
 def evaluate_levels(
@@ -288,7 +297,7 @@ def _sweep(
     levels = jnp.arange(n)
     zero = jnp.zeros((), jnp.int32)
     # Sizes of unit noise: a state that is zero may change by a fraction of that.
-    typical = jnp.asarray(table.tau[1:]) * float(start.size) ** 0.5
+    typical = jnp.asarray(table.ode.noise[1:]) * float(start.size) ** 0.5
 
     outputs, evals, calls = evaluate_levels(
         table, denoise, s.states, s.outputs, s.lowest, settings.chunk

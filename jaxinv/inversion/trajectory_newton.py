@@ -65,7 +65,7 @@ class NewtonTrajectory(Stage):
         rtol = default_row_rtol(start.dtype) if self.rtol is None else self.rtol
         guess = first_guess(table, start) if known is None else known.states
         weights = per_level(1 / _norms_after(start, guess), guess)
-        slopes = jnp.zeros((n,), start.dtype)
+        slopes = jnp.asarray(table.ode.slopes, start.dtype)[1:]
         zero = jnp.zeros((), jnp.int32)
 
         def states(u: Array) -> Array:

@@ -2,9 +2,9 @@ r"""Models of the Jacobian at every level, from measurements of earlier sweeps.
 
 The rows of a table couple the levels linearly, with known coefficients. Only the model
 is nonlinear, and its output at a level depends only on the state of that level. The
-Jacobian of all rows is therefore known except for one block ``J_i = df_i/dy_i`` per
+Jacobian of all rows is therefore known except for one block ``J_i = do_i/du_i`` per
 level, and each of the last m sweeps has measured every block along one direction:
-``df_i = J_i dy_i``. With D_i the directions (columns of length one) and F_i the changes
+``do_i = J_i du_i``. With D_i the directions (columns of length one) and F_i the changes
 of the output along them, the multisecant model of a block is
 
     J_i = s_i I + (F_i - s_i D_i) T_i D_i^T,    T_i = (D_i^T D_i + damping I)^-1,
@@ -31,7 +31,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.inversion.row_residuals import (
-    balance,
     output_matrix,
     per_level,
     rows_matrix,
@@ -41,6 +40,9 @@ from jaxinv.samplers.table import LinearMultistep
 
 #: Limit on the unknowns of the dense system of the correction.
 MAX_UNKNOWNS = 2000
+
+# Limit on derivatives of the data prediction.
+_LARGEST = 1e9
 
 
 class Secants(NamedTuple):
@@ -74,11 +76,12 @@ def no_secants(
     """
     n = table.num_rows
     m = max(1, min(history, MAX_UNKNOWNS // n))
-    size = norm(start) / float(start.size) ** 0.5
-    tau = jnp.asarray(table.tau[1:], start.dtype)
-    length = jnp.hypot(size, tau)
+    ode = table.ode
+    size = norm(start) / float(start.size) ** 0.5 / ode.unit[0]
+    length = jnp.hypot(size * ode.signal, jnp.asarray(ode.noise))[1:]
+    of_data = size * (size * ode.signal[1:]) / length / length
     empty = jnp.zeros((n, m, *start.shape), start.dtype)
-    slopes = tau / length / length
+    slopes = slopes_of_output(table, of_data)
     return Secants(slopes, empty, empty, jnp.zeros((), jnp.int32))
 
 
@@ -90,9 +93,9 @@ def record(
 ) -> Secants:
     """Replace the oldest measurement by that of a new sweep.
 
-    The new slope is the mean of the old slope and the slope along the change. For a
-    data prediction D with Jacobian D', ``df/dy = (1 - D') / tau``: slopes are limited
-    to D' from 0 to 3/2, so that no pivot of the banded system is close to zero.
+    The new slope is the mean of the old slope and the slope along the change. Slopes
+    are limited to Jacobians dD/dy of the data prediction from 0 to 3/2, so that no
+    pivot of the banded system is close to zero.
 
     Args:
         table: The table.
@@ -106,9 +109,8 @@ def record(
     axes = tuple(range(1, d_states.ndim))
     square = jnp.sum(d_states * d_states, axes)
     measured = jnp.sum(d_states * d_outputs, axes) / jnp.where(square > 0, square, 1)
-    inverse = 1 / table.tau[1:]
     usable = (square > 0) & jnp.isfinite(measured)
-    measured = jnp.clip(measured, -0.5 * inverse, inverse)
+    measured = clipped(table, measured, 0.0, 1.5)
     slopes = jnp.where(usable, (secants.slopes + measured) / 2, secants.slopes)
     place = secants.recorded % secants.d_states.shape[1]
     keep = per_level(usable, d_states)
@@ -118,6 +120,40 @@ def record(
         secants.d_outputs.at[:, place].set(jnp.where(keep, d_outputs, 0)),
         secants.recorded + 1,
     )
+
+
+def slopes_of_output(
+    table: LinearMultistep, of_data: Float[Array, "n"]
+) -> Float[Array, "n"]:
+    """Return the derivatives of the outputs o by u, from those of the data prediction.
+
+    Args:
+        table: The table.
+        of_data: ``dD/du`` at the levels 1 .. N.
+    """
+    p, q = table.ode.of_data[1:, 0], table.ode.of_data[1:, 1]
+    known = (q != 0) & jnp.isfinite(q)
+    return jnp.where(known, (of_data - p) / jnp.where(known, q, 1), 0)
+
+
+def clipped(
+    table: LinearMultistep, slopes: Float[Array, "n"], low: float, high: float
+) -> Float[Array, "n"]:
+    """Limit derivatives of the outputs, do/du, to a range of dD/dy.
+
+    Args:
+        table: The table.
+        slopes: The derivatives at the levels 1 .. N.
+        low: Smallest dD/dy, as far as dD/du is not above 1.
+        high: Largest dD/dy; it is no limit at an infinite level.
+    """
+    unit = jnp.maximum(jnp.asarray(table.ode.unit)[1:], 1 / _LARGEST)
+    # dD/dy = c dD/du.
+    ends = [
+        slopes_of_output(table, jnp.minimum(low / unit, 1)),
+        slopes_of_output(table, high / unit),
+    ]
+    return jnp.clip(slopes, jnp.minimum(*ends), jnp.maximum(*ends))
 
 
 def forget(secants: Secants, when: Bool[Array, ""]) -> Secants:
@@ -148,15 +184,12 @@ def newton_step(
     """
     n, m = secants.d_states.shape[:2]
     dtype = residual.dtype
-    sizes = balance(table)
     with jax.default_matmul_precision("highest"):
-        # Balance the system, for unknowns of similar size at all levels.
-        scale = sizes[:-1, None] / sizes[1:]
-        matrix = rows_matrix(table, secants.slopes) * scale
-        coupling = output_matrix(table) * scale
+        matrix = rows_matrix(table, secants.slopes)
+        coupling = output_matrix(table)
         matrix = jnp.where(open_rows[:, None], matrix, jnp.eye(n, dtype=dtype))
         coupling = jnp.where(open_rows[:, None], coupling, 0)
-        flat = residual.reshape(n, -1) * sizes[:-1, None]
+        flat = residual.reshape(n, -1)
         flat = jnp.where(open_rows[:, None], flat, 0)
         solved = jnp.linalg.solve(matrix, jnp.concatenate([-flat, coupling], axis=1))
         step, coupling = solved[:, : flat.shape[1]], solved[:, flat.shape[1] :]
@@ -181,5 +214,5 @@ def newton_step(
         weights = weights.reshape(n, m) / lengths
         moved = jnp.einsum("lm,lmd->ld", weights, changes)
         moved -= secants.slopes[:, None] * jnp.einsum("lm,lmd->ld", weights, directions)
-        step = (step - coupling @ moved) / sizes[1:, None]
+        step = step - coupling @ moved
     return step.reshape(residual.shape)

@@ -17,7 +17,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxinv.diffusion.denoiser import as_denoiser, conditioned, guided
+from jaxinv.diffusion.denoiser import (
+    ConditionalModel,
+    as_denoiser,
+    conditioned,
+    guided,
+    network_of,
+)
+from jaxinv.diffusion.prediction import Output
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.models import UNet2DConditionModel
 
@@ -86,8 +93,29 @@ class PromptedModel:
         self, z: Float[Array, "h w c"], t: Float[Array, ""], condition: Condition
     ) -> Float[Array, "h w c"]:
         """Evaluate the model for one sample."""
+        network = _Prompted(self.unet, self.guided)
+        return as_denoiser(network, self.schedule)(z, t, condition)  # type: ignore[call-arg]
+
+    @property
+    def output(self) -> Output | None:
+        """What the network predicts, if it is not f."""
+        return self.schedule.output
+
+    def network(self) -> ConditionalModel:
+        """Return the model of the network's own output."""
+        model = _Prompted(self.unet, self.guided)
+        return network_of(as_denoiser(model, self.schedule))[0]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Prompted:
+    """A UNet as ``(z, t, condition) -> prediction``."""
+
+    unet: UNet2DConditionModel
+    guided: bool = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, z: Array, t: Array, condition: Condition) -> Array:
         if self.guided:
-            model = guided(self.unet, *as_in_diffusers(condition))
-            return as_denoiser(model, self.schedule)(z, t)
-        alone = conditioned(self.unet, condition.prompt)
-        return as_denoiser(alone, self.schedule)(z, t)
+            return guided(self.unet, *as_in_diffusers(condition))(z, t)
+        return conditioned(self.unet, condition.prompt)(z, t)

@@ -16,7 +16,7 @@ from jaxinv.samplers.exponential import (
     lowered_last,
     multistep_orders,
 )
-from jaxinv.samplers.table import LinearMultistep, from_rows
+from jaxinv.samplers.table import LinearMultistep, from_predictions, from_rows
 
 # Newest output first: Hairer, Norsett & Wanner, III.1, Table 1.1.
 ADAMS_BASHFORTH = (
@@ -61,8 +61,8 @@ def deis(
     orders = multistep_orders(
         grid, order, last=lowered_last(grid, few=lower_order_final)
     )
-    a, b = exponential_rows(grid, orders, prediction="noise", second_order="exact")
-    return from_rows(grid, a, b, name=f"deis_{order}", order=order)
+    rows = exponential_rows(grid, orders, prediction="noise", second_order="exact")
+    return from_predictions(grid, *rows, name=f"deis_{order}", order=order)
 
 
 @checked

@@ -70,7 +70,6 @@ from jaxinv.diffusion.grid import (
     make_grid,
     warn_if_lossy,
 )
-from jaxinv.diffusion.prediction import check_digits
 from jaxinv.diffusion.schedule import NoiseSchedule
 
 SUPPORTED = (DDIM, DPM, DEIS, UNIPC, FLOW_MATCH_EULER, *SCALING, PNDM, SINGLESTEP)
@@ -166,7 +165,6 @@ def make_diffusers_grid(
     if end is None:
         end = last_level(options, schedule, levels)
     tau = np.append(end, levels)
-    check_digits(schedule, tau)
     scale, first = schedule.scale(tau), schedule.init_noise_scale
     if name in SCALING:
         # The result is the state y itself, also at a level above 0.
@@ -182,6 +180,7 @@ def make_diffusers_grid(
         np.append(schedule.model_time(np.asarray(end)), times),
         first,
         schedule.family,
+        schedule.output,
     )
 
 

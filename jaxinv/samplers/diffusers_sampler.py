@@ -4,18 +4,13 @@ An image from a diffusers pipeline is inverted with the table of the scheduler t
 generated it: the same levels, timesteps for the network, and coefficients, including
 all peculiarities (lowered orders, second-order "3M", steps that end at ``tau = 0``).
 
-One peculiarity concerns networks that do not predict noise. On Karras or exponential
-levels, the network is given an integer timestep close to the level, and diffusers
-converts its prediction to noise at the *level*. A denoiser of this library
-(:func:`jaxinv.as_denoiser`) only knows the timestep, and converts at its level
-``tau'``. Both are linear in the same prediction, so the noise that diffusers uses is
-``u f + w y`` with known u and w, which the table includes.
+On Karras or exponential levels, the network is given an integer timestep close to the
+level, and its prediction is converted to noise at the *level*, as in diffusers.
 
 References:
     diffusers 0.42, ``src/diffusers/schedulers``.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +40,6 @@ from jaxinv.diffusion.diffusers_config import (
 from jaxinv.diffusion.diffusers_levels import Request
 from jaxinv.diffusion.diffusers_schedule import schedule_of_options
 from jaxinv.diffusion.grid import TimeGrid, warn_if_lossy
-from jaxinv.diffusion.prediction import levels_seen, prediction_weights
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.samplers.adams import deis, lms
 from jaxinv.samplers.diffusers_grid import SUPPORTED, make_diffusers_grid
@@ -64,7 +58,7 @@ from jaxinv.samplers.exponential import (
 from jaxinv.samplers.multistep import ddim_diffusers, euler
 from jaxinv.samplers.pndm import pndm
 from jaxinv.samplers.runge_kutta import heun, kdpm2
-from jaxinv.samplers.table import LinearMultistep, from_rows
+from jaxinv.samplers.table import LinearMultistep, from_predictions
 from jaxinv.samplers.unipc import unipc
 
 # Options that turn the method into something other than a table, or change the grid.
@@ -127,11 +121,8 @@ def sampler_from_diffusers(
         with denoisers of the schedule :func:`jaxinv.schedule_from_diffusers` reads.
 
     Raises:
-        ValueError: For unsupported schedulers or options; for arguments that the class
-            does not take; and, unless JAX computes in float64 (``jax_enable_x64``), for
-            a table that would lose digits in float32: a long step from almost pure
-            noise with a network that predicts v or data (cosine betas on "linspace" or
-            "trailing" timesteps).
+        ValueError: For unsupported schedulers or options, and for arguments that the
+            class does not take.
         FileNotFoundError: If the file does not exist.
 
     Warns:
@@ -188,8 +179,7 @@ def table_from_options(
     if name == PNDM:
         skipped = options["skip_prk_steps"]
         return pndm(schedule, request.num_steps, skip_prk_steps=skipped), grid
-    table = _METHODS[name](options, grid)
-    return _converting_at_the_level(table, schedule), grid
+    return _METHODS[name](options, grid), grid
 
 
 def _algorithm(
@@ -232,14 +222,16 @@ def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     last_order = 1 if last else min(order, grid.num_steps)
     heun = second_order == "exact" and last_order == 2
     _refuse_nan(grid, at_zero=False, standing=heun or last_order == 3)
-    a, b = exponential_rows(
+    rows = exponential_rows(
         grid,
         multistep_orders(grid, order, last=last),
         prediction=prediction,
         second_order=second_order,
         curvature=PUBLISHED_CURVATURE,
     )
-    return from_rows(grid, a, b, name=f"{algorithm}{order}M", order=min(order, 2))
+    return from_predictions(
+        grid, *rows, name=f"{algorithm}{order}M", order=min(order, 2)
+    )
 
 
 def _singlestep(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
@@ -373,35 +365,6 @@ _SPACINGS = (
     "use_beta_sigmas",
     "use_lu_lambdas",
 )
-
-
-def _converting_at_the_level(
-    table: LinearMultistep, schedule: NoiseSchedule
-) -> LinearMultistep:
-    """Return the table for f converted at the level of the (rounded) model time.
-
-    f at the level and f at the level of the model time are both ``p prediction + q y``.
-    Eliminating the prediction gives the noise at the level, ``u f + w y``.
-    """
-    if schedule.prediction_type not in ("v_prediction", "sample"):
-        return table
-    tau, scale, times = (
-        np.asarray(v) for v in (table.tau, table.scale, table.model_time)
-    )
-    p, q = prediction_weights(schedule, tau, scale)
-    seen = levels_seen(schedule, times)
-    p_seen, q_seen = prediction_weights(schedule, seen, scale)
-    u = p / p_seen
-    with np.errstate(invalid="ignore"):
-        w = q - u * q_seen
-    n, k = table.a.shape
-    a, b = np.array(table.a), np.array(table.b)
-    for i in range(1, n + 1):
-        window = slice(i, min(i + k, n + 1))
-        used = window.stop - i
-        a[i - 1, :used] += b[i - 1, :used] * w[window]
-        b[i - 1, :used] *= u[window]
-    return dataclasses.replace(table, a=a, b=b)
 
 
 _METHODS: dict[str, Callable[[Mapping[str, Any], TimeGrid], LinearMultistep]] = {

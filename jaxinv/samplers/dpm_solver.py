@@ -25,7 +25,7 @@ from jaxinv.samplers.table import (
     LinearMultistep,
     Weights,
     from_evaluations,
-    from_rows,
+    from_predictions,
 )
 
 # Factor on the integral of u^2 in the published third-order row.
@@ -58,8 +58,8 @@ def dpmpp_2m(
         Lu et al. 2022, "DPM-Solver++", arXiv:2211.01095, Algorithm 2.
     """
     last = lowered_last(grid, few=lower_order_final, always=euler_at_final)
-    a, b = exponential_rows(grid, multistep_orders(grid, 2, last=last))
-    return from_rows(grid, a, b, name="dpmpp_2m", order=2)
+    rows = exponential_rows(grid, multistep_orders(grid, 2, last=last))
+    return from_predictions(grid, *rows, name="dpmpp_2m", order=2)
 
 
 @checked
@@ -86,8 +86,8 @@ def dpmpp_3m(
         Lu et al. 2022, "DPM-Solver++", arXiv:2211.01095, Eq. 8 and 9, with three terms.
     """
     last = lowered_last(grid, few=lower_order_final, always=euler_at_final)
-    a, b = exponential_rows(grid, multistep_orders(grid, 3, last=last))
-    return from_rows(grid, a, b, name="dpmpp_3m", order=3)
+    rows = exponential_rows(grid, multistep_orders(grid, 3, last=last))
+    return from_predictions(grid, *rows, name="dpmpp_3m", order=3)
 
 
 @checked
@@ -114,8 +114,8 @@ def dpmpp_3m_diffusers(
     """
     last = lowered_last(grid, few=lower_order_final, always=euler_at_final)
     orders = multistep_orders(grid, 3, last=last)
-    a, b = exponential_rows(grid, orders, curvature=PUBLISHED_CURVATURE)
-    return from_rows(grid, a, b, name="dpmpp_3m_diffusers", order=2)
+    rows = exponential_rows(grid, orders, curvature=PUBLISHED_CURVATURE)
+    return from_predictions(grid, *rows, name="dpmpp_3m_diffusers", order=2)
 
 
 @checked
@@ -145,8 +145,8 @@ def dpm_solver_2m(
     """
     last = lowered_last(grid, few=lower_order_final, always=euler_at_final)
     orders = multistep_orders(grid, 2, last=last)
-    a, b = exponential_rows(grid, orders, prediction="noise")
-    return from_rows(grid, a, b, name="dpm_solver_2m", order=2)
+    rows = exponential_rows(grid, orders, prediction="noise")
+    return from_predictions(grid, *rows, name="dpm_solver_2m", order=2)
 
 
 @checked
@@ -241,22 +241,20 @@ def singlestep(
     n, rows = grid.num_steps, list[Weights]()
     for e, order in enumerate(orders):
         start, target = e - order + 1, n - e - 1
-        step = grid.tau[target] - grid.tau[n - start]
         used = [start, *range(start + 1, e + 1)]
         if order == 3 and second_order != "exact":
             used = [start, e]
         rule: SecondOrder = second_order if order == 2 else "exact"
-        of_y, of_f = np.zeros(len(used)), np.zeros(len(used))
+        weights = np.zeros((4, len(used)))
         if order > 1 and np.isfinite(grid.log_snr[n - start]):
-            of_y, of_f = corrections(
+            weights[2 if prediction == "data" else 3] = corrections(
                 grid,
                 n - np.array(used),
                 target,
                 prediction=prediction,
                 second_order=rule,
             )
-        row = dict(zip(used, zip(of_y, of_f, strict=True), strict=True))
-        row[start] = 1 + row[start][0], step + row[start][1]
-        rows.append(row)
+        weights[2:, 0] += grid.signal[target], grid.tau[target]
+        rows.append(dict(zip(used, map(tuple, weights.T), strict=True)))
     # As in diffusers, every evaluation is one of the N steps.
     return from_evaluations(grid, rows, name=name, order=max(orders))

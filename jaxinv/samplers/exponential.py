@@ -8,8 +8,8 @@ be half the log-SNR. Variation of constants gives two exact forms of a step of l
     y[i-1] = tau[i-1]/tau[i] y[i] + s[i-1]   int_0^h exp(u - h) D(lambda[i] + u) du,
     y[i-1] =     s[i-1]/s[i] y[i] - tau[i-1] int_0^h exp(h - u) e(lambda[i] + u) du.
 
-With D (or e) frozen at level i, both are Euler's step, ``y[i] + (tau[i-1] - tau[i])
-f[i]``. A method of order k interpolates the prediction by a polynomial through the k
+With D (or e) frozen at level i, both are Euler's step, ``s[i-1] D[i] + tau[i-1]
+e[i]``. A method of order k interpolates the prediction by a polynomial through the k
 newest levels; in Newton's form that adds one correction per order,
 
     sum_{m=1}^{k-1}  w_m D[i, .., i+m],      w_m = s[i-1] int_0^h exp(u - h) N_m(u) du,
@@ -17,8 +17,8 @@ newest levels; in Newton's form that adds one correction per order,
 
 where ``D[i, .., i+m]`` is a divided difference over lambda. The integrals of powers are
 the functions :func:`phi`. A level of pure noise has lambda = -inf: differences that
-reach it vanish, which is their limit. Since D and e are linear in y and f, every such
-method is a table.
+reach it vanish, which is their limit. Since D and e are linear in the state and the
+network's output, every such method is a table.
 
 The order of a step is limited by its history: the first is Euler's. A single error of
 size ``h^2`` limits the order of the whole trajectory to 2, so a method of order 3 only
@@ -56,7 +56,7 @@ def exponential_rows(
     second_order: SecondOrder = "midpoint",
     curvature: float = 1.0,
 ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
-    """Return the coefficients of the method with a given order at every step.
+    """Return the weights of the predictions, with a given order at every step.
 
     Args:
         grid: The noise levels.
@@ -66,15 +66,17 @@ def exponential_rows(
         curvature: Factor on the integral of ``u^2`` in rows of order 3; 1 is exact.
 
     Returns:
-        The coefficients a and b, shape (N, k) each, where k is the largest order.
+        The weights of the data and the noise predictions in ``y[i-1]``, shape (N, k)
+        each, where k is the largest order.
     """
     n, k = grid.num_steps, int(orders.max())
-    a, b = np.zeros((n, k)), np.zeros((n, k))
-    a[:, 0] = 1.0
-    b[:, 0] = grid.tau[:-1] - grid.tau[1:]
+    data, noise = np.zeros((n, k)), np.zeros((n, k))
+    # Euler's step.
+    data[:, 0], noise[:, 0] = grid.signal[:-1], grid.tau[:-1]
+    corrected = data if prediction == "data" else noise
     for i in (np.flatnonzero(orders > 1) + 1).tolist():
         order = orders[i - 1]
-        of_y, of_f = corrections(
+        corrected[i - 1, :order] += corrections(
             grid,
             np.arange(i, i + order),
             i - 1,
@@ -82,9 +84,7 @@ def exponential_rows(
             second_order=second_order,
             curvature=curvature,
         )
-        a[i - 1, :order] += of_y
-        b[i - 1, :order] += of_f
-    return a, b
+    return data, noise
 
 
 def corrections(
@@ -95,7 +95,7 @@ def corrections(
     prediction: Prediction = "data",
     second_order: SecondOrder = "midpoint",
     curvature: float = 1.0,
-) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
+) -> Float[np.ndarray, "m"]:
     """Return what a step of higher order adds to Euler's step.
 
     The nodes may lie before the start of the step (multistep methods), inside of it
@@ -111,16 +111,14 @@ def corrections(
         curvature: Factor on the integral of ``u^2`` with three nodes.
 
     Returns:
-        The weights of the states y and of the model outputs f at the nodes.
+        The weights of the prediction at the nodes.
     """
-    order, tau, s = len(nodes), grid.tau[nodes], grid.signal[nodes]
-    log_snr = grid.log_snr[nodes]
+    order, log_snr = len(nodes), grid.log_snr[nodes]
     h = grid.log_snr[target] - log_snr[0]
-    # Both are linear in y and f: D = y - tau f, e = (1 - s) / tau y + s f.
     if prediction == "data":
-        factor, exponent, of_y, of_f = grid.signal[target], -h, np.ones(order), -tau
+        factor, exponent = grid.signal[target], -h
     else:
-        factor, exponent, of_y, of_f = -grid.tau[target], h, (1 - s) / tau, s
+        factor, exponent = -grid.tau[target], h
     powers = [
         math.factorial(m) * h ** (m + 1) * phi(m + 1, exponent) for m in range(order)
     ]
@@ -134,7 +132,7 @@ def corrections(
     for m, difference in enumerate(divided_differences(log_snr)[1:], start=1):
         newton = np.polynomial.polynomial.polyfromroots(log_snr[:m] - log_snr[0])
         weights += factor * (newton @ powers[: m + 1]) * difference
-    return weights * of_y, weights * of_f
+    return weights
 
 
 def multistep_orders(

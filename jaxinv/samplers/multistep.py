@@ -10,14 +10,15 @@ import numpy as np
 from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid, check_num_steps, check_trailing, make_grid
 from jaxinv.diffusion.schedule import NoiseSchedule, TimestepSpacing
-from jaxinv.samplers.table import LinearMultistep, from_rows
+from jaxinv.samplers.table import LinearMultistep, from_predictions
 
 
 @checked
 def ddim(grid: TimeGrid) -> LinearMultistep:
     """Return deterministic DDIM: Euler's method in ``tau``.
 
-    ``y[i-1] = y[i] + (tau[i-1] - tau[i]) f[i]``
+    ``y[i-1] = y[i] + (tau[i-1] - tau[i]) f[i]``, which is ``D[i] + tau[i-1] e[i]`` for
+    VP and VE and ``(1 - t[i-1]) D[i] + t[i-1] e[i]`` for flow matching.
 
     Args:
         grid: The noise levels.
@@ -28,8 +29,8 @@ def ddim(grid: TimeGrid) -> LinearMultistep:
     References:
         Song et al. 2021, arXiv:2010.02502, Eq. 13 with sigma = 0, and Eq. 14.
     """
-    step = (grid.tau[:-1] - grid.tau[1:])[:, None]
-    return from_rows(grid, np.ones_like(step), step, name="ddim", order=1)
+    data, noise = grid.signal[:-1, None], grid.tau[:-1, None]
+    return from_predictions(grid, data, noise, name="ddim", order=1)
 
 
 @checked
@@ -88,6 +89,5 @@ def ddim_diffusers(
     end = 0.0 if schedule.set_alpha_to_one else schedule.taus[0]
     target = np.where(previous >= 0, schedule.taus[np.maximum(previous, 0)], end)
     factor = schedule.scale(target) / grid.scale[:-1]
-    a = factor[:, None]
-    b = (factor * (target - grid.tau[1:]))[:, None]
-    return from_rows(grid, a, b, name="ddim_diffusers", order=1)
+    data, noise = factor[:, None], (factor * target)[:, None]
+    return from_predictions(grid, data, noise, name="ddim_diffusers", order=1)

@@ -161,23 +161,27 @@ def _table(schedule: NoiseSchedule, plan: list[Transfer], name: str) -> LinearMu
         # A state x is taken over unchanged at the time of the next evaluation.
         out = of_target / alpha[e + 1]
         step = out * (target - source)
-        row = {each.start: [out * alpha[each.start] / of_source, 0.0]}
+        row = {each.start: np.array([out * alpha[each.start] / of_source, 0, 0, 0])}
         for known, weight in each.outputs.items():
-            weights = row.setdefault(known, [0.0, 0.0])
+            weights = row.setdefault(known, np.zeros(4))
             if schedule.prediction_type == "v_prediction":
-                # The sum of predictions v, not of noises, is converted at the source.
-                weights[0] -= step * weight * of_source * tau[known] * alpha[known]
-                weight *= of_source / alpha[known]
-            weights[1] += step * weight
+                # The sum of predictions v = alpha e - sigma D, not of noises, is
+                # converted at the source.
+                v = np.array([0, 0, -alpha[known] * tau[known], alpha[known]])
+                weights += step * weight * of_source * v
+            else:
+                weights[3] += step * weight
         if schedule.prediction_type == "v_prediction":
             row[each.start][0] += step * source * of_source * alpha[each.start]
-        rows.append({known: (a, b) for known, (a, b) in row.items()})
+        rows.append({known: tuple(weights) for known, weights in row.items()})
     times = np.array([float(each.time) for each in plan])
     levels = Levels(
         tau[::-1],
         alpha[::-1],
         np.append(schedule.model_time(tau[-1:]), times[::-1]),
         schedule.init_noise_scale,
+        schedule.family,
+        schedule.output,
     )
     stages = {e for e, each in enumerate(plan) if each.stage}
     return from_evaluations(levels, rows, name=name, order=2, stages=stages)

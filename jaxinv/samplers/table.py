@@ -1,16 +1,21 @@
 r"""The table of every sampler: an explicit linear method on a variable grid.
 
-In the coordinates of :mod:`jaxinv.diffusion.schedule`, where ``dy/dtau = f``, a sampler
-with a memory of k states is a table of coefficients,
+A sampler with a memory of k states is a table of coefficients,
 
-    y[i-1] = sum_{j=0}^{k-1}  a[i,j] y[i+j] + b[i,j] f[i+j],      i = N .. 1,
+    u[i-1] = sum_{j=0}^{k-1}  a[i,j] u[i+j] + b[i,j] o[i+j],      i = N .. 1,
 
-with one row per evaluation of the model. A *linear multistep* method has one evaluation
-per step of a grid, and level i of the table is level i of the grid. Methods with
-*stages* evaluate the model at intermediate states as well (Runge-Kutta methods, PNDM's
-warm-up, EDICT): a stage is a state like any other, with a level of its own, which may
-repeat a noise level, and a row that starts from the beginning of a step weighs the
-state of that age. States that the model never sees (those of UniPC's corrector) are
+of states u of unit variance and the network's own outputs o
+(:mod:`jaxinv.diffusion.prediction`), so that all numbers are of order one. Formulas are
+written as they are published, in the coordinates of :mod:`jaxinv.diffusion.schedule`,
+where ``dy/dtau = f``, or with predictions of data and noise; :func:`from_rows` brings
+them into these units.
+
+There is one row per evaluation of the model. A *linear multistep* method has one
+evaluation per step of a grid, and level i of the table is level i of the grid. Methods
+with *stages* evaluate the model at intermediate states as well (Runge-Kutta methods,
+PNDM's warm-up, EDICT): a stage is a state like any other, with a level of its own,
+which may repeat a noise level, and a row that starts from the beginning of a step
+weighs the state of that age. States that the model never sees (those of UniPC's corrector) are
 eliminated from the rows. Rows near the noise end have zeros for missing history, so
 that the start needs no special code. The coefficients are computed once, in float64,
 and the same table defines sampling and inversion.
@@ -20,14 +25,14 @@ The *order* of a table is that of a row with full history, whose error is ``O(h^
 has an error of ``O(h^2)``; for a table of order 3 or more this limits the error of the
 whole trajectory unless the first step is short.
 
-Inverting a multistep sampler means solving rows for ``y[i]``, with all older states
-known. This equation is implicit, because f[i] depends on ``y[i]``.
+Inverting a multistep sampler means solving rows for ``u[i]``, with all older states
+known. This equation is implicit, because o[i] depends on ``u[i]``.
 
 A table is *bidirectional* if its rows use the oldest state, but not the model's output
 there: ``a[i,k-1] != 0`` and ``b[i,k-1] = 0`` with k > 1. Then the same row, solved for
 the oldest state, is explicit as well,
 
-    y[i+k-1] = (y[i-1] - sum_{j < k-1} (a[i,j] y[i+j] + b[i,j] f[i+j])) / a[i,k-1],
+    u[i+k-1] = (u[i-1] - sum_{j < k-1} (a[i,j] u[i+j] + b[i,j] o[i+j])) / a[i,k-1],
 
 and inversion needs no solver. This does not hold for rows without full history: the
 first one is Euler's.
@@ -38,7 +43,7 @@ References:
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -47,9 +52,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxinv.diffusion.grid import TimeGrid
-
-# NumPy float64 initially; tracers or JAX arrays inside compiled programs.
-Coefficients = Array | np.ndarray
+from jaxinv.diffusion.prediction import Family, Output
+from jaxinv.samplers.ode import Coefficients, Ode, inverse_rows, ode_of
 
 
 @jax.tree_util.register_dataclass
@@ -58,18 +62,20 @@ class LinearMultistep:
     """A sampler: coefficients on a grid. A pytree, so it passes through ``jax.jit``.
 
     Attributes:
-        a: Row i - 1 weighs the states of the step to ``y[i-1]``, shape (N, k).
-        b: The same for the model outputs f, shape (N, k).
-        scale: ``x[i] = scale[i] * y[i]``, shape (N + 1,).
-        tau: Noise levels, shape (N + 1,).
+        a: Row i - 1 weighs the states of the step to ``u[i-1]``, shape (N, k).
+        b: The same for the outputs o, shape (N, k).
+        scale: ``x[i] = scale[i] * u[i]``, shape (N + 1,).
+        tau: Noise levels, shape (N + 1,). The last may be infinite.
         model_time: Times given to the model with each state, shape (N + 1,).
         init_noise_scale: Standard deviation of ``x[N]``, shape ().
+        ode: What inverses know of the ODE.
         name: The sampler's name (static).
         order: Order of accuracy of its rows with full history (static).
         bidirectional: Whether its rows with full history are explicit both ways
             (static, because coefficients are not known inside a compiled program).
         ends: Levels of the table at the ends of the steps of its grid, data first: 0 ..
             N, without the stages in between (static); () if every level is one.
+        output: What the network predicts (static); None for f.
     """
 
     #: Origin of such values, for error messages.
@@ -81,10 +87,12 @@ class LinearMultistep:
     tau: Coefficients
     model_time: Coefficients
     init_noise_scale: Coefficients
+    ode: Ode
     name: str = dataclasses.field(metadata={"static": True})
     order: int = dataclasses.field(metadata={"static": True})
     bidirectional: bool = dataclasses.field(default=False, metadata={"static": True})
     ends: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
+    output: Output | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __repr__(self) -> str:
         """Return the name, number of steps and order."""
@@ -132,19 +140,23 @@ class Levels(NamedTuple):
         scale: Scales of the states x.
         model_time: Times given to the model.
         init_noise_scale: Standard deviation of the first state x.
+        family: The schedule's family.
+        output: What the model predicts; None for f.
     """
 
     tau: Float[np.ndarray, "n+1"]
     scale: Float[np.ndarray, "n+1"]
     model_time: Float[np.ndarray, "n+1"]
     init_noise_scale: float = 1.0
+    family: Family = "vp"
+    output: Output | None = None
 
     @classmethod
     def of(cls, grid: TimeGrid, which: Sequence[int] | np.ndarray) -> "Levels":
         """Return some levels of a grid, possibly repeated, data first."""
         index = np.asarray(which)
         values = grid.tau[index], grid.scale[index], grid.model_time[index]
-        return cls(*values, grid.init_noise_scale)
+        return cls(*values, grid.init_noise_scale, grid.family, grid.output)
 
     @property
     def num_steps(self) -> int:
@@ -160,16 +172,25 @@ def from_rows(
     name: str,
     order: int,
     ends: tuple[int, ...] = (),
+    data: Float[np.ndarray, "n k"] | None = None,
+    noise: Float[np.ndarray, "n k"] | None = None,
 ) -> LinearMultistep:
-    """Make a sampler from its coefficients on a grid.
+    """Make a sampler from its coefficients on a grid, in the coordinates y and f.
+
+    Row i - 1 gives ``y[i-1] = sum_j a y[i+j] + b f[i+j] + data D[i+j] + noise e[i+j]``.
+    Each of y, f, the data prediction D and the noise prediction e is a sum of the state
+    u and the network's output o (:mod:`jaxinv.diffusion.prediction`), which the table
+    weighs.
 
     Args:
         grid: The noise levels of the rows.
-        a: Weights of the states, row i - 1 for the step to ``y[i-1]``.
-        b: Weights of the model outputs.
+        a: Weights of the states y, row i - 1 for the step to ``y[i-1]``.
+        b: Weights of the model outputs f.
         name: The sampler's name, for reports.
         order: Nominal order of accuracy.
         ends: Levels at the ends of steps, if there are stages.
+        data: Weights of the data predictions; None for zeros.
+        noise: Weights of the noise predictions; None for zeros.
 
     Returns:
         The table, in float64.
@@ -185,23 +206,70 @@ def from_rows(
             f"expected coefficients of shape ({n}, k) with k <= {n} for a grid of {n} "
             f"steps, got {a.shape} and {b.shape}"
         )
-    if not (np.all(np.isfinite(a)) and np.all(np.isfinite(b))):
-        raise ValueError(f"the coefficients of {name!r} are not finite on this grid")
+    d, e = (np.zeros_like(a) if w is None else w for w in (data, noise))
     step, age = np.indices(a.shape)
-    if np.any((a != 0) | (b != 0), where=step + 1 + age > n):
+    used = (a != 0) | (b != 0) | (d != 0) | (e != 0)
+    if np.any(used, where=step + 1 + age > n):
         raise ValueError(f"{name!r} uses states from before the start of the grid")
+    ode = ode_of(grid.family, grid.tau, grid.output)
+    at = np.minimum(step + 1 + age, n)
+    of_u, of_o = np.zeros_like(a), np.zeros_like(a)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_y = np.stack([1 / ode.unit, np.zeros(n + 1)], axis=1)
+        scale = np.where(ode.unit == 0, 1, grid.scale / ode.unit)
+    for weights, what in (
+        (a, of_y),
+        (b, ode.of_f),
+        (d, ode.of_data),
+        (e, ode.of_noise),
+    ):
+        for total, part in ((of_u, what[:, 0]), (of_o, what[:, 1])):
+            np.add(total, weights * part[at], out=total, where=weights != 0)
+    target = ode.unit[:n, None]
+    of_u, of_o = of_u * target, of_o * target
+    if not (np.all(np.isfinite(of_u)) and np.all(np.isfinite(of_o))):
+        raise ValueError(f"the coefficients of {name!r} are not finite on this grid")
+    if a.shape[1] == 1:
+        columns = tuple(w[:, 0] for w in (a, b, d, e))
+        ode = ode._replace(naive=inverse_rows(grid.family, grid.tau, ode, columns))
     return LinearMultistep(
-        a,
-        b,
-        grid.scale,
+        of_u,
+        of_o,
+        scale,
         grid.tau,
         grid.model_time,
         np.asarray(grid.init_noise_scale),
+        ode,
         name=name,
         order=order,
-        bidirectional=_reads_both_ways(a, b),
+        bidirectional=_reads_both_ways(of_u, of_o),
         ends=ends,
+        output=grid.output,
     )
+
+
+def from_predictions(
+    grid: TimeGrid | Levels,
+    data: Float[np.ndarray, "n k"],
+    noise: Float[np.ndarray, "n k"],
+    *,
+    name: str,
+    order: int,
+) -> LinearMultistep:
+    """Make a sampler whose states are sums of predictions of the data and the noise.
+
+    Args:
+        grid: The noise levels of the rows.
+        data: Weights of the data predictions in ``y[i-1]``.
+        noise: Weights of the noise predictions.
+        name: The sampler's name, for reports.
+        order: Nominal order of accuracy.
+
+    Returns:
+        The table; see :func:`from_rows`.
+    """
+    zeros = np.zeros_like(data)
+    return from_rows(grid, zeros, zeros, name=name, order=order, data=data, noise=noise)
 
 
 def _reads_both_ways(a: np.ndarray, b: np.ndarray) -> bool:
@@ -212,8 +280,8 @@ def _reads_both_ways(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 #: A row by the numbers of the evaluations that it weighs, from 0 for the noise: the
-#: weights of the state and of the model's output.
-Weights = dict[int, tuple[float, float]]
+#: weights of y and f, or of y, f, the data and the noise.
+Weights = Mapping[int, tuple[float, float] | tuple[float, float, float, float]]
 
 
 def from_evaluations(
@@ -239,11 +307,14 @@ def from_evaluations(
     """
     n = len(rows)
     ages = [max(e - known for known in row) for e, row in enumerate(rows)]
-    a, b = np.zeros((2, n, max(ages) + 1))
+    parts = np.zeros((4, n, max(ages) + 1))
     for e, row in enumerate(rows):
         for known, weights in row.items():
-            a[n - 1 - e, e - known], b[n - 1 - e, e - known] = weights
+            parts[: len(weights), n - 1 - e, e - known] = weights
+    a, b, data, noise = parts
     ends = tuple(n - e for e in range(n, -1, -1) if e not in stages) if stages else ()
-    table = from_rows(levels, a, b, name=name, order=order, ends=ends)
+    table = from_rows(
+        levels, a, b, name=name, order=order, ends=ends, data=data, noise=noise
+    )
     # A single step may look like a row that is explicit both ways (the midpoint rule).
     return dataclasses.replace(table, bidirectional=False)

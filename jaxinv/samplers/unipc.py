@@ -16,7 +16,6 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid
@@ -28,7 +27,7 @@ from jaxinv.samplers.exponential import (
     exponential_rows,
     multistep_orders,
 )
-from jaxinv.samplers.table import LinearMultistep, from_rows
+from jaxinv.samplers.table import LinearMultistep, from_predictions
 
 Variant = Literal["bh1", "bh2"]
 
@@ -71,13 +70,13 @@ def unip(
         Zhao et al. 2023, "UniPC: A Unified Predictor-Corrector Framework for Fast
         Sampling of Diffusion Models", arXiv:2302.04867, Eq. 3, 7 and 12.
     """
-    a, b = exponential_rows(
+    rows = exponential_rows(
         grid,
         _orders("unip", grid, order, lower_order_final),
         prediction=prediction,
         second_order=_SECOND_ORDER[variant],
     )
-    return from_rows(grid, a, b, name=f"unip_{order}_{variant}", order=order)
+    return from_predictions(grid, *rows, name=f"unip_{order}_{variant}", order=order)
 
 
 def _orders(name: str, grid: TimeGrid, order: int, lower_order_final: bool) -> Any:
@@ -127,28 +126,33 @@ def unipc(
         "prediction": prediction,
         "second_order": _SECOND_ORDER[variant],
     }
-    a, b = exponential_rows(grid, orders, **rule)
     n = grid.num_steps
-    a, b = (np.pad(v, ((0, 0), (0, n - v.shape[1]))) for v in (a, b))
-    predicted = a - np.eye(1, n), b - _euler(grid)
+    data, noise = (
+        np.pad(v, ((0, 0), (0, n - v.shape[1])))
+        for v in exponential_rows(grid, orders, **rule)
+    )
+    # The interpolated prediction, and what Euler's step has of it.
+    whole, euler, kept = (
+        (data, grid.signal[:-1], grid.tau)
+        if prediction == "data"
+        else (noise, grid.tau[:-1], grid.signal)
+    )
+    predicted = whole.copy()
+    predicted[:, 0] -= euler
     for i in range(n - 1, 0, -1):
         # The corrector of the step to level i, and then the step from there.
         q = orders[i]
         if n - 1 - i in uncorrected or not np.isfinite(grid.log_snr[i + 1]):
             continue
         nodes = np.array([i + 1, i, *range(i + 2, i + 1 + q)])
-        found = corrections(grid, nodes, i, **rule)
-        kept = grid.tau if prediction == "data" else grid.signal
         factor = kept[i - 1] / kept[i]
-        for whole, added, earlier in zip((a, b), found, predicted, strict=True):
-            whole[i - 1, nodes - i] += factor * added
-            whole[i - 1, 1:] -= factor * earlier[i, :-1]
+        whole[i - 1, nodes - i] += factor * corrections(grid, nodes, i, **rule)
+        whole[i - 1, 1:] -= factor * predicted[i, :-1]
     k = min(order + 1, n)
-    return from_rows(
-        grid, a[:, :k], b[:, :k], name=f"unipc_{order}_{variant}", order=order + 1
+    return from_predictions(
+        grid,
+        data[:, :k],
+        noise[:, :k],
+        name=f"unipc_{order}_{variant}",
+        order=order + 1,
     )
-
-
-def _euler(grid: TimeGrid) -> Float[np.ndarray, "n n"]:
-    """Return the weights of the outputs in Euler's rows."""
-    return (grid.tau[:-1] - grid.tau[1:])[:, None] * np.eye(1, grid.num_steps)

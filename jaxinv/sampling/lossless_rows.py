@@ -1,7 +1,7 @@
 r"""Bidirectional rows in lossless arithmetic, and gradients without stored states.
 
 Divide the states of a bidirectional table by units ``c[i]`` with ``c[i-1] = a[i,k-1]
-c[i+k-1]``. For ``u = y / c`` the oldest state of every row has the weight 1,
+c[i+k-1]``. For the quotients u the oldest state of every row has the weight 1,
 
     u[i-1] = u[i+k-1] + sum_{j<k-1} A[i,j] u[i+j] + B[i,j] f[i+j],
 
@@ -123,8 +123,8 @@ def integers(table: LinearMultistep) -> Bits:
             by more than 64 bits can hold.
     """
     rows = unit_rows(table)
-    tau, scale = np.asarray(table.tau, np.float64), np.asarray(table.scale, np.float64)
-    typical = np.abs(scale * np.sqrt(1 + tau**2) / rows.to_x)
+    # States u have the size of one.
+    typical = np.abs(np.asarray(table.scale, np.float64) / rows.to_x)
     places = LARGEST_BITS - math.ceil(math.log2(LARGEST_VALUE * typical.max()))
     unit = 2.0**-places / typical.min()
     if not unit <= COARSEST_UNIT:

@@ -22,6 +22,7 @@ from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.loops import Loop, Report, run, run_in_turns
 from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.units import matched
 from jaxinv.sampling.lossless import Arithmetic, check_arithmetic, sample_exactly
 from jaxinv.sampling.state import (
     SamplerState,
@@ -107,7 +108,8 @@ def sample(
         (4, 4, 3)
     """
     check_arithmetic(arithmetic, sampler)
-    start, model = _checked_start(sampler, noise), Function.of(denoise)
+    start = _checked_start(sampler, noise)
+    sampler, model = matched(sampler, denoise)
     if report is not None and arithmetic != "float":
         raise ValueError("report needs arithmetic='float'")
     if arithmetic != "float":
@@ -151,7 +153,8 @@ def sample_trajectory(
         ValueError: If :func:`sample` raises it.
     """
     start = _checked_start(sampler, noise)
-    return draw(unlabeled(sampler), Function.of(denoise), start, keep=True)
+    sampler, model = matched(sampler, denoise)
+    return draw(unlabeled(sampler), model, start, keep=True)
 
 
 def _checked_start(sampler: LinearMultistep, noise: Any) -> Array | SamplerState:

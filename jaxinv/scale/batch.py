@@ -31,6 +31,7 @@ from jaxinv.inversion.stages import Stage
 from jaxinv.inversion.strategies import check_max_evals, make_plan
 from jaxinv.mesh import DATA, check_mesh, make_mesh, over_data, place_model
 from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.units import matched
 from jaxinv.sampling.sample import sample
 from jaxinv.sampling.state import SamplerState, labeled, unlabeled
 from jaxinv.solvers import Solver
@@ -213,7 +214,8 @@ def _over_batches(
             f"batch_size must be a multiple of the {parts} parts that the mesh divides "
             f"samples into, got {batch_size}"
         )
-    model = place_model(Function.of(denoise), mesh)
+    sampler, network = matched(sampler, denoise)
+    model = place_model(network, mesh)
     spread = NamedSharding(mesh, P(DATA))
 
     def padded(leaf: Any, first: int) -> Array:

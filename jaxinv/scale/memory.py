@@ -18,6 +18,7 @@ from jaxinv.checks import AtLeastOne, Range, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion import invert
 from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.units import matched
 
 
 class Memory(NamedTuple):
@@ -96,7 +97,7 @@ def predict_memory(
         >>> one.arguments == 64 * 64 * 4 * 4
         True
     """
-    model = Function.of(denoise)
+    sampler, model = matched(sampler, denoise)
     kind = jax.dtypes.canonicalize_dtype(dtype)  # float32 unless JAX has 64 bits
     samples = jax.ShapeDtypeStruct((batch, *shape), kind)
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from jaxinv.callables import Function, check_finite
+from jaxinv.callables import check_finite
 from jaxinv.checks import AtLeastOne, checked
 from jaxinv.diffusion.denoiser import ConditionalModel, Denoiser, with_condition
 from jaxinv.diffusion.schedule import NoiseSchedule
@@ -36,6 +36,7 @@ from jaxinv.inversion.verification import (
 from jaxinv.loops import Loop, once
 from jaxinv.mesh import make_mesh, place_model
 from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.units import matched
 from jaxinv.sampling.state import labeled, unlabeled
 from jaxinv.sampling.steps import in_dtype
 from jaxinv.scale.lanes import Lanes
@@ -154,7 +155,8 @@ def inversion_stations(
         ValueError: For settings that cannot be combined, before anything is compiled.
     """
     check_rtol(verify, reconstruction_rtol, np.float32)
-    model = unlabeled(sampler), place_model(Function.of(denoise), mesh)
+    sampler, network = matched(sampler, denoise)
+    model = unlabeled(sampler), place_model(network, mesh)
     announced: set[str] = set()
 
     def station(machine: Any, route: Any, name: str | None = None) -> Station:

@@ -1,0 +1,128 @@
+r"""A table for the outputs that a model returns, or for analyses in tau.
+
+A table is made for what the networks of its schedule predict. A model that returns f
+instead gets the same table for f: with ``f = P u + Q o``, the output is ``(f - P u) /
+Q``. Near pure noise this loses digits, and at an infinite noise level it is undefined.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinv.callables import Function
+from jaxinv.diffusion.denoiser import network_of
+from jaxinv.diffusion.prediction import Output
+from jaxinv.samplers.ode import of_f_only
+from jaxinv.samplers.table import LinearMultistep
+
+#: Largest error of a state of variance one from rounding f in float32, in place of the
+#: network's output.
+LARGEST_LOSS = 1e-5
+
+
+def matched(
+    table: LinearMultistep, denoise: Callable[..., Any]
+) -> tuple[LinearMultistep, Function]:
+    """Return :func:`all_matched` of one denoiser."""
+    table, (network,) = all_matched(table, denoise)
+    return table, network
+
+
+def all_matched(
+    table: LinearMultistep, *denoisers: Callable[..., Any]
+) -> tuple[LinearMultistep, tuple[Function, ...]]:
+    """Return a table and networks, such that the table weighs the networks' outputs.
+
+    Args:
+        table: A table.
+        *denoisers: Denoisers, or models of a state, a time and a condition. One that
+            does not say what it predicts (:func:`jaxinv.as_denoiser`) returns f.
+
+    Returns:
+        The table, and the networks as arguments of compiled programs. If all predict
+        what the table is made for, they are evaluated themselves. Otherwise they are
+        called for f, and so is the table.
+
+    Raises:
+        ValueError: If f does not determine the outputs, or loses too many digits.
+    """
+    found = [network_of(denoise) for denoise in denoisers]
+    if all(output == table.output for _, output in found):
+        return table, tuple(_function(*pair) for pair in found)
+    if any(isinstance(denoise, Function) and denoise.output for denoise in denoisers):
+        raise ValueError("a network's own output does not fit this sampler's table")
+    functions = tuple(_function(denoise, None) for denoise in denoisers)
+    converted = in_f(table)
+    if table.output is not None and not isinstance(converted.b, jax.core.Tracer):
+        _check_digits(table, np.asarray(converted.b))
+    return converted, functions
+
+
+def _function(network: Any, output: Output | None) -> Function:
+    return network if isinstance(network, Function) else Function.of(network, output)
+
+
+def in_f(table: LinearMultistep) -> LinearMultistep:
+    """Return a table for models that return f.
+
+    Args:
+        table: The table, on the host or in a compiled program.
+    """
+    if table.output is None:
+        return table
+    of_u, of_o = table.ode.of_f[:, 0], table.ode.of_f[:, 1]
+    n, k = table.a.shape
+    at = np.minimum(np.add.outer(np.arange(1, n + 1), np.arange(k)), n)
+    traced = isinstance(of_o, jax.core.Tracer)
+    xp: Any = jnp if traced else np
+    with np.errstate(divide="ignore", invalid="ignore"):
+        b = xp.where(table.b == 0, 0, table.b / of_o[at])
+        a = table.a - xp.where(b == 0, 0, b * of_u[at])
+        ode = of_f_only(table.ode, xp)
+    return dataclasses.replace(table, a=a, b=b, ode=ode, output=None)
+
+
+def _check_digits(table: LinearMultistep, b: np.ndarray) -> None:
+    """Raise ValueError if f has too few digits of what the network predicts."""
+    loss = float(np.max(np.abs(b) - np.abs(table.b))) * float(np.finfo(np.float32).eps)
+    has_float64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    if loss <= LARGEST_LOSS or (has_float64 and np.isfinite(loss)):
+        return
+    assert table.output is not None, "a table of f is not converted"
+    raise ValueError(
+        f"{table.name!r} weighs the outputs of a network that predicts "
+        f"{table.output.kind!r}, but the denoiser returns f, which near pure noise "
+        f"(tau = {float(table.tau[-1]):.3g}) determines them with an error of about "
+        f"{loss:.0e} in float32. Pass as_denoiser(network, schedule), which keeps the "
+        "network's own output"
+    )
+
+
+def in_tau(table: LinearMultistep) -> LinearMultistep:
+    """Return a table in the coordinates y and f, where ``dy/dtau = f``.
+
+    Args:
+        table: The table, on the host.
+
+    Returns:
+        The table for analyses of its rows; its scale belongs to y.
+
+    Raises:
+        ValueError: If a level is infinite.
+    """
+    if not np.isfinite(np.asarray(table.tau)[-1]):
+        raise ValueError(
+            f"{table.name!r} starts at zero terminal SNR, where tau is infinite: its "
+            "first row has no coefficients in tau"
+        )
+    table = in_f(table)
+    n, k = table.a.shape
+    at = np.minimum(np.add.outer(np.arange(1, n + 1), np.arange(k)), n)
+    unit = np.asarray(table.ode.unit, np.float64)
+    a = np.asarray(table.a) * unit[at] / unit[:n, None]
+    b = np.asarray(table.b) / unit[:n, None]
+    return dataclasses.replace(table, a=a, b=b, scale=np.asarray(table.scale) * unit)
