@@ -220,7 +220,7 @@ def test_a_closure_over_traced_values_may_be_called_under_any_transformation(see
         shift = jnp.float32(rng.uniform(0.1, 0.5))
         ours = TRANSFORMS[name](through_closure, shift, x)
         expected = TRANSFORMS[name](written_out, shift, x)
-        assert relative_error(ours, expected) < 1e-5, name
+        assert relative_error(ours, expected) < 3e-5, name
 
 
 def test_one_closure_may_be_used_inside_and_outside_of_a_transformation():

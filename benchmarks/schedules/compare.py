@@ -11,7 +11,7 @@ import contextlib
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import diffusers
@@ -59,7 +59,6 @@ REFUSALS = {
     "too few steps for Runge and Kutta": "three Runge-Kutta steps",
     "a timestep past the last": "reads timestep",
     "timestep that depends on the machine": "rounds a square root",
-    "digits lost in float32": "error of about .* in float32",
     "noise prediction of a flow": "data prediction only",
     "two spaced levels at once": "only one of",
     "coefficients that overflow": "not finite",
@@ -152,42 +151,28 @@ def in_their_units(case: Case, table: Any, states: np.ndarray) -> np.ndarray:
     """Return states x, noise first, in the units of the case's scheduler."""
     if case.name not in SCALING:
         return states
-    scale = np.asarray(table.scale)[::-1]
+    scale = (table.scale * table.ode.unit)[::-1]
     return states / scale.reshape(-1, *[1] * (states.ndim - 1))
 
 
 def trajectory(table: Any, schedule: Any, noise: np.ndarray) -> np.ndarray:
     """Return all states x of a table, noise first, in NumPy and float64."""
-    denoise = float64_denoiser(schedule)
     scale, times, n = table.scale, table.model_time, table.num_rows
-    y, f = {n: noise * table.init_noise_scale / scale[n]}, {}
+    u, out = {n: noise * table.init_noise_scale / scale[n]}, {}
     for i in range(n, 0, -1):
-        f[i] = denoise(scale[i] * y[i], times[i])
+        out[i] = float64_network(schedule, scale[i] * u[i], times[i])
         ages = range(min(table.history, n + 1 - i))
-        y[i - 1] = sum(
-            table.a[i - 1, j] * y[i + j] + table.b[i - 1, j] * f[i + j] for j in ages
+        u[i - 1] = sum(
+            table.a[i - 1, j] * u[i + j] + table.b[i - 1, j] * out[i + j] for j in ages
         )
-    return np.stack([scale[i] * y[i] for i in range(n, -1, -1)])
+    return np.stack([scale[i] * u[i] for i in range(n, -1, -1)])
 
 
-def float64_denoiser(schedule: Any) -> Callable[[np.ndarray, float], np.ndarray]:
-    """``ji.as_denoiser`` of the network, in NumPy."""
-    kind = schedule.prediction_type
-
-    def denoise(x: np.ndarray, t: float) -> np.ndarray:
-        if schedule.sigma_data is not None:
-            data, sigma = schedule.sigma_data, np.exp(4 * t)
-            c_in, sign = 1 / np.hypot(sigma, data), 1 if kind == "edm" else -1
-            return c_in * (sigma * c_in * x - sign * data * network(np, c_in * x, t))
-        out = network(np, x, t)
-        tau = np.exp(np.interp(t, schedule.model_times, np.log(schedule.taus)))
-        if kind == "v_prediction":
-            return (out + tau * x) / np.sqrt(1 + tau**2)
-        if kind == "sample":
-            return (x * np.sqrt(1 + tau**2) - out) / tau
-        return out
-
-    return denoise
+def float64_network(schedule: Any, x: np.ndarray, t: float) -> np.ndarray:
+    """Return the network's own output, of EDM's with its input scaled."""
+    if schedule.sigma_data is not None:
+        x = x / np.hypot(np.exp(4 * t), schedule.sigma_data)
+    return network(np, x, t)
 
 
 def in_diffusers(case: Case, *, double: bool = True) -> tuple[np.ndarray, np.ndarray]:

@@ -82,7 +82,8 @@ class TimeGrid:
         # This form of the condition also fails for NaN.
         increasing = len(steps) >= 1 and steps[0] >= 0 and np.all(steps[1:] > 0)
         finite = np.all(np.isfinite(self.tau[:-1])) and not np.isnan(self.tau[-1])
-        pure = np.isinf(self.tau[-1]) and self.family != "vp"
+        # The noise does not determine the data there.
+        pure = np.isinf(self.tau[-1]) and self.output is None
         if not (increasing and self.tau[0] >= 0 and finite) or pure:
             raise ValueError(
                 "noise levels of a grid must be non-negative and strictly increase "

@@ -93,7 +93,7 @@ class NoiseSchedule:
         if not (np.all(np.isfinite(taus[:-1])) and np.all(taus > 0)):
             raise ValueError(
                 "every training noise level tau = sigma / alpha must be positive, and "
-                "finite but for the last"
+                "finite but for the last (zero terminal SNR)"
             )
         known = self.family == "vp" and self.prediction_type in ZERO_SNR_PREDICTIONS
         if not (np.isfinite(taus[-1]) or known):

@@ -15,10 +15,10 @@ evaluation per step of a grid, and level i of the table is level i of the grid. 
 with *stages* evaluate the model at intermediate states as well (Runge-Kutta methods,
 PNDM's warm-up, EDICT): a stage is a state like any other, with a level of its own,
 which may repeat a noise level, and a row that starts from the beginning of a step
-weighs the state of that age. States that the model never sees (those of UniPC's corrector) are
-eliminated from the rows. Rows near the noise end have zeros for missing history, so
-that the start needs no special code. The coefficients are computed once, in float64,
-and the same table defines sampling and inversion.
+weighs the state of that age. States that the model never sees (those of UniPC's
+corrector) are eliminated from the rows. Rows near the noise end have zeros for missing
+history, so that the start needs no special code. The coefficients are computed once, in
+float64, and the same table defines sampling and inversion.
 
 The *order* of a table is that of a row with full history, whose error is ``O(h^(order +
 1))`` for exact history. Rows near the noise end have a lower order. The first, Euler's,
@@ -208,8 +208,7 @@ def from_rows(
         )
     d, e = (np.zeros_like(a) if w is None else w for w in (data, noise))
     step, age = np.indices(a.shape)
-    used = (a != 0) | (b != 0) | (d != 0) | (e != 0)
-    if np.any(used, where=step + 1 + age > n):
+    if np.any((a != 0) | (b != 0) | (d != 0) | (e != 0), where=step + 1 + age > n):
         raise ValueError(f"{name!r} uses states from before the start of the grid")
     ode = ode_of(grid.family, grid.tau, grid.output)
     at = np.minimum(step + 1 + age, n)
@@ -224,7 +223,8 @@ def from_rows(
         (e, ode.of_noise),
     ):
         for total, part in ((of_u, what[:, 0]), (of_o, what[:, 1])):
-            np.add(total, weights * part[at], out=total, where=weights != 0)
+            used = weights != 0
+            total[used] += weights[used] * part[at[used]]
     target = ode.unit[:n, None]
     of_u, of_o = of_u * target, of_o * target
     if not (np.all(np.isfinite(of_u)) and np.all(np.isfinite(of_o))):

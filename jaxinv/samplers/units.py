@@ -125,4 +125,6 @@ def in_tau(table: LinearMultistep) -> LinearMultistep:
     unit = np.asarray(table.ode.unit, np.float64)
     a = np.asarray(table.a) * unit[at] / unit[:n, None]
     b = np.asarray(table.b) / unit[:n, None]
-    return dataclasses.replace(table, a=a, b=b, scale=np.asarray(table.scale) * unit)
+    scale, ode = np.asarray(table.scale) * unit, table.ode
+    ode = ode._replace(unit=np.ones_like(unit))
+    return dataclasses.replace(table, a=a, b=b, scale=scale, ode=ode)

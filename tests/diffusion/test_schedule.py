@@ -5,13 +5,15 @@ import re
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_cases import SCHEDULES, each
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 import jaxinv as ji
-from jaxinv.diffusion.grid import INVERTIBLE_RATIO
+from jaxinv.diffusion.grid import INVERTIBLE_RATIO, make_grid
+from jaxinv.diffusion.schedule import vp_schedule
 
 EPS32 = np.finfo(np.float32).eps
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
@@ -160,13 +162,39 @@ def test_ddim_that_goes_on_from_its_own_data_is_refused(steps):
 
 
 @pytest.mark.parametrize("kind", ["v_prediction", "sample"])
-def test_a_grid_that_float32_does_not_carry_is_refused_in_float32_only(kind):
+def test_float32_has_the_digits_of_steps_from_almost_pure_noise(kind):
+    # tau = 2e4: f would have lost three digits of the prediction.
     schedule = ji.cosine(prediction_type=kind)
-    with pytest.raises(ValueError, match=r"adds an error of about .* in float32"):
-        ji.time_grid(schedule, 20, "linspace")
+    sampler = ji.dpmpp_2m(make_grid(schedule, 20, "linspace"))
+    denoise = ji.as_denoiser(lambda x, t: jnp.sin(2 * x + 1e-3 * t), schedule)
+    noise = np.random.default_rng(0).standard_normal((4, 4))
+    single = ji.sample_trajectory(sampler, denoise, noise.astype(np.float32))
     with jax.enable_x64(True):
-        assert ji.time_grid(schedule, 20, "linspace").num_steps == 20
-    assert ji.time_grid(schedule, 20).num_steps == 20
+        double = ji.sample_trajectory(sampler, denoise, noise)
+    np.testing.assert_allclose(single, double, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [ji.ddim, ji.dpmpp_2m, ji.dpmpp_3m, ji.unipc])
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+def test_zero_terminal_snr_is_sampled_and_inverted(kind, make, float64):
+    alphas = np.linspace(0.9999, 0, 1000)
+    schedule = vp_schedule(alphas, prediction_type=kind)
+    sampler = make(make_grid(schedule, 12, "trailing"))
+    assert np.isinf(sampler.tau[-1])
+    denoise = ji.as_denoiser(lambda x, t: jnp.tanh(0.4 * x + 1e-3 * t), schedule)
+    noise = jnp.asarray(np.random.default_rng(0).standard_normal((4, 4)))
+    x0 = ji.sample(sampler, denoise, noise)
+    found = ji.invert(sampler, denoise, x0)
+    assert bool(found.converged)
+    np.testing.assert_allclose(found.noise, noise, atol=1e-11)
+
+
+def test_zero_terminal_snr_is_refused_for_predictions_of_the_noise():
+    with pytest.raises(ValueError, match="says nothing of the data"):
+        vp_schedule(np.linspace(0.9999, 0, 1000))
+    schedule = vp_schedule(np.linspace(0.9999, 0, 1000), prediction_type="sample")
+    with pytest.raises(ValueError, match="cannot start at zero terminal SNR"):
+        ji.time_grid(schedule, 20)
 
 
 def test_trailing_grid_has_n_steps_for_every_n():
@@ -328,7 +356,7 @@ def test_a_missing_file_is_reported_as_such(tmp_path):
         ),
         (
             {"trained_betas": [0.1, 0.5, 1.0], "num_train_timesteps": 3},
-            "terminal SNR is zero",
+            "says nothing of the data",
         ),
         ({"trained_betas": [0.1, 0.5]}, "2 values, but num_train_timesteps is 1000"),
         ({"prediction_type": "flow_prediction"}, "only supported together"),

@@ -91,11 +91,11 @@ def test_the_gradient_is_that_of_finite_differences(sampler, strategy, float64):
 
 
 def test_the_gradient_of_a_linear_model_is_exact(float64):
-    # y[i-1] = (1 + b[i] g scale[i]) y[i], so the noise is the data over a product.
+    # u[i-1] = (a[i] + b[i] g scale[i]) u[i], so the noise is the data over a product.
     table, gain = ji.ddim(ji.time_grid(VP, STEPS)), jnp.asarray(0.8, float64)
     x0 = jnp.asarray(RNG.standard_normal(SHAPE))
     b, scale = table.b[:, 0], table.scale[1:]
-    factors = 1 + b * 0.8 * scale
+    factors = table.a[:, 0] + b * 0.8 * scale
     noise = x0 * (table.scale[-1] / table.scale[0]) / np.prod(factors)
 
     def total(table, gain, x0):
@@ -124,8 +124,8 @@ def test_every_state_of_the_trajectory_can_be_differentiated(float64):
         return jnp.sum(result.trajectory[level])
 
     value, gradient = jax.value_and_grad(middle)(gain)
-    factors = 1 + table.b[:level, 0] * 0.8 * table.scale[1 : level + 1]
-    slopes = table.b[:level, 0] * table.scale[1 : level + 1] / factors
+    steps = table.b[:level, 0] * table.scale[1 : level + 1]
+    slopes = steps / (table.a[:level, 0] + 0.8 * steps)
     np.testing.assert_allclose(gradient, -value * np.sum(slopes), rtol=1e-11)
 
 

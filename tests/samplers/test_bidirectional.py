@@ -14,6 +14,7 @@ import jaxinv as ji
 from jaxinv.analysis import zero_stability
 from jaxinv.diffusion.grid import make_grid
 from jaxinv.inversion.stepwise import Stepwise
+from jaxinv.samplers.units import in_tau
 
 VP = SCHEDULES["vp"]
 STEPS = 20
@@ -40,7 +41,7 @@ def data(dtype, seed=3):
 
 def test_o_belm_has_the_published_coefficients():
     grid = make_grid(VP, STEPS, "karras")
-    table = ji.o_belm(grid)
+    table = in_tau(ji.o_belm(grid))
     h = np.diff(grid.tau)
     before, after = h[:-1], h[1:]
     a = np.array([(after**2 - before**2) / after**2, before**2 / after**2])
@@ -58,7 +59,7 @@ def test_belm_of_two_states_is_o_belm():
 @pytest.mark.parametrize("schedule", each(SCHEDULES))
 def test_a_row_of_bdia_is_its_two_ddim_steps(schedule):
     grid, gamma, i = make_grid(schedule, STEPS), 0.7, 7
-    table = ji.bdia(grid, gamma)
+    table = in_tau(ji.bdia(grid, gamma))
     y, f = np.array([0.3, -1.1]), 0.4
     scale, tau = grid.scale, grid.tau
 
@@ -83,7 +84,7 @@ def test_bdia_without_gamma_is_ddim():
 
 def test_the_row_of_o_belm_log_snr_is_the_one_written_out():
     grid = make_grid(VP, STEPS, "karras")
-    table, n = ji.o_belm_log_snr(grid), STEPS
+    table, n = in_tau(ji.o_belm_log_snr(grid)), STEPS
     h, g = -np.diff(grid.log_snr)[: n - 1], -np.diff(grid.log_snr)[1:]
     oldest = (1 - (1 + h) * np.exp(-h)) / (1 - (1 - g) * np.exp(g))
     slope = grid.tau[1:n] * (np.exp(-h) - (1 - oldest) - oldest * np.exp(g))
@@ -94,7 +95,7 @@ def test_the_row_of_o_belm_log_snr_is_the_one_written_out():
 def test_even_steps_make_milnes_predictor():
     tau = np.linspace(1.0, 2.0, 11)
     grid = ji.TimeGrid(tau, np.ones(11), tau, 1.0, "ve")
-    table = ji.o_belm(grid, 4)
+    table = in_tau(ji.o_belm(grid, 4))
     np.testing.assert_allclose(table.a[0], [0, 0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(table.b[0], -0.1 * np.array([8, -4, 8, 0]) / 3)
 
@@ -217,11 +218,12 @@ def test_one_array_reproduces_the_data_if_all_rows_are_solved(float64):
 @pytest.mark.parametrize("name", ["o_belm", "o_belm_4"])
 def test_the_states_at_the_data_end_can_be_made_by_eulers_steps(name, float64):
     sampler, x0 = REVERSIBLE[name](VP, STEPS), data(float64)
-    y, made = x0 / sampler.scale[0], [x0]
+    scale = in_tau(sampler).scale
+    y, made = x0 / scale[0], [x0]
     for i in range(1, sampler.history):
-        f = DENOISE(sampler.scale[i - 1] * y, sampler.model_time[i - 1])
+        f = DENOISE(scale[i - 1] * y, sampler.model_time[i - 1])
         y = y + (sampler.tau[i] - sampler.tau[i - 1]) * f
-        made.append(sampler.scale[i] * y)
+        made.append(scale[i] * y)
     strategy = ji.Explicit(start="euler")
     found = ji.invert(sampler, DENOISE, x0, strategy=strategy, return_trajectory=True)
     ends = found.trajectory[: sampler.history]

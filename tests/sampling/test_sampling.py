@@ -19,6 +19,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from gaussian_mixture import SHAPE, gaussian_mixture, ode_solution, ode_trajectory
 
 import jaxinv as ji
+from jaxinv.samplers.units import in_tau
 
 ORDERS = SAMPLERS | MULTISTEP | REX_FOR_ITS_ORDER
 STARTED = {
@@ -176,7 +177,7 @@ def test_rows_with_full_history_have_the_claimed_order(sampler, schedule, float6
 
 
 def sum_of_truncation_errors(table, schedule):
-    k = table.history
+    table, k = in_tau(table), table.history
     y, f = exact_solution(schedule, tuple(table.tau), tuple(table.model_time))
     return sum(
         np.linalg.norm(
