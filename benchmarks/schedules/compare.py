@@ -21,7 +21,8 @@ import torch
 
 import jaxinv as ji
 from benchmarks.schedules.draw import FLOW, Case
-from jaxinv.diffusion.diffusers_config import SCALING
+from jaxinv.diffusion.diffusers_config import COG_DPM, SCALING
+from jaxinv.samplers.ode import ode_of
 
 #: Largest difference of a state, relative to its RMS, that counts as agreement.
 TOLERANCE = 1e-4
@@ -29,6 +30,12 @@ TOLERANCE = 1e-4
 TIME_TOLERANCE = 1e-6
 
 NOISE = np.random.default_rng(0).standard_normal((2, 4, 3))
+
+
+def added_noise(step: int) -> np.ndarray:
+    """Return the noise that a stochastic scheduler adds in a step, counted from 0."""
+    return np.random.default_rng(step + 1).standard_normal(NOISE.shape)
+
 
 # All that this library may answer instead of a sampler, by what its message says.
 REFUSALS = {
@@ -161,10 +168,18 @@ def trajectory(table: Any, schedule: Any, noise: np.ndarray) -> np.ndarray:
     u, out = {n: noise * table.init_noise_scale / scale[n]}, {}
     for i in range(n, 0, -1):
         out[i] = float64_network(schedule, scale[i] * u[i], times[i])
+        if table.output is not None and table.output.clip is not None:
+            # The data prediction of the network, clipped.
+            ode = ode_of(schedule.family, table.tau, schedule.output)
+            data = ode.of_data[i] @ np.stack([u[i].ravel(), out[i].ravel()])
+            out[i] = np.clip(data, -table.output.clip, table.output.clip)
+            out[i] = out[i].reshape(u[i].shape)
         ages = range(min(table.history, n + 1 - i))
         u[i - 1] = sum(
             table.a[i - 1, j] * u[i + j] + table.b[i - 1, j] * out[i + j] for j in ages
         )
+        if table.noise is not None:
+            u[i - 1] = u[i - 1] + table.noise[i - 1] * added_noise(n - i)
     return np.stack([scale[i] * u[i] for i in range(n, -1, -1)])
 
 
@@ -200,13 +215,30 @@ def _in_diffusers(
     x = torch.from_numpy(NOISE if double else NOISE.astype(np.float32))
     x = x * float(getattr(scheduler, "init_noise_sigma", 1))
     as_seen = getattr(scheduler, "scale_model_input", lambda x, t: x)
-    states = [x]
+    states, old, before = [x], None, None
     with float64_steps(scheduler) if double else contextlib.nullcontext():
-        for t in scheduler.timesteps:
+        for step, t in enumerate(scheduler.timesteps):
             out = network(torch, as_seen(x, t), t.to(x.dtype))
-            x = scheduler.step(out, t, x).prev_sample
+            with adding(scheduler, torch.from_numpy(added_noise(step)).to(x.dtype)):
+                if case.name == COG_DPM:
+                    x, old = scheduler.step(out, old, t, before, x)
+                    before = t
+                else:
+                    x = scheduler.step(out, t, x).prev_sample
             states.append(x)
     return scheduler.timesteps.double().numpy(), torch.stack(states).double().numpy()
+
+
+@contextlib.contextmanager
+def adding(scheduler: Any, noise: torch.Tensor) -> Iterator[None]:
+    """Let a scheduler add this noise."""
+    module = sys.modules[type(scheduler).__module__]
+    drawn = getattr(module, "randn_tensor", None)
+    module.randn_tensor = lambda *_, **__: noise
+    try:
+        yield
+    finally:
+        module.randn_tensor = drawn
 
 
 class _Float64Torch:

@@ -127,7 +127,7 @@ def step_conditioning(
             f"{sampler.num_rows} rows, got an array of shape {trajectory.shape}"
         )
     key = jax.random.key(0) if key is None else key
-    sampler, model = matched(sampler, denoise)
+    sampler, model = matched(sampler, denoise, trajectory.shape[1:])
     return _steps(sampler, model, trajectory, num_vectors, key)
 
 
@@ -163,7 +163,7 @@ def trajectory_conditioning(
     noise = jnp.asarray(noise)
     check_finite(noise, "noise")
     key = jax.random.key(0) if key is None else key
-    sampler, model = matched(sampler, denoise)
+    sampler, model = matched(sampler, denoise, noise.shape)
     return _whole(sampler, model, noise, num_vectors, key)
 
 

@@ -108,7 +108,7 @@ def edit(
     weights = None if mask is None else _checked(mask, latent)
     check_denoiser(target, latent)
     inversion = invert(sampler, source, latent, return_trajectory=True, **options)
-    sampler, models = all_matched(sampler, source, target)
+    sampler, models = all_matched(sampler, latent.shape, source, target)
     program, start = unlabeled(sampler, counted=True), inversion.state
     start = unlabeled(start) if isinstance(start, SamplerState) else start
     edited = _regenerate(program, models, start, inversion.trajectory, weights, freeze)

@@ -38,12 +38,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jaxinv.checks import checked
+from jaxinv.checks import Positive, checked
 from jaxinv.diffusion.prediction import (
     Family,
     Output,
     PredictionType,
     f_weights,
+    prediction_weights,
 )
 from jaxinv.diffusion.schedule import NoiseSchedule
 
@@ -89,43 +90,25 @@ class Predicts:
 
     Samplers of the same prediction type weigh the network's own output
     (:func:`network_of`) and do not call this object. Called by other code, it converts
-    at the noise level of the time, the inverse of ``NoiseSchedule.model_time``. Between
-    training times, log tau is linear for VP, and tau is linear for the other families.
+    at the noise level of the time.
 
     Attributes:
         model: The network, of a state x, a time, and possibly a condition.
-        times: Training times, shape (T,).
-        levels: Their tau, or its logarithm, shape (T,).
+        levels: The noise levels of its times.
         output: What it predicts (static).
-        family: The family of its schedule (static).
-        log_levels: Whether the levels are logarithms (static).
     """
 
     model: Callable[..., Array]
-    times: Float[Array, "t"]
-    levels: Float[Array, "t"]
+    levels: "_TrainingLevels"
     output: Output = dataclasses.field(metadata={"static": True})
-    family: Family = dataclasses.field(metadata={"static": True})
-    log_levels: bool = dataclasses.field(metadata={"static": True})
 
     def __call__(
         self, x: Float[Array, "..."], t: Float[Array, ""], *condition: Any
     ) -> Array:
         """Evaluate f."""
-        times, levels = (
-            jnp.asarray(table, x.dtype) for table in (self.times, self.levels)
-        )
-        level = jnp.interp(jnp.asarray(t, x.dtype), times, levels)
-        tau = jnp.exp(level) if self.log_levels else level
-        if self.family == "flow":
-            unit, signal, noise = jnp.ones_like(tau), 1 - tau, tau
-        else:
-            d = self.output.sigma_data or 1.0
-            signal = 1 / jnp.sqrt(d**2 + tau**2)
-            noise = tau * signal
-            unit = jnp.ones_like(tau) if self.family == "vp" else signal
+        unit, *level = self.levels.at(t, x.dtype, self.output)
         of_u, of_output = map(
-            jnp.asarray, f_weights(self.output, self.family, signal, noise)
+            jnp.asarray, f_weights(self.output, self.levels.family, *level)
         )
         return of_u * unit * x + of_output * self.network()(x, t, *condition)
 
@@ -134,6 +117,69 @@ class Predicts:
         if self.output.sigma_data is None:
             return self.model
         return _Preconditioned(self.model, self.output.sigma_data)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class _TrainingLevels:
+    """The noise levels of times, the inverse of ``NoiseSchedule.model_time``.
+
+    Between training times, log tau is linear for VP, and tau is linear for the other
+    families.
+
+    Attributes:
+        times: Training times, shape (T,).
+        levels: Their tau, or its logarithm, shape (T,).
+        family: The family of the schedule (static).
+        logarithms: Whether the levels are logarithms (static).
+    """
+
+    times: Float[Array, "t"]
+    levels: Float[Array, "t"]
+    family: Family = dataclasses.field(metadata={"static": True})
+    logarithms: bool = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, schedule: NoiseSchedule) -> "_TrainingLevels":
+        # An infinite level, of which float32 knows no more than that it is pure noise.
+        levels: Any = np.minimum(schedule.taus, _PURE_NOISE)
+        times: Any = schedule.model_times
+        logs = schedule.in_log_levels
+        return cls(times, np.log(levels) if logs else levels, schedule.family, logs)
+
+    def at(
+        self, t: Float[Array, ""], dtype: Any, output: Output | None
+    ) -> tuple[Array, Array, Array]:
+        """Return ``u / x`` at a time, and the weights of data and noise in u."""
+        times, levels = (jnp.asarray(v, dtype) for v in (self.times, self.levels))
+        level = jnp.interp(jnp.asarray(t, dtype), times, levels)
+        tau = jnp.exp(level) if self.logarithms else level
+        if self.family == "flow":
+            return jnp.ones_like(tau), 1 - tau, tau
+        d = (output and output.sigma_data) or 1.0
+        signal = 1 / jnp.sqrt(d**2 + tau**2)
+        unit = jnp.ones_like(tau) if self.family == "vp" else signal
+        return unit, signal, tau * signal
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Clipped:
+    """A network's data prediction, clipped."""
+
+    model: Callable[..., Array]
+    levels: _TrainingLevels
+    output: Output | None = dataclasses.field(metadata={"static": True})
+    clip: float = dataclasses.field(metadata={"static": True})
+
+    def __call__(
+        self, x: Float[Array, "..."], t: Float[Array, ""], *condition: Any
+    ) -> Array:
+        unit, *level = self.levels.at(t, x.dtype, self.output)
+        weights = prediction_weights(self.output, self.levels.family, *level).data
+        of_u, of_output = map(jnp.asarray, weights)
+        data = of_u * unit * x + of_output * self.model(x, t, *condition)
+        return jnp.clip(data, -self.clip, self.clip)
 
 
 @jax.tree_util.register_dataclass
@@ -314,13 +360,33 @@ def _predicts(
     output = Output.of(kind, schedule.sigma_data)
     if output is None:
         return model
-    # An infinite level, of which float32 knows no more than that it is pure noise.
-    levels: Any = np.minimum(schedule.taus, _PURE_NOISE)
-    logs = schedule.in_log_levels
-    if logs:
-        levels = np.log(levels)
-    times: Any = schedule.model_times
-    return Predicts(model, times, levels, output, schedule.family, logs)
+    return Predicts(model, _TrainingLevels.of(schedule), output)
 
 
 _PURE_NOISE = 1e12
+
+
+@checked
+def clipped(
+    denoise: Denoiser | ConditionalModel, schedule: NoiseSchedule, clip: Positive = 1.0
+) -> Denoiser:
+    """Clip a model's data prediction, for models of pixels.
+
+    diffusers calls this ``clip_sample``. A clipped model is a model like any other,
+    with a derivative of zero where it clips: every sampler and every inverse works on
+    it.
+
+    Args:
+        denoise: A denoiser of the schedule, from :func:`as_denoiser` unless it returns
+            f.
+        schedule: The schedule that the model was trained with.
+        clip: The data prediction is clipped to [-clip, clip].
+
+    Returns:
+        A denoiser that predicts the clipped data, for samplers of
+        :func:`jaxinv.sampler_from_diffusers` that clip, and for all others.
+    """
+    network, output = network_of(denoise)
+    levels = _TrainingLevels.of(schedule)
+    model = _Clipped(network, levels, output, float(clip))
+    return Predicts(model, levels, Output("sample", clip=float(clip)))

@@ -40,8 +40,16 @@ EULER, HEUN, KDPM2, LMS = (
 )
 EDM_EULER, EDM_DPM = "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"
 PNDM, SINGLESTEP = "PNDMScheduler", "DPMSolverSinglestepScheduler"
+DDPM, DDIM_PARALLEL, DDPM_PARALLEL = (
+    f"{name}Scheduler" for name in ("DDPM", "DDIMParallel", "DDPMParallel")
+)
+EULER_ANCESTRAL = "EulerAncestralDiscreteScheduler"
+DDIM_INVERSE = "DDIMInverseScheduler"
+LCM, TCD = "LCMScheduler", "TCDScheduler"
+COG_DDIM, COG_DPM = "CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"
+FLOW_MATCH_HEUN = "FlowMatchHeunDiscreteScheduler"
 #: Schedulers whose states are x / scale, after k-diffusion.
-SCALING = (EULER, HEUN, KDPM2, LMS, EDM_EULER, EDM_DPM)
+SCALING = (EULER, EULER_ANCESTRAL, HEUN, KDPM2, LMS, EDM_EULER, EDM_DPM)
 
 _BETAS: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -56,12 +64,6 @@ _BETAS: dict[str, Any] = {
 _LATENT_BETAS = _BETAS | {"beta_start": 0.00085, "beta_end": 0.012}
 _ZERO_SNR = {"rescale_betas_zero_snr": False}
 _DDIM = _BETAS | {"timestep_spacing": "leading", "set_alpha_to_one": True}
-_CONSISTENCY = _LATENT_BETAS | _ZERO_SNR
-_CONSISTENCY |= {
-    "beta_schedule": "scaled_linear",
-    "timestep_spacing": "leading",
-    "set_alpha_to_one": True,
-}
 _FLOW_SIGMAS = {"use_flow_sigmas": False, "flow_shift": 1.0}
 _DYNAMIC = {"use_dynamic_shifting": False, "time_shift_type": "exponential"}
 _FLOW = {"num_train_timesteps": 1000, "shift": 1.0}
@@ -70,6 +72,26 @@ _THRESHOLDING = {
     "dynamic_thresholding_ratio": 0.995,
     "sample_max_value": 1.0,
 }
+_CLIPPING = {"clip_sample": True, "clip_sample_range": 1.0}
+_COG = _LATENT_BETAS | _ZERO_SNR | _CLIPPING | {"snr_shift_scale": 3.0}
+_COG |= {
+    "beta_schedule": "scaled_linear",
+    "timestep_spacing": "leading",
+    "set_alpha_to_one": True,
+    "sample_max_value": 1.0,
+}
+_CONSISTENCY = _LATENT_BETAS | _ZERO_SNR | _THRESHOLDING
+_CONSISTENCY |= {
+    "beta_schedule": "scaled_linear",
+    "timestep_spacing": "leading",
+    "set_alpha_to_one": True,
+    "clip_sample": False,
+    "clip_sample_range": 1.0,
+    "original_inference_steps": 50,
+    "timestep_scaling": 10.0,
+}
+_DDPM = _BETAS | _ZERO_SNR | _THRESHOLDING | _CLIPPING
+_DDPM |= {"timestep_spacing": "leading", "variance_type": "fixed_small"}
 _SPACED = {
     "use_karras_sigmas": False,
     "use_exponential_sigmas": False,
@@ -97,10 +119,15 @@ _IMAGE_SIZES = {
 #: All options of the classes whose steps are supported; of the other classes, the
 #: options that define their schedule.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    DDIM: _DDIM
-    | _ZERO_SNR
-    | _THRESHOLDING
-    | {"clip_sample": True, "clip_sample_range": 1.0},
+    DDIM: _DDIM | _ZERO_SNR | _THRESHOLDING | _CLIPPING,
+    DDIM_PARALLEL: _DDIM | _ZERO_SNR | _THRESHOLDING | _CLIPPING,
+    DDIM_INVERSE: _DDIM | _ZERO_SNR | _CLIPPING,
+    DDPM: _DDPM,
+    DDPM_PARALLEL: _DDPM,
+    COG_DDIM: _COG,
+    COG_DPM: _COG,
+    LCM: _CONSISTENCY,
+    TCD: _CONSISTENCY,
     DPM: _MULTISTEP
     | _ZERO_SNR
     | {
@@ -140,6 +167,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "sigma_min": None,
         "sigma_max": None,
     },
+    EULER_ANCESTRAL: _BETAS | _ZERO_SNR,
+    FLOW_MATCH_HEUN: _FLOW,
     HEUN: _LATENT_BETAS | _SPACED | {"clip_sample": False, "clip_sample_range": 1.0},
     KDPM2: _LATENT_BETAS | _SPACED,
     LMS: _BETAS | _SPACED,
@@ -167,19 +196,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "lambda_min_clipped": -float("inf"),
         "variance_type": None,
     },
-    "DDIMInverseScheduler": _DDIM | _ZERO_SNR,
-    "DDIMParallelScheduler": _DDIM | _ZERO_SNR,
-    "DDPMParallelScheduler": _BETAS | _ZERO_SNR | {"timestep_spacing": "leading"},
-    "DDPMScheduler": _BETAS | _ZERO_SNR | {"timestep_spacing": "leading"},
     "DPMSolverMultistepInverseScheduler": _BETAS | _FLOW_SIGMAS,
     "DPMSolverSDEScheduler": _LATENT_BETAS,
-    "EulerAncestralDiscreteScheduler": _BETAS | _ZERO_SNR,
-    "FlowMatchHeunDiscreteScheduler": _FLOW,
     "FlowMatchLCMScheduler": _FLOW | _DYNAMIC,
     "KDPM2AncestralDiscreteScheduler": _LATENT_BETAS,
-    "LCMScheduler": _CONSISTENCY,
     "SASolverScheduler": _BETAS | _FLOW_SIGMAS,
-    "TCDScheduler": _CONSISTENCY,
 }
 
 #: Allowed values of each option, None where diffusers' own signature allows it. Names
@@ -198,6 +219,9 @@ TYPES: dict[str, Any] = {
     "timestep_type": str,
     "interpolation_type": str,
     "skip_prk_steps": bool,
+    "original_inference_steps": Annotated[int, Range(1, 100_000)],
+    "timestep_scaling": Annotated[float, Range(0, 1e6)],
+    "snr_shift_scale": Annotated[float, Range(1e-3, 1e3)],
     "steps_offset": Annotated[int, Range(0, 100_000)],
     "set_alpha_to_one": bool,
     "rescale_betas_zero_snr": bool,

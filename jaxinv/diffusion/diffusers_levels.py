@@ -320,7 +320,7 @@ def flow_match_levels(
     else:
         # diffusers shifts the end points, which are shifted already, once more.
         ends = np.array([total, 1], np.float32) / np.float32(total)
-        if not options["use_dynamic_shifting"]:
+        if not options.get("use_dynamic_shifting"):
             ends = _shift(options, schedule, ends)
         t = np.linspace(
             float(ends[0]) * total, float(ends[1]) * total, request.num_steps
@@ -340,14 +340,14 @@ def _shift(
     options: Mapping[str, Any], schedule: NoiseSchedule, t: np.ndarray
 ) -> np.ndarray:
     """Apply the resolution shift in the form that diffusers computes."""
-    if options["use_dynamic_shifting"]:
+    if options.get("use_dynamic_shifting"):
         return schedule.shift / (schedule.shift + (1 / t - 1))
     return shifted(t, schedule.shift)
 
 
 def _to_terminal(options: Mapping[str, Any], t: np.ndarray) -> np.ndarray:
     """Stretch flow times such that the last is ``shift_terminal``, if it is set."""
-    terminal = options["shift_terminal"]
+    terminal = options.get("shift_terminal")
     if not terminal:
         return t
     if t[-1] == 1:

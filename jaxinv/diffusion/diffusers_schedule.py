@@ -21,7 +21,14 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxinv.checks import checked
-from jaxinv.diffusion.diffusers_config import naming_scheduler, scheduler_options
+from jaxinv.diffusion.diffusers_config import (
+    DPM,
+    EULER,
+    EULER_ANCESTRAL,
+    UNIPC,
+    naming_scheduler,
+    scheduler_options,
+)
 from jaxinv.diffusion.schedule import (
     NoiseSchedule,
     TimestepSpacing,
@@ -53,7 +60,8 @@ def schedule_from_diffusers(
 
     Raises:
         ValueError: For an unknown class, beta schedule, prediction type or spacing, for
-            a schedule with zero terminal SNR, or for dynamic shifting without ``mu``.
+            zero terminal SNR with a prediction of the noise, or for dynamic shifting
+            without ``mu``.
         FileNotFoundError: If the file does not exist.
     """
     with naming_scheduler(config):
@@ -74,11 +82,6 @@ def schedule_of_options(
         return flow_matching(steps, shift=_shift(options, mu))
     if options["prediction_type"] == "flow_prediction":
         raise ValueError(_TOGETHER)
-    if options.get("rescale_betas_zero_snr"):
-        raise ValueError(
-            "rescale_betas_zero_snr gives a terminal SNR of zero (alpha = 0), where "
-            "tau = sigma / alpha is infinite: this schedule is not supported"
-        )
     if options.get("timestep_type", "discrete") != "discrete":
         raise ValueError(
             f"timestep_type {options['timestep_type']!r} is not supported: the network "
@@ -89,9 +92,8 @@ def schedule_of_options(
             f"unknown timestep_spacing {options['timestep_spacing']!r}; expected one "
             f"of {', '.join(get_args(TimestepSpacing))}"
         )
-    factors = np.float32(1) - _betas(options, steps)
     return vp_schedule(
-        np.cumprod(factors, dtype=np.float64).astype(np.float32),
+        _alphas_cumprod(options, steps),
         prediction_type=options["prediction_type"],
         timestep_spacing=options["timestep_spacing"],
         steps_offset=int(options["steps_offset"]),
@@ -138,6 +140,35 @@ def _shift(options: Mapping[str, Any], mu: float | None) -> float:
             f"time_shift_type must be 'exponential' or 'linear', got {kind!r}"
         )
     return math.exp(mu) if kind == "exponential" else float(mu)
+
+
+#: The last alpha^2 of schedulers that need a finite noise level at zero terminal SNR.
+_ALMOST_ZERO = 2.0**-24
+_ALMOST = (DPM, UNIPC, EULER, EULER_ANCESTRAL)
+
+
+def _alphas_cumprod(options: Mapping[str, Any], steps: int) -> Float[np.ndarray, "t"]:
+    """Return alpha^2 at the training timesteps, rounded as in PyTorch."""
+    factors = np.float32(1) - _betas(options, steps)
+    alphas = np.cumprod(factors, dtype=np.float64).astype(np.float32)
+    if "snr_shift_scale" in options:
+        shift = options["snr_shift_scale"]
+        alphas = alphas / (shift + (1 - shift) * alphas)
+    if not options.get("rescale_betas_zero_snr"):
+        return alphas
+    if alphas[0] <= alphas[-1]:
+        raise ValueError("rescale_betas_zero_snr needs at least two noise levels")
+    roots = np.sqrt(alphas)
+    alphas = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
+    if "snr_shift_scale" in options:
+        return alphas
+    # Betas of these alphas, which schedulers multiply again.
+    with np.errstate(invalid="ignore"):
+        betas = 1 - np.append(alphas[:1], alphas[1:] / alphas[:-1])
+    alphas = np.cumprod(1 - betas, dtype=np.float64).astype(np.float32)
+    if options["_class_name"] in _ALMOST:
+        alphas[-1] = _ALMOST_ZERO
+    return alphas
 
 
 def _betas(options: Mapping[str, Any], steps: int) -> Float[np.ndarray, "t"]:

@@ -47,10 +47,12 @@ class Output:
     Attributes:
         kind: The prediction type.
         sigma_data: The standard deviation of the data in EDM's preconditioning.
+        clip: The data prediction is clipped to [-clip, clip]; None for no clipping.
     """
 
     kind: PredictionType
     sigma_data: float | None = None
+    clip: float | None = None
 
     @classmethod
     def of(

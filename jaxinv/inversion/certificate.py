@@ -51,7 +51,7 @@ def certify(
             f"expected the {sampler.num_rows + 1} states of a sampler with "
             f"{sampler.num_rows} rows, got an array of shape {trajectory.shape}"
         )
-    sampler, model = matched(sampler, denoise)
+    sampler, model = matched(sampler, denoise, trajectory.shape[1:])
     if report is None:
         return _certify(sampler, model, trajectory)
     # Sampling that is reset to the trajectory after each row.

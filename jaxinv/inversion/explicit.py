@@ -244,6 +244,8 @@ def _start_up(table: LinearMultistep) -> LinearMultistep:
         order=1,
         bidirectional=False,
         ends=(),
+        noise=None,
+        shift=None,
     )
 
 

@@ -192,7 +192,8 @@ def invert(
             )
     dtype = x0.values.dtype if isinstance(x0, SamplerState) else x0.dtype
     rtol = check_rtol(verify, reconstruction_rtol, dtype)
-    sampler, model = matched(sampler, denoise)
+    shape = x0.x.shape if isinstance(x0, SamplerState) else x0.shape
+    sampler, model = matched(sampler, denoise, shape)
     if arithmetic != "float":
         if return_trajectory:
             raise ValueError("return_trajectory needs arithmetic='float'")

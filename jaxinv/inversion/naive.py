@@ -89,6 +89,11 @@ class Naive(Stage):
             for w in naive_rows(table, self.evaluate_at, np)
         )
         column = np.arange(table.history) == 0
+        shift: Any = None
+        if table.shift is not None:
+            shift = np.asarray(table.shift)[::-1]
+            weights = a if table.history == 1 else np.zeros_like(a)
+            shift = -weights.reshape((-1,) + (1,) * (shift.ndim - 1)) * shift
         seen = times[1:] if self.evaluate_at == "upper" else times[:-1]
         return dataclasses.replace(
             table,
@@ -99,6 +104,7 @@ class Naive(Stage):
             model_time=np.concatenate([times[:1], seen[::-1]]),
             init_noise_scale=np.ones_like(table.init_noise_scale),
             ends=tuple(table.num_rows - level for level in reversed(table.ends)),
+            shift=shift,
         )
 
 
@@ -140,6 +146,8 @@ def naive_step(
     x = table.scale[i - 1] * u
     time = table.model_time[i if evaluate_at == "upper" else i - 1]
     a, b = naive_rows(table, evaluate_at, jnp)
+    if table.shift is not None and table.history == 1:
+        u = u - table.shift[i - 1]
     return a[i - 1] * u + b[i - 1] * denoise(x, time).astype(x.dtype)
 
 

@@ -48,7 +48,6 @@ def row_sums(
     table: LinearMultistep,
     states: Float[Array, "n *shape"],
     outputs: Float[Array, "n *shape"],
-    first: int = 0,
 ) -> Float[Array, "n *shape"]:
     """Return the right-hand sides of all rows: the result of each step.
 
@@ -56,7 +55,6 @@ def row_sums(
         table: The table, in the dtype of the states.
         states: ``u[1] .. u[N]``.
         outputs: The model's outputs there.
-        first: Smallest j of the terms to include: 1 for the older states only.
 
     Returns:
         Entry i - 1 is the sum of row i.
@@ -67,7 +65,9 @@ def row_sums(
     states = jnp.concatenate([states, padding])
     outputs = jnp.concatenate([outputs, padding])
     total = jnp.zeros_like(states[:n])
-    for j in range(first, k):
+    if table.shift is not None:
+        total += table.shift
+    for j in range(k):
         u, o = states[j : j + n], outputs[j : j + n]
         total += per_level(table.a[:, j], u) * u + per_level(table.b[:, j], o) * o
     return total

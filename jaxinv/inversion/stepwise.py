@@ -113,7 +113,7 @@ class Stepwise(Stage):
             i, x = climb.i, solution.value
             # The row gives the model's output at the solution without an evaluation.
             a, b = table.a[i - 1, 0], table.b[i - 1, 0]
-            u_after = climb.x_after / table.scale[i - 1]
+            u_after = _target(table, i, climb.x_after)
             f = (u_after - a * x / table.scale[i]) / jnp.where(b == 0, 1, b)
             f = jnp.where(b == 0, climb.f1, f)
             done = ~here.running(inner)
@@ -167,7 +167,7 @@ def _level(
     # A finished lane has no level; its result is discarded.
     i = jnp.minimum(climb.i, table.num_rows)
     a, b = table.a[i - 1, 0], table.b[i - 1, 0]
-    u_after = climb.x_after / table.scale[i - 1]
+    u_after = _target(table, i, climb.x_after)
     output = _extrapolate(table, i, climb.f1, climb.f2)
     return loop_of(
         solver,
@@ -176,6 +176,12 @@ def _level(
         slope=a * table.scale[i - 1] / table.scale[i],
         reference=norm(climb.x_after),
     )
+
+
+def _target(table: LinearMultistep, i: Array, x_after: Array) -> Array:
+    """Return the state after a step without its given noise."""
+    u = x_after / table.scale[i - 1]
+    return u if table.shift is None else u - table.shift[i - 1]
 
 
 def _extrapolate(table: LinearMultistep, i: Array, f1: Array, f2: Array) -> Array:

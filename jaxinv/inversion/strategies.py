@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxinv.checks import unknown
@@ -173,6 +174,14 @@ def _check_fits(stage: Stage, sampler: LinearMultistep) -> None:
         raise ValueError(
             f"{sampler.name!r} is not bidirectional and has no explicit inverse; "
             "use strategy 'auto'"
+        )
+    known = not isinstance(sampler.tau, jax.core.Tracer)
+    infinite = known and np.isinf(sampler.tau[-1])
+    if isinstance(stage, Algorithm2) and (sampler.noise is not None or infinite):
+        what = "starts at zero terminal SNR" if infinite else "is stochastic"
+        raise ValueError(
+            f"Algorithm 2 does not invert {sampler.name!r}, which {what}: use strategy "
+            "'auto'"
         )
     if isinstance(stage, Algorithm2) and sampler.ends:
         raise ValueError(

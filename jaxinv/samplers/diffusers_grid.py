@@ -27,6 +27,7 @@ References:
     Karras et al. 2022, arXiv:2206.00364, Eq. 5.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,26 @@ import numpy as np
 
 from jaxinv.checks import checked
 from jaxinv.diffusion.diffusers_config import (
+    COG_DDIM,
+    COG_DPM,
     DDIM,
+    DDIM_INVERSE,
+    DDIM_PARALLEL,
+    DDPM,
+    DDPM_PARALLEL,
     DEIS,
     DPM,
     EDM_DPM,
     EDM_EULER,
     EULER,
     FLOW_MATCH_EULER,
+    FLOW_MATCH_HEUN,
     HEUN,
+    LCM,
     PNDM,
     SCALING,
     SINGLESTEP,
+    TCD,
     UNIPC,
     naming_scheduler,
     scheduler_options,
@@ -70,9 +80,23 @@ from jaxinv.diffusion.grid import (
     make_grid,
     warn_if_lossy,
 )
+from jaxinv.diffusion.prediction import Output
 from jaxinv.diffusion.schedule import NoiseSchedule
+from jaxinv.samplers.diffusers_stochastic import consistency_timesteps
 
-SUPPORTED = (DDIM, DPM, DEIS, UNIPC, FLOW_MATCH_EULER, *SCALING, PNDM, SINGLESTEP)
+#: Schedulers on the timesteps of DDIMScheduler.
+ON_TIMESTEPS = (
+    *(DDIM, DDIM_PARALLEL, DDIM_INVERSE),
+    *(COG_DDIM, COG_DPM, PNDM, DDPM, DDPM_PARALLEL),
+)
+FLOW_MATCHING = (FLOW_MATCH_EULER, FLOW_MATCH_HEUN)
+SUPPORTED = (
+    *(DPM, DEIS, UNIPC, SINGLESTEP),
+    *ON_TIMESTEPS,
+    *SCALING,
+    *FLOW_MATCHING,
+    *(LCM, TCD),
+)
 
 
 @checked
@@ -136,16 +160,25 @@ def make_diffusers_grid(
         )
     check_num_steps(schedule, request.num_steps)
     _check_request(options, schedule, request)
-    if name in (DDIM, PNDM):
+    if name in ON_TIMESTEPS:
         check_trailing(schedule, request.num_steps, name=name)
-        return make_grid(schedule, request.num_steps, schedule.timestep_spacing)
+        if name in (DDPM, DDPM_PARALLEL):
+            schedule = dataclasses.replace(schedule, set_alpha_to_one=True)
+        grid = make_grid(schedule, request.num_steps, schedule.timestep_spacing)
+        return _clipping(options, grid)
+    if name in (LCM, TCD):
+        times = consistency_timesteps(options, request.num_steps)
+        lowest = 0.0 if name == LCM else schedule.taus[0]
+        tau = np.append(lowest, schedule.taus[times])
+        seen = np.append(0, times).astype(np.float64)
+        return TimeGrid(tau, schedule.scale(tau), seen, output=schedule.output)
     end: float | None = None
     edm = name in (EDM_EULER, EDM_DPM)
     if edm:
         levels, times, end = edm_levels(options, schedule, request.num_steps)
     elif name in SCALING:
         levels, times, end = k_levels(options, schedule, request)
-    elif name == FLOW_MATCH_EULER:
+    elif name in FLOW_MATCHING:
         levels, times = flow_match_levels(options, schedule, request)
     elif schedule.family == "flow":
         levels, times = flow_levels(options, schedule, request)
@@ -182,6 +215,14 @@ def make_diffusers_grid(
         schedule.family,
         schedule.output,
     )
+
+
+def _clipping(options: Mapping[str, Any], grid: TimeGrid) -> TimeGrid:
+    """Return the grid of a scheduler that may clip data predictions."""
+    if not options.get("clip_sample"):
+        return grid
+    clip = float(options["clip_sample_range"])
+    return dataclasses.replace(grid, output=Output("sample", clip=clip))
 
 
 def _check_request(

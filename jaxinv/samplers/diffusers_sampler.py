@@ -19,18 +19,28 @@ import numpy as np
 
 from jaxinv.checks import checked, shown
 from jaxinv.diffusion.diffusers_config import (
+    COG_DDIM,
+    COG_DPM,
     DDIM,
+    DDIM_INVERSE,
+    DDIM_PARALLEL,
+    DDPM,
+    DDPM_PARALLEL,
     DEIS,
     DPM,
     EDM_DPM,
     EDM_EULER,
     EULER,
+    EULER_ANCESTRAL,
     FLOW_MATCH_EULER,
+    FLOW_MATCH_HEUN,
     HEUN,
     KDPM2,
+    LCM,
     LMS,
     PNDM,
     SINGLESTEP,
+    TCD,
     UNIPC,
     naming_scheduler,
     read_scheduler_config,
@@ -43,6 +53,7 @@ from jaxinv.diffusion.grid import TimeGrid, warn_if_lossy
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.samplers.adams import deis, lms
 from jaxinv.samplers.diffusers_grid import SUPPORTED, make_diffusers_grid
+from jaxinv.samplers.diffusers_stochastic import consistency, ddpm
 from jaxinv.samplers.dpm_solver import (
     PUBLISHED_CURVATURE,
     singlestep,
@@ -55,9 +66,10 @@ from jaxinv.samplers.exponential import (
     lowered_last,
     multistep_orders,
 )
-from jaxinv.samplers.multistep import ddim_diffusers, euler
+from jaxinv.samplers.multistep import ddim_diffusers, ddim_inverse_diffusers, euler
 from jaxinv.samplers.pndm import pndm
 from jaxinv.samplers.runge_kutta import heun, kdpm2
+from jaxinv.samplers.stochastic import ancestral, sde_dpm_solver
 from jaxinv.samplers.table import LinearMultistep, from_predictions
 from jaxinv.samplers.unipc import unipc
 
@@ -172,10 +184,12 @@ def table_from_options(
     _refuse_options(options, schedule)
     name = options["_class_name"]
     grid = make_diffusers_grid(options, schedule, request)
-    if name == FLOW_MATCH_EULER:
-        return euler(grid), grid
-    if name == DDIM:
+    if name in (DDIM, DDIM_PARALLEL, COG_DDIM):
         return ddim_diffusers(schedule, request.num_steps), grid
+    if name == DDIM_INVERSE:
+        return ddim_inverse_diffusers(schedule, request.num_steps), grid
+    if name in (LCM, TCD):
+        return consistency(options, schedule, grid), grid
     if name == PNDM:
         skipped = options["skip_prk_steps"]
         return pndm(schedule, request.num_steps, skip_prk_steps=skipped), grid
@@ -212,6 +226,8 @@ def _algorithm(
 
 
 def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+    if config["algorithm_type"] == "sde-dpmsolver++":
+        return _sde(config, grid)
     algorithm, prediction, second_order = _algorithm(config, grid)
     order = _order(config)
     last = lowered_last(
@@ -232,6 +248,27 @@ def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     return from_predictions(
         grid, *rows, name=f"{algorithm}{order}M", order=min(order, 2)
     )
+
+
+def _sde(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+    exact = _choice(config, "solver_type", {"midpoint": "midpoint", "heun": "exact"})
+    return sde_dpm_solver(
+        grid,
+        _order(config),
+        second_order=exact,
+        lower_order_final=config["lower_order_final"],
+        euler_at_final=config["euler_at_final"],
+    )
+
+
+def _cog_dpm(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+    jump = config["num_train_timesteps"] // grid.num_steps
+    if np.any(np.diff(grid.model_time[1:]) != jump):
+        raise ValueError(
+            f"{COG_DPM} steps to timestep t - T // N, which with these options is not "
+            "the next timestep: not supported; use a number of steps that divides T"
+        )
+    return sde_dpm_solver(grid, 2, lower_order_final=False)
 
 
 def _singlestep(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
@@ -319,11 +356,11 @@ def _order(config: Mapping[str, Any]) -> int:
 def _refuse_options(options: Mapping[str, Any], schedule: NoiseSchedule) -> None:
     """Raise ValueError for options that make the scheduler something else."""
     name, flow = options["_class_name"], schedule.family == "flow"
-    if options.get("clip_sample"):
+    if options.get("clip_sample") and name not in (DDPM, DDPM_PARALLEL):
         raise ValueError(
             "clip_sample (True by default in DDIMScheduler) clips every data "
-            "prediction, so that the step is not linear: only clip_sample=False is "
-            "supported"
+            f"prediction, but {name} also steps with the noise from before: only "
+            "clip_sample=False is supported"
         )
     for key, reason in _REFUSED.items():
         if options.get(key):
@@ -333,7 +370,7 @@ def _refuse_options(options: Mapping[str, Any], schedule: NoiseSchedule) -> None
             f"{name} does not take networks that predict the data, also in diffusers"
         )
     variance = str(options.get("variance_type"))
-    if variance.startswith("learned"):
+    if variance.startswith("learned") and name not in (DDPM, DDPM_PARALLEL):
         raise ValueError(
             f"variance_type={variance!r} is not supported: the network also predicts a "
             "variance"
@@ -372,6 +409,12 @@ _METHODS: dict[str, Callable[[Mapping[str, Any], TimeGrid], LinearMultistep]] = 
     DEIS: _deis,
     UNIPC: _unipc,
     SINGLESTEP: _singlestep,
+    FLOW_MATCH_EULER: lambda _, grid: euler(grid),
+    FLOW_MATCH_HEUN: lambda _, grid: heun(grid),
+    DDPM: ddpm,
+    DDPM_PARALLEL: ddpm,
+    COG_DPM: _cog_dpm,
+    EULER_ANCESTRAL: lambda _, grid: ancestral(grid),
     EULER: lambda _, grid: euler(grid),
     HEUN: lambda _, grid: heun(grid),
     KDPM2: lambda _, grid: kdpm2(grid),

@@ -10,7 +10,7 @@ import numpy as np
 from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid, check_num_steps, check_trailing, make_grid
 from jaxinv.diffusion.schedule import NoiseSchedule, TimestepSpacing
-from jaxinv.samplers.table import LinearMultistep, from_predictions
+from jaxinv.samplers.table import Levels, LinearMultistep, from_predictions
 
 
 @checked
@@ -91,3 +91,56 @@ def ddim_diffusers(
     factor = schedule.scale(target) / grid.scale[:-1]
     data, noise = factor[:, None], (factor * target)[:, None]
     return from_predictions(grid, data, noise, name="ddim_diffusers", order=1)
+
+
+@checked
+def ddim_inverse_diffusers(
+    schedule: NoiseSchedule, num_steps: int, spacing: TimestepSpacing | None = None
+) -> LinearMultistep:
+    """Return diffusers' ``DDIMInverseScheduler``: the published naive inversion.
+
+    It runs from data to noise. As a table it has the data at its noise end: sampling
+    from the latent of an image gives the noise that diffusers finds, and inverting that
+    noise gives the latent.
+
+    Args:
+        schedule: A variance-preserving schedule.
+        num_steps: N.
+        spacing: ``"leading"`` or ``"trailing"``; by default the schedule's own.
+
+    Returns:
+        A table of first order with a memory of one state, whose level 0 is the noise.
+
+    Raises:
+        ValueError: If the schedule is not VP, or for a spacing that the scheduler does
+            not have.
+
+    References:
+        Song et al. 2021, arXiv:2010.02502, Section 4.3; diffusers'
+        ``DDIMInverseScheduler``.
+    """
+    spacing = spacing or schedule.timestep_spacing
+    if schedule.family != "vp" or spacing not in ("leading", "trailing"):
+        raise ValueError(
+            "diffusers' DDIMInverseScheduler needs a VP schedule and the spacing "
+            f"leading or trailing; got {schedule.family!r} and {spacing!r}"
+        )
+    check_num_steps(schedule, num_steps)
+    check_trailing(schedule, num_steps, spacing, name="DDIMInverseScheduler")
+    times = np.round(make_grid(schedule, num_steps, spacing).model_time[1:]).astype(int)
+    before = times - schedule.num_train_timesteps // num_steps
+    start = 0.0 if schedule.set_alpha_to_one else schedule.taus[0]
+    source = np.where(before >= 0, schedule.taus[np.maximum(before, 0)], start)
+    target = schedule.taus[times]
+    # A state x is taken over unchanged at the level of the next evaluation.
+    tau = np.append(target[-1], source[::-1])
+    levels = Levels(
+        tau,
+        schedule.scale(tau),
+        np.append(times[-1], times[::-1]).astype(np.float64),
+        family=schedule.family,
+        output=schedule.output,
+    )
+    factor = schedule.scale(target) / schedule.scale(np.append(source[1:], target[-1]))
+    data, noise = factor[::-1, None], (factor * target)[::-1, None]
+    return from_predictions(levels, data, noise, name="ddim_inverse", order=1)

@@ -2,13 +2,14 @@ r"""The table of every sampler: an explicit linear method on a variable grid.
 
 A sampler with a memory of k states is a table of coefficients,
 
-    u[i-1] = sum_{j=0}^{k-1}  a[i,j] u[i+j] + b[i,j] o[i+j],      i = N .. 1,
+    u[i-1] = sum_{j=0}^{k-1}  a[i,j] u[i+j] + b[i,j] o[i+j]  +  c[i] z[i],   i = N .. 1,
 
 of states u of unit variance and the network's own outputs o
 (:mod:`jaxinv.diffusion.prediction`), so that all numbers are of order one. Formulas are
 written as they are published, in the coordinates of :mod:`jaxinv.diffusion.schedule`,
 where ``dy/dtau = f``, or with predictions of data and noise; :func:`from_rows` brings
-them into these units.
+them into these units. Only stochastic samplers add noises z, which are a constant of
+the row once they are given (:meth:`LinearMultistep.with_noises`).
 
 There is one row per evaluation of the model. A *linear multistep* method has one
 evaluation per step of a grid, and level i of the table is level i of the grid. Methods
@@ -44,7 +45,7 @@ References:
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,9 @@ class LinearMultistep:
         ends: Levels of the table at the ends of the steps of its grid, data first: 0 ..
             N, without the stages in between (static); () if every level is one.
         output: What the network predicts (static); None for f.
+        noise: Weights of a stochastic sampler's noises in ``u[i-1]``, shape (N,); None
+            for a deterministic sampler.
+        shift: The noises with their weights, shape (N, ...), from :meth:`with_noises`.
     """
 
     #: Origin of such values, for error messages.
@@ -93,6 +97,8 @@ class LinearMultistep:
     bidirectional: bool = dataclasses.field(default=False, metadata={"static": True})
     ends: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
     output: Output | None = dataclasses.field(default=None, metadata={"static": True})
+    noise: Coefficients | None = None
+    shift: Float[Array, "n *shape"] | None = None
 
     def __repr__(self) -> str:
         """Return the name, number of steps and order."""
@@ -125,6 +131,28 @@ class LinearMultistep:
         if not self.ends:
             return level
         return jnp.sum(jnp.asarray(self.ends[1:]) <= level)
+
+    def with_noises(self, noises: Float[Array, "n *shape"]) -> "LinearMultistep":
+        """Return a stochastic sampler with its noises, which is a deterministic one.
+
+        Args:
+            noises: One array of unit noise for each row, data first: ``noises[i-1]``
+                is added in the step to ``x[i-1]``.
+
+        Raises:
+            ValueError: If the sampler adds no noise, or for another number of noises.
+        """
+        if self.noise is None:
+            raise ValueError(f"{self.name!r} is deterministic: it takes no noises")
+        noises = jnp.asarray(noises)
+        if noises.ndim < 1 or noises.shape[0] != self.num_rows:
+            raise ValueError(
+                f"{self.name!r} takes {self.num_rows} noises, one for each row, got an "
+                f"array of shape {noises.shape}"
+            )
+        weights = jnp.asarray(self.noise, noises.dtype)
+        weights = weights.reshape((-1,) + (1,) * (noises.ndim - 1))
+        return dataclasses.replace(self, shift=weights * noises)
 
     @property
     def history(self) -> int:
@@ -174,6 +202,7 @@ def from_rows(
     ends: tuple[int, ...] = (),
     data: Float[np.ndarray, "n k"] | None = None,
     noise: Float[np.ndarray, "n k"] | None = None,
+    added: Float[np.ndarray, "n"] | None = None,
 ) -> LinearMultistep:
     """Make a sampler from its coefficients on a grid, in the coordinates y and f.
 
@@ -191,6 +220,7 @@ def from_rows(
         ends: Levels at the ends of steps, if there are stages.
         data: Weights of the data predictions; None for zeros.
         noise: Weights of the noise predictions; None for zeros.
+        added: Weights of a stochastic sampler's noises in ``y[i-1]``.
 
     Returns:
         The table, in float64.
@@ -245,6 +275,7 @@ def from_rows(
         bidirectional=_reads_both_ways(of_u, of_o),
         ends=ends,
         output=grid.output,
+        noise=None if added is None else added * ode.unit[:n],
     )
 
 
@@ -255,6 +286,7 @@ def from_predictions(
     *,
     name: str,
     order: int,
+    added: Float[np.ndarray, "n"] | None = None,
 ) -> LinearMultistep:
     """Make a sampler whose states are sums of predictions of the data and the noise.
 
@@ -264,12 +296,14 @@ def from_predictions(
         noise: Weights of the noise predictions.
         name: The sampler's name, for reports.
         order: Nominal order of accuracy.
+        added: Weights of a stochastic sampler's noises in ``y[i-1]``.
 
     Returns:
         The table; see :func:`from_rows`.
     """
     zeros = np.zeros_like(data)
-    return from_rows(grid, zeros, zeros, name=name, order=order, data=data, noise=noise)
+    parts: Any = {"data": data, "noise": noise, "added": added}
+    return from_rows(grid, zeros, zeros, name=name, order=order, **parts)
 
 
 def _reads_both_ways(a: np.ndarray, b: np.ndarray) -> bool:

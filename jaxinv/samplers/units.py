@@ -25,20 +25,25 @@ LARGEST_LOSS = 1e-5
 
 
 def matched(
-    table: LinearMultistep, denoise: Callable[..., Any]
+    table: LinearMultistep,
+    denoise: Callable[..., Any],
+    shape: tuple[int, ...] | None = None,
 ) -> tuple[LinearMultistep, Function]:
     """Return :func:`all_matched` of one denoiser."""
-    table, (network,) = all_matched(table, denoise)
+    table, (network,) = all_matched(table, shape, denoise)
     return table, network
 
 
 def all_matched(
-    table: LinearMultistep, *denoisers: Callable[..., Any]
+    table: LinearMultistep,
+    shape: tuple[int, ...] | None,
+    *denoisers: Callable[..., Any],
 ) -> tuple[LinearMultistep, tuple[Function, ...]]:
     """Return a table and networks, such that the table weighs the networks' outputs.
 
     Args:
         table: A table.
+        shape: The shape of one sample; None if it is not known yet.
         *denoisers: Denoisers, or models of a state, a time and a condition. One that
             does not say what it predicts (:func:`jaxinv.as_denoiser`) returns f.
 
@@ -48,18 +53,44 @@ def all_matched(
         called for f, and so is the table.
 
     Raises:
-        ValueError: If f does not determine the outputs, or loses too many digits.
+        ValueError: If f does not determine the outputs, or loses too many digits; and
+            for a stochastic sampler without its noises, or with those of another shape.
     """
+    _check_noises(table, shape)
     found = [network_of(denoise) for denoise in denoisers]
     if all(output == table.output for _, output in found):
         return table, tuple(_function(*pair) for pair in found)
     if any(isinstance(denoise, Function) and denoise.output for denoise in denoisers):
         raise ValueError("a network's own output does not fit this sampler's table")
+    if table.output is not None and table.output.clip is not None:
+        raise ValueError(
+            f"{table.name!r} clips data predictions to {table.output.clip:g} "
+            "(clip_sample): pass jaxinv.clipped(denoiser, schedule, "
+            f"{table.output.clip:g})"
+        )
     functions = tuple(_function(denoise, None) for denoise in denoisers)
     converted = in_f(table)
     if table.output is not None and not isinstance(converted.b, jax.core.Tracer):
         _check_digits(table, np.asarray(converted.b))
     return converted, functions
+
+
+def _check_noises(table: LinearMultistep, shape: tuple[int, ...] | None) -> None:
+    """Raise ValueError for a stochastic sampler without its noises."""
+    if table.noise is None:
+        return
+    needed = (table.num_rows, *(("...",) if shape is None else shape))
+    if table.shift is None:
+        raise ValueError(
+            f"{table.name!r} is stochastic: give it the noises that it adds, "
+            f"sampler.with_noises(noises) with an array of shape {needed}, or find "
+            "noises that retrace a sample with jaxinv.ddpm_inversion"
+        )
+    if shape is not None and table.shift.shape != needed:
+        raise ValueError(
+            f"{table.name!r} has noises of shape {table.shift.shape}, but a sample of "
+            f"shape {shape} needs {needed}"
+        )
 
 
 def _function(network: Any, output: Output | None) -> Function:

@@ -109,7 +109,8 @@ def sample(
     """
     check_arithmetic(arithmetic, sampler)
     start = _checked_start(sampler, noise)
-    sampler, model = matched(sampler, denoise)
+    shape = start.x.shape if isinstance(start, SamplerState) else start.shape
+    sampler, model = matched(sampler, denoise, shape)
     if report is not None and arithmetic != "float":
         raise ValueError("report needs arithmetic='float'")
     if arithmetic != "float":
@@ -153,7 +154,8 @@ def sample_trajectory(
         ValueError: If :func:`sample` raises it.
     """
     start = _checked_start(sampler, noise)
-    sampler, model = matched(sampler, denoise)
+    shape = start.x.shape if isinstance(start, SamplerState) else start.shape
+    sampler, model = matched(sampler, denoise, shape)
     return draw(unlabeled(sampler), model, start, keep=True)
 
 

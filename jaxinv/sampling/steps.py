@@ -155,9 +155,10 @@ def evaluate(table: LinearMultistep, denoise: Denoiser, i: Array, y: Array) -> A
 
 
 def apply_row(table: LinearMultistep, i: Array, states: Array, outputs: Array) -> Array:
-    """Return ``y[i-1]`` from the k newest states and outputs, newest first."""
+    """Return ``u[i-1]`` from the k newest states and outputs, newest first."""
     if not table.bidirectional:
-        return row_sum(table, i, states, outputs)
+        total = row_sum(table, i, states, outputs)
+        return total if table.shift is None else total + table.shift[i - 1]
     # Rows do not weigh the output of the oldest state.
     inner = row_sum(table, i, states[:-1], outputs[:-1])
     return inner + table.a[i - 1, -1] * states[-1]

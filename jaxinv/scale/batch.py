@@ -214,7 +214,7 @@ def _over_batches(
             f"batch_size must be a multiple of the {parts} parts that the mesh divides "
             f"samples into, got {batch_size}"
         )
-    sampler, network = matched(sampler, denoise)
+    sampler, network = matched(sampler, denoise, x.shape[1:])
     model = place_model(network, mesh)
     spread = NamedSharding(mesh, P(DATA))
 

@@ -97,7 +97,7 @@ def predict_memory(
         >>> one.arguments == 64 * 64 * 4 * 4
         True
     """
-    sampler, model = matched(sampler, denoise)
+    sampler, model = matched(sampler, denoise, tuple(shape))
     kind = jax.dtypes.canonicalize_dtype(dtype)  # float32 unless JAX has 64 bits
     samples = jax.ShapeDtypeStruct((batch, *shape), kind)
 
