@@ -16,7 +16,14 @@ from jaxinv import solvers as _solvers
 from jaxinv.analysis.plausibility import NoisePlausibility, noise_plausibility
 from jaxinv.apps.interpolation import interpolate
 from jaxinv.decoder_inversion import DecoderInversion, invert_decoder
-from jaxinv.diffusion.denoiser import as_denoiser, conditioned, from_v, from_x0, guided
+from jaxinv.diffusion.denoiser import (
+    as_denoiser,
+    clipped,
+    conditioned,
+    from_v,
+    from_x0,
+    guided,
+)
 from jaxinv.diffusion.diffusers_schedule import schedule_from_diffusers
 from jaxinv.diffusion.grid import LossyGridWarning, TimeGrid, time_grid
 from jaxinv.diffusion.schedule import (
@@ -43,6 +50,7 @@ from jaxinv.inversion import (
     certify,
     invert,
 )
+from jaxinv.inversion.ddpm_inversion import DDPMInversion, ddpm_inversion
 from jaxinv.mesh import make_mesh
 from jaxinv.metrics import nmse_db, psnr
 from jaxinv.samplers import registry as _samplers
@@ -64,6 +72,7 @@ __all__ = [
     "Algorithm1",
     "Algorithm2",
     "Backward",
+    "DDPMInversion",
     "DecoderInversion",
     "Explicit",
     "InversionResult",
@@ -81,8 +90,10 @@ __all__ = [
     "analysis",
     "as_denoiser",
     "certify",
+    "clipped",
     "conditioned",
     "cosine",
+    "ddpm_inversion",
     "decoder",
     "edm",
     "flow_matching",

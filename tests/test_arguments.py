@@ -6,6 +6,7 @@ import inspect
 import random
 import typing
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from jaxinv.decoder_inversion import METHODS
 SCHEDULE = ji.scaled_linear()
 GRID = ji.time_grid(SCHEDULE, 20)
 TABLE = ji.ddim(GRID)
+STOCHASTIC = ji.ancestral(GRID)
 
 
 def half(x, t):
@@ -61,6 +63,13 @@ CALLS = {
     "invert_batch": {"sampler": TABLE, "denoise": half, "x0": X},
     "invert_decoder": {"encode": half, "decode": half, "image": X},
     "invert_stream": {"sampler": TABLE, "denoise": half, "samples": X, "lanes": 2},
+    "ancestral": {"grid": GRID, "eta": 0.5},
+    "clipped": {"denoise": half, "schedule": SCHEDULE, "clip": 1.0},
+    "ddim_inverse_diffusers": {"schedule": SCHEDULE, "num_steps": 20},
+    "ddpm_inversion": {
+        "sampler": STOCHASTIC, "denoise": half, "x0": X, "key": jax.random.key(0),
+    },
+    "sde_dpm_solver": {"grid": GRID, "order": 2, "lower_order_final": True},
     "ipndm": {"grid": GRID, "order": 4},
     "largest_batch": {
         "limit_bytes": 1000, "sampler": TABLE, "denoise": half, "shape": (2,),

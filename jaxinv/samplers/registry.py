@@ -38,21 +38,29 @@ from jaxinv.samplers.dpm_solver import (
     dpmpp_3m_diffusers,
 )
 from jaxinv.samplers.edict import edict
-from jaxinv.samplers.multistep import ddim, ddim_diffusers, euler
+from jaxinv.samplers.multistep import (
+    ddim,
+    ddim_diffusers,
+    ddim_inverse_diffusers,
+    euler,
+)
 from jaxinv.samplers.pndm import pndm
 from jaxinv.samplers.rectified_flow import fireflow, rf_solver, with_midpoints
 from jaxinv.samplers.rex import rex
 from jaxinv.samplers.runge_kutta import heun, kdpm2
+from jaxinv.samplers.stochastic import ancestral, sde_dpm_solver
 from jaxinv.samplers.table import LinearMultistep
 from jaxinv.samplers.unipc import unip, unipc
 
 #: The names that ``jaxinv`` exports.
 __all__ = [
     "LinearMultistep",
+    "ancestral",
     "bdia",
     "belm",
     "ddim",
     "ddim_diffusers",
+    "ddim_inverse_diffusers",
     "deis",
     "dpm_solver_2m",
     "dpm_solver_singlestep",
@@ -72,6 +80,7 @@ __all__ = [
     "rex",
     "rf_solver",
     "sampler_from_diffusers",
+    "sde_dpm_solver",
     "unip",
     "unipc",
     "with_midpoints",
