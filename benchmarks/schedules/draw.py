@@ -22,25 +22,46 @@ PNDM, SINGLESTEP = "PNDMScheduler", "DPMSolverSinglestepScheduler"
 EULER, HEUN, KDPM2, LMS = (
     f"{name}DiscreteScheduler" for name in ("Euler", "Heun", "KDPM2", "LMS")
 )
+DDIM, DDIM_PARALLEL, DDIM_INVERSE, DDPM, DDPM_PARALLEL, LCM, TCD = (
+    f"{name}Scheduler"
+    for name in (
+        *("DDIM", "DDIMParallel", "DDIMInverse", "DDPM", "DDPMParallel", "LCM", "TCD"),
+    )
+)
+EULER_ANCESTRAL = "EulerAncestralDiscreteScheduler"
+COG_DDIM, COG_DPM = "CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"
+FLOW_HEUN = "FlowMatchHeunDiscreteScheduler"
+ON_TIMESTEPS = (DDIM, DDIM_PARALLEL, DDIM_INVERSE, DDPM, DDPM_PARALLEL, LCM, TCD)
+ON_TIMESTEPS += (COG_DDIM, COG_DPM)
 # With the shares in which they are drawn.
 SHARES = {
-    "DDIMScheduler": 0.11,
-    DPM: 0.16,
-    DEIS: 0.1,
-    UNIPC: 0.14,
-    FLOW: 0.1,
-    EULER: 0.1,
-    HEUN: 0.05,
-    KDPM2: 0.05,
-    LMS: 0.04,
-    PNDM: 0.05,
-    SINGLESTEP: 0.05,
-    EDM_EULER: 0.02,
-    EDM_DPM: 0.03,
+    DDIM: 0.08,
+    DPM: 0.15,
+    DEIS: 0.08,
+    UNIPC: 0.11,
+    FLOW: 0.08,
+    EULER: 0.08,
+    HEUN: 0.04,
+    KDPM2: 0.04,
+    LMS: 0.03,
+    PNDM: 0.04,
+    SINGLESTEP: 0.04,
+    EDM_EULER: 0.01,
+    EDM_DPM: 0.02,
+    DDIM_PARALLEL: 0.01,
+    DDIM_INVERSE: 0.02,
+    DDPM: 0.05,
+    DDPM_PARALLEL: 0.01,
+    EULER_ANCESTRAL: 0.03,
+    LCM: 0.02,
+    TCD: 0.02,
+    COG_DDIM: 0.02,
+    COG_DPM: 0.01,
+    FLOW_HEUN: 0.01,
 }
 CLASSES = tuple(SHARES)
 # Their configurations are loaded into the classes above, as users do.
-SOURCES = (*CLASSES, "DDPMScheduler")
+SOURCES = CLASSES
 
 Rng = np.random.Generator
 
@@ -67,7 +88,7 @@ def draw(seed: int) -> Case:
     name = str(rng.choice(CLASSES, p=[*SHARES.values()]))
     steps = int(rng.integers(1, 101)) if rng.random() < 0.8 else int(rng.integers(1, 9))
     config = _options(rng, name, steps)
-    if name != FLOW:
+    if name not in (FLOW, FLOW_HEUN):
         config |= _betas(rng)
     if rng.random() < 0.2:
         config = _from_another_class(rng, name, config)
@@ -114,6 +135,8 @@ def _options(rng: Rng, name: str, steps: int) -> dict[str, Any]:
         return values[rng.integers(len(values))]
 
     config: dict[str, Any] = {}
+    if name == FLOW_HEUN:
+        return {"shift": one(1.0, 3.0, float(rng.uniform(0.3, 12)))}
     if name == FLOW:
         config["num_train_timesteps"] = one(1000, 1000, 1000, 200, 1500)
         if flip(0.7):
@@ -152,17 +175,30 @@ def _options(rng: Rng, name: str, steps: int) -> dict[str, Any]:
     if flip(0.6):
         config["steps_offset"] = one(0, 1, 1, 2, int(rng.integers(0, 30)))
     config["thresholding"] = flip(0.02)
-    if name in ("DDIMScheduler", DPM, UNIPC):
-        config["rescale_betas_zero_snr"] = flip(0.03)
-    if name == "DDIMScheduler":
+    if name in (*ON_TIMESTEPS, DPM, UNIPC, EULER, EULER_ANCESTRAL):
+        config["rescale_betas_zero_snr"] = flip(0.15)
+    if name in ON_TIMESTEPS:
         if flip(0.95):
-            config["clip_sample"] = flip(0.03)
+            config["clip_sample"] = flip(0.3 if name in (DDPM, DDPM_PARALLEL) else 0.03)
         if flip(0.6):
             config["set_alpha_to_one"] = flip(0.5)
+        if name in (DDPM, DDPM_PARALLEL):
+            config["variance_type"] = one(
+                *("fixed_small", "fixed_small_log", "fixed_large") * 3,
+                *("fixed_large_log", "learned", "learned_range"),
+            )
+            config["clip_sample_range"] = one(1.0, 0.5, 3.0)
+        if name in (LCM, TCD):
+            config["original_inference_steps"] = one(50, 100, int(rng.integers(1, 400)))
+            config["timestep_scaling"] = one(10.0, 0.1, float(rng.uniform(0, 20)))
+        if name in (COG_DDIM, COG_DPM):
+            config["snr_shift_scale"] = one(3.0, 1.0, float(rng.uniform(0.3, 6)))
         return config
     if name == PNDM:
         config["skip_prk_steps"] = flip(0.6)
         config["set_alpha_to_one"] = flip(0.5)
+        return config
+    if name == EULER_ANCESTRAL:
         return config
     if name in (EULER, HEUN, KDPM2, LMS):
         if levels := one("karras_sigmas", "exponential_sigmas", "beta_sigmas", "", ""):
@@ -170,10 +206,9 @@ def _options(rng: Rng, name: str, steps: int) -> dict[str, Any]:
         if name == HEUN:
             config["clip_sample"] = flip(0.03)
         if name == EULER:
-            config["rescale_betas_zero_snr"] = flip(0.03)
             config["interpolation_type"] = one("linear", "linear", "log_linear")
             config["final_sigmas_type"] = one("zero", "zero", "sigma_min")
-            config["timestep_type"] = "continuous" if flip(0.03) else "discrete"
+            config["timestep_type"] = "continuous" if flip(0.2) else "discrete"
         if flip(0.1):
             config |= {"sigma_min": 0.05, "sigma_max": float(rng.uniform(5, 20))}
         return config
@@ -208,7 +243,7 @@ def _options(rng: Rng, name: str, steps: int) -> dict[str, Any]:
         config["algorithm_type"] = "dpmsolver" if flip(0.05 if flow else 0.3) else DATA
         if config["algorithm_type"] == "dpmsolver":
             config["final_sigmas_type"] = "sigma_min"
-        if flip(0.03):
+        if flip(0.08 if name == DPM else 0.03):
             config["algorithm_type"] = "sde-dpmsolver++"
         if name == DPM:
             config["euler_at_final"] = flip(0.3)

@@ -97,6 +97,10 @@ def scheduler_sampler(
     try:
         with warnings.catch_warnings(action="ignore", category=ji.LossyGridWarning):
             table = pipe.sampler(steps, scheduler=config)
+        if table.noise is not None:
+            raise ValueError(
+                "it is stochastic, and the noises that it added are not in the image"
+            )
     except ValueError as error:
         if not own:
             raise

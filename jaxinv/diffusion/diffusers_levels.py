@@ -21,6 +21,7 @@ from jaxinv.diffusion.diffusers_config import (
     DPM,
     EDM_DPM,
     FLOW_MATCH_EULER,
+    FLOW_MATCH_HEUN,
     KDPM2,
     LMS,
     SINGLESTEP,
@@ -32,6 +33,10 @@ from jaxinv.diffusion.schedule import NoiseSchedule, shifted
 
 # Noise levels, and the times given to the network.
 Levels = tuple[np.ndarray, np.ndarray]
+
+
+# Timesteps are known up to this where levels are products of inexact roots.
+_UNCERTAIN_TIME = 1e-2
 
 
 class Request(NamedTuple):
@@ -164,8 +169,12 @@ def spaced_levels(
     if not truncated and (options["_class_name"] != DPM or not cosine):
         return levels, times.round()
     others = _levels_and_times(options, _other_root(schedule), num_steps, rule)[1]
+    hangs = np.trunc(times) != np.trunc(others)
+    if options.get("rescale_betas_zero_snr"):
+        # The levels themselves are products of such roots.
+        hangs |= np.abs(times - times.round()) < _UNCERTAIN_TIME
     times, others = np.trunc(times), np.trunc(others)
-    if np.any(hangs := times != others):
+    if np.any(hangs):
         raise ValueError(
             f"diffusers gives the network timestep {int(times[hangs][0])} or "
             f"{int(others[hangs][0])} for the level {levels[hangs][0]:.6g}, depending "
@@ -364,7 +373,7 @@ def last_level(
     """Return the noise level at which the last step ends."""
     name = options["_class_name"]
     spaced = schedule.family == "flow" or level_rule(options) is not None
-    if name == FLOW_MATCH_EULER or (
+    if name in (FLOW_MATCH_EULER, FLOW_MATCH_HEUN) or (
         name != DEIS and options["final_sigmas_type"] == "zero"
     ):
         return 0.0

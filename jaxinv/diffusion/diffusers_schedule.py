@@ -12,6 +12,7 @@ References:
     count from the two ends, with fused multiply-adds.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,23 +83,32 @@ def schedule_of_options(
         return flow_matching(steps, shift=_shift(options, mu))
     if options["prediction_type"] == "flow_prediction":
         raise ValueError(_TOGETHER)
-    if options.get("timestep_type", "discrete") != "discrete":
+    kind = options.get("timestep_type", "discrete")
+    if kind not in ("discrete", "continuous"):
         raise ValueError(
-            f"timestep_type {options['timestep_type']!r} is not supported: the network "
-            "is given a time that is not a training timestep"
+            f"timestep_type must be 'discrete' or 'continuous', got {kind!r}"
         )
     if options["timestep_spacing"] not in get_args(TimestepSpacing):
         raise ValueError(
             f"unknown timestep_spacing {options['timestep_spacing']!r}; expected one "
             f"of {', '.join(get_args(TimestepSpacing))}"
         )
-    return vp_schedule(
+    schedule = vp_schedule(
         _alphas_cumprod(options, steps),
         prediction_type=options["prediction_type"],
         timestep_spacing=options["timestep_spacing"],
         steps_offset=int(options["steps_offset"]),
         set_alpha_to_one=bool(options["set_alpha_to_one"]),
     )
+    if not continuous_times(options):
+        return schedule
+    return dataclasses.replace(schedule, model_times=np.log(schedule.taus) / 4)
+
+
+def continuous_times(options: Mapping[str, Any]) -> bool:
+    """Return whether the network is given ``log(sigma / alpha) / 4`` as its time."""
+    v = options["prediction_type"] == "v_prediction"
+    return v and options.get("timestep_type") == "continuous"
 
 
 def _edm(options: Mapping[str, Any], steps: int) -> NoiseSchedule:
@@ -149,9 +159,15 @@ _ALMOST = (DPM, UNIPC, EULER, EULER_ANCESTRAL)
 
 def _alphas_cumprod(options: Mapping[str, Any], steps: int) -> Float[np.ndarray, "t"]:
     """Return alpha^2 at the training timesteps, rounded as in PyTorch."""
-    factors = np.float32(1) - _betas(options, steps)
-    alphas = np.cumprod(factors, dtype=np.float64).astype(np.float32)
-    if "snr_shift_scale" in options:
+    betas = _betas(options, steps)
+    cog = "snr_shift_scale" in options
+    scaled = options["beta_schedule"] == "scaled_linear"
+    if cog and scaled and options["trained_betas"] is None:
+        # CogVideoX computes these betas, and what follows from them, in float64.
+        ends = options["beta_start"] ** 0.5, options["beta_end"] ** 0.5
+        betas = np.linspace(*ends, steps) ** 2
+    alphas = np.cumprod(1 - betas, dtype=np.float64).astype(betas.dtype)
+    if cog:
         shift = options["snr_shift_scale"]
         alphas = alphas / (shift + (1 - shift) * alphas)
     if not options.get("rescale_betas_zero_snr"):
@@ -160,7 +176,7 @@ def _alphas_cumprod(options: Mapping[str, Any], steps: int) -> Float[np.ndarray,
         raise ValueError("rescale_betas_zero_snr needs at least two noise levels")
     roots = np.sqrt(alphas)
     alphas = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
-    if "snr_shift_scale" in options:
+    if cog:
         return alphas
     # Betas of these alphas, which schedulers multiply again.
     with np.errstate(invalid="ignore"):

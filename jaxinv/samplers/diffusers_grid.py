@@ -72,7 +72,7 @@ from jaxinv.diffusion.diffusers_levels import (
     training_sigmas,
     training_timesteps,
 )
-from jaxinv.diffusion.diffusers_schedule import schedule_of_options
+from jaxinv.diffusion.diffusers_schedule import continuous_times, schedule_of_options
 from jaxinv.diffusion.grid import (
     TimeGrid,
     check_num_steps,
@@ -178,6 +178,8 @@ def make_diffusers_grid(
         levels, times, end = edm_levels(options, schedule, request.num_steps)
     elif name in SCALING:
         levels, times, end = k_levels(options, schedule, request)
+        if continuous_times(options):
+            times = np.log(levels) / np.float32(4)
     elif name in FLOW_MATCHING:
         levels, times = flow_match_levels(options, schedule, request)
     elif schedule.family == "flow":

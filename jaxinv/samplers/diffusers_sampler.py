@@ -210,17 +210,7 @@ def _algorithm(
             f"algorithm_type {config['algorithm_type']!r} cannot end at zero, also not "
             'in diffusers: set final_sigmas_type to "sigma_min"'
         )
-    second_order: SecondOrder = _choice(
-        config,
-        "solver_type",
-        {
-            "midpoint": "midpoint",
-            "heun": "exact",
-            "logrho": "midpoint",
-            "bh1": "midpoint",
-            "bh2": "midpoint",
-        },
-    )
+    second_order: SecondOrder = _choice(config, "solver_type", _SECOND_ORDER)
     prediction: Prediction = "data" if algorithm == "dpmsolver++" else "noise"
     return algorithm, prediction, second_order
 
@@ -251,24 +241,23 @@ def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
 
 
 def _sde(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
-    exact = _choice(config, "solver_type", {"midpoint": "midpoint", "heun": "exact"})
     return sde_dpm_solver(
         grid,
         _order(config),
-        second_order=exact,
+        second_order=_choice(config, "solver_type", _SECOND_ORDER),
         lower_order_final=config["lower_order_final"],
         euler_at_final=config["euler_at_final"],
     )
 
 
 def _cog_dpm(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
-    jump = config["num_train_timesteps"] // grid.num_steps
-    if np.any(np.diff(grid.model_time[1:]) != jump):
+    jump, times = config["num_train_timesteps"] // grid.num_steps, grid.model_time[1:]
+    if np.any(np.diff(times) != jump) or times[0] >= jump:
         raise ValueError(
             f"{COG_DPM} steps to timestep t - T // N, which with these options is not "
             "the next timestep: not supported; use a number of steps that divides T"
         )
-    return sde_dpm_solver(grid, 2, lower_order_final=False)
+    return sde_dpm_solver(grid, 2, lower_order_final=False, euler_at_final=True)
 
 
 def _singlestep(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
@@ -331,6 +320,13 @@ def _refuse_nan(grid: TimeGrid, *, at_zero: bool, standing: bool) -> None:
         )
 
 
+_SECOND_ORDER: dict[str, SecondOrder] = {
+    "midpoint": "midpoint",
+    "heun": "exact",
+    "logrho": "midpoint",
+    "bh1": "midpoint",
+    "bh2": "midpoint",
+}
 # Option names of other schedulers that a diffusers class accepts as its own.
 _DPM_TYPES = ("dpmsolver", "dpmsolver++")
 _SOLVER_TYPES = ("midpoint", "heun", "logrho", "bh1", "bh2")
