@@ -93,14 +93,21 @@ def sampler_from_diffusers(
 ) -> LinearMultistep:
     """Return the sampler that a diffusers ``scheduler_config.json`` describes.
 
-    Supported are DDIMScheduler; PNDMScheduler; EulerDiscreteScheduler,
-    HeunDiscreteScheduler, KDPM2DiscreteScheduler and LMSDiscreteScheduler;
-    EDMEulerScheduler and EDMDPMSolverMultistepScheduler;
+    Supported are DDIMScheduler (and its Parallel version) and DDIMInverseScheduler;
+    PNDMScheduler; EulerDiscreteScheduler, HeunDiscreteScheduler, KDPM2DiscreteScheduler
+    and LMSDiscreteScheduler; EDMEulerScheduler and EDMDPMSolverMultistepScheduler;
     DPMSolverMultistepScheduler and DPMSolverSinglestepScheduler (dpmsolver++ and
     dpmsolver, orders 1 to 3, midpoint and heun); DEISMultistepScheduler (orders 1 to
     3); UniPCMultistepScheduler (orders 1 to 3, bh1 and bh2, with and without its
-    corrector); FlowMatchEulerDiscreteScheduler; with all timestep spacings, Karras,
-    exponential, beta, Lu's and flow levels, and dynamic shifts.
+    corrector); FlowMatchEulerDiscreteScheduler and FlowMatchHeunDiscreteScheduler;
+    CogVideoXDDIMScheduler; with all timestep spacings, Karras, exponential, beta, Lu's
+    and flow levels, zero terminal SNR, and dynamic shifts.
+
+    Stochastic, and therefore to be given noises (``with_noises``), are DDPMScheduler
+    (and its Parallel version), EulerAncestralDiscreteScheduler, LCMScheduler,
+    TCDScheduler, CogVideoXDPMScheduler, and DPMSolverMultistepScheduler with
+    ``sde-dpmsolver++``. DDPMScheduler with ``clip_sample`` takes a denoiser of
+    :func:`jaxinv.clipped`.
 
     The keyword arguments are those of the class's ``set_timesteps``. Pass the arguments
     that *the pipeline* of the image passed. Pipelines of Stable Diffusion pass none.
