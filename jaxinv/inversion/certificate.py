@@ -93,7 +93,7 @@ def _certify(sampler: LinearMultistep, denoise: Function, trajectory: Array) -> 
 def row_errors(
     table: LinearMultistep, denoise: Denoiser, start: Array, states: Array
 ) -> Array:
-    """Return the relative residuals of ``y[1] .. y[N]``, from N evaluations."""
+    """Return the relative residuals of ``u[1] .. u[N]``, from N evaluations."""
     outputs = jax.lax.map(
         lambda pair: evaluate(table, denoise, *pair),
         (jnp.arange(1, table.num_rows + 1), states),

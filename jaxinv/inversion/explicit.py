@@ -121,8 +121,8 @@ def ascent(rows: Rows, window: Window | None, rtol: float | None = None) -> Loop
         rtol: See :class:`Explicit`.
 
     Returns:
-        A loop whose result is the window at the noise end and the trajectory ``y[1] ..
-        y[N]``. It finishes with one evaluation for the start-up rows.
+        A loop whose result is the window at the noise end and the trajectory ``u[1] ..
+        u[N]``. It finishes with one evaluation for the start-up rows.
     """
 
     def begin() -> tuple[Array, Window, Array, Array]:
@@ -210,7 +210,7 @@ def unwind(
 def first_states(
     table: LinearMultistep, denoise: Denoiser, start: Array, solver: Solver
 ) -> Solved:
-    """Return the states ``y[1] .. y[k-1]``, by implicit steps of DDIM from ``y[0]``.
+    """Return the states ``u[1] .. u[k-1]``, by implicit steps of DDIM from ``u[0]``.
 
     They are differentiable by the implicit function theorem for every solver.
     """
@@ -223,7 +223,7 @@ def first_states(
 
 
 def euler_states(table: LinearMultistep, denoise: Denoiser, start: Array) -> Solved:
-    """Return the states ``y[1] .. y[k-1]``, by Euler's steps from ``y[0]``."""
+    """Return the states ``u[1] .. u[k-1]``, by Euler's steps from ``u[0]``."""
     return Naive("lower").solve(Task(_start_up(table), denoise, start))
 
 

@@ -1,27 +1,27 @@
 r"""The gradient of an inversion, by the implicit function theorem.
 
-A solver finds a trajectory ``Y = (y[1], ..., y[N])`` that satisfies all rows of the
+A solver finds a trajectory ``U = (u[1], ..., u[N])`` that satisfies all rows of the
 table (:mod:`jaxinv.inversion.row_residuals`). The rows depend on ``p``: the table, the
-model's parameters, and the data ``y[0]``. So the trajectory is a function of p,
+model's parameters, and the data ``u[0]``. So the trajectory is a function of p,
 
-    R(Y(p), p) = 0,    and therefore    (dR/dY) dY/dp + dR/dp = 0,
+    R(U(p), p) = 0,    and therefore    (dR/dU) dU/dp + dR/dp = 0,
 
 independent of the solver and its iterations. A loss l of the trajectory, with the
-cotangent ``v = dl/dY``, has the gradient
+cotangent ``v = dl/dU``, has the gradient
 
-    dl/dp = v^T dY/dp = -u^T dR/dp,    where    (dR/dY)^T u = v.
+    dl/dp = v^T dU/dp = -w^T dR/dp,    where    (dR/dU)^T w = v.
 
 This linear system, with as many unknowns as the trajectory, replaces a reverse pass
-through the iterations. With ``f[i]`` the model's output at level i, and its Jacobian
-``J[i] = df[i] / dy[i]``, a product with the matrix is
+through the iterations. With ``o[i]`` the model's output at level i, and its Jacobian
+``J[i] = do[i] / du[i]``, a product with the matrix is
 
-    (dR/dY)^T u  =  L_Y^T u  +  J^T (L_F^T u),
+    (dR/dU)^T w  =  L_U^T w  +  J^T (L_O^T w),
 
-where ``L_Y`` and ``L_F`` hold the coefficients a and b of the rows: cheap, and the only
+where ``L_U`` and ``L_O`` hold the coefficients a and b of the rows: cheap, and the only
 coupling between levels. ``J^T`` is one reverse pass through the model at each level.
 Levels are processed sequentially, each with its own forward pass, so that memory only
 holds the activations of one level for any length of the trajectory. The last step,
-``u^T dR/dp``, accumulates the cotangent of the parameters over the levels in the same
+``w^T dR/dp``, accumulates the cotangent of the parameters over the levels in the same
 way.
 
 GMRES solves the system, preconditioned by the inverse of the same matrix with one
@@ -30,7 +30,7 @@ number is measured at the solution, as the quotient ``<z, J z> / <z, z>`` for a 
 of random signs, whose mean is the mean of the eigenvalues of J (Hutchinson). On a
 Gaussian mixture with 20 steps, about 15 products then reach 1e-12, at any order.
 
-Second derivatives raise an error, because the solution Y, whose derivative is defined
+Second derivatives raise an error, because the solution U, whose derivative is defined
 here, would count as a constant in them.
 
 A gradient that does not exist is NaN, never a plausible number. This is the case if the
@@ -102,8 +102,8 @@ def attach_gradient(
     Args:
         table: The table, in the dtype of the states.
         denoise: The denoiser; its arrays of integers have no derivative.
-        start: ``y[0]``.
-        states: ``y[1] .. y[N]``, a solution of the rows.
+        start: ``u[0]``.
+        states: ``u[1] .. u[N]``, a solution of the rows.
         settings: Settings of the linear solve.
 
     Returns:

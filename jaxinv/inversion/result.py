@@ -103,7 +103,7 @@ def wrap_up(
     Args:
         sampler: The sampler, in the dtype of the states.
         x0: The data.
-        states: ``y[1] .. y[N]``.
+        states: ``u[1] .. u[N]``.
         verified: Certificate and cost.
         keep: Whether to return the trajectory.
         state: The state at the noise end, if it is not the end of the trajectory.

@@ -33,7 +33,7 @@ class Solved(NamedTuple):
     """A trajectory with its certificate and its cost.
 
     Attributes:
-        states: ``y[1] .. y[N]``, shape (N, ...).
+        states: ``u[1] .. u[N]``, shape (N, ...).
         errors: Relative residuals of the rows, shape (N,); NaN if not measured.
         iterations: Iterations for each level, shape (N,).
         num_evals: Evaluations of the model, shape ().
@@ -62,7 +62,7 @@ class Task(NamedTuple):
     Attributes:
         table: The table, in the dtype of the states.
         denoise: The denoiser.
-        start: ``y[0]``.
+        start: ``u[0]``.
         known: The best result of earlier stages; None for the first. If its rows were
             ``solved`` but sampling missed the data, its states are those of sampling.
         active: Whether the sample needs this stage. If not, the result is ignored, and
@@ -118,7 +118,7 @@ class Stage:
         return table.num_rows
 
     def solve(self, task: Task) -> Solved:
-        """Find ``y[1] .. y[N]`` for ``y[0] = task.start``."""
+        """Find ``u[1] .. u[N]`` for ``u[0] = task.start``."""
         return run(self.loop(task))
 
     def loop(self, task: Task) -> Loop:

@@ -42,7 +42,7 @@ class Climb(NamedTuple):
         f1: The model's output at the level below.
         f2: The model's output two levels below.
         inner: State of the solve at this level.
-        states: ``y[1] .. y[N]``, as far as known; above, the first guess of
+        states: ``u[1] .. u[N]``, as far as known; above, the first guess of
             :mod:`jaxinv.inversion.trajectory`.
         errors: Relative residuals of the solved steps.
         iterations: Iterations of the solved steps.

@@ -1,6 +1,6 @@
 r"""The whole trajectory at once: exact inversion at any order, parallel in time.
 
-The unknown is ``Y = (y[1], ..., y[N])``, all states except the data, and the equations
+The unknown is ``U = (u[1], ..., u[N])``, all states except the data, and the equations
 are all rows of the sampler's table (:mod:`jaxinv.inversion.row_residuals`). A *sweep*
 
 1. evaluates the model at every state of the current guess, in one batched call;
@@ -213,7 +213,7 @@ class _State(NamedTuple):
 def first_guess(
     table: LinearMultistep, start: Float[Array, "*shape"]
 ) -> Float[Array, "n *shape"]:
-    """Return the trajectory of ``y[0]`` for normally distributed data, a scaling.
+    """Return the trajectory of ``u[0]`` for normally distributed data, a scaling.
 
     Where u is ``signal D + noise e``, the ODE has for data of variance s^2 the solution
     ``u ~ sqrt(s^2 signal^2 + noise^2)``.
@@ -245,7 +245,7 @@ def evaluate_levels(
     Args:
         table: The table.
         denoise: The denoiser.
-        states: ``y[1] .. y[N]``.
+        states: ``u[1] .. u[N]``.
         outputs: Known outputs, which are kept for levels that are not evaluated.
         lowest: Levels up to this one keep their outputs (only with ``chunk``).
         chunk: Number of levels per call; None for one call of all levels.

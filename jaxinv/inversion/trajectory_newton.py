@@ -2,9 +2,9 @@ r"""Newton's method on the whole trajectory, where fixed-point maps do not conve
 
 The unknown and the equations are those of :mod:`jaxinv.inversion.trajectory`: all rows
 of the table. Every row is weighted by the norm of the state that it should reproduce.
-The unknown is changed to ``u`` with ``Y = Y_0 + B u``, where B removes the residuals of
+The unknown is changed to ``w`` with ``U = U_0 + B w``, where B removes the residuals of
 a simple model (:func:`jaxinv.inversion.row_residuals.approximate_inverse`). The
-Jacobian with respect to u is then close to minus the identity, and GMRES needs few
+Jacobian with respect to w is then close to minus the identity, and GMRES needs few
 products. A product is one forward-mode pass over all levels at once, with the memory of
 inference.
 

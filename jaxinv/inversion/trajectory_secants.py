@@ -68,7 +68,7 @@ def no_secants(
 
     Args:
         table: The table, in the dtype of the states.
-        start: ``y[0]``, whose mean square is the variance of the data.
+        start: ``u[0]``, whose mean square is the variance of the data.
         history: m, at least 1; it is reduced for many levels.
 
     Returns:

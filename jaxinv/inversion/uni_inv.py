@@ -1,6 +1,6 @@
 r"""Uni-Inv: one evaluation per step, at the state that the last output predicts.
 
-From ``y[i-1]``, the row solved with the output of the level below predicts ``y[i]``.
+From ``u[i-1]``, the row solved with the output of the level below predicts ``u[i]``.
 The model is evaluated there, and the row is solved again with its output, which the
 next level gets. It is one fixed-point iteration from a better start than the naive
 inverse, and costs one evaluation more in all, at the data.

@@ -74,7 +74,7 @@ class Verified(NamedTuple):
         converged: Whether rows are solved and the reconstruction is within the
             tolerance, shape ().
         state_converged: The verdict on the state, shape ().
-        retraced: ``y[1] .. y[N]`` of sampling from the noise, shape (N, ...); None if
+        retraced: ``u[1] .. u[N]`` of sampling from the noise, shape (N, ...); None if
             not kept.
         stages: Number of stages of the plan that ran, shape ().
     """
@@ -128,7 +128,7 @@ def noise_end(
 
     Args:
         table: The table.
-        states: ``y[1] .. y[N]``.
+        states: ``u[1] .. u[N]``.
     """
     table = in_dtype(table, states.dtype)
     k = table.history if table.bidirectional else 1

@@ -1,7 +1,7 @@
 r"""Walks: published inversions that go up level by level, each by a rule of its own.
 
-With the output g of the model at ``y[i]`` known, the row of a sampler with a memory of
-one state gives ``y[i]`` from ``y[i-1]`` (:meth:`Row.solved`). A rule guesses g from
+With the output g of the model at ``u[i]`` known, the row of a sampler with a memory of
+one state gives ``u[i]`` from ``u[i-1]`` (:meth:`Row.solved`). A rule guesses g from
 some evaluations, and the walk continues from the resulting state.
 
 Rules do not measure whether the row holds. The walk does so at its end, with one more
@@ -48,7 +48,7 @@ class Walk(Stage):
     def rule(
         self, row: "Row", carry: Any
     ) -> tuple[Float[Array, "*shape"], Any, Int[Array, ""] | int]:
-        """Return ``y[i]``, what is given to the next level, and the evaluations."""
+        """Return ``u[i]``, what is given to the next level, and the evaluations."""
         raise NotImplementedError
 
     def solve(self, task: Task) -> Solved:
@@ -72,10 +72,10 @@ class Row:
         table: The table, with a memory of one state.
         denoise: The denoiser.
         i: The level above the step.
-        after: ``y[i-1]``.
+        after: ``u[i-1]``.
 
     Attributes:
-        start: ``y[i]`` for the same state x as below, from which rules begin.
+        start: ``u[i]`` for the same state x as below, from which rules begin.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class Row:
         self.start = table.scale[i - 1] * after / table.scale[i]
 
     def output(self, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Evaluate the model at a guess of ``y[i]``."""
+        """Evaluate the model at a guess of ``u[i]``."""
         return evaluate(self.table, self.denoise, self.i, y)
 
     def solved(self, output: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Return the ``y[i]`` of a known output."""
+        """Return the ``u[i]`` of a known output."""
         return naive_step(self.table, lambda x, t: output, self.i, self.after)
 
 
@@ -107,7 +107,7 @@ def measured(
 
     Args:
         task: What was solved.
-        states: ``y[1] .. y[N]``.
+        states: ``u[1] .. u[N]``.
         spent: Evaluations at each level.
         first: Evaluations before the first level.
     """

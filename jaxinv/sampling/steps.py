@@ -1,7 +1,7 @@
 r"""One step of a sampler, in either direction, on the window of its last states.
 
 A row of a table with a memory of k states maps one *window* of a trajectory to the
-next: ``(y[i], .., y[i+k-1])`` to ``(y[i-1], .., y[i+k-2])``. :class:`Rows` is this map,
+next: ``(u[i], .., u[i+k-1])`` to ``(u[i-1], .., u[i+k-2])``. :class:`Rows` is this map,
 and for bidirectional samplers its inverse, for all loops over the rows (sampling,
 explicit inversion). Both directions of a row use the same sum of the terms between its
 two outer states (:func:`row_sum`), from the same evaluation of the model.
@@ -22,7 +22,7 @@ class Window(NamedTuple):
     """The last k states of a table, data side first.
 
     Attributes:
-        states: ``y[i] .. y[i+k-1]`` at level i, shape (k, ...); zeros for missing
+        states: ``u[i] .. u[i+k-1]`` at level i, shape (k, ...); zeros for missing
             states.
         outputs: The model's outputs at those states between the outer two that were
             evaluated, shape (k, ...).
@@ -35,7 +35,7 @@ class Window(NamedTuple):
 class Rows:
     """The rows of a table with one denoiser, in both directions.
 
-    A window is *at level i* if its newest state (closest to the data) is ``y[i]``.
+    A window is *at level i* if its newest state (closest to the data) is ``u[i]``.
 
     Args:
         table: The table.
@@ -79,7 +79,7 @@ class Rows:
         return self.known(states, level)
 
     def known(self, states: Array, level: int) -> Window:
-        """Return the window at a level of states y."""
+        """Return the window at a level of states u."""
         inner = jnp.arange(1, self.table.history - 1)
         outputs = jnp.zeros_like(states)
         if len(inner):
@@ -149,9 +149,9 @@ def in_dtype(table: LinearMultistep, dtype: Any) -> LinearMultistep:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), table)
 
 
-def evaluate(table: LinearMultistep, denoise: Denoiser, i: Array, y: Array) -> Array:
-    """Evaluate f at the state ``y[i]``, in the dtype of the state."""
-    return denoise(table.scale[i] * y, table.model_time[i]).astype(y.dtype)
+def evaluate(table: LinearMultistep, denoise: Denoiser, i: Array, u: Array) -> Array:
+    """Evaluate the model at the state ``u[i]``, in the dtype of the state."""
+    return denoise(table.scale[i] * u, table.model_time[i]).astype(u.dtype)
 
 
 def apply_row(table: LinearMultistep, i: Array, states: Array, outputs: Array) -> Array:
@@ -183,6 +183,6 @@ def step_of_one_state(
     table: LinearMultistep, denoise: Denoiser, i: Array, x: Array
 ) -> Array:
     """Take a step of a one-state sampler in the state x: ``x[i] -> x[i-1]``."""
-    y = x / table.scale[i]
-    f = evaluate(table, denoise, i, y)
-    return table.scale[i - 1] * apply_row(table, i, y[None], f[None])
+    u = x / table.scale[i]
+    o = evaluate(table, denoise, i, u)
+    return table.scale[i - 1] * apply_row(table, i, u[None], o[None])

@@ -20,7 +20,7 @@ import torch
 import jaxinv as ji
 from benchmarks.schedules.__main__ import float32_case, run
 from benchmarks.schedules.compare import TOLERANCE, compare
-from benchmarks.schedules.draw import CLASSES, DEIS, DPM, EDM_DPM, UNIPC, Case
+from benchmarks.schedules.draw import CLASSES, DDIM, DEIS, DPM, EDM_DPM, UNIPC, Case
 from jaxinv.samplers.units import matched
 
 SCALED_LINEAR = {
@@ -264,6 +264,93 @@ def test_methods_with_stages_and_levels_of_k_diffusion(name, steps):
     # PNDM needs four steps or leaves the training range; diffusers' order 3 returns NaN
     # for a last step of no length.
     assert kinds == {"agrees"} or name in ("PNDMScheduler", EDM_DPM)
+
+
+ON_TIMESTEPS = [
+    {"timestep_spacing": spacing, "prediction_type": prediction, **options}
+    for spacing in SPACINGS
+    for prediction, options in (
+        ("epsilon", {"steps_offset": 1}),
+        ("v_prediction", {"rescale_betas_zero_snr": True, "set_alpha_to_one": False}),
+        ("sample", {"rescale_betas_zero_snr": True}),
+    )
+]
+NO_CLIP = {"clip_sample": False}
+# Zero terminal SNR, CogVideoX's shift of it, and stochastic schedulers with the noises
+# that they add.
+ADDED = {
+    DDIM: [options | NO_CLIP for options in ON_TIMESTEPS],
+    "CogVideoXDDIMScheduler": [
+        options | NO_CLIP | {"snr_shift_scale": shift}
+        for options in ON_TIMESTEPS
+        for shift in (1.0, 3.0)
+    ],
+    "CogVideoXDPMScheduler": [options | NO_CLIP for options in ON_TIMESTEPS],
+    "DDIMInverseScheduler": [options | NO_CLIP for options in ON_TIMESTEPS],
+    "DDPMScheduler": [
+        options | {"variance_type": variance, "clip_sample": clip}
+        for options in ON_TIMESTEPS
+        for variance in ("fixed_small", "fixed_small_log", "fixed_large")
+        for clip in (True, False)
+    ],
+    "EulerAncestralDiscreteScheduler": [
+        options for options in ON_TIMESTEPS if options["prediction_type"] != "sample"
+    ],
+    "EulerDiscreteScheduler": [
+        *ON_TIMESTEPS,
+        {"timestep_type": "continuous", "prediction_type": "v_prediction"},
+    ],
+    DPM: [
+        options | {"algorithm_type": kind, "solver_order": order, "solver_type": rule}
+        for options in (*ON_TIMESTEPS[:3], {"use_karras_sigmas": True})
+        for kind in ("dpmsolver++", "sde-dpmsolver++")
+        for order in (1, 2, 3)
+        for rule in ("midpoint", "heun")
+    ],
+    UNIPC: ON_TIMESTEPS,
+    "LCMScheduler": ON_TIMESTEPS,
+    "TCDScheduler": ON_TIMESTEPS,
+    "FlowMatchHeunDiscreteScheduler": [{"shift": 1.0}, {"shift": 3.0}],
+}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8, 20])
+@pytest.mark.parametrize("name", ADDED)
+def test_zero_terminal_snr_and_schedulers_that_add_noise(name, steps):
+    diffusers.logging.set_verbosity_error()
+    kinds = set()
+    for options in ADDED[name]:
+        outcome = compare(Case(name, case(name, **options), steps, {}))
+        assert outcome.kind in ("agrees", "refused", "diffusers NaN"), (
+            options,
+            outcome,
+        )
+        assert not outcome.silent, (options, outcome)
+        # At zero terminal SNR the levels are products of inexact roots in float32.
+        assert outcome.error < 5e-5, (options, outcome)
+        kinds.add(outcome.kind)
+    assert "agrees" in kinds
+
+
+def test_stable_diffusion_2_1_with_zero_terminal_snr_makes_the_round_trip():
+    config = case(
+        DDIM,
+        clip_sample=False,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    with warnings.catch_warnings(action="ignore", category=ji.LossyGridWarning):
+        table = ji.sampler_from_diffusers(config, 20)
+    assert np.isinf(table.tau[-1])
+    schedule = ji.schedule_from_diffusers(config)
+    denoise = ji.as_denoiser(lambda x, t: 0.3 * jnp.tanh(x + 1e-3 * t), schedule)
+    noise = jnp.asarray(initial_noise())
+    found = ji.invert(table, denoise, ji.sample(table, denoise, noise))
+    assert bool(found.converged)
+    assert float(ji.nmse_db(found.noise, noise)) < -90
 
 
 @pytest.mark.parametrize(
