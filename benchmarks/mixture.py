@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
+from jaxinv.samplers.units import in_tau
 
 COMPONENTS, DIMENSIONS, VARIANCE = 8, 16, 0.05
 #: Runge-Kutta steps between two levels; their error is of the fourth power.
@@ -67,7 +68,7 @@ def solution(model: Any, sampler: Any, noise: Any) -> Any:
         y, _ = jax.lax.scan(step, y, jnp.arange(SUBSTEPS))
         return y, y
 
-    scale = jnp.asarray(sampler.scale)
+    scale = jnp.asarray(in_tau(sampler).scale)
     start = noise * sampler.init_noise_scale / scale[-1]
     ends = jnp.stack([log_tau[:0:-1], log_tau[-2::-1]], axis=1)
     _, ys = jax.lax.scan(interval, start, ends)

@@ -154,13 +154,4 @@ def hardest(
 
 def single_step(sampler: ji.LinearMultistep, i: int) -> ji.LinearMultistep:
     """One step of a sampler without memory, from level i to i - 1, as a sampler."""
-    row, ends = slice(i - 1, i), slice(i - 1, i + 1)
-    return dataclasses.replace(
-        sampler,
-        a=sampler.a[row],
-        b=sampler.b[row],
-        scale=sampler.scale[ends],
-        tau=sampler.tau[ends],
-        model_time=sampler.model_time[ends],
-        init_noise_scale=np.ones(()),
-    )
+    return dataclasses.replace(sampler.part(i - 1, i), init_noise_scale=np.ones(()))

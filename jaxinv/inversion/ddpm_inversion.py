@@ -16,7 +16,6 @@ References:
     arXiv:2304.06140, Eq. 6 and Algorithm 1.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -142,7 +141,7 @@ def _found(
     # The rows without noise hold by themselves.
     evals, solved = jnp.zeros((), jnp.int32), jnp.array(True)
     if fixed:
-        below = Stepwise().solve(Task(_lowest(table, fixed), denoise, start))
+        below = Stepwise().solve(Task(table.part(0, fixed), denoise, start))
         states = states.at[:fixed].set(below.states)
         evals, solved = below.num_evals, below.solved
     outputs = jax.lax.map(
@@ -164,20 +163,4 @@ def _found(
         jnp.max(errors),
         evals + n,
         solved & jnp.all(jnp.isfinite(level_norms(noises))),
-    )
-
-
-def _lowest(table: LinearMultistep, count: int) -> LinearMultistep:
-    """Return the lowest rows, each of one state, as a table of their own."""
-    return dataclasses.replace(
-        table,
-        a=table.a[:count, :1],
-        b=table.b[:count, :1],
-        scale=table.scale[: count + 1],
-        tau=table.tau[: count + 1],
-        model_time=table.model_time[: count + 1],
-        ode=table.ode.lowest(count + 1),
-        ends=(),
-        noise=None,
-        shift=None,
     )

@@ -229,23 +229,10 @@ def euler_states(table: LinearMultistep, denoise: Denoiser, start: Array) -> Sol
 
 def _start_up(table: LinearMultistep) -> LinearMultistep:
     """Return DDIM on the lowest levels, ``k`` of them."""
-    k = table.history
-    ode = table.ode.lowest(k)
-    euler = jnp.asarray(ode.euler)
+    lowest = table.part(0, table.history - 1)
+    euler = jnp.asarray(lowest.ode.euler)
     return dataclasses.replace(
-        table,
-        a=euler[:, :1],
-        b=euler[:, 1:],
-        scale=table.scale[:k],
-        tau=table.tau[:k],
-        model_time=table.model_time[:k],
-        ode=ode,
-        name="ddim",
-        order=1,
-        bidirectional=False,
-        ends=(),
-        noise=None,
-        shift=None,
+        lowest, a=euler[:, :1], b=euler[:, 1:], name="ddim", order=1
     )
 
 

@@ -49,11 +49,11 @@ class Ode(NamedTuple):
     naive: Coefficients
     slopes: Coefficients
 
-    def lowest(self, count: int) -> "Ode":
-        """Return the lowest levels, so many."""
-        per_row = {"euler": self.euler[: count - 1], "naive": self.naive[: count - 1]}
+    def part(self, low: int, high: int) -> "Ode":
+        """Return the levels from ``low`` to ``high``."""
+        per_row = {"euler": self.euler[low:high], "naive": self.naive[low:high]}
         levels = {
-            name: value[:count]
+            name: value[low : high + 1]
             for name, value in self._asdict().items()
             if name not in per_row
         }

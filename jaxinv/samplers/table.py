@@ -154,6 +154,23 @@ class LinearMultistep:
         weights = weights.reshape((-1,) + (1,) * (noises.ndim - 1))
         return dataclasses.replace(self, shift=weights * noises)
 
+    def part(self, low: int, high: int) -> "LinearMultistep":
+        """Return the steps from level ``high`` to ``low``, without older states."""
+        inside, rows = slice(low, high + 1), slice(low, high)
+        return dataclasses.replace(
+            self,
+            a=self.a[rows, :1],
+            b=self.b[rows, :1],
+            scale=self.scale[inside],
+            tau=self.tau[inside],
+            model_time=self.model_time[inside],
+            ode=self.ode.part(low, high),
+            bidirectional=False,
+            ends=(),
+            noise=None if self.noise is None else self.noise[rows],
+            shift=None if self.shift is None else self.shift[rows],
+        )
+
     @property
     def history(self) -> int:
         """Number of states that a row uses, k."""
