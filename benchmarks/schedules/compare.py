@@ -64,6 +64,7 @@ REFUSALS = {
     "betas": "beta_start|trained_betas",
     "options that EDM does not have": "EDM's (networks|schedulers)",
     "NaN in diffusers": "returns NaN|is NaN in diffusers",
+    "zeros in diffusers": "returns zeros",
     "a next timestep that is not t - T // N": "which with these options is not",
     "a spacing that the class does not have": "the spacing leading or trailing; got",
     "more steps than the model was distilled from": "original_inference_steps",

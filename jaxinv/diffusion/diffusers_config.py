@@ -44,7 +44,7 @@ DDPM, DDIM_PARALLEL, DDPM_PARALLEL = (
     f"{name}Scheduler" for name in ("DDPM", "DDIMParallel", "DDPMParallel")
 )
 EULER_ANCESTRAL = "EulerAncestralDiscreteScheduler"
-DDIM_INVERSE = "DDIMInverseScheduler"
+DDIM_INVERSE, IPNDM = "DDIMInverseScheduler", "IPNDMScheduler"
 LCM, TCD = "LCMScheduler", "TCDScheduler"
 COG_DDIM, COG_DPM = "CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"
 FLOW_MATCH_HEUN = "FlowMatchHeunDiscreteScheduler"
@@ -126,6 +126,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     DDPM_PARALLEL: _DDPM,
     COG_DDIM: _COG,
     COG_DPM: _COG,
+    IPNDM: {"num_train_timesteps": 1000, "trained_betas": None},
     LCM: _CONSISTENCY,
     TCD: _CONSISTENCY,
     DPM: _MULTISTEP

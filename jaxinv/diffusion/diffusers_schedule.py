@@ -22,10 +22,12 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxinv.checks import checked
+from jaxinv.diffusion.dance_diffusion import ipndm_schedule
 from jaxinv.diffusion.diffusers_config import (
     DPM,
     EULER,
     EULER_ANCESTRAL,
+    IPNDM,
     UNIPC,
     naming_scheduler,
     scheduler_options,
@@ -74,6 +76,10 @@ def schedule_of_options(
 ) -> NoiseSchedule:
     """Return :func:`schedule_from_diffusers` for options that are already resolved."""
     steps = int(options["num_train_timesteps"])
+    if options["_class_name"] == IPNDM:
+        if options["trained_betas"] is not None:
+            raise ValueError(f"{IPNDM} with trained_betas is not supported")
+        return ipndm_schedule(steps)
     if "sigma_data" in options:
         return _edm(options, steps)
     flow = bool(options.get("use_flow_sigmas"))

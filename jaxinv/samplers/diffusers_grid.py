@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from jaxinv.checks import checked
+from jaxinv.diffusion.dance_diffusion import ipndm_grid
 from jaxinv.diffusion.diffusers_config import (
     COG_DDIM,
     COG_DPM,
@@ -51,6 +52,7 @@ from jaxinv.diffusion.diffusers_config import (
     FLOW_MATCH_EULER,
     FLOW_MATCH_HEUN,
     HEUN,
+    IPNDM,
     LCM,
     PNDM,
     SCALING,
@@ -95,7 +97,7 @@ SUPPORTED = (
     *ON_TIMESTEPS,
     *SCALING,
     *FLOW_MATCHING,
-    *(LCM, TCD),
+    *(LCM, TCD, IPNDM),
 )
 
 
@@ -166,6 +168,10 @@ def make_diffusers_grid(
             schedule = dataclasses.replace(schedule, set_alpha_to_one=True)
         grid = make_grid(schedule, request.num_steps, schedule.timestep_spacing)
         return _clipping(options, grid)
+    if name == IPNDM:
+        if request.num_steps < 2:
+            raise ValueError(f"{IPNDM} returns zeros after a single step")
+        return ipndm_grid(request.num_steps)
     if name in (LCM, TCD):
         times = consistency_timesteps(options, request.num_steps)
         lowest = 0.0 if name == LCM else schedule.taus[0]

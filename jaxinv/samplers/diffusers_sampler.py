@@ -35,6 +35,7 @@ from jaxinv.diffusion.diffusers_config import (
     FLOW_MATCH_EULER,
     FLOW_MATCH_HEUN,
     HEUN,
+    IPNDM,
     KDPM2,
     LCM,
     LMS,
@@ -53,6 +54,7 @@ from jaxinv.diffusion.grid import TimeGrid, warn_if_lossy
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.samplers.adams import deis, lms
 from jaxinv.samplers.diffusers_grid import SUPPORTED, make_diffusers_grid
+from jaxinv.samplers.diffusers_ipndm import ipndm_diffusers
 from jaxinv.samplers.diffusers_stochastic import consistency, ddpm
 from jaxinv.samplers.dpm_solver import (
     PUBLISHED_CURVATURE,
@@ -100,8 +102,8 @@ def sampler_from_diffusers(
     dpmsolver, orders 1 to 3, midpoint and heun); DEISMultistepScheduler (orders 1 to
     3); UniPCMultistepScheduler (orders 1 to 3, bh1 and bh2, with and without its
     corrector); FlowMatchEulerDiscreteScheduler and FlowMatchHeunDiscreteScheduler;
-    CogVideoXDDIMScheduler; with all timestep spacings, Karras, exponential, beta, Lu's
-    and flow levels, zero terminal SNR, and dynamic shifts.
+    CogVideoXDDIMScheduler; IPNDMScheduler; with all timestep spacings, Karras,
+    exponential, beta, Lu's and flow levels, zero terminal SNR, and dynamic shifts.
 
     Stochastic, and therefore to be given noises (``with_noises``), are DDPMScheduler
     (and its Parallel version), EulerAncestralDiscreteScheduler, LCMScheduler,
@@ -195,6 +197,8 @@ def table_from_options(
         return ddim_diffusers(schedule, request.num_steps), grid
     if name == DDIM_INVERSE:
         return ddim_inverse_diffusers(schedule, request.num_steps), grid
+    if name == IPNDM:
+        return ipndm_diffusers(grid), grid
     if name in (LCM, TCD):
         return consistency(options, schedule, grid), grid
     if name == PNDM:

@@ -310,6 +310,7 @@ ADDED = {
     UNIPC: ON_TIMESTEPS,
     "LCMScheduler": ON_TIMESTEPS,
     "TCDScheduler": ON_TIMESTEPS,
+    "IPNDMScheduler": [{}],
     "FlowMatchHeunDiscreteScheduler": [{"shift": 1.0}, {"shift": 3.0}],
 }
 
@@ -329,7 +330,8 @@ def test_zero_terminal_snr_and_schedulers_that_add_noise(name, steps):
         # At zero terminal SNR the levels are products of inexact roots in float32.
         assert outcome.error < 5e-5, (options, outcome)
         kinds.add(outcome.kind)
-    assert "agrees" in kinds
+    # One step of iPNDM from pure noise is zero.
+    assert "agrees" in kinds or (name == "IPNDMScheduler" and steps == 1)
 
 
 def test_stable_diffusion_2_1_with_zero_terminal_snr_makes_the_round_trip():
