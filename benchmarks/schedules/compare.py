@@ -46,6 +46,7 @@ REFUSALS = {
     "clip_sample": "clip_sample",
     "thresholding": "thresholding=",
     "zero terminal SNR": "rescale_betas_zero_snr|terminal SNR",
+    "levels and continuous times that differ in number": "has more continuous times",
     "stochastic": "stochastic_sampling|sde-dpmsolver",
     "inverted levels": "invert_sigmas",
     "learned variance": "variance_type",
@@ -121,6 +122,8 @@ def compare(case: Case) -> Outcome:
         if len(times) != table.num_rows:
             return Outcome("steps differ", f"{len(times)}, {table.num_rows} here")
         allowed = TIME_TOLERANCE * (1 + np.abs(times))
+        if case.config.get("rescale_betas_zero_snr"):
+            allowed *= RESCALED_TOLERANCE / TOLERANCE
         wrong = np.abs(table.model_time[:0:-1] - times) > allowed
         if np.any(wrong):
             here = table.model_time[:0:-1]

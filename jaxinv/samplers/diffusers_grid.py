@@ -185,6 +185,11 @@ def make_diffusers_grid(
     elif name in SCALING:
         levels, times, end = k_levels(options, schedule, request)
         if continuous_times(options):
+            if options["interpolation_type"] == "log_linear":
+                raise ValueError(
+                    f"{name} has more continuous times than steps with log_linear "
+                    "interpolation: not supported"
+                )
             times = np.log(levels) / np.float32(4)
     elif name in FLOW_MATCHING:
         levels, times = flow_match_levels(options, schedule, request)
