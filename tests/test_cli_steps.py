@@ -107,7 +107,7 @@ def test_a_scheduler_that_cannot_be_inverted_is_not_replaced_in_silence(
     before = sorted(tmp_path.iterdir())
     refused = run(*command, "--model", "folder")
     said = ("folder's own scheduler, 'EulerAncestralDiscreteScheduler', cannot be",)
-    said += ("is not supported", "Pass --sampler ddim", "--scheduler FILE")
+    said += ("is stochastic", "Pass --sampler ddim", "--scheduler FILE")
     expect_one_clear_line(refused, *said)
     assert sorted(tmp_path.iterdir()) == before
     result = run(*command, "--model", "folder", "--spacing", "leading")

@@ -99,7 +99,8 @@ def scheduler_sampler(
             table = pipe.sampler(steps, scheduler=config)
         if table.noise is not None:
             raise ValueError(
-                "it is stochastic, and the noises that it added are not in the image"
+                f"{shown(kind)} is stochastic, and the noises that it added are not in "
+                "the image"
             )
     except ValueError as error:
         if not own:

@@ -82,7 +82,6 @@ from jaxinv.diffusion.grid import (
     make_grid,
     warn_if_lossy,
 )
-from jaxinv.diffusion.prediction import Output
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.samplers.diffusers_stochastic import consistency_timesteps
 
@@ -166,8 +165,7 @@ def make_diffusers_grid(
         check_trailing(schedule, request.num_steps, name=name)
         if name in (DDPM, DDPM_PARALLEL):
             schedule = dataclasses.replace(schedule, set_alpha_to_one=True)
-        grid = make_grid(schedule, request.num_steps, schedule.timestep_spacing)
-        return _clipping(options, grid)
+        return make_grid(schedule, request.num_steps, schedule.timestep_spacing)
     if name == IPNDM:
         if request.num_steps < 2:
             raise ValueError(f"{IPNDM} returns zeros after a single step")
@@ -228,14 +226,6 @@ def make_diffusers_grid(
         schedule.family,
         schedule.output,
     )
-
-
-def _clipping(options: Mapping[str, Any], grid: TimeGrid) -> TimeGrid:
-    """Return the grid of a scheduler that may clip data predictions."""
-    if not options.get("clip_sample"):
-        return grid
-    clip = float(options["clip_sample_range"])
-    return dataclasses.replace(grid, output=Output("sample", clip=clip))
 
 
 def _check_request(

@@ -78,7 +78,9 @@ def edict(grid: TimeGrid, p: float = PUBLISHED) -> LinearMultistep:
     b[1::2, 0] = -d
     a[-1] = 1, 0
     own, given = np.arange(2 * n + 1) // 2, np.arange(1, 2 * n + 2) // 2
-    levels = Levels.of(grid, own)._replace(model_time=grid.model_time[given])
+    levels = Levels.of(grid, own)._replace(
+        model_time=grid.model_time[given], seen=grid.tau[given]
+    )
     name = "edict" if p == PUBLISHED else f"edict({p:g})"
     ends = tuple(range(0, 2 * n + 1, 2))
     return from_rows(levels, a, b, name=name, order=1, ends=ends)

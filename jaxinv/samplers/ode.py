@@ -60,28 +60,46 @@ class Ode(NamedTuple):
         return Ode(**levels, **per_row)
 
 
-def ode_of(family: Family, tau: Float[np.ndarray, "n+1"], output: Output | None) -> Ode:
+def ode_of(
+    family: Family,
+    tau: Float[np.ndarray, "n+1"],
+    output: Output | None,
+    seen: Float[np.ndarray, "n+1"] | None = None,
+) -> Ode:
     """Return the ODE at noise levels, data first, with the inverses of Euler's rows.
 
     Args:
         family: The family of the schedule.
         tau: The levels; the last may be infinite.
         output: What the network predicts; None for f.
+        seen: The levels for which the network takes the states, whose outputs are
+            converted there; None for their own.
     """
     sigma_data = None if output is None else output.sigma_data
     unit = unit_factor(family, tau, sigma_data)
     signal, noise = signal_and_noise(family, tau, sigma_data)
-    data, e = prediction_weights(output, family, signal, noise)
-    f = f_weights(output, family, signal, noise)
+    read = signal, noise
+    if seen is not None:
+        read = signal_and_noise(family, seen, sigma_data)
+    data, e = prediction_weights(output, family, *read)
+    f = f_weights(output, family, *read)
+    if seen is not None and family == "ve":
+        # The state that the network takes is x in the unit of the other level.
+        of_u = unit_factor(family, seen, sigma_data) / unit
+        data, e, f = ((part[0] * of_u, part[1]) for part in (data, e, f))
     if output is not None and output.kind == "sample" and noise[0] == 0:
         # The data say nothing of the noise where there is none: naive inversion takes
         # the weights of the next level.
         f = np.append(f[0][1], f[0][1:]), np.append(f[1][1], f[1][1:])
     with np.errstate(invalid="ignore", divide="ignore"):
-        euler = [
-            signal[:-1] * d[1:] + noise[:-1] * w[1:]
-            for d, w in zip(data, e, strict=True)
-        ]
+        if seen is None:
+            euler = [
+                signal[:-1] * of_data[1:] + noise[:-1] * of_noise[1:]
+                for of_data, of_noise in zip(data, e, strict=True)
+            ]
+        else:
+            step = unit[:-1] * (tau[:-1] - tau[1:])
+            euler = [unit[:-1] / unit[1:] + step * f[0][1:], step * f[1][1:]]
         naive = [unit[1:] / unit[:-1], noise[1:] - unit[1:] * tau[:-1]]
         # That of Gaussian data of the network's unit; 0 for f, v and EDM's F.
         slopes = np.zeros_like(tau)

@@ -187,6 +187,8 @@ class Levels(NamedTuple):
         init_noise_scale: Standard deviation of the first state x.
         family: The schedule's family.
         output: What the model predicts; None for f.
+        seen: Noise levels for which the network is told to take the states; None for
+            their own.
     """
 
     tau: Float[np.ndarray, "n+1"]
@@ -195,6 +197,7 @@ class Levels(NamedTuple):
     init_noise_scale: float = 1.0
     family: Family = "vp"
     output: Output | None = None
+    seen: Float[np.ndarray, "n+1"] | None = None
 
     @classmethod
     def of(cls, grid: TimeGrid, which: Sequence[int] | np.ndarray) -> "Levels":
@@ -257,7 +260,8 @@ def from_rows(
     step, age = np.indices(a.shape)
     if np.any((a != 0) | (b != 0) | (d != 0) | (e != 0), where=step + 1 + age > n):
         raise ValueError(f"{name!r} uses states from before the start of the grid")
-    ode = ode_of(grid.family, grid.tau, grid.output)
+    seen = grid.seen if isinstance(grid, Levels) else None
+    ode = ode_of(grid.family, grid.tau, grid.output, seen)
     at = np.minimum(step + 1 + age, n)
     of_u, of_o = np.zeros_like(a), np.zeros_like(a)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -352,7 +352,7 @@ def test_a_missing_file_is_reported_as_such(tmp_path):
     [
         (
             {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True},
-            "terminal SNR of zero",
+            "says nothing of the data",
         ),
         (
             {"trained_betas": [0.1, 0.5, 1.0], "num_train_timesteps": 3},

@@ -97,8 +97,20 @@ def test_random_schedules_of_every_class_are_diffusers_or_refused():
             np.testing.assert_allclose(ours.taus[[0, -1]], ends)
             assert ours.sigma_data == theirs.config["sigma_data"]
             continue
-        found = (ours.scale(ours.taus) ** 2).astype(np.float32)
-        np.testing.assert_array_equal(found, theirs.alphas_cumprod.numpy(), str(config))
+        found = ours.scale(ours.taus) ** 2
+        if name == "IPNDMScheduler":
+            np.testing.assert_allclose(found[::-1], theirs.alphas[:-1] ** 2, atol=1e-6)
+            continue
+        alphas = theirs.alphas_cumprod.numpy()
+        if getattr(theirs.config, "rescale_betas_zero_snr", False):
+            # Products of square roots, whose last bit depends on the machine.
+            np.testing.assert_allclose(found, alphas, atol=2e-6, err_msg=str(config))
+        else:
+            found = found.astype(alphas.dtype)
+            same = np.testing.assert_array_equal
+            if alphas.dtype == np.float64:  # CogVideoX
+                same = np.testing.assert_allclose
+            same(found, alphas, err_msg=str(config))
         for key in ("prediction_type", "timestep_spacing", "set_alpha_to_one"):
             if key in signature(name):
                 assert getattr(ours, key) == theirs.config[key], config

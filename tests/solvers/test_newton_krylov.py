@@ -101,15 +101,16 @@ def test_it_solves_a_whole_trajectory_at_once(float64):
     table = ji.ddim(ji.time_grid(schedule, 10))
     noise = jnp.asarray(np.random.default_rng(1).standard_normal(SHAPE), float64)
     states = ji.sample_trajectory(table, denoise, noise)
-    scale, b = (jnp.asarray(a, float64) for a in (table.scale, table.b[:, 0]))
+    parts = table.scale, table.a[:, 0], table.b[:, 0]
+    scale, a, b = (jnp.asarray(part, float64) for part in parts)
     times = jnp.asarray(table.model_time[1:], float64)
 
     def column(values):
         return values.reshape(-1, *(1,) * noise.ndim)
 
     def residual(xs):
-        ys = xs / column(scale[1:])
-        stepped = column(scale[:-1]) * (ys + column(b) * jax.vmap(denoise)(xs, times))
+        us, outputs = xs / column(scale[1:]), jax.vmap(denoise)(xs, times)
+        stepped = column(scale[:-1]) * (column(a) * us + column(b) * outputs)
         return stepped - jnp.concatenate([states[:1], xs[:-1]])
 
     # From naive inversion, as a first guess should be.
