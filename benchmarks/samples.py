@@ -87,7 +87,7 @@ def make_samples(pipe: Any, count: int, seed: int) -> Samples:
     return Samples(conds, noises, pipe.encode_prompt(""))
 
 
-def make_sampler(pipe: Any, name: str, spacing: Any, steps: int) -> ji.LinearMultistep:
+def make_sampler(pipe: Any, name: str, spacing: Any, steps: int) -> ji.SamplerTable:
     """Return a sampler by its name in the tables; lossy grids are tested on purpose."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ji.LossyGridWarning)

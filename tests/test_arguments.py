@@ -239,7 +239,7 @@ def test_arguments_in_another_order_are_told_the_order():
 
     with pytest.raises(
         ValueError,
-        match=r"sampler must be a LinearMultistep .*got the "
+        match=r"sampler must be a SamplerTable .*got the "
         r"function model; the order is \(sampler, denoise, x0\)",
     ):
         ji.invert(model, TABLE, X)

@@ -17,7 +17,7 @@ from benchmarks.timing import seconds
 from jaxinv.models import with_options
 
 #: A way to invert: the sampler, and the strategy for so many images.
-Way = tuple[Callable[..., ji.LinearMultistep], Callable[[int], Any]]
+Way = tuple[Callable[..., ji.SamplerTable], Callable[[int], Any]]
 
 
 def ways(rows: int, steps: int) -> dict[str, Way]:

@@ -156,7 +156,7 @@ def verdict(grids: list[list[Any]]) -> tuple[str, bool]:
     return f"{'stable' if stable else 'not stable'}, {per_step:.3f} a step", stable
 
 
-def local_errors(rows: ji.LinearMultistep, model: Any, x: np.ndarray) -> np.ndarray:
+def local_errors(rows: ji.SamplerTable, model: Any, x: np.ndarray) -> np.ndarray:
     """Return the error of every full row for exact states, shape (samples, rows)."""
     y = x / np.asarray(rows.scale)[:, None]
     times = jnp.asarray(rows.model_time)

@@ -54,7 +54,7 @@ class Setting:
         self.remembered = Kept(arguments.resume, "what", **given)
 
     @functools.cached_property
-    def sampler(self) -> ji.LinearMultistep:
+    def sampler(self) -> ji.SamplerTable:
         """DDIM on the default grid."""
         return ji.ddim(ji.time_grid(self.pipe.schedule, STEPS))
 

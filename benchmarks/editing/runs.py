@@ -20,7 +20,7 @@ from training.placements import Placement, place
 
 GUIDANCE = 3.0
 #: Samplers with the way that they are inverted.
-METHODS: dict[str, tuple[Callable[[ji.TimeGrid], ji.LinearMultistep], str]] = {
+METHODS: dict[str, tuple[Callable[[ji.TimeGrid], ji.SamplerTable], str]] = {
     "DDIM, naive": (ji.ddim, "naive"),
     "DDIM, exact": (ji.ddim, "stepwise"),
     "O-BELM": (ji.o_belm, "auto"),
@@ -170,7 +170,7 @@ class Setting:
         return _latent(self.pipe, image)
 
     @functools.cache  # noqa: B019
-    def sampler(self, method: str) -> ji.LinearMultistep:
+    def sampler(self, method: str) -> ji.SamplerTable:
         """On the default grid."""
         grid = ji.time_grid(self.pipe.schedule, self.arguments.steps)
         return METHODS[method][0](grid)

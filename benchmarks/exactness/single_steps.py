@@ -152,6 +152,6 @@ def hardest(
     return rows
 
 
-def single_step(sampler: ji.LinearMultistep, i: int) -> ji.LinearMultistep:
+def single_step(sampler: ji.SamplerTable, i: int) -> ji.SamplerTable:
     """One step of a sampler without memory, from level i to i - 1, as a sampler."""
     return dataclasses.replace(sampler.part(i - 1, i), init_noise_scale=np.ones(()))

@@ -35,7 +35,7 @@ class Method(NamedTuple):
     """
 
     title: str
-    make: Callable[[ji.TimeGrid], ji.LinearMultistep]
+    make: Callable[[ji.TimeGrid], ji.SamplerTable]
     grid: Grid
     strategy: Callable[[ji.TimeGrid], Any]
     measures: bool = True

@@ -64,8 +64,8 @@ class Problem(NamedTuple):
         key: Seed of the starts.
     """
 
-    sampler: ji.LinearMultistep
-    fine: ji.LinearMultistep
+    sampler: ji.SamplerTable
+    fine: ji.SamplerTable
     model: Any
     guidance: float
     noise: Any
@@ -201,7 +201,7 @@ def make_problem(pipe: Any, cell: str, seed: int, k: int) -> Problem:
     """Return a sample of a cell."""
     name, grid, steps, guidance = cell.split(":")
 
-    def sampler(count: int) -> ji.LinearMultistep:
+    def sampler(count: int) -> ji.SamplerTable:
         if grid == "log_snr":
             return make_sampler(pipe, name, grid, count)
         return ji.ddim_diffusers(pipe.schedule, count, grid)

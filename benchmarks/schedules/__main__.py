@@ -135,7 +135,7 @@ def float32_case(seed: int) -> tuple[str, float, float] | None:
     return schedule.prediction_type, relative_error(ours, truth), theirs_error
 
 
-def float32_trajectory(sampler: ji.LinearMultistep, denoise: Any) -> np.ndarray:
+def float32_trajectory(sampler: ji.SamplerTable, denoise: Any) -> np.ndarray:
     """Return all states in float32, noise first, in a program shared by shape."""
     pad = ((0, 0), (0, max(0, HISTORY - sampler.history)))
     sampler = dataclasses.replace(

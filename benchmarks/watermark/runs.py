@@ -157,7 +157,7 @@ class Setting:
         )
 
     @functools.cache  # noqa: B019
-    def sampler(self, case: str) -> ji.LinearMultistep:
+    def sampler(self, case: str) -> ji.SamplerTable:
         """DPM-Solver++(2M) on a grid; lossy grids are tested on purpose."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ji.LossyGridWarning)

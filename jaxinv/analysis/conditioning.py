@@ -45,7 +45,7 @@ from jaxinv.callables import Function, check_denoiser, check_finite
 from jaxinv.checks import AtLeastOne, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.norms import norm
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.samplers.units import matched
 from jaxinv.sampling.sample import evaluate, in_dtype, sample
 from jaxinv.solvers.krylov import orthonormalize
@@ -76,7 +76,7 @@ class Conditioning(NamedTuple):
 
 @checked
 def step_conditioning(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser,
     trajectory: Float[Array, "n+1 *shape"],
     *,
@@ -133,7 +133,7 @@ def step_conditioning(
 
 @checked
 def trajectory_conditioning(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser,
     noise: Float[Array, "*shape"],
     *,
@@ -169,7 +169,7 @@ def trajectory_conditioning(
 
 @jax.jit(static_argnames="num_vectors")
 def _steps(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     trajectory: Array,
     num_vectors: int,
@@ -197,7 +197,7 @@ def _steps(
 
 @jax.jit(static_argnames="num_vectors")
 def _whole(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     noise: Array,
     num_vectors: int,

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.diffusion.schedule import Family
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.samplers.units import in_tau
 from jaxinv.sampling.sample import sample
 from jaxinv.sampling.state import state_of
@@ -52,7 +52,7 @@ class Convergence(NamedTuple):
 
 
 @checked
-def local_error(table: LinearMultistep, flow: bool = False) -> Float[np.ndarray, "n"]:
+def local_error(table: SamplerTable, flow: bool = False) -> Float[np.ndarray, "n"]:
     """Return the local error of every row of a table on the analytic model.
 
     Args:
@@ -75,7 +75,7 @@ def local_error(table: LinearMultistep, flow: bool = False) -> Float[np.ndarray,
     return np.array(errors)
 
 
-def levels_seen(table: LinearMultistep) -> np.ndarray:
+def levels_seen(table: SamplerTable) -> np.ndarray:
     """Return the level whose noise level the model takes each state to have.
 
     It is the state's own but where a table gives the model the time of a higher one.
@@ -96,7 +96,7 @@ def analytic_solution(
 
 @checked
 def local_order(
-    make: Callable[[int], LinearMultistep],
+    make: Callable[[int], SamplerTable],
     num_steps: Sequence[int] = (64, 128, 256),
     *,
     flow: bool = False,
@@ -121,7 +121,7 @@ def local_order(
 
 @checked
 def convergence_order(
-    make: Callable[[int], LinearMultistep],
+    make: Callable[[int], SamplerTable],
     num_steps: Sequence[int] = (64, 128, 256),
     *,
     family: Family = "vp",
@@ -161,7 +161,7 @@ def convergence_order(
     return _fit(num_steps, errors)
 
 
-def analytic_denoiser(sampler: LinearMultistep, family: Family) -> Denoiser:
+def analytic_denoiser(sampler: SamplerTable, family: Family) -> Denoiser:
     """Return the analytic model at the noise levels of a sampler.
 
     Args:

@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxinv.checks import checked
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.samplers.units import in_tau
 
 #: Limit on the growth of errors for a table that counts as stable on its grid.
@@ -47,7 +47,7 @@ _ROUNDING = 1e-9
 
 @checked
 def order_conditions(
-    table: LinearMultistep, highest: int = 7
+    table: SamplerTable, highest: int = 7
 ) -> Float[np.ndarray, "n q+1"]:
     """Compute the residuals of the order conditions of every row.
 
@@ -76,7 +76,7 @@ def order_conditions(
 
 
 @checked
-def row_orders(table: LinearMultistep, highest: int = 7) -> np.ndarray:
+def row_orders(table: SamplerTable, highest: int = 7) -> np.ndarray:
     """Return the order of every row: the largest p whose conditions 0 .. p it meets.
 
     Args:
@@ -129,7 +129,7 @@ class ZeroStability(NamedTuple):
 
 
 @checked
-def zero_stability(table: LinearMultistep) -> ZeroStability:
+def zero_stability(table: SamplerTable) -> ZeroStability:
     """Compute the growth of errors by the rows of a table alone, over its own grid.
 
     Rows without full history are omitted, because they act on fewer states.
@@ -165,7 +165,7 @@ def zero_stability(table: LinearMultistep) -> ZeroStability:
 
 
 @checked
-def companion_matrices(table: LinearMultistep) -> Float[np.ndarray, "m k k"]:
+def companion_matrices(table: SamplerTable) -> Float[np.ndarray, "m k k"]:
     """Return the companion matrix of every row with full history, data end first."""
     table, k = in_tau(table), table.history
     full = np.asarray(table.a, np.float64)[: table.num_rows + 1 - k]

@@ -30,7 +30,7 @@ from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion import InversionResult, invert
 from jaxinv.inversion.row_residuals import per_level
 from jaxinv.loops import Loop, run
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.samplers.units import all_matched
 from jaxinv.sampling.sample import descent
 from jaxinv.sampling.state import SamplerState, unlabeled
@@ -55,7 +55,7 @@ class Edit(NamedTuple):
 
 @checked
 def edit(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     source: Denoiser,
     target: Denoiser,
     latent: Float[Array, "*shape"],
@@ -137,7 +137,7 @@ def _checked(mask: ArrayLike, latent: Array) -> Array:
 
 @jax.jit(static_argnames="freeze")
 def _regenerate(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     models: tuple[Function, Function],
     start: Array | SamplerState,
     trajectory: Array,

@@ -40,7 +40,7 @@ class Sampler(NamedTuple):
     name: str
     title: str
     source: str
-    table: ji.LinearMultistep
+    table: ji.SamplerTable
     worst_ratio: float
 
     @property
@@ -124,7 +124,7 @@ def _check_steps(steps: int, schedule: NoiseSchedule) -> None:
         )
 
 
-def _worst_ratio(table: ji.LinearMultistep) -> float:
+def _worst_ratio(table: ji.SamplerTable) -> float:
     """Return the smallest ratio of the noise levels after and before a step."""
     tau = np.unique(table.tau[list(table.ends)] if table.ends else table.tau)
     return float((tau[:-1] / tau[1:]).min(initial=1))

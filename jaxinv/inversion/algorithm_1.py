@@ -37,7 +37,7 @@ from jaxinv.inversion.naive import naive_step
 from jaxinv.inversion.row_residuals import per_level
 from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.norms import norm
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.steps import step_of_one_state
 from jaxinv.solvers import ForwardStep, Solution, Solver
 
@@ -93,7 +93,7 @@ class AlgorithmSteps(NamedTuple):
 
 
 def algorithm_1(
-    table: LinearMultistep,
+    table: SamplerTable,
     denoise: Denoiser,
     x0: Float[Array, "*shape"],
     settings: Algorithm1,
@@ -149,7 +149,7 @@ def one_step(solution: Solution, spent: Array) -> AlgorithmSteps:
     )
 
 
-def without_residuals(table: LinearMultistep, found: AlgorithmSteps) -> Solved:
+def without_residuals(table: SamplerTable, found: AlgorithmSteps) -> Solved:
     """Return the trajectory without residuals of the rows."""
     scale = per_level(jnp.asarray(table.scale)[1:], found.states)
     evals = jnp.sum(found.num_evals)

@@ -59,7 +59,7 @@ from jaxinv.inversion.algorithm_1 import AlgorithmSteps, one_step, without_resid
 from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.inversion.substeps import count_of, fine_naive, index_of
 from jaxinv.norms import norm
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.sample import apply_row, evaluate
 from jaxinv.solvers import ForwardStep, Solution, Solver
 
@@ -95,7 +95,7 @@ class Algorithm2(Stage):
 
 
 def algorithm_2(
-    table: LinearMultistep,
+    table: SamplerTable,
     denoise: Denoiser,
     x0: Float[Array, "*shape"],
     settings: Algorithm2,

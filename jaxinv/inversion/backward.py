@@ -16,7 +16,7 @@ from jaxinv.diffusion.grid import TimeGrid
 from jaxinv.inversion.row_residuals import per_level
 from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.inversion.walk import measured
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.sample import descend
 from jaxinv.sampling.steps import in_dtype
 
@@ -51,10 +51,10 @@ class Backward(Stage):
         Wang et al. 2025, arXiv:2411.04746, and Deng et al. 2025, arXiv:2412.07517.
     """
 
-    method: Callable[[TimeGrid], LinearMultistep]
+    method: Callable[[TimeGrid], SamplerTable]
     grid: TimeGrid
 
-    def least_evals(self, table: LinearMultistep) -> int:
+    def least_evals(self, table: SamplerTable) -> int:
         """Return all evaluations: one per row up, and one to measure each row."""
         return 2 * table.num_rows
 
@@ -72,7 +72,7 @@ class Backward(Stage):
         states = xs[::-1][1:] / per_level(jnp.asarray(table.scale)[1:], xs)
         return measured(task, states, jnp.ones((n,), jnp.int32))
 
-    def upwards(self) -> LinearMultistep:
+    def upwards(self) -> SamplerTable:
         """Return the table from data to noise."""
         grid = self.grid
         return self.method(

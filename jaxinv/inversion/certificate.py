@@ -10,7 +10,7 @@ from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.row_residuals import per_level, residuals
 from jaxinv.loops import Report, run_in_turns
 from jaxinv.norms import relative
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.samplers.units import matched
 from jaxinv.sampling.sample import Descent, evaluate, in_dtype
 from jaxinv.sampling.state import unlabeled
@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 8
 
 @checked
 def certify(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser,
     trajectory: Float[Array, "n+1 *shape"],
     *,
@@ -68,7 +68,7 @@ def certify(
 
 @jax.jit
 def _returned(
-    sampler: LinearMultistep, trajectory: Array, state: tuple[Array, Window, Array]
+    sampler: SamplerTable, trajectory: Array, state: tuple[Array, Window, Array]
 ) -> tuple[Array, Window, Array]:
     """Return the state of sampling, with the trajectory's state at its level."""
     i, window, xs = state
@@ -83,7 +83,7 @@ def _relative_errors(made: Array, trajectory: Array) -> Array:
 
 
 @jax.jit
-def _certify(sampler: LinearMultistep, denoise: Function, trajectory: Array) -> Array:
+def _certify(sampler: SamplerTable, denoise: Function, trajectory: Array) -> Array:
     check_denoiser(denoise, trajectory[0])
     table = in_dtype(sampler, trajectory.dtype)
     states = trajectory / per_level(table.scale, trajectory)
@@ -91,7 +91,7 @@ def _certify(sampler: LinearMultistep, denoise: Function, trajectory: Array) -> 
 
 
 def row_errors(
-    table: LinearMultistep, denoise: Denoiser, start: Array, states: Array
+    table: SamplerTable, denoise: Denoiser, start: Array, states: Array
 ) -> Array:
     """Return the relative residuals of ``u[1] .. u[N]``, from N evaluations."""
     outputs = jax.lax.map(

@@ -29,7 +29,7 @@ from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.row_residuals import level_norms, per_level, residuals, row_sums
 from jaxinv.inversion.stages import Task
 from jaxinv.inversion.stepwise import Stepwise
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.samplers.units import matched
 from jaxinv.sampling.sample import evaluate, in_dtype
 
@@ -62,7 +62,7 @@ class DDPMInversion(NamedTuple):
 
 @checked
 def ddpm_inversion(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser,
     x0: Float[Array, "*shape"],
     key: PRNGKeyArray,
@@ -129,7 +129,7 @@ def ddpm_inversion(
 
 @jax.jit(static_argnames="fixed")
 def _found(
-    table: LinearMultistep, denoise: Function, x0: Array, key: Array, fixed: int
+    table: SamplerTable, denoise: Function, x0: Array, key: Array, fixed: int
 ) -> DDPMInversion:
     check_denoiser(denoise, x0)
     table = in_dtype(table, x0.dtype)

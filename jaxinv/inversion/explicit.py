@@ -52,7 +52,7 @@ from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.verification import judge, misfit, perturbed, unverified
 from jaxinv.loops import Loop, run
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.lossless import Arithmetic, invert_exactly, sample_exactly
 from jaxinv.sampling.sample import descend
 from jaxinv.sampling.state import SamplerState, state_of
@@ -166,7 +166,7 @@ def ascent(rows: Rows, window: Window | None, rtol: float | None = None) -> Loop
 
 
 def unwind(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser,
     start: SamplerState,
     keep: bool,
@@ -208,7 +208,7 @@ def unwind(
 
 
 def first_states(
-    table: LinearMultistep, denoise: Denoiser, start: Array, solver: Solver
+    table: SamplerTable, denoise: Denoiser, start: Array, solver: Solver
 ) -> Solved:
     """Return the states ``u[1] .. u[k-1]``, by implicit steps of DDIM from ``u[0]``.
 
@@ -222,12 +222,12 @@ def first_states(
     return found._replace(states=states)
 
 
-def euler_states(table: LinearMultistep, denoise: Denoiser, start: Array) -> Solved:
+def euler_states(table: SamplerTable, denoise: Denoiser, start: Array) -> Solved:
     """Return the states ``u[1] .. u[k-1]``, by Euler's steps from ``u[0]``."""
     return Naive("lower").solve(Task(_start_up(table), denoise, start))
 
 
-def _start_up(table: LinearMultistep) -> LinearMultistep:
+def _start_up(table: SamplerTable) -> SamplerTable:
     """Return DDIM on the lowest levels, ``k`` of them."""
     lowest = table.part(0, table.history - 1)
     euler = jnp.asarray(lowest.ode.euler)
@@ -237,7 +237,7 @@ def _start_up(table: LinearMultistep) -> LinearMultistep:
 
 
 def unwind_exactly(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     start: Float[Array, "*shape"] | SamplerState,
     arithmetic: Arithmetic,
@@ -310,7 +310,7 @@ def unwind_exactly(
 
 @jax.jit
 def _made(
-    sampler: LinearMultistep, denoise: Function, x0: Array
+    sampler: SamplerTable, denoise: Function, x0: Array
 ) -> tuple[Array, Array, Array]:
     """Return the states x at the data end, and the cost of generating them."""
     check_denoiser(denoise, x0)
@@ -322,9 +322,7 @@ def _made(
 
 
 @jax.jit
-def _start_up_errors(
-    sampler: LinearMultistep, denoise: Function, values: Array
-) -> Array:
+def _start_up_errors(sampler: SamplerTable, denoise: Function, values: Array) -> Array:
     """Return the residuals of all steps, which are zero except in start-up rows."""
     rows = Rows(sampler, denoise, values.dtype)
     window = rows.resume(values, rows.top)

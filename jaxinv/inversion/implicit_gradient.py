@@ -57,7 +57,7 @@ from jaxtyping import Array, Float
 from jaxinv.callables import Function, first_order_only
 from jaxinv.inversion.row_residuals import residuals, rows_matrix
 from jaxinv.inversion.trajectory_secants import clipped
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.sample import evaluate
 from jaxinv.solvers.krylov import gmres
 
@@ -86,7 +86,7 @@ class AdjointSolve:
 
 
 def attach_gradient(
-    table: LinearMultistep,
+    table: SamplerTable,
     denoise: Function,
     start: Float[Array, "*shape"],
     states: Float[Array, "n *shape"],
@@ -118,7 +118,7 @@ def attach_gradient(
     def model(
         weights: list[Any],
         others: list[Any],
-        table: LinearMultistep,
+        table: SamplerTable,
         i: Array,
         y: Array,
     ) -> Array:
@@ -208,7 +208,7 @@ def _pull_back(
     return jax.tree.map(lambda g: jnp.where(found, g, jnp.nan), total)
 
 
-def _preconditioner(table: LinearMultistep, slopes: Array) -> Callable[[Array], Array]:
+def _preconditioner(table: SamplerTable, slopes: Array) -> Callable[[Array], Array]:
     """Return the inverse of the transposed matrix, with one number per level for J.
 
     The bounds admit Jacobians dD/dy of the data prediction from 0.1 to 1.5 and keep the

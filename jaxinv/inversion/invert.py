@@ -70,7 +70,7 @@ from jaxinv.inversion.verification import (
     weigh,
 )
 from jaxinv.loops import Report, run_in_turns
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.samplers.units import matched
 from jaxinv.sampling.lossless import Arithmetic, check_arithmetic
 from jaxinv.sampling.sample import draw, in_dtype
@@ -87,7 +87,7 @@ _NOTHING_TRACED = get_opaque_trace_state()
 
 @checked
 def invert(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser,
     x0: Float[Array, "*shape"] | SamplerState,
     *,
@@ -252,7 +252,7 @@ def _concrete(tree: Any) -> bool:
 
 
 def _on_demand(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     x0: Array,
     plan: tuple[Stage, ...],
@@ -284,7 +284,7 @@ def _on_demand(
 
 
 def _solve(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     x0: Array,
     stage: Stage,
@@ -303,7 +303,7 @@ def _solve(
 
 
 @jax.jit
-def _walked(sampler: LinearMultistep, xs: Array) -> Solved:
+def _walked(sampler: SamplerTable, xs: Array) -> Solved:
     """Return the trajectory of naive inversion from its states, noise first."""
     scale = jnp.asarray(sampler.scale, xs.dtype)[1:]
     return walked(xs[-2::-1] / per_level(scale, xs))
@@ -311,7 +311,7 @@ def _walked(sampler: LinearMultistep, xs: Array) -> Solved:
 
 @jax.jit(static_argnames="stage")
 def _solved(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     x0: Array,
     stage: Stage,
@@ -326,7 +326,7 @@ def _solved(
 
 
 def _verify(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     x0: Array,
     found: Solved,
@@ -354,7 +354,7 @@ _weigh = jax.jit(weigh, static_argnames=("refining", "least"))
 
 @jax.jit(static_argnames="keep")
 def _wrap_up(
-    sampler: LinearMultistep, x0: Array, verified: Verified, keep: bool
+    sampler: SamplerTable, x0: Array, verified: Verified, keep: bool
 ) -> InversionResult:
     table = in_dtype(sampler, x0.dtype)
     return wrap_up(table, x0, verified.solved.states, verified, keep)
@@ -362,7 +362,7 @@ def _wrap_up(
 
 @jax.jit(static_argnames=("plan", "keep", "rtol"))
 def _invert(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     x0: Array,
     plan: tuple[Stage, ...],
@@ -392,7 +392,7 @@ def _invert(
 
 @jax.jit(static_argnames=("keep", "rtol"))
 def _unwind(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     start: SamplerState,
     keep: bool,

@@ -33,7 +33,7 @@ from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.loops import Loop
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 
 EvaluatedAt = Literal["upper", "lower"]
 
@@ -73,7 +73,7 @@ class Naive(Stage):
             steps=lambda state: state[0] - 1,
         )
 
-    def upwards(self, table: LinearMultistep, dtype: Any) -> LinearMultistep:
+    def upwards(self, table: SamplerTable, dtype: Any) -> SamplerTable:
         """Return the table whose sampling is this inversion, from data to noise.
 
         Args:
@@ -124,7 +124,7 @@ def walked(states: Float[Array, "n *shape"]) -> Solved:
 
 
 def naive_step(
-    table: LinearMultistep,
+    table: SamplerTable,
     denoise: Denoiser,
     i: Int[Array, ""],
     u: Float[Array, "*shape"],
@@ -151,7 +151,7 @@ def naive_step(
     return a[i - 1] * u + b[i - 1] * denoise(x, time).astype(x.dtype)
 
 
-def naive_rows(table: LinearMultistep, evaluate_at: EvaluatedAt, xp: Any) -> Any:
+def naive_rows(table: SamplerTable, evaluate_at: EvaluatedAt, xp: Any) -> Any:
     """Return the weights of ``u[i-1]`` and of the output there in ``u[i]``.
 
     A row is undone with f, which the output gives for a state of the level whose time

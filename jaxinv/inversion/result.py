@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxinv.checks import figures, verdict
 from jaxinv.inversion.row_residuals import per_level
 from jaxinv.inversion.verification import Verified
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.state import SamplerState, state_of
 
 
@@ -91,7 +91,7 @@ class InversionResult(NamedTuple):
 
 
 def wrap_up(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     x0: Float[Array, "*shape"],
     states: Float[Array, "n *shape"],
     verified: Verified,

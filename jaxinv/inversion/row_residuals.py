@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxinv.norms import at_least_tiny, norm
-from jaxinv.samplers.table import Coefficients, LinearMultistep
+from jaxinv.samplers.table import Coefficients, SamplerTable
 
 
 def per_level(values: Coefficients, like: Array) -> Array:
@@ -45,7 +45,7 @@ def default_row_rtol(dtype: Any) -> float:
 
 
 def row_sums(
-    table: LinearMultistep,
+    table: SamplerTable,
     states: Float[Array, "n *shape"],
     outputs: Float[Array, "n *shape"],
 ) -> Float[Array, "n *shape"]:
@@ -74,7 +74,7 @@ def row_sums(
 
 
 def residuals(
-    table: LinearMultistep,
+    table: SamplerTable,
     start: Float[Array, "*shape"],
     states: Float[Array, "n *shape"],
     outputs: Float[Array, "n *shape"],
@@ -97,7 +97,7 @@ def residuals(
 
 
 def approximate_inverse(
-    table: LinearMultistep,
+    table: SamplerTable,
     slopes: Float[Array, "n"],
     residual: Float[Array, "n *shape"],
 ) -> Float[Array, "n *shape"]:
@@ -123,7 +123,7 @@ def approximate_inverse(
     return changes.reshape(residual.shape)
 
 
-def rows_matrix(table: LinearMultistep, slopes: Float[Array, "n"]) -> Array:
+def rows_matrix(table: SamplerTable, slopes: Float[Array, "n"]) -> Array:
     """Return the matrix of the rows: entry (i - 1, m - 1) weighs d[m] in row i."""
     return (
         _banded(table.a, slopes.dtype)
@@ -132,7 +132,7 @@ def rows_matrix(table: LinearMultistep, slopes: Float[Array, "n"]) -> Array:
     )
 
 
-def output_matrix(table: LinearMultistep) -> Float[Array, "n n"]:
+def output_matrix(table: SamplerTable) -> Float[Array, "n n"]:
     """Return the matrix of the outputs: entry (i - 1, m - 1) weighs o[m] in row i."""
     return _banded(table.b, jnp.asarray(table.b).dtype)
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.loops import Loop, once, run
 from jaxinv.norms import natural_unit
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 
 #: A number of evaluations.
 Evals = Int[Array, ""] | np.integer | int
@@ -71,7 +71,7 @@ class Task(NamedTuple):
         max_evals: The number of evaluations that the stage may use.
     """
 
-    table: LinearMultistep
+    table: SamplerTable
     denoise: Denoiser
     start: Float[Array, "*shape"]
     known: Solved | None = None
@@ -82,7 +82,7 @@ class Task(NamedTuple):
     @classmethod
     def of(
         cls,
-        table: LinearMultistep,
+        table: SamplerTable,
         denoise: Denoiser,
         x0: Float[Array, "*shape"],
         known: Solved | None = None,
@@ -113,7 +113,7 @@ class Stage:
     (:mod:`jaxinv.inversion.verification`).
     """
 
-    def least_evals(self, table: LinearMultistep) -> int:
+    def least_evals(self, table: SamplerTable) -> int:
         """Return the number of evaluations without which the stage is not started."""
         return table.num_rows
 

@@ -27,7 +27,7 @@ from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.inversion.trajectory import first_guess
 from jaxinv.loops import Loop
 from jaxinv.norms import norm
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.steps import step_of_one_state
 from jaxinv.solvers import Anderson, Solver
 from jaxinv.solvers.iteration import loop_of
@@ -161,7 +161,7 @@ class Stepwise(Stage):
 
 
 def _level(
-    solver: Solver, table: LinearMultistep, denoise: Denoiser, climb: Climb
+    solver: Solver, table: SamplerTable, denoise: Denoiser, climb: Climb
 ) -> Loop:
     """Return the solve of the implicit equation at a sample's current level."""
     # A finished lane has no level; its result is discarded.
@@ -178,13 +178,13 @@ def _level(
     )
 
 
-def _target(table: LinearMultistep, i: Array, x_after: Array) -> Array:
+def _target(table: SamplerTable, i: Array, x_after: Array) -> Array:
     """Return the state after a step without its given noise."""
     u = x_after / table.scale[i - 1]
     return u if table.shift is None else u - table.shift[i - 1]
 
 
-def _extrapolate(table: LinearMultistep, i: Array, f1: Array, f2: Array) -> Array:
+def _extrapolate(table: SamplerTable, i: Array, f1: Array, f2: Array) -> Array:
     """Extrapolate the model's output at level i from i - 1 and i - 2, in log tau.
 
     With one known output the result is that output; without any it is zero, so that the

@@ -17,7 +17,7 @@ from jaxinv.inversion.stepwise import Stepwise
 from jaxinv.inversion.trajectory import Trajectory
 from jaxinv.inversion.trajectory_newton import NewtonTrajectory
 from jaxinv.inversion.walk import Walk
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.solvers import SOLVERS, Solver
 
 Plan = tuple[Stage, ...]
@@ -31,7 +31,7 @@ EVALS_PER_ROW = 150
 FINISH: Plan = (Trajectory(), NewtonTrajectory())
 
 
-def auto_strategy(sampler: LinearMultistep) -> str:
+def auto_strategy(sampler: SamplerTable) -> str:
     """Return the first strategy of ``"auto"`` for a sampler.
 
     Args:
@@ -47,7 +47,7 @@ def auto_strategy(sampler: LinearMultistep) -> str:
 
 
 def make_plan(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     strategy: Any,
     solver: str | Solver | None,
     schedule: NoiseSchedule | None,
@@ -81,7 +81,7 @@ def make_plan(
 
 
 def check_max_evals(
-    max_evals: int | None, plan: Plan, sampler: LinearMultistep
+    max_evals: int | None, plan: Plan, sampler: SamplerTable
 ) -> np.integer:
     """Return the limit on the evaluations of a plan.
 
@@ -109,14 +109,14 @@ def stage_names(plan: Plan) -> tuple[str, ...]:
     return tuple(type(stage).__name__.lower() for stage in plan)
 
 
-def _auto(sampler: LinearMultistep, *_: Any) -> Plan:
+def _auto(sampler: SamplerTable, *_: Any) -> Plan:
     if sampler.bidirectional:
         return (Explicit(),)
     return (Stepwise(), *FINISH) if sampler.history == 1 else FINISH
 
 
 def _stepwise(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     solver: str | Solver | None,
     schedule: NoiseSchedule | None,
 ) -> Plan:
@@ -149,7 +149,7 @@ class Named(NamedTuple):
     """
 
     note: str
-    plan: Callable[[LinearMultistep, Any, NoiseSchedule | None], Plan]
+    plan: Callable[[SamplerTable, Any, NoiseSchedule | None], Plan]
 
 
 STRATEGIES: dict[str, Named] = {
@@ -168,7 +168,7 @@ STRATEGIES: dict[str, Named] = {
 }
 
 
-def _check_fits(stage: Stage, sampler: LinearMultistep) -> None:
+def _check_fits(stage: Stage, sampler: SamplerTable) -> None:
     """Raise ValueError for a stage that does not fit the sampler."""
     if isinstance(stage, Explicit) and not sampler.bidirectional:
         raise ValueError(

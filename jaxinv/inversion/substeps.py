@@ -16,12 +16,12 @@ from jaxtyping import Array, Float, Int
 
 from jaxinv.diffusion.denoiser import Denoiser, as_denoiser
 from jaxinv.diffusion.schedule import NoiseSchedule, PredictionType
-from jaxinv.samplers.table import Coefficients, LinearMultistep
+from jaxinv.samplers.table import Coefficients, SamplerTable
 
 
 def fine_naive(
     schedule: NoiseSchedule,
-    table: LinearMultistep,
+    table: SamplerTable,
     denoise: Denoiser,
     index: Float[Array, "n+1"],
     i: Int[Array, ""],
@@ -70,7 +70,7 @@ def fine_naive(
     return jax.lax.fori_loop(jnp.zeros_like(substeps), substeps, step, u)
 
 
-def _prediction(schedule: NoiseSchedule, table: LinearMultistep) -> PredictionType:
+def _prediction(schedule: NoiseSchedule, table: SamplerTable) -> PredictionType:
     """Return the prediction type of the outputs that a table weighs."""
     if table.output is not None:
         return table.output.kind

@@ -52,7 +52,7 @@ from jaxinv.inversion.trajectory_secants import (
 )
 from jaxinv.loops import Loop
 from jaxinv.norms import at_least_tiny, norm
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.sample import evaluate
 
 # Sweeps continue to this fraction of the tolerance, unless this many do not improve it.
@@ -104,7 +104,7 @@ class Trajectory(Stage):
     chunk: AtLeastOne | None = None
     start: Literal["data", "known", "naive"] = "data"
 
-    def least_evals(self, table: LinearMultistep) -> int:
+    def least_evals(self, table: SamplerTable) -> int:
         """Return the evaluations of a sweep, and of the start."""
         return table.num_rows * (2 if self.start == "naive" else 1)
 
@@ -211,7 +211,7 @@ class _State(NamedTuple):
 
 
 def first_guess(
-    table: LinearMultistep, start: Float[Array, "*shape"]
+    table: SamplerTable, start: Float[Array, "*shape"]
 ) -> Float[Array, "n *shape"]:
     """Return the trajectory of ``u[0]`` for normally distributed data, a scaling.
 
@@ -224,7 +224,7 @@ def first_guess(
 
 
 def gaussian_sizes(
-    table: LinearMultistep, start: Float[Array, "*shape"]
+    table: SamplerTable, start: Float[Array, "*shape"]
 ) -> Float[Array, "n+1"]:
     """Return the standard deviations of states u, for data of the size of ``u[0]``."""
     ode = table.ode
@@ -233,7 +233,7 @@ def gaussian_sizes(
 
 
 def evaluate_levels(
-    table: LinearMultistep,
+    table: SamplerTable,
     denoise: Denoiser,
     states: Float[Array, "n *shape"],
     outputs: Float[Array, "n *shape"],
@@ -282,7 +282,7 @@ def _calls(n: int, lowest: Array, chunk: int | None) -> tuple[Array, Array]:
 
 
 def _sweep(
-    table: LinearMultistep,
+    table: SamplerTable,
     denoise: Denoiser,
     start: Float[Array, "*shape"],
     settings: Trajectory,

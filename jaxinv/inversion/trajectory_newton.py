@@ -30,7 +30,7 @@ from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.inversion.trajectory import evaluate_levels, first_guess
 from jaxinv.loops import run
 from jaxinv.norms import at_least_tiny
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.solvers import NewtonKrylov
 
 #: Evaluations of all levels by the shortest solve: the first guess, a product (two),
@@ -54,7 +54,7 @@ class NewtonTrajectory(Stage):
     krylov: AtLeastOne = 40
     rtol: Tolerance | None = None
 
-    def least_evals(self, table: LinearMultistep) -> int:
+    def least_evals(self, table: SamplerTable) -> int:
         """Return the evaluations of a Newton step with one Krylov vector."""
         return LEAST_CALLS * table.num_rows
 

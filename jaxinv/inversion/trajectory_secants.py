@@ -36,7 +36,7 @@ from jaxinv.inversion.row_residuals import (
     rows_matrix,
 )
 from jaxinv.norms import norm
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 
 #: Limit on the unknowns of the dense system of the correction.
 MAX_UNKNOWNS = 2000
@@ -62,7 +62,7 @@ class Secants(NamedTuple):
 
 
 def no_secants(
-    table: LinearMultistep, start: Float[Array, "*shape"], history: int
+    table: SamplerTable, start: Float[Array, "*shape"], history: int
 ) -> Secants:
     """Return secants without measurements, with the slopes of Gaussian data.
 
@@ -86,7 +86,7 @@ def no_secants(
 
 
 def record(
-    table: LinearMultistep,
+    table: SamplerTable,
     secants: Secants,
     d_states: Float[Array, "n *shape"],
     d_outputs: Float[Array, "n *shape"],
@@ -123,7 +123,7 @@ def record(
 
 
 def slopes_of_output(
-    table: LinearMultistep, of_data: Float[Array, "n"]
+    table: SamplerTable, of_data: Float[Array, "n"]
 ) -> Float[Array, "n"]:
     """Return the derivatives of the outputs o by u, from those of the data prediction.
 
@@ -137,7 +137,7 @@ def slopes_of_output(
 
 
 def clipped(
-    table: LinearMultistep, slopes: Float[Array, "n"], low: float, high: float
+    table: SamplerTable, slopes: Float[Array, "n"], low: float, high: float
 ) -> Float[Array, "n"]:
     """Limit derivatives of the outputs, do/du, to a range of dD/dy.
 
@@ -166,7 +166,7 @@ def forget(secants: Secants, when: Bool[Array, ""]) -> Secants:
 
 
 def newton_step(
-    table: LinearMultistep,
+    table: SamplerTable,
     secants: Secants,
     residual: Float[Array, "n *shape"],
     open_rows: Bool[Array, "n"],

@@ -43,7 +43,7 @@ from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.row_residuals import per_level
 from jaxinv.inversion.stages import UNLIMITED, Evals, Solved, Stage, Task, run_stage
 from jaxinv.norms import relative
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.sample import descend
 from jaxinv.sampling.state import SamplerState, state_of
 from jaxinv.sampling.steps import in_dtype
@@ -122,7 +122,7 @@ def unverified(solved: Solved) -> Verified:
 
 @jax.jit
 def noise_end(
-    table: LinearMultistep, states: Float[Array, "n *shape"]
+    table: SamplerTable, states: Float[Array, "n *shape"]
 ) -> tuple[Float[Array, "*shape"], SamplerState | None]:
     """Return the noise of a trajectory, and the state of a bidirectional sampler.
 
@@ -138,7 +138,7 @@ def noise_end(
 
 
 def verify(
-    table: LinearMultistep,
+    table: SamplerTable,
     x0: Float[Array, "*shape"],
     solved: Solved,
     rtol: float,
@@ -188,7 +188,7 @@ def _first_error(
 
 @functools.partial(jax.jit, static_argnames="rtol")
 def _judged(
-    table: LinearMultistep,
+    table: SamplerTable,
     x0: Array,
     solved: Solved,
     xs: Array,
@@ -263,7 +263,7 @@ def judge(
 
 def run_plan(
     plan: tuple[Stage, ...],
-    table: LinearMultistep,
+    table: SamplerTable,
     denoise: Denoiser,
     x0: Float[Array, "*shape"],
     rtol: float | None,
@@ -414,7 +414,7 @@ def weigh(
 
 
 def verify_in_place(
-    table: LinearMultistep,
+    table: SamplerTable,
     denoise: Denoiser,
     x0: Float[Array, "*shape"],
     found: Solved,

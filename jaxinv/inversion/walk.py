@@ -19,7 +19,7 @@ from jaxinv.inversion.certificate import ROWS_AT_ONCE, row_errors
 from jaxinv.inversion.naive import naive_step
 from jaxinv.inversion.row_residuals import default_row_rtol
 from jaxinv.inversion.stages import Solved, Stage, Task
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.steps import evaluate
 
 
@@ -37,7 +37,7 @@ class Walk(Stage):
         """Return the largest number of evaluations of the rule at a level."""
         return 1
 
-    def least_evals(self, table: LinearMultistep) -> int:
+    def least_evals(self, table: SamplerTable) -> int:
         """Return all evaluations, which a walk needs to begin."""
         return self.first_evals + (self.level_evals + 1) * table.num_rows
 
@@ -80,7 +80,7 @@ class Row:
 
     def __init__(
         self,
-        table: LinearMultistep,
+        table: SamplerTable,
         denoise: Denoiser,
         i: Int[Array, ""],
         after: Float[Array, "*shape"],

@@ -45,7 +45,7 @@ from jaxinv.pipeline.latents import (
     encode,
 )
 from jaxinv.pipeline.scheduler import pipeline_request, pipeline_sampler
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.sample import sample
 from jaxinv.sampling.state import SamplerState
 
@@ -156,7 +156,7 @@ class LatentDiffusion:
         image_size: tuple[int, int] | None = None,
         scheduler: Mapping[str, Any] | str | Path | None = None,
         **request: Any,
-    ) -> LinearMultistep:
+    ) -> SamplerTable:
         """Return the sampler whose steps a diffusers pipeline of this model takes.
 
         A pipeline passes more to its scheduler than the number of steps. FLUX's passes
@@ -291,7 +291,7 @@ class LatentDiffusion:
     def invert(
         self,
         image: Image,
-        sampler: LinearMultistep,
+        sampler: SamplerTable,
         denoise: Denoiser,
         *,
         decoder: str | Method = "anderson",
@@ -321,7 +321,7 @@ class LatentDiffusion:
     @checked
     def generate(
         self,
-        sampler: LinearMultistep,
+        sampler: SamplerTable,
         denoise: Denoiser,
         noise: Float[Array, "h w c"] | SamplerState,
     ) -> Float[Array, "fh fw 3"]:

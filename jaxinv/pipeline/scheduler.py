@@ -36,7 +36,7 @@ from jaxinv.diffusion.diffusers_schedule import schedule_from_diffusers
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.files.json_fields import check_field
 from jaxinv.samplers.diffusers_sampler import sampler_from_diffusers
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 
 #: Latent pixels along each side of a token of SD3's and FLUX's transformers.
 PATCH_SIZE = 2
@@ -143,7 +143,7 @@ def pipeline_sampler(
     config: Mapping[str, Any],
     num_steps: int,
     request: Mapping[str, Any],
-) -> LinearMultistep:
+) -> SamplerTable:
     """Return the sampler of a scheduler, if the scheduler fits a model.
 
     Args:

@@ -16,7 +16,7 @@ from jaxinv.samplers.exponential import (
     lowered_last,
     multistep_orders,
 )
-from jaxinv.samplers.table import LinearMultistep, from_predictions, from_rows
+from jaxinv.samplers.table import SamplerTable, from_predictions, from_rows
 
 # Newest output first: Hairer, Norsett & Wanner, III.1, Table 1.1.
 ADAMS_BASHFORTH = (
@@ -30,7 +30,7 @@ ADAMS_BASHFORTH = (
 @checked
 def deis(
     grid: TimeGrid, order: int = 2, *, lower_order_final: bool = True
-) -> LinearMultistep:
+) -> SamplerTable:
     """Return DEIS, which interpolates the noise prediction in ``log(sigma / alpha)``.
 
     This is the variant of diffusers ("logrho"): the polynomial through the last
@@ -66,7 +66,7 @@ def deis(
 
 
 @checked
-def lms(grid: TimeGrid, order: int = 4) -> LinearMultistep:
+def lms(grid: TimeGrid, order: int = 4) -> SamplerTable:
     """Return the linear multistep method of k-diffusion: Adams-Bashforth in ``tau``.
 
     The polynomial through the last ``order`` values of f is integrated exactly on the
@@ -96,7 +96,7 @@ def lms(grid: TimeGrid, order: int = 4) -> LinearMultistep:
 
 
 @checked
-def ipndm(grid: TimeGrid, order: int = 4) -> LinearMultistep:
+def ipndm(grid: TimeGrid, order: int = 4) -> SamplerTable:
     """Return iPNDM: Adams-Bashforth with the constant coefficients of even steps.
 
     ``y[i-1] = y[i] + (tau[i-1] - tau[i]) sum_j c[j] f[i+j]`` with c = (1), (3, -1)/2,

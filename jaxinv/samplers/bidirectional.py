@@ -64,7 +64,7 @@ from jaxtyping import Float
 
 from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid
-from jaxinv.samplers.table import LinearMultistep, from_rows
+from jaxinv.samplers.table import SamplerTable, from_rows
 
 # Weights of the states and of the outputs of a row, newest first.
 Row = tuple[Sequence[float], Sequence[float]]
@@ -74,7 +74,7 @@ MILNE = ((0, 3), (0, 1, 2))
 
 
 @checked
-def o_belm(grid: TimeGrid, k: int = 2) -> LinearMultistep:
+def o_belm(grid: TimeGrid, k: int = 2) -> SamplerTable:
     r"""Return O-BELM: the stable bidirectional row with the least truncation error.
 
     With ``h[i] = tau[i] - tau[i-1]`` and ``r = h[i] / h[i+1]``, k = 2 is
@@ -119,7 +119,7 @@ def o_belm(grid: TimeGrid, k: int = 2) -> LinearMultistep:
 
 
 @checked
-def belm(grid: TimeGrid, k: int = 2) -> LinearMultistep:
+def belm(grid: TimeGrid, k: int = 2) -> SamplerTable:
     """Return BELM of the highest order, with all coefficients from order conditions.
 
     k = 2 is :func:`o_belm`. k = 3 and 4 have orders 4 and 6 and are *not zero-stable*:
@@ -149,7 +149,7 @@ def belm(grid: TimeGrid, k: int = 2) -> LinearMultistep:
 
 
 @checked
-def bdia(grid: TimeGrid, gamma: float = 0.96) -> LinearMultistep:
+def bdia(grid: TimeGrid, gamma: float = 0.96) -> SamplerTable:
     r"""Return BDIA: DDIM's step forward plus gamma times the error of its step back.
 
         x[i-1] = DDIM(x[i]; i -> i-1) + gamma (x[i+1] - DDIM(x[i]; i -> i+1)),
@@ -236,7 +236,7 @@ def polynomial_weights(
 
 def table_of_rows(
     grid: TimeGrid, rows: Sequence[Row], k: int, *, name: str, order: int
-) -> LinearMultistep:
+) -> SamplerTable:
     """Return the table of rows that are given from the noise end to the data end."""
     a, b = np.zeros((grid.num_steps, k)), np.zeros((grid.num_steps, k))
     for row, (of_states, of_outputs) in zip(

@@ -62,7 +62,7 @@ from jaxinv.samplers.bidirectional import (
     table_of_rows,
 )
 from jaxinv.samplers.exponential import Prediction, phi
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 
 # Which states and outputs, counted from level i, a row of k = 2 uses.
 LEAPFROG = ((0, 1), (0,))
@@ -71,7 +71,7 @@ LEAPFROG = ((0, 1), (0,))
 @checked
 def o_belm_log_snr(
     grid: TimeGrid, k: int = 2, *, prediction: Prediction = "noise"
-) -> LinearMultistep:
+) -> SamplerTable:
     r"""O-BELM with its order in log-SNR: for few steps.
 
     k = 2 uses ``y[i]``, ``y[i+1]`` and the output at level i. For a VP model (f = e),

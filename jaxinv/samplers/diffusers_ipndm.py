@@ -11,10 +11,10 @@ import numpy as np
 
 from jaxinv.diffusion.grid import TimeGrid
 from jaxinv.samplers.adams import ADAMS_BASHFORTH
-from jaxinv.samplers.table import LinearMultistep, from_rows
+from jaxinv.samplers.table import SamplerTable, from_rows
 
 
-def ipndm_diffusers(grid: TimeGrid) -> LinearMultistep:
+def ipndm_diffusers(grid: TimeGrid) -> SamplerTable:
     """Return iPNDM of order 4 on :func:`jaxinv.diffusion.dance_diffusion.ipndm_grid`.
 
     Args:

@@ -72,7 +72,7 @@ from jaxinv.samplers.multistep import ddim_diffusers, ddim_inverse_diffusers, eu
 from jaxinv.samplers.pndm import pndm
 from jaxinv.samplers.runge_kutta import heun, kdpm2
 from jaxinv.samplers.stochastic import ancestral, sde_dpm_solver
-from jaxinv.samplers.table import LinearMultistep, from_predictions
+from jaxinv.samplers.table import SamplerTable, from_predictions
 from jaxinv.samplers.unipc import unipc
 
 # Options that turn the method into something other than a table, or change the grid.
@@ -92,7 +92,7 @@ def sampler_from_diffusers(
     sigmas: Sequence[float] | np.ndarray | None = None,
     timesteps: Sequence[float] | np.ndarray | None = None,
     mu: float | None = None,
-) -> LinearMultistep:
+) -> SamplerTable:
     """Return the sampler that a diffusers ``scheduler_config.json`` describes.
 
     Supported are DDIMScheduler (and its Parallel version) and DDIMInverseScheduler;
@@ -179,7 +179,7 @@ def sampler_from_diffusers(
 
 def table_from_options(
     options: Mapping[str, Any], schedule: NoiseSchedule, request: Request
-) -> tuple[LinearMultistep, TimeGrid]:
+) -> tuple[SamplerTable, TimeGrid]:
     """Return :func:`sampler_from_diffusers` of resolved options without its warning.
 
     Args:
@@ -226,7 +226,7 @@ def _algorithm(
     return algorithm, prediction, second_order
 
 
-def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> SamplerTable:
     if config["algorithm_type"] == "sde-dpmsolver++":
         return _sde(config, grid)
     algorithm, prediction, second_order = _algorithm(config, grid)
@@ -251,7 +251,7 @@ def _dpm_solver(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     )
 
 
-def _sde(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+def _sde(config: Mapping[str, Any], grid: TimeGrid) -> SamplerTable:
     return sde_dpm_solver(
         grid,
         _order(config),
@@ -261,7 +261,7 @@ def _sde(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     )
 
 
-def _cog_dpm(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+def _cog_dpm(config: Mapping[str, Any], grid: TimeGrid) -> SamplerTable:
     jump, times = config["num_train_timesteps"] // grid.num_steps, grid.model_time[1:]
     if np.any(np.diff(times) != jump) or times[0] >= jump:
         raise ValueError(
@@ -271,7 +271,7 @@ def _cog_dpm(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     return sde_dpm_solver(grid, 2, lower_order_final=False, euler_at_final=True)
 
 
-def _singlestep(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+def _singlestep(config: Mapping[str, Any], grid: TimeGrid) -> SamplerTable:
     algorithm, prediction, second_order = _algorithm(config, grid)
     order, n = _order(config), grid.num_steps
     at_zero = config["final_sigmas_type"] == "zero"
@@ -289,13 +289,13 @@ def _singlestep(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
     )
 
 
-def _deis(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+def _deis(config: Mapping[str, Any], grid: TimeGrid) -> SamplerTable:
     _choice(config, "algorithm_type", dict.fromkeys(("deis", *_DPM_TYPES), "deis"))
     _choice(config, "solver_type", dict.fromkeys(("logrho", *_SOLVER_TYPES), "logrho"))
     return deis(grid, _order(config), lower_order_final=config["lower_order_final"])
 
 
-def _unipc(config: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+def _unipc(config: Mapping[str, Any], grid: TimeGrid) -> SamplerTable:
     variant = _choice(
         config,
         "solver_type",
@@ -411,7 +411,7 @@ _SPACINGS = (
 )
 
 
-_METHODS: dict[str, Callable[[Mapping[str, Any], TimeGrid], LinearMultistep]] = {
+_METHODS: dict[str, Callable[[Mapping[str, Any], TimeGrid], SamplerTable]] = {
     DPM: _dpm_solver,
     DEIS: _deis,
     UNIPC: _unipc,

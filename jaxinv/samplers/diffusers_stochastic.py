@@ -22,7 +22,7 @@ from jaxinv.diffusion.grid import TimeGrid
 from jaxinv.diffusion.prediction import Output, signal_and_noise
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.samplers.stochastic import full_noise, renewing
-from jaxinv.samplers.table import LinearMultistep, from_predictions
+from jaxinv.samplers.table import SamplerTable, from_predictions
 
 #: Standard deviation of the data in the boundary condition of consistency models.
 _SIGMA_DATA = 0.5
@@ -30,7 +30,7 @@ _SIGMA_DATA = 0.5
 _TCD_ETA = 0.3
 
 
-def ddpm(options: Mapping[str, Any], grid: TimeGrid) -> LinearMultistep:
+def ddpm(options: Mapping[str, Any], grid: TimeGrid) -> SamplerTable:
     """Return DDPM's posterior steps, with either of its two fixed variances.
 
     Args:
@@ -90,7 +90,7 @@ def consistency_timesteps(
 
 def consistency(
     options: Mapping[str, Any], schedule: NoiseSchedule, grid: TimeGrid
-) -> LinearMultistep:
+) -> SamplerTable:
     """Return LCM's or TCD's steps.
 
     Args:

@@ -22,7 +22,7 @@ from jaxinv.samplers.exponential import (
     multistep_orders,
 )
 from jaxinv.samplers.table import (
-    LinearMultistep,
+    SamplerTable,
     Weights,
     from_evaluations,
     from_predictions,
@@ -35,7 +35,7 @@ PUBLISHED_CURVATURE = 0.5
 @checked
 def dpmpp_2m(
     grid: TimeGrid, *, lower_order_final: bool = True, euler_at_final: bool = False
-) -> LinearMultistep:
+) -> SamplerTable:
     r"""Return DPM-Solver++(2M), the most widely used sampler.
 
     With ``h = lambda[i-1] - lambda[i]`` and ``r = (lambda[i] - lambda[i+1]) / h``,
@@ -65,7 +65,7 @@ def dpmpp_2m(
 @checked
 def dpmpp_3m(
     grid: TimeGrid, *, lower_order_final: bool = True, euler_at_final: bool = False
-) -> LinearMultistep:
+) -> SamplerTable:
     r"""Return DPM-Solver++(3M), which interpolates the data prediction over 3 levels.
 
     The parabola through D[i], D[i+1], D[i+2] is integrated exactly, which gives third
@@ -93,7 +93,7 @@ def dpmpp_3m(
 @checked
 def dpmpp_3m_diffusers(
     grid: TimeGrid, *, lower_order_final: bool = True, euler_at_final: bool = False
-) -> LinearMultistep:
+) -> SamplerTable:
     r"""Return DPM-Solver++(3M) as implemented by diffusers, to invert its images.
 
     The published code uses the second divided difference as the second derivative,
@@ -121,7 +121,7 @@ def dpmpp_3m_diffusers(
 @checked
 def dpm_solver_2m(
     grid: TimeGrid, *, lower_order_final: bool = True, euler_at_final: bool = False
-) -> LinearMultistep:
+) -> SamplerTable:
     r"""Return the second-order multistep DPM-Solver, with the noise prediction e.
 
     For a VP model, with h and r as in :func:`dpmpp_2m` and e = f,
@@ -157,7 +157,7 @@ def dpm_solver_singlestep(
     prediction: Prediction = "data",
     second_order: SecondOrder = "midpoint",
     lower_order_final: bool = True,
-) -> LinearMultistep:
+) -> SamplerTable:
     r"""Return the singlestep DPM-Solver++ (or DPM-Solver), of order 1 to 3.
 
     A step of order k starts at level i, has its stages at levels i - 1 .. i - k + 1,
@@ -228,7 +228,7 @@ def singlestep(
     prediction: Prediction,
     second_order: SecondOrder,
     name: str,
-) -> LinearMultistep:
+) -> SamplerTable:
     """Return a singlestep method from the order of each evaluation's row.
 
     Args:

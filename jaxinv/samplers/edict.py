@@ -36,14 +36,14 @@ import numpy as np
 
 from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid
-from jaxinv.samplers.table import Levels, LinearMultistep, from_rows
+from jaxinv.samplers.table import Levels, SamplerTable, from_rows
 
 #: The mixing weight of the paper.
 PUBLISHED = 0.93
 
 
 @checked
-def edict(grid: TimeGrid, p: float = PUBLISHED) -> LinearMultistep:
+def edict(grid: TimeGrid, p: float = PUBLISHED) -> SamplerTable:
     """Return EDICT(p), as the table of the states at which it evaluates the model.
 
     Level ``2 i`` of the table is v[i]. Level ``2 i - 1`` is u'[i], the u' of the step

@@ -1,4 +1,4 @@
-r"""Multistep samplers: constructors of :class:`~jaxinv.samplers.table.LinearMultistep`.
+r"""Multistep samplers: constructors of :class:`~jaxinv.samplers.table.SamplerTable`.
 
 Each is a formula for a table of coefficients on a grid.
 """
@@ -10,11 +10,11 @@ import numpy as np
 from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid, check_num_steps, check_trailing, make_grid
 from jaxinv.diffusion.schedule import NoiseSchedule, TimestepSpacing
-from jaxinv.samplers.table import Levels, LinearMultistep, from_predictions
+from jaxinv.samplers.table import Levels, SamplerTable, from_predictions
 
 
 @checked
-def ddim(grid: TimeGrid) -> LinearMultistep:
+def ddim(grid: TimeGrid) -> SamplerTable:
     """Return deterministic DDIM: Euler's method in ``tau``.
 
     ``y[i-1] = y[i] + (tau[i-1] - tau[i]) f[i]``, which is ``D[i] + tau[i-1] e[i]`` for
@@ -34,7 +34,7 @@ def ddim(grid: TimeGrid) -> LinearMultistep:
 
 
 @checked
-def euler(grid: TimeGrid) -> LinearMultistep:
+def euler(grid: TimeGrid) -> SamplerTable:
     """Return Euler's method: :func:`ddim` under its name in flow matching.
 
     Args:
@@ -52,7 +52,7 @@ def euler(grid: TimeGrid) -> LinearMultistep:
 @checked
 def ddim_diffusers(
     schedule: NoiseSchedule, num_steps: int, spacing: TimestepSpacing | None = None
-) -> LinearMultistep:
+) -> SamplerTable:
     """Return DDIM as implemented by diffusers' ``DDIMScheduler``, to invert its images.
 
     That scheduler steps from timestep t to ``t - T // N`` on every grid. If the next
@@ -96,7 +96,7 @@ def ddim_diffusers(
 @checked
 def ddim_inverse_diffusers(
     schedule: NoiseSchedule, num_steps: int, spacing: TimestepSpacing | None = None
-) -> LinearMultistep:
+) -> SamplerTable:
     """Return diffusers' ``DDIMInverseScheduler``: the published naive inversion.
 
     It runs from data to noise. As a table it has the data at its noise end: sampling

@@ -22,7 +22,7 @@ from jaxinv.checks import checked
 from jaxinv.diffusion.grid import check_num_steps, check_trailing, make_grid
 from jaxinv.diffusion.schedule import NoiseSchedule, TimestepSpacing
 from jaxinv.samplers.adams import ADAMS_BASHFORTH
-from jaxinv.samplers.table import Levels, LinearMultistep, Weights, from_evaluations
+from jaxinv.samplers.table import Levels, SamplerTable, Weights, from_evaluations
 
 
 class Transfer(NamedTuple):
@@ -52,7 +52,7 @@ def pndm(
     spacing: TimestepSpacing | None = None,
     *,
     skip_prk_steps: bool = True,
-) -> LinearMultistep:
+) -> SamplerTable:
     """Return PNDM as implemented by diffusers' ``PNDMScheduler``, to invert its images.
 
     That scheduler steps from timestep t to ``t - T // N`` on every grid, like
@@ -137,7 +137,7 @@ def _adams_bashforth(
     return plan
 
 
-def _table(schedule: NoiseSchedule, plan: list[Transfer], name: str) -> LinearMultistep:
+def _table(schedule: NoiseSchedule, plan: list[Transfer], name: str) -> SamplerTable:
     """Return the table of a list of transfers."""
     total = schedule.num_train_timesteps
     largest = max(max(each.source, each.time) for each in plan)

@@ -29,7 +29,7 @@ import numpy as np
 from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid
 from jaxinv.diffusion.schedule import NoiseSchedule
-from jaxinv.samplers.table import Levels, LinearMultistep, Weights, from_evaluations
+from jaxinv.samplers.table import Levels, SamplerTable, Weights, from_evaluations
 
 
 @checked
@@ -64,7 +64,7 @@ def with_midpoints(schedule: NoiseSchedule, grid: TimeGrid) -> TimeGrid:
 
 
 @checked
-def rf_solver(grid: TimeGrid) -> LinearMultistep:
+def rf_solver(grid: TimeGrid) -> SamplerTable:
     """Return RF-Solver: a Taylor series of order 2, two evaluations per step.
 
     Args:
@@ -92,7 +92,7 @@ def rf_solver(grid: TimeGrid) -> LinearMultistep:
 
 
 @checked
-def fireflow(grid: TimeGrid) -> LinearMultistep:
+def fireflow(grid: TimeGrid) -> SamplerTable:
     """Return FireFlow: the midpoint rule with one evaluation per step.
 
     Its states are the first and the midpoints p. The states in between, which the model

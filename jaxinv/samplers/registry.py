@@ -49,12 +49,13 @@ from jaxinv.samplers.rectified_flow import fireflow, rf_solver, with_midpoints
 from jaxinv.samplers.rex import rex
 from jaxinv.samplers.runge_kutta import heun, kdpm2
 from jaxinv.samplers.stochastic import ancestral, sde_dpm_solver
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.samplers.unipc import unip, unipc
 
 #: The names that ``jaxinv`` exports.
 __all__ = [
     "LinearMultistep",
+    "SamplerTable",
     "ancestral",
     "bdia",
     "belm",
@@ -87,6 +88,10 @@ __all__ = [
 ]
 
 
+#: The former name of :class:`~jaxinv.samplers.table.SamplerTable`.
+LinearMultistep = SamplerTable
+
+
 class Named(NamedTuple):
     """A named sampler.
 
@@ -102,7 +107,7 @@ class Named(NamedTuple):
     """
 
     title: str
-    make: Callable[[TimeGrid], LinearMultistep]
+    make: Callable[[TimeGrid], SamplerTable]
     scheduler: Mapping[str, Any] | None = None
     note: str = ""
     exact: bool = False
@@ -150,7 +155,7 @@ SAMPLERS: dict[str, Named] = {
 
 def sampler_on_spacing(
     name: str, schedule: NoiseSchedule, num_steps: int, spacing: Spacing
-) -> LinearMultistep:
+) -> SamplerTable:
     """Return a sampler on a time grid, with diffusers' steps on diffusers' grids.
 
     Args:

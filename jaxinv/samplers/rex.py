@@ -35,14 +35,14 @@ import numpy as np
 
 from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid
-from jaxinv.samplers.table import Levels, LinearMultistep, from_rows
+from jaxinv.samplers.table import Levels, SamplerTable, from_rows
 
 #: The coupling of the paper's experiments.
 PUBLISHED = 0.999
 
 
 @checked
-def rex(grid: TimeGrid, coupling: float = PUBLISHED) -> LinearMultistep:
+def rex(grid: TimeGrid, coupling: float = PUBLISHED) -> SamplerTable:
     """Return Rex of Euler's method, as the table of the states that it evaluates.
 
     Level 0 of the table is y[0], the sample; level ``2 i - 1`` is w[i] and level ``2

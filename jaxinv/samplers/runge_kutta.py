@@ -8,11 +8,11 @@ Euler's.
 
 from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid
-from jaxinv.samplers.table import Levels, LinearMultistep, Weights, from_evaluations
+from jaxinv.samplers.table import Levels, SamplerTable, Weights, from_evaluations
 
 
 @checked
-def heun(grid: TimeGrid) -> LinearMultistep:
+def heun(grid: TimeGrid) -> SamplerTable:
     """Return Heun's method: the trapezoidal rule with Euler's step as a predictor.
 
     ``p = y[i] + d f[i],  y[i-1] = y[i] + d/2 (f[i] + f(p, tau[i-1]))``
@@ -44,7 +44,7 @@ def heun(grid: TimeGrid) -> LinearMultistep:
 
 
 @checked
-def kdpm2(grid: TimeGrid) -> LinearMultistep:
+def kdpm2(grid: TimeGrid) -> SamplerTable:
     """Return the midpoint rule, with every second level of a grid as the midpoint.
 
     ``p = y[i] + (tau[i-1] - tau[i]) f[i],  y[i-2] = y[i] + (tau[i-2] - tau[i]) f(p)``

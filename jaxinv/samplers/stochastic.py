@@ -24,13 +24,13 @@ from jaxinv.samplers.exponential import (
     lowered_last,
     multistep_orders,
 )
-from jaxinv.samplers.table import LinearMultistep, from_predictions
+from jaxinv.samplers.table import SamplerTable, from_predictions
 
 Eta = Annotated[float, Range(0, 1)]
 
 
 @checked
-def ancestral(grid: TimeGrid, eta: Eta = 1.0) -> LinearMultistep:
+def ancestral(grid: TimeGrid, eta: Eta = 1.0) -> SamplerTable:
     """Return the ancestral sampler: DDPM, and DDIM with noise.
 
     ``y[i-1] = D[i] + down e[i] + up z[i]`` with ``up = eta tau[i-1] sqrt(1 -
@@ -70,7 +70,7 @@ def renewing(
     down: Float[np.ndarray, "n"],
     *,
     name: str,
-) -> LinearMultistep:
+) -> SamplerTable:
     """Return the sampler that renews a part of the noise of every level.
 
     Args:
@@ -91,7 +91,7 @@ def sde_dpm_solver(
     second_order: SecondOrder = "midpoint",
     lower_order_final: bool = True,
     euler_at_final: bool = False,
-) -> LinearMultistep:
+) -> SamplerTable:
     r"""Return SDE-DPM-Solver++, multistep, of order 1 to 3.
 
     With ``h = lambda[i-1] - lambda[i]``, and the data prediction interpolated as in

@@ -9,7 +9,7 @@ of states u of unit variance and the network's own outputs o
 written as they are published, in the coordinates of :mod:`jaxinv.diffusion.schedule`,
 where ``dy/dtau = f``, or with predictions of data and noise; :func:`from_rows` brings
 them into these units. Only stochastic samplers add noises z, which are a constant of
-the row once they are given (:meth:`LinearMultistep.with_noises`).
+the row once they are given (:meth:`SamplerTable.with_noises`).
 
 There is one row per evaluation of the model. A *linear multistep* method has one
 evaluation per step of a grid, and level i of the table is level i of the grid. Methods
@@ -59,7 +59,7 @@ from jaxinv.samplers.ode import Coefficients, Ode, inverse_rows, ode_of
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class LinearMultistep:
+class SamplerTable:
     """A sampler: coefficients on a grid. A pytree, so it passes through ``jax.jit``.
 
     Attributes:
@@ -132,7 +132,7 @@ class LinearMultistep:
             return level
         return jnp.sum(jnp.asarray(self.ends[1:]) <= level)
 
-    def with_noises(self, noises: Float[Array, "n *shape"]) -> "LinearMultistep":
+    def with_noises(self, noises: Float[Array, "n *shape"]) -> "SamplerTable":
         """Return a stochastic sampler with its noises, which is a deterministic one.
 
         Args:
@@ -154,7 +154,7 @@ class LinearMultistep:
         weights = weights.reshape((-1,) + (1,) * (noises.ndim - 1))
         return dataclasses.replace(self, shift=weights * noises)
 
-    def part(self, low: int, high: int) -> "LinearMultistep":
+    def part(self, low: int, high: int) -> "SamplerTable":
         """Return the steps from level ``high`` to ``low``, without older states."""
         inside, rows = slice(low, high + 1), slice(low, high)
         return dataclasses.replace(
@@ -223,7 +223,7 @@ def from_rows(
     data: Float[np.ndarray, "n k"] | None = None,
     noise: Float[np.ndarray, "n k"] | None = None,
     added: Float[np.ndarray, "n"] | None = None,
-) -> LinearMultistep:
+) -> SamplerTable:
     """Make a sampler from its coefficients on a grid, in the coordinates y and f.
 
     Row i - 1 gives ``y[i-1] = sum_j a y[i+j] + b f[i+j] + data D[i+j] + noise e[i+j]``.
@@ -283,7 +283,7 @@ def from_rows(
     if a.shape[1] == 1:
         columns = tuple(w[:, 0] for w in (a, b, d, e))
         ode = ode._replace(naive=inverse_rows(grid.family, grid.tau, ode, columns))
-    return LinearMultistep(
+    return SamplerTable(
         of_u,
         of_o,
         scale,
@@ -308,7 +308,7 @@ def from_predictions(
     name: str,
     order: int,
     added: Float[np.ndarray, "n"] | None = None,
-) -> LinearMultistep:
+) -> SamplerTable:
     """Make a sampler whose states are sums of predictions of the data and the noise.
 
     Args:
@@ -346,7 +346,7 @@ def from_evaluations(
     name: str,
     order: int,
     stages: Collection[int] = (),
-) -> LinearMultistep:
+) -> SamplerTable:
     """Make a sampler with stages from its evaluations of the model, in their order.
 
     Args:

@@ -27,7 +27,7 @@ from jaxinv.samplers.exponential import (
     exponential_rows,
     multistep_orders,
 )
-from jaxinv.samplers.table import LinearMultistep, from_predictions
+from jaxinv.samplers.table import SamplerTable, from_predictions
 
 Variant = Literal["bh1", "bh2"]
 
@@ -43,7 +43,7 @@ def unip(
     variant: Variant = "bh2",
     prediction: Prediction = "data",
     lower_order_final: bool = True,
-) -> LinearMultistep:
+) -> SamplerTable:
     """Return UniP of order 1 to 3, with either choice of the function B(h).
 
     With order 2, ``"bh2"`` has the rows of :func:`dpmpp_2m`. Order 3 solves for the
@@ -94,7 +94,7 @@ def unipc(
     prediction: Prediction = "data",
     lower_order_final: bool = True,
     uncorrected: Collection[int] = (),
-) -> LinearMultistep:
+) -> SamplerTable:
     """Return UniPC: :func:`unip` of order 1 to 3 with its corrector.
 
     The states of the table are the predicted ones, at which the model is evaluated;

@@ -17,7 +17,7 @@ from jaxinv.callables import Function
 from jaxinv.diffusion.denoiser import network_of
 from jaxinv.diffusion.prediction import Output
 from jaxinv.samplers.ode import of_f_only
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 
 #: Largest error of a state of variance one from rounding f in float32, in place of the
 #: network's output.
@@ -25,20 +25,20 @@ LARGEST_LOSS = 1e-5
 
 
 def matched(
-    table: LinearMultistep,
+    table: SamplerTable,
     denoise: Callable[..., Any],
     shape: tuple[int, ...] | None = None,
-) -> tuple[LinearMultistep, Function]:
+) -> tuple[SamplerTable, Function]:
     """Return :func:`all_matched` of one denoiser."""
     table, (network,) = all_matched(table, shape, denoise)
     return table, network
 
 
 def all_matched(
-    table: LinearMultistep,
+    table: SamplerTable,
     shape: tuple[int, ...] | None,
     *denoisers: Callable[..., Any],
-) -> tuple[LinearMultistep, tuple[Function, ...]]:
+) -> tuple[SamplerTable, tuple[Function, ...]]:
     """Return a table and networks, such that the table weighs the networks' outputs.
 
     Args:
@@ -75,7 +75,7 @@ def all_matched(
     return converted, functions
 
 
-def _check_noises(table: LinearMultistep, shape: tuple[int, ...] | None) -> None:
+def _check_noises(table: SamplerTable, shape: tuple[int, ...] | None) -> None:
     """Raise ValueError for a stochastic sampler without its noises."""
     if table.noise is None:
         return
@@ -97,7 +97,7 @@ def _function(network: Any, output: Output | None) -> Function:
     return network if isinstance(network, Function) else Function.of(network, output)
 
 
-def in_f(table: LinearMultistep) -> LinearMultistep:
+def in_f(table: SamplerTable) -> SamplerTable:
     """Return a table for models that return f.
 
     Args:
@@ -117,7 +117,7 @@ def in_f(table: LinearMultistep) -> LinearMultistep:
     return dataclasses.replace(table, a=a, b=b, ode=ode, output=None)
 
 
-def _check_digits(table: LinearMultistep, b: np.ndarray) -> None:
+def _check_digits(table: SamplerTable, b: np.ndarray) -> None:
     """Raise ValueError if f has too few digits of what the network predicts."""
     loss = float(np.max(np.abs(b) - np.abs(table.b))) * float(np.finfo(np.float32).eps)
     has_float64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
@@ -133,7 +133,7 @@ def _check_digits(table: LinearMultistep, b: np.ndarray) -> None:
     )
 
 
-def in_tau(table: LinearMultistep) -> LinearMultistep:
+def in_tau(table: SamplerTable) -> SamplerTable:
     """Return a table in the coordinates y and f, where ``dy/dtau = f``.
 
     Args:

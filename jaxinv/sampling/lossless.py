@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxinv.callables import Function, check_denoiser, first_order_only
 from jaxinv.checks import unknown
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.lossless_numbers import COMPENSATED, Words
 from jaxinv.sampling.lossless_numbers import Arithmetic as Numbers
 from jaxinv.sampling.lossless_rows import (
@@ -32,7 +32,7 @@ Arithmetic = Literal["float", "compensated", "bits"]
 ARITHMETICS: tuple[str, ...] = get_args(Arithmetic)
 
 
-def check_arithmetic(arithmetic: str, sampler: LinearMultistep) -> None:
+def check_arithmetic(arithmetic: str, sampler: SamplerTable) -> None:
     """Raise ValueError unless an arithmetic is known and available for the sampler.
 
     Args:
@@ -48,13 +48,13 @@ def check_arithmetic(arithmetic: str, sampler: LinearMultistep) -> None:
         )
 
 
-def numbers(arithmetic: str, sampler: LinearMultistep) -> Numbers:
+def numbers(arithmetic: str, sampler: SamplerTable) -> Numbers:
     """Return the representation of a table's states."""
     return COMPENSATED if arithmetic == "compensated" else integers(sampler)
 
 
 def sample_exactly(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     start: Array | SamplerState,
     arithmetic: Arithmetic,
@@ -77,7 +77,7 @@ def sample_exactly(
 
 
 def invert_exactly(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     state: SamplerState,
     arithmetic: Arithmetic,
@@ -91,7 +91,7 @@ def invert_exactly(
 
 
 def _run(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     state: SamplerState,
     arithmetic: Arithmetic,
@@ -215,7 +215,7 @@ def _decode(words: Words, held: Numbers, dtype: Any) -> Array:
 
 @jax.jit
 def _start_up(
-    sampler: LinearMultistep, denoise: Function, noise: Array
+    sampler: SamplerTable, denoise: Function, noise: Array
 ) -> Float[Array, "k *shape"]:
     """Return the states x at the noise end for a start from one array."""
     check_denoiser(denoise, noise)

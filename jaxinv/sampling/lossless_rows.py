@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxinv.samplers.table import Coefficients, LinearMultistep
+from jaxinv.samplers.table import Coefficients, SamplerTable
 from jaxinv.sampling.lossless_numbers import LARGEST_BITS, Arithmetic, Bits, Words
 
 #: Size of data and noise that integers leave room for, in standard deviations.
@@ -71,7 +71,7 @@ class UnitRows(NamedTuple):
         return self.a.shape[0] - self.a.shape[1]
 
 
-def unit_rows(table: LinearMultistep) -> UnitRows:
+def unit_rows(table: SamplerTable) -> UnitRows:
     """Scale the states of a bidirectional table such that the oldest has weight 1.
 
     Args:
@@ -109,7 +109,7 @@ def concrete(values: Coefficients) -> np.ndarray:
     return np.asarray(values, np.float64)
 
 
-def integers(table: LinearMultistep) -> Bits:
+def integers(table: SamplerTable) -> Bits:
     """Return integers with the finest unit that holds every state of a table.
 
     Args:

@@ -21,7 +21,7 @@ from jaxinv.callables import Function, check_denoiser, check_finite
 from jaxinv.checks import checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.loops import Loop, Report, run, run_in_turns
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.samplers.units import matched
 from jaxinv.sampling.lossless import Arithmetic, check_arithmetic, sample_exactly
 from jaxinv.sampling.state import (
@@ -38,7 +38,7 @@ __all__ = ["apply_row", "evaluate", "in_dtype", "sample", "sample_trajectory"]
 
 @overload
 def sample(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser,
     noise: Float[Array, "*shape"] | SamplerState,
     *,
@@ -50,7 +50,7 @@ def sample(
 
 @overload
 def sample(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser,
     noise: Float[Array, "*shape"] | SamplerState,
     *,
@@ -62,7 +62,7 @@ def sample(
 
 @checked
 def sample(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser,
     noise: Float[Array, "*shape"] | SamplerState,
     *,
@@ -135,7 +135,7 @@ def sample(
 
 @checked
 def sample_trajectory(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser,
     noise: Float[Array, "*shape"] | SamplerState,
 ) -> Float[Array, "n+1 *shape"]:
@@ -159,7 +159,7 @@ def sample_trajectory(
     return draw(unlabeled(sampler), model, start, keep=True)
 
 
-def _checked_start(sampler: LinearMultistep, noise: Any) -> Array | SamplerState:
+def _checked_start(sampler: SamplerTable, noise: Any) -> Array | SamplerState:
     """Return the noise, or the state without its label, or raise ValueError."""
     if isinstance(noise, SamplerState):
         check_state(noise, sampler, "noise")
@@ -170,7 +170,7 @@ def _checked_start(sampler: LinearMultistep, noise: Any) -> Array | SamplerState
 
 
 def draw(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     start: Array | SamplerState,
     keep: bool,
@@ -199,7 +199,7 @@ def draw(
 
 @jax.jit(static_argnames="keep")
 def _draw(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     start: Array | SamplerState,
     keep: bool,
@@ -210,14 +210,14 @@ def _draw(
 
 @jax.jit
 def _sample_state(
-    sampler: LinearMultistep, denoise: Function, start: Array | SamplerState
+    sampler: SamplerTable, denoise: Function, start: Array | SamplerState
 ) -> SamplerState:
     end, _ = descend(sampler, denoise, start, keep=False)
     return state_of(sampler, end, "data")
 
 
 def descend(
-    sampler: LinearMultistep, denoise: Denoiser, start: Array | SamplerState, keep: bool
+    sampler: SamplerTable, denoise: Denoiser, start: Array | SamplerState, keep: bool
 ) -> tuple[Array, Array | None]:
     """Apply all steps, as a part of a caller's program.
 
@@ -252,7 +252,7 @@ class Descent:
 
     dtype: Any
 
-    def __call__(self, sampler: LinearMultistep, denoise: Function) -> Loop:
+    def __call__(self, sampler: SamplerTable, denoise: Function) -> Loop:
         """Return the loop, whose result is the states x, data first."""
         rows = Rows(sampler, denoise, self.dtype)
         loop = descent(rows, sampler.num_rows, keep=True)

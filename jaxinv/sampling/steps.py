@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.norms import relative
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 
 
 class Window(NamedTuple):
@@ -50,7 +50,7 @@ class Rows:
     """
 
     def __init__(
-        self, table: LinearMultistep, denoise: Denoiser, dtype: Any = None
+        self, table: SamplerTable, denoise: Denoiser, dtype: Any = None
     ) -> None:
         self.table = table if dtype is None else in_dtype(table, dtype)
         self.denoise = denoise
@@ -144,17 +144,17 @@ class Rows:
         return jnp.concatenate([errors, jnp.stack(found)])
 
 
-def in_dtype(table: LinearMultistep, dtype: Any) -> LinearMultistep:
+def in_dtype(table: SamplerTable, dtype: Any) -> SamplerTable:
     """Return a table with its coefficients in the dtype of the states."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), table)
 
 
-def evaluate(table: LinearMultistep, denoise: Denoiser, i: Array, u: Array) -> Array:
+def evaluate(table: SamplerTable, denoise: Denoiser, i: Array, u: Array) -> Array:
     """Evaluate the model at the state ``u[i]``, in the dtype of the state."""
     return denoise(table.scale[i] * u, table.model_time[i]).astype(u.dtype)
 
 
-def apply_row(table: LinearMultistep, i: Array, states: Array, outputs: Array) -> Array:
+def apply_row(table: SamplerTable, i: Array, states: Array, outputs: Array) -> Array:
     """Return ``u[i-1]`` from the k newest states and outputs, newest first."""
     if not table.bidirectional:
         total = row_sum(table, i, states, outputs)
@@ -164,7 +164,7 @@ def apply_row(table: LinearMultistep, i: Array, states: Array, outputs: Array) -
     return inner + table.a[i - 1, -1] * states[-1]
 
 
-def row_sum(table: LinearMultistep, i: Array, states: Array, outputs: Array) -> Array:
+def row_sum(table: SamplerTable, i: Array, states: Array, outputs: Array) -> Array:
     """Return the weighted sum of the given newest states and outputs of a row.
 
     It is a sum of products, because accelerators may run matrix products in reduced
@@ -180,7 +180,7 @@ def _push(history: Array, newest: Array) -> Array:
 
 
 def step_of_one_state(
-    table: LinearMultistep, denoise: Denoiser, i: Array, x: Array
+    table: SamplerTable, denoise: Denoiser, i: Array, x: Array
 ) -> Array:
     """Take a step of a one-state sampler in the state x: ``x[i] -> x[i-1]``."""
     u = x / table.scale[i]

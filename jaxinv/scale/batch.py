@@ -30,7 +30,7 @@ from jaxinv.inversion.invert import check_rtol
 from jaxinv.inversion.stages import Stage
 from jaxinv.inversion.strategies import check_max_evals, make_plan
 from jaxinv.mesh import DATA, check_mesh, make_mesh, over_data, place_model
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.samplers.units import matched
 from jaxinv.sampling.sample import sample
 from jaxinv.sampling.state import SamplerState, labeled, unlabeled
@@ -39,7 +39,7 @@ from jaxinv.solvers import Solver
 
 @checked
 def sample_batch(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser | ConditionalModel,
     noise: Float[Array, "b *shape"],
     conditions: PyTree = None,
@@ -73,7 +73,7 @@ def sample_batch(
 
 @checked
 def invert_batch(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser | ConditionalModel,
     x0: Float[Array, "b *shape"],
     conditions: PyTree = None,
@@ -133,7 +133,7 @@ def invert_batch(
 class Sampling:
     """The task of sampling each sample of a batch."""
 
-    def __call__(self, sampler: LinearMultistep, denoise: Denoiser, x: Array) -> Any:
+    def __call__(self, sampler: SamplerTable, denoise: Denoiser, x: Array) -> Any:
         """Sample."""
         return sample(sampler, denoise, x)
 
@@ -148,7 +148,7 @@ class Inversion:
     rtol: float | None = None
     max_evals: int | None = None
 
-    def __call__(self, sampler: LinearMultistep, denoise: Denoiser, x: Array) -> Any:
+    def __call__(self, sampler: SamplerTable, denoise: Denoiser, x: Array) -> Any:
         """Invert."""
         return invert(
             sampler,
@@ -164,7 +164,7 @@ class Inversion:
 
 @jax.jit(static_argnames=("task", "mesh"), donate_argnames="x")
 def on_mesh(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Function,
     x: Array,
     conditions: PyTree,
@@ -184,7 +184,7 @@ def on_mesh(
     """
 
     def part(
-        sampler: LinearMultistep, denoise: Function, x: Array, conditions: PyTree
+        sampler: SamplerTable, denoise: Function, x: Array, conditions: PyTree
     ) -> Any:
         def one(x: Array, condition: PyTree) -> Any:
             return task(sampler, with_condition(denoise, condition), x)
@@ -196,7 +196,7 @@ def on_mesh(
 
 def _over_batches(
     task: Any,
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Any,
     x: Any,
     conditions: PyTree,

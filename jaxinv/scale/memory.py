@@ -17,7 +17,7 @@ from jaxinv.callables import Function
 from jaxinv.checks import AtLeastOne, Range, checked
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion import invert
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.samplers.units import matched
 
 
@@ -60,7 +60,7 @@ class Fit(NamedTuple):
 
 @checked
 def predict_memory(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser,
     shape: Sequence[AtLeastOne],
     *,
@@ -120,7 +120,7 @@ def predict_memory(
 @checked
 def largest_batch(
     limit_bytes: Annotated[int, Range(1)],
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser,
     shape: Sequence[AtLeastOne],
     *,

@@ -35,7 +35,7 @@ from jaxinv.inversion.verification import (
 )
 from jaxinv.loops import Loop, once
 from jaxinv.mesh import make_mesh, place_model
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.samplers.units import matched
 from jaxinv.sampling.state import labeled, unlabeled
 from jaxinv.sampling.steps import in_dtype
@@ -120,7 +120,7 @@ class VerificationMachine:
 
 
 def inversion_stations(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser | ConditionalModel,
     *,
     first: int,
@@ -219,7 +219,7 @@ def _nothing_known(found: Solved, keep: bool) -> Verified:
 
 @checked
 def invert_stream(
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     denoise: Denoiser | ConditionalModel,
     samples: Iterable[Any],
     *,

@@ -27,9 +27,9 @@ class SamplerCase(NamedTuple):
     with a lower order costs nothing; None where the sampler needs its own grid.
     """
 
-    build: Callable[[ji.NoiseSchedule, int], ji.LinearMultistep]
+    build: Callable[[ji.NoiseSchedule, int], ji.SamplerTable]
     order: int
-    build_started: Callable[[ji.NoiseSchedule, int], ji.LinearMultistep] | None = None
+    build_started: Callable[[ji.NoiseSchedule, int], ji.SamplerTable] | None = None
 
 
 def _case(constructor, nominal, **options):

@@ -378,7 +378,7 @@ def test_strategies_that_a_sampler_does_not_have_are_refused():
             ji.invert(sampler, DENOISE, x0, **options)
     with pytest.raises(ValueError, match="omit return_state"):
         ji.sample(ji.ddim(grid), DENOISE, x0, return_state=True)
-    with pytest.raises(ValueError, match="sampler must be a LinearMultistep"):
+    with pytest.raises(ValueError, match="sampler must be a SamplerTable"):
         ji.sample("ddim", DENOISE, x0)
 
 

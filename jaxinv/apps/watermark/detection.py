@@ -17,7 +17,7 @@ from jaxinv.pipeline.latent_diffusion import (
     LatentDiffusion,
     TextVectors,
 )
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 
 Key = TreeRingKey | GaussianShadingKey
 
@@ -38,7 +38,7 @@ def detect(
     pipe: LatentDiffusion,
     key: Key,
     image: Image,
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     *,
     prompt: str | TextVectors = "",
     negative_prompt: str | TextVectors = "",

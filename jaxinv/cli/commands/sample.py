@@ -74,7 +74,7 @@ def _start(
     given: np.ndarray | None,
     seed: int | None,
     pipe: "ji.LatentDiffusion",
-    sampler: ji.LinearMultistep,
+    sampler: ji.SamplerTable,
 ) -> Any:
     """Return the noise or state to start from.
 

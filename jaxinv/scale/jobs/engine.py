@@ -19,7 +19,7 @@ from jaxinv.mesh import make_mesh, place_model
 from jaxinv.pipeline.conditions import Condition
 from jaxinv.pipeline.latent_diffusion import ImageInversion, LatentDiffusion
 from jaxinv.pipeline.latents import decode, encode
-from jaxinv.samplers.table import LinearMultistep
+from jaxinv.samplers.table import SamplerTable
 from jaxinv.scale.decoder_lanes import decoder_machine
 from jaxinv.scale.jobs.certificates import answer
 from jaxinv.scale.jobs.interface import Answer, Engine, Request
@@ -35,7 +35,7 @@ KEPT_PROMPTS = 256
 @checked
 def continuous(
     pipe: LatentDiffusion,
-    sampler: LinearMultistep,
+    sampler: SamplerTable,
     *,
     strategy: str = "auto",
     decoder: str = "anderson",
