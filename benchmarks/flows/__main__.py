@@ -44,8 +44,10 @@ STEPS = (4, 8, 15, 28)
 GUIDANCE = (1.0, 3.5, 7.0)
 
 
-def text_of(found: dict[str, list[float]]) -> str:
+def text_of(found: dict[str, list[float]] | None) -> str:
     """Return a cell: errors of noise and reconstruction, evaluations, verdicts."""
+    if found is None:
+        return "not run"
     noise, reconstruction, evals = (
         float(np.median(found[key])) for key in ("noise", "reconstruction", "evals")
     )
@@ -58,10 +60,10 @@ def table_of(cells: dict[Any, Any], problem: str, steps: Sequence[int]) -> str:
     """Return the table of a model, a row for each number of steps and method."""
     scales = sorted({scale for *_, scale in cells})
     rows = [
-        [n, method.title, *(text_of(cells[problem, name, n, s]) for s in scales)]
+        [n, method.title, *(text_of(cells.get((problem, name, n, s))) for s in scales)]
         for n in steps
         for name, method in METHODS.items()
-        if (problem, name, n, scales[0]) in cells
+        if any((problem, name, n, scale) in cells for scale in scales)
     ]
     return table(["steps", "method", *(f"guidance {s:g}" for s in scales)], rows)
 
@@ -113,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--guidance", type=float, nargs="+", default=[*GUIDANCE])
     add("--methods", nargs="+", choices=METHODS, default=[*METHODS])
     add("--problems", nargs="+", choices=PROBLEMS, default=[*PROBLEMS])
+    add("--report-only", action="store_true", help="measure nothing")
     add("--resume", type=Path, help="JSON lines to continue from")
     arguments = parse(found, argv)
     given = {"seed": arguments.seed, "samples": arguments.samples}
@@ -123,6 +126,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             problems, arguments.steps, arguments.methods, arguments.guidance
         ):
             cell = problem.title, name, steps, scale
+            if arguments.report_only and cell not in kept.found:
+                continue
             run = functools.partial(measure, problem, *cell[1:], seed=arguments.seed)
             cells[cell] = kept([*cell], run)
         save(arguments.out, report(arguments, problems, cells))

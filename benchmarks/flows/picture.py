@@ -35,15 +35,17 @@ def errors(cells: dict[Any, Any], problems: list[str], guidances: Any) -> Figure
         for column, guidance in enumerate(guidances):
             panel = axes[row, column]
             for name, method in METHODS.items():
-                line = sorted(
-                    (np.median(found["evals"]), min(np.median(found["noise"]), WORST))
-                    for (title, key, _, scale), found in cells.items()
+                by_steps = {
+                    steps: (np.median(found["evals"]), np.median(found["noise"]))
+                    for (title, key, steps, scale), found in cells.items()
                     if (title, key, scale) == (problem, name, guidance)
-                )
-                if not line:
+                }
+                if not by_steps:
                     continue
+                evals, noise = np.transpose([by_steps[n] for n in sorted(by_steps)])
                 panel.plot(
-                    *zip(*line, strict=True),
+                    evals,
+                    np.minimum(noise, WORST),
                     color=COLORS[name],
                     marker=MARKERS[method.ours],
                     markersize=5,
@@ -72,6 +74,9 @@ def samples(problem: Problem, guidances: Any, seed: int, steps: int = 28) -> Fig
             image = ji.sample(sampler, problem.denoiser(k, guidance), noise)
             axes[row, k].imshow(np.clip((jax.device_get(image) + 1) / 2, 0, 1))
             axes[row, k].set_axis_off()
-    figure.suptitle(f"{steps} steps of Euler, guidance {guidances}", fontsize=9)
+    figure.suptitle(
+        f"{steps} steps of Euler, guidance {', '.join(f'{s:g}' for s in guidances)}",
+        fontsize=9,
+    )
     figure.tight_layout()
     return figure

@@ -22,7 +22,10 @@ from jaxinv.solvers.anderson import mix, no_history
 @checked
 @dataclasses.dataclass(frozen=True)
 class AIDI(Walk):
-    """AIDI without its guidance for editing.
+    """AIDI, with the plain and the Anderson-accelerated iteration.
+
+    The paper's empirical acceleration (AIDI_E) and its guidance for editing are not
+    here, and the default number of iterations is this library's.
 
     Attributes:
         iterations: Evaluations of the model per step; 1 is naive inversion.
@@ -31,8 +34,7 @@ class AIDI(Walk):
 
     References:
         Pan et al. 2023, "Effective Real Image Editing with Accelerated Iterative
-        Diffusion Inversion", arXiv:2309.04907, Section 3. (The paper's third variant
-        averages two iterates and is not here.)
+        Diffusion Inversion", arXiv:2309.04907, Section 3.
     """
 
     iterations: AtLeastOne = 5
