@@ -127,6 +127,8 @@ def _check_steps(steps: int, schedule: NoiseSchedule) -> None:
 def _worst_ratio(table: ji.SamplerTable) -> float:
     """Return the smallest ratio of the noise levels after and before a step."""
     tau = np.unique(table.tau[list(table.ends)] if table.ends else table.tau)
+    # A step from pure noise keeps it.
+    tau = tau[np.isfinite(tau)]
     return float((tau[:-1] / tau[1:]).min(initial=1))
 
 
