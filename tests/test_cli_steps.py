@@ -156,7 +156,8 @@ def test_a_scheduler_has_its_own_method_and_grid(wide, tmp_path, option):
         (("HeunDiscrete", "use_exponential_sigmas"), "Heun Exponential"),
         (("FlowMatchEulerDiscrete",), "Euler on a flow with shift 1"),
         (("EDMDPMSolverMultistep",), "EDM's DPM-Solver++ 2M Karras"),
-        (("EulerAncestralDiscrete",), "EulerAncestralDiscreteScheduler"),
+        (("EulerAncestralDiscrete",), "Euler ancestral on linspace timesteps"),
+        (("KDPM2AncestralDiscrete",), "KDPM2AncestralDiscreteScheduler"),
     ],
 )
 def test_schedulers_have_titles(config, title):

@@ -31,6 +31,7 @@ from benchmarks.schedules.compare import (
     NOISE,
     TOLERANCE,
     Outcome,
+    added_noise,
     compare,
     in_diffusers,
     in_their_units,
@@ -132,7 +133,10 @@ def float32_case(seed: int) -> tuple[str, float, float] | None:
         return "refused", np.nan, theirs_error
     if sampler.num_steps != count:
         return None
-    ours = float32_trajectory(sampler, ji.as_denoiser(model, schedule))
+    denoise = ji.as_denoiser(model, schedule)
+    if sampler.output is not None and sampler.output.clip is not None:
+        denoise = ji.clipped(denoise, schedule, sampler.output.clip)
+    ours = float32_trajectory(sampler, denoise)
     ours = in_their_units(case, sampler, ours)
     return schedule.prediction_type, relative_error(ours, truth), theirs_error
 
@@ -148,6 +152,10 @@ def float32_trajectory(sampler: ji.SamplerTable, denoise: Any) -> np.ndarray:
         order=0,
         bidirectional=False,
     )
+    if sampler.noise is not None:
+        steps = reversed(range(sampler.num_rows))
+        noises = np.stack([added_noise(step) for step in steps])
+        sampler = sampler.with_noises(jnp.asarray(noises, jnp.float32))
     states = ji.sample_trajectory(sampler, denoise, jnp.asarray(NOISE, jnp.float32))
     return np.asarray(states, np.float64)[::-1]
 
