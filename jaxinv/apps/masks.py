@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxinv.callables import Function, check_denoiser, check_finite
 from jaxinv.checks import AtLeastOne, Range, checked
-from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.diffusion.denoiser import Denoiser, network_of
 from jaxinv.diffusion.prediction import signal_and_noise, unit_factor
 from jaxinv.diffusion.schedule import NoiseSchedule
 
@@ -98,12 +98,18 @@ def prediction_mask(
     level = round(strength * (schedule.num_train_timesteps - 1))
     tau, time = schedule.taus[level], schedule.model_times[level]
     signal, noise = signal_and_noise(schedule.family, tau, schedule.sigma_data)
-    # States of unit variance, in the scale of x.
-    scale = schedule.scale(tau) / unit_factor(schedule.family, tau, schedule.sigma_data)
+    # States of unit variance, in the scale of x: VP's are x, also without a signal.
+    unit = unit_factor(schedule.family, tau, schedule.sigma_data)
+    scale = 1.0 if schedule.family == "vp" else 1 / unit
     numbers = tuple(
         jnp.asarray(v, latent.dtype) for v in (scale * signal, scale * noise, time)
     )
-    models = Function.of(source), Function.of(target)
+    # Differences of the networks' own outputs are those of f, up to a factor that is
+    # zero at pure noise.
+    (first, output), (second, other) = network_of(source), network_of(target)
+    if output != other:
+        first, second = source, target
+    models = Function.of(first), Function.of(second)
     return _disagreement(numbers, models, latent, key, samples, threshold)
 
 

@@ -99,18 +99,14 @@ class Predicts:
     """
 
     model: Callable[..., Array]
-    levels: "_TrainingLevels"
+    levels: "TrainingLevels"
     output: Output = dataclasses.field(metadata={"static": True})
 
     def __call__(
         self, x: Float[Array, "..."], t: Float[Array, ""], *condition: Any
     ) -> Array:
         """Evaluate f."""
-        unit, *level = self.levels.at(t, x.dtype, self.output)
-        of_u, of_output = map(
-            jnp.asarray, f_weights(self.output, self.levels.family, *level)
-        )
-        return of_u * unit * x + of_output * self.network()(x, t, *condition)
+        return self.levels.f(self.output, x, t, self.network()(x, t, *condition))
 
     def network(self) -> Callable[..., Array]:
         """Return the function from a state x and a time to the network's output."""
@@ -121,7 +117,7 @@ class Predicts:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class _TrainingLevels:
+class TrainingLevels:
     """The noise levels of times, the inverse of ``NoiseSchedule.model_time``.
 
     Between training times, log tau is linear for VP, and tau is linear for the other
@@ -140,7 +136,8 @@ class _TrainingLevels:
     logarithms: bool = dataclasses.field(metadata={"static": True})
 
     @classmethod
-    def of(cls, schedule: NoiseSchedule) -> "_TrainingLevels":
+    def of(cls, schedule: NoiseSchedule) -> "TrainingLevels":
+        """Return the levels of a schedule."""
         # An infinite level, of which float32 knows no more than that it is pure noise.
         levels: Any = np.minimum(schedule.taus, _PURE_NOISE)
         times: Any = schedule.model_times
@@ -161,6 +158,18 @@ class _TrainingLevels:
         unit = jnp.ones_like(tau) if self.family == "vp" else signal
         return unit, signal, tau * signal
 
+    def f(
+        self,
+        output: Output | None,
+        x: Float[Array, "*shape"],
+        t: Float[Array, ""],
+        value: Float[Array, "*shape"],
+    ) -> Float[Array, "*shape"]:
+        """Return f at a state x and a time from the value of the network's output."""
+        unit, *level = self.at(t, x.dtype, output)
+        of_u, of_output = map(jnp.asarray, f_weights(output, self.family, *level))
+        return of_u * unit * x + of_output * value
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,7 +177,7 @@ class _Clipped:
     """A network's data prediction, clipped."""
 
     model: Callable[..., Array]
-    levels: _TrainingLevels
+    levels: TrainingLevels
     output: Output | None = dataclasses.field(metadata={"static": True})
     clip: float = dataclasses.field(metadata={"static": True})
 
@@ -360,7 +369,7 @@ def _predicts(
     output = Output.of(kind, schedule.sigma_data)
     if output is None:
         return model
-    return Predicts(model, _TrainingLevels.of(schedule), output)
+    return Predicts(model, TrainingLevels.of(schedule), output)
 
 
 _PURE_NOISE = 1e12
@@ -387,6 +396,6 @@ def clipped(
         :func:`jaxinv.sampler_from_diffusers` that clip, and for all others.
     """
     network, output = network_of(denoise)
-    levels = _TrainingLevels.of(schedule)
+    levels = TrainingLevels.of(schedule)
     model = _Clipped(network, levels, output, float(clip))
     return Predicts(model, levels, Output("sample", clip=float(clip)))

@@ -51,7 +51,7 @@ class AIDI(Walk):
 
         def iterate(k: Array, state: tuple) -> tuple:
             y, memory = state
-            image = row.solved(row.output(y))
+            image = row.solved(row.f(y))
             return (image, None) if memory is None else mix(k, y, image - y, memory)
 
         start = (row.start, memory)

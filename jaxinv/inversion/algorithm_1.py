@@ -38,7 +38,7 @@ from jaxinv.inversion.row_residuals import per_level
 from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.norms import norm
 from jaxinv.samplers.table import SamplerTable
-from jaxinv.sampling.steps import step_of_one_state
+from jaxinv.sampling.steps import slope_of_one_state, step_of_one_state
 from jaxinv.solvers import ForwardStep, Solution, Solver
 
 
@@ -129,7 +129,7 @@ def algorithm_1(
         solution = settings.solver(
             residual,
             table.scale[i] * y,
-            slope=table.a[i - 1, 0] * table.scale[i - 1] / table.scale[i],
+            slope=slope_of_one_state(table, i),
             reference=norm(x_after),
         )
         return solution.value, one_step(solution, jnp.ones((), jnp.int32))

@@ -17,6 +17,7 @@ from jaxinv.inversion.row_residuals import per_level
 from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.inversion.walk import measured
 from jaxinv.samplers.table import SamplerTable
+from jaxinv.samplers.units import in_f
 from jaxinv.sampling.sample import descend
 from jaxinv.sampling.steps import in_dtype
 
@@ -61,7 +62,15 @@ class Backward(Stage):
     def solve(self, task: Task) -> Solved:
         """Sample upwards; see :class:`jaxinv.inversion.stages.Stage`."""
         table, n = task.table, task.table.num_rows
-        up = in_dtype(self.upwards(), task.start.dtype)
+        up = self.upwards()
+        if table.output is None:
+            up = in_f(up)
+        if up.output != table.output:
+            raise ValueError(
+                f"the grid of Backward is for networks that predict {up.output}, but "
+                f"{table.name!r} is for {table.output}"
+            )
+        up = in_dtype(up, task.start.dtype)
         if up.num_rows != n:
             raise ValueError(
                 f"Backward inverts a sampler by its own method: {table.name!r} has {n} "
@@ -82,5 +91,6 @@ class Backward(Stage):
                 grid.model_time[::-1],
                 1.0,
                 grid.family,
+                grid.output,
             )
         )

@@ -64,9 +64,9 @@ class ReNoise(Walk):
 
         def iterate(k: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
             y, total = state
-            output = row.output(y)
+            f = row.f(y)
             counts = k >= count - averaged
-            return row.solved(output), total + jnp.where(counts, output, 0)
+            return row.solved(f), total + jnp.where(counts, f, 0)
 
         start = row.start, jnp.zeros_like(row.start)
         _, total = jax.lax.fori_loop(0, count, iterate, start)

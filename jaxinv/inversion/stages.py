@@ -101,6 +101,13 @@ class Task(NamedTuple):
         if known is not None:
             known = known._replace(states=known.states / unit)
             max_evals = max_evals - known.num_evals
+        if table.shift is not None:
+            if table.shift.shape[1:] != x0.shape:
+                raise ValueError(
+                    f"the sampler's noises are for samples of shape "
+                    f"{table.shift.shape[1:]}, got a sample of shape {x0.shape}"
+                )
+            table = dataclasses.replace(table, shift=table.shift / unit)
         start = x0 / unit / table.scale[0]
         return cls(table, InUnits(denoise, unit), start, known, active, unit, max_evals)
 

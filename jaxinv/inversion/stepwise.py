@@ -28,7 +28,7 @@ from jaxinv.inversion.trajectory import first_guess
 from jaxinv.loops import Loop
 from jaxinv.norms import norm
 from jaxinv.samplers.table import SamplerTable
-from jaxinv.sampling.steps import step_of_one_state
+from jaxinv.sampling.steps import slope_of_one_state, step_of_one_state
 from jaxinv.solvers import Anderson, Solver
 from jaxinv.solvers.iteration import loop_of
 
@@ -169,11 +169,14 @@ def _level(
     a, b = table.a[i - 1, 0], table.b[i - 1, 0]
     u_after = _target(table, i, climb.x_after)
     output = _extrapolate(table, i, climb.f1, climb.f2)
+    # A row without a weight of the state (all data prediction) gives no guess.
+    known = (u_after - b * output) / jnp.where(a == 0, 1, a)
+    guess = jnp.where(a == 0, climb.states[i - 1], known)
     return loop_of(
         solver,
         lambda x: step_of_one_state(table, denoise, i, x) - climb.x_after,
-        table.scale[i] * (u_after - b * output) / a,
-        slope=a * table.scale[i - 1] / table.scale[i],
+        table.scale[i] * guess,
+        slope=slope_of_one_state(table, i),
         reference=norm(climb.x_after),
     )
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxinv.diffusion.denoiser import Denoiser, as_denoiser
-from jaxinv.diffusion.schedule import NoiseSchedule, PredictionType
+from jaxinv.diffusion.denoiser import Denoiser, TrainingLevels
+from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.samplers.table import Coefficients, SamplerTable
 
 
@@ -42,7 +42,7 @@ def fine_naive(
     Returns:
         The state of level i.
     """
-    denoise = as_denoiser(denoise, schedule, _prediction(schedule, table))
+    training = TrainingLevels.of(schedule)
 
     def level(m: Array) -> tuple[Array, Array, Array, Array]:
         """Return the level after m sub-steps, at the ends that of the grid."""
@@ -64,17 +64,13 @@ def fine_naive(
     def step(m: Array, u: Array) -> Array:
         scale, unit, tau, _ = level(m)
         _, unit_next, tau_next, time_next = level(m + 1)
-        f = denoise(scale * u, time_next).astype(u.dtype)
+        x = scale * u
+        f = denoise(x, time_next).astype(u.dtype)
+        if table.output is not None:
+            f = training.f(table.output, x, time_next, f)
         return unit_next * (u / unit + (tau_next - tau) * f)
 
     return jax.lax.fori_loop(jnp.zeros_like(substeps), substeps, step, u)
-
-
-def _prediction(schedule: NoiseSchedule, table: SamplerTable) -> PredictionType:
-    """Return the prediction type of the outputs that a table weighs."""
-    if table.output is not None:
-        return table.output.kind
-    return "flow" if schedule.family == "flow" else "epsilon"
 
 
 def count_of(distance: Float[Array, ""], longest: float) -> Int[Array, ""]:

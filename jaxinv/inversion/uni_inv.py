@@ -14,8 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxinv.checks import checked
 from jaxinv.inversion.stages import Task
-from jaxinv.inversion.walk import Row, Walk
-from jaxinv.sampling.steps import evaluate
+from jaxinv.inversion.walk import Row, Walk, f_at
 
 
 @checked
@@ -31,13 +30,13 @@ class UniInv(Walk):
     first_evals: ClassVar[int] = 1
 
     def begin(self, task: Task) -> Float[Array, "*shape"]:
-        """Return the output at the data; see :class:`jaxinv.inversion.walk.Walk`."""
+        """Return f at the data; see :class:`jaxinv.inversion.walk.Walk`."""
         data = jnp.zeros((), jnp.int32)
-        return evaluate(task.table, task.denoise, data, task.start)
+        return f_at(task.table, task.denoise, data, task.start)
 
     def rule(
         self, row: Row, carry: Float[Array, "*shape"]
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"], int]:
         """Predict and correct; see :class:`jaxinv.inversion.walk.Walk`."""
-        output = row.output(row.solved(carry))
-        return row.solved(output), output, 1
+        f = row.f(row.solved(carry))
+        return row.solved(f), f, 1

@@ -1,8 +1,9 @@
 r"""Walks: published inversions that go up level by level, each by a rule of its own.
 
-With the output g of the model at ``u[i]`` known, the row of a sampler with a memory of
-one state gives ``u[i]`` from ``u[i-1]`` (:meth:`Row.solved`). A rule guesses g from
-some evaluations, and the walk continues from the resulting state.
+With f at ``u[i]`` known, the row of a sampler with a memory of one state gives ``u[i]``
+from ``u[i-1]`` (:meth:`Row.solved`). A rule guesses f from some evaluations, and the
+walk continues from the resulting state. Rules are published for f, which depends on the
+prediction type: an output is converted at the state where the model was evaluated.
 
 Rules do not measure whether the row holds. The walk does so at its end, with one more
 evaluation of the model per row, so that every result has a certificate.
@@ -16,7 +17,6 @@ from jaxtyping import Array, Float, Int
 
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.certificate import ROWS_AT_ONCE, row_errors
-from jaxinv.inversion.naive import naive_step
 from jaxinv.inversion.row_residuals import default_row_rtol
 from jaxinv.inversion.stages import Solved, Stage, Task
 from jaxinv.samplers.table import SamplerTable
@@ -88,13 +88,27 @@ class Row:
         self.table, self.denoise, self.i, self.after = table, denoise, i, after
         self.start = table.scale[i - 1] * after / table.scale[i]
 
-    def output(self, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Evaluate the model at a guess of ``u[i]``."""
-        return evaluate(self.table, self.denoise, self.i, y)
+    def f(self, u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Evaluate f at a guess of ``u[i]``."""
+        return f_at(self.table, self.denoise, self.i, u)
 
-    def solved(self, output: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Return the ``u[i]`` of a known output."""
-        return naive_step(self.table, lambda x, t: output, self.i, self.after)
+    def solved(self, f: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Return the ``u[i]`` of a known f."""
+        of_after, of_f = self.table.ode.naive[self.i - 1]
+        shift = self.table.shift
+        after = self.after if shift is None else self.after - shift[self.i - 1]
+        return of_after * after + of_f * f
+
+
+def f_at(
+    table: SamplerTable,
+    denoise: Denoiser,
+    i: Int[Array, ""],
+    u: Float[Array, "*shape"],
+) -> Float[Array, "*shape"]:
+    """Evaluate f at a state of level i, from what the network predicts."""
+    of_u, of_output = table.ode.of_f[i]
+    return of_u * u + of_output * evaluate(table, denoise, i, u)
 
 
 def measured(

@@ -140,7 +140,8 @@ class SamplerTable:
                 is added in the step to ``x[i-1]``.
 
         Raises:
-            ValueError: If the sampler adds no noise, or for another number of noises.
+            ValueError: If the sampler adds no noise, for another number of noises, or
+                for noises that are not float32 or float64.
         """
         if self.noise is None:
             raise ValueError(f"{self.name!r} is deterministic: it takes no noises")
@@ -149,6 +150,10 @@ class SamplerTable:
             raise ValueError(
                 f"{self.name!r} takes {self.num_rows} noises, one for each row, got an "
                 f"array of shape {noises.shape}"
+            )
+        if noises.dtype not in (jnp.float32, jnp.float64):
+            raise ValueError(
+                f"the noises must be float32 or float64, got {noises.dtype}"
             )
         weights = jnp.asarray(self.noise, noises.dtype)
         weights = weights.reshape((-1,) + (1,) * (noises.ndim - 1))

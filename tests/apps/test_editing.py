@@ -8,6 +8,7 @@ from jax.tree_util import Partial
 
 import jaxinv as ji
 from jaxinv.apps import editing, masks
+from jaxinv.diffusion.schedule import vp_schedule
 
 SCHEDULE = ji.scaled_linear()
 STEPS = 20
@@ -143,3 +144,17 @@ def test_bad_options_of_a_found_mask_are_refused(options):
         masks.prediction_mask(
             SCHEDULE, SOURCE, TARGET, LATENT, jax.random.key(0), **options
         )
+
+
+def test_a_mask_is_found_from_pure_noise():
+    alphas = np.linspace(0.999, 0, 20)
+    schedule = vp_schedule(alphas, prediction_type="v_prediction")
+
+    def model(gain):
+        return ji.as_denoiser(lambda x, t: gain * x, schedule)
+
+    found = masks.prediction_mask(
+        schedule, model(0.0), model(LEFT), LATENT, jax.random.key(0), strength=0.99
+    )
+    np.testing.assert_array_equal(found[LEFT == 0], 0)
+    assert found.sum() > 0

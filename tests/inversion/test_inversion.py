@@ -673,3 +673,15 @@ def test_a_trajectory_of_another_length_is_refused(length):
     table = ji.ddim(ji.time_grid(VP, 4))
     with pytest.raises(ValueError, match="expected the 5 states"):
         ji.certify(table, Partial(stretched, 0.5), jnp.ones((length, 3)))
+
+
+@pytest.mark.parametrize("solver", ["anderson", "newton_krylov"])
+@pytest.mark.filterwarnings("ignore::jaxinv.LossyGridWarning")
+def test_a_last_step_that_is_all_data_prediction_is_inverted_stepwise(solver):
+    schedule = ji.scaled_linear(prediction_type="sample")
+    table = ji.ddim(ji.time_grid(schedule, 6, "leading"))
+    assert table.a[0, 0] == 0
+    denoise = ji.as_denoiser(lambda x, t: 0.3 * jnp.tanh(x) + 0.1 * x, schedule)
+    x0 = 0.1 * jax.random.normal(jax.random.key(0), (3, 3))
+    found = ji.invert(table, denoise, x0, strategy="stepwise", solver=solver)
+    assert bool(found.converged)

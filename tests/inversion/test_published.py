@@ -94,3 +94,16 @@ def test_algorithm_2_is_refused_for_methods_with_stages():
         ji.invert(
             table, lambda x, t: x, jnp.ones((2, 2)), strategy="stepwise", schedule=VP
         )
+
+
+def test_algorithm_2_gives_with_edms_network_what_it_gives_with_f():
+    schedule = ji.edm()
+    table = ji.dpmpp_2m(ji.time_grid(schedule, STEPS))
+    network = ji.as_denoiser(lambda x, t: 0.3 * jnp.tanh(x), schedule)
+    x0 = 0.4 * jax.random.normal(jax.random.key(3), (3, 3))
+
+    def noise(denoise):
+        found = ji.invert(table, denoise, x0, strategy="stepwise", schedule=schedule)
+        return found.noise
+
+    assert relative_error(noise(network), noise(lambda x, t: network(x, t))) < 1e-4

@@ -191,3 +191,32 @@ def test_backward_refuses_another_method_than_the_samplers():
     grid = ji.time_grid(SCHEDULES["flow"], 2 * STEPS)
     with pytest.raises(ValueError, match="has 10 rows, the method has 11"):
         ji.invert(table, denoise, x0, strategy=ji.Backward(ji.fireflow, grid))
+
+
+OWN_OUTPUTS = {
+    "v": ji.scaled_linear(prediction_type="v_prediction"),
+    "edm": ji.edm(),
+}
+
+
+@pytest.mark.parametrize("strategy", [*WALKS, "backward"])
+@pytest.mark.parametrize("name", OWN_OUTPUTS)
+def test_a_networks_own_output_gives_the_noise_that_f_gives(name, strategy):
+    schedule = OWN_OUTPUTS[name]
+    grid = ji.time_grid(schedule, STEPS)
+    network = ji.as_denoiser(lambda x, t: 0.3 * jnp.tanh(x), schedule)
+    x0 = 0.4 * jax.random.normal(jax.random.key(3), (3, 3))
+    strategy = ji.Backward(ji.ddim, grid) if strategy == "backward" else WALKS[strategy]
+
+    def noise(denoise):
+        return ji.invert(ji.ddim(grid), denoise, x0, strategy=strategy).noise
+
+    assert relative_error(noise(network), noise(lambda x, t: network(x, t))) < 1e-5
+
+
+def test_backward_refuses_a_grid_of_another_prediction_type():
+    grids = [ji.time_grid(s, STEPS) for s in (SCHEDULES["vp"], OWN_OUTPUTS["v"])]
+    network = ji.as_denoiser(lambda x, t: 0.3 * jnp.tanh(x), OWN_OUTPUTS["v"])
+    strategy = ji.Backward(ji.ddim, grids[0])
+    with pytest.raises(ValueError, match="grid of Backward"):
+        ji.invert(ji.ddim(grids[1]), network, jnp.ones((3, 3)), strategy=strategy)

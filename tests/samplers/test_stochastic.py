@@ -191,6 +191,11 @@ def test_missing_and_wrong_noises_are_refused_before_anything_runs():
         table.with_noises(jnp.ones((5, 3, 4)))
     with pytest.raises(ValueError, match=r"needs \(6, 3, 4\)"):
         ji.sample(table.with_noises(jnp.ones((6, 4))), DENOISE, x)
+    with pytest.raises(ValueError, match="must be float32 or float64"):
+        table.with_noises(np.ones((6, 3, 4), int))
+    other = table.with_noises(jnp.ones((6, 4)))
+    with pytest.raises(ValueError, match=r"samples of shape \(4,\)"):
+        next(ji.invert_stream(other, DENOISE, [x], lanes=1, strategy="naive"))
     with pytest.raises(ValueError, match="deterministic: it takes no noises"):
         ji.ddim(make_grid(VP, 6)).with_noises(jnp.ones((6, 3)))
     for make in (ji.ancestral, ji.sde_dpm_solver):
@@ -199,6 +204,16 @@ def test_missing_and_wrong_noises_are_refused_before_anything_runs():
     given = ji.sde_dpm_solver(make_grid(VP, 6)).with_noises(jnp.ones((6, 3, 4)))
     with pytest.raises(ValueError, match="Algorithm 2 does not invert"):
         ji.invert(given, DENOISE, x, strategy=ji.Algorithm2(VP))
+
+
+@pytest.mark.parametrize("strategy", ["stepwise", "trajectory"])
+def test_noises_have_the_unit_of_large_data(strategy, float64):
+    sampler = ji.ancestral(make_grid(VP, 6)).with_noises(5e3 * normal(6, 3, 4))
+    noise = 5e3 * normal(3, 4, seed=1)
+    x0 = ji.sample(sampler, DENOISE, noise)
+    found = ji.invert(sampler, DENOISE, x0, strategy=strategy)
+    assert bool(found.converged)
+    assert relative_error(found.noise, noise) < 1e-9
 
 
 # --- clipped data predictions ---------------------------------------------------------
