@@ -7,11 +7,12 @@ of its options, what another class left over, betas, 1 to 100 steps, and what a 
 passes to `set_timesteps`. Both sides take their steps in float64 with the same network,
 a function of the state and of the time, and with the same noises where a scheduler adds
 them (`benchmarks/schedules/compare.py`). A case agrees if every time told to the
-network is the same and every state differs by at most 1e-4 of its RMS (5e-4 at zero
-terminal SNR, where levels are products of roots in float32 whose last bit depends on
-the machine; or ten times what one rounding of the noise to float32 changes, where that
-is more: levels are float32); or this library refuses it, for a reason of a fixed list;
-or diffusers itself raises or returns NaN. Anything else is a silent difference.
+network is the same and every state differs by at most 1e-4 of its RMS (or ten times
+what one rounding changes, where that is more: of the noise to float32, because levels
+are float32, and at zero terminal SNR of the roots in float32 that the levels are made
+of, whose last bit depends on the machine); or this library refuses it, for a reason of
+a fixed list; or diffusers itself raises or returns NaN. Anything else is a silent
+difference.
 """
 
 import collections

@@ -166,22 +166,30 @@ def spaced_levels(
     levels, times = _levels_and_times(options, training, num_steps, rule)
     cosine = options["beta_schedule"] == "squaredcos_cap_v2"
     truncated = rule in ("exponential_sigmas", "beta_sigmas")
+    rescaled = bool(options.get("rescale_betas_zero_snr"))
     if not truncated and (options["_class_name"] != DPM or not cosine):
+        # The levels of zero terminal SNR are themselves products of roots.
+        halfway = np.abs(times - np.floor(times) - 0.5) < _UNCERTAIN_TIME
+        if np.any(hangs := halfway & rescaled):
+            raise _ambiguous(levels[hangs][0], times[hangs][0], rule)
         return levels, times.round()
     others = _levels_and_times(options, _other_root(schedule), num_steps, rule)[1]
     hangs = np.trunc(times) != np.trunc(others)
-    if options.get("rescale_betas_zero_snr"):
-        # The levels themselves are products of such roots.
-        hangs |= np.abs(times - times.round()) < _UNCERTAIN_TIME
-    times, others = np.trunc(times), np.trunc(others)
+    hangs |= rescaled & (np.abs(times - times.round()) < _UNCERTAIN_TIME)
     if np.any(hangs):
-        raise ValueError(
-            f"diffusers gives the network timestep {int(times[hangs][0])} or "
-            f"{int(others[hangs][0])} for the level {levels[hangs][0]:.6g}, depending "
-            "on how the machine rounds a square root in float32: with these betas and "
-            f"use_{rule}, which truncates timesteps, the timestep is ambiguous"
-        )
-    return levels, times
+        raise _ambiguous(levels[hangs][0], np.maximum(times, others)[hangs][0], rule)
+    return levels, np.trunc(times)
+
+
+def _ambiguous(level: float, time: float, rule: str) -> ValueError:
+    """Return the error for a timestep that depends on the machine."""
+    upper = int(np.floor(time + _UNCERTAIN_TIME))
+    return ValueError(
+        f"diffusers gives the network timestep {upper} or {upper - 1} for the level "
+        f"{level:.6g}, depending on how the machine rounds a square root in float32: "
+        f"with these betas and use_{rule}, which makes timesteps whole, the timestep "
+        "is ambiguous"
+    )
 
 
 def _levels_and_times(

@@ -111,6 +111,14 @@ def schedule_of_options(
     return dataclasses.replace(schedule, model_times=np.log(schedule.taus) / 4)
 
 
+def rounded_root(values: np.ndarray) -> np.ndarray:
+    """Return the square root in the dtype of the values, rounded to nearest.
+
+    PyTorch's may be the second nearest number, depending on the machine.
+    """
+    return np.sqrt(values)
+
+
 def continuous_times(options: Mapping[str, Any]) -> bool:
     """Return whether the network is given ``log(sigma / alpha) / 4`` as its time."""
     v = options["prediction_type"] == "v_prediction"
@@ -180,7 +188,7 @@ def _alphas_cumprod(options: Mapping[str, Any], steps: int) -> Float[np.ndarray,
         return alphas
     if alphas[0] <= alphas[-1]:
         raise ValueError("rescale_betas_zero_snr needs at least two noise levels")
-    roots = np.sqrt(alphas)
+    roots = rounded_root(alphas)
     alphas = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
     if cog:
         return alphas

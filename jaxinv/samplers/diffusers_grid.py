@@ -85,6 +85,9 @@ from jaxinv.diffusion.grid import (
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.samplers.diffusers_stochastic import consistency_timesteps
 
+# Above this, data of unit variance vanish in a float32 state.
+_LARGEST_LEVEL = 1e6
+
 #: Schedulers on the timesteps of DDIMScheduler.
 ON_TIMESTEPS = (
     *(DDIM, DDIM_PARALLEL, DDIM_INVERSE),
@@ -208,6 +211,11 @@ def make_diffusers_grid(
     levels, times = levels[::-1], times[::-1].astype(np.float64)
     if end is None:
         end = last_level(options, schedule, levels)
+    if name in SCALING and levels[-1] > _LARGEST_LEVEL:
+        raise ValueError(
+            f"{name} starts at a noise level of {levels[-1]:.3g}, where its states "
+            "have no digits of the data in float32"
+        )
     tau = np.append(end, levels)
     scale, first = schedule.scale(tau), schedule.init_noise_scale
     if name in SCALING:
