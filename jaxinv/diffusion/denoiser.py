@@ -217,6 +217,13 @@ def network_of(denoise: Any) -> tuple[Callable[..., Array], Output | None]:
         return network(), denoise.output
     if isinstance(denoise, Conditioned | Guided):
         model, output = network_of(denoise.model)
+        if (
+            output is not None
+            and output.clip is not None
+            and isinstance(denoise, Guided)
+        ):
+            # Guidance leaves the range again: what remains is f.
+            return denoise, None
         return dataclasses.replace(denoise, model=model), output
     output = getattr(denoise, "output", None)
     return denoise, output if isinstance(output, Output) else None
@@ -369,6 +376,11 @@ def _predicts(
     output = Output.of(kind, schedule.sigma_data)
     if output is None:
         return model
+    if network_of(model)[1] is not None:
+        raise ValueError(
+            f"the model is a denoiser already, of {network_of(model)[1]}: pass the "
+            "network itself"
+        )
     return Predicts(model, TrainingLevels.of(schedule), output)
 
 

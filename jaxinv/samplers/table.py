@@ -298,7 +298,7 @@ def from_rows(
         ode,
         name=name,
         order=order,
-        bidirectional=_reads_both_ways(of_u, of_o),
+        bidirectional=added is None and _reads_both_ways(of_u, of_o),
         ends=ends,
         output=grid.output,
         noise=None if added is None else added * ode.unit[:n],

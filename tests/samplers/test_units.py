@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 
 import jaxinv as ji
 from jaxinv.apps import editing
+from jaxinv.diffusion.denoiser import network_of
 from jaxinv.diffusion.grid import make_grid
 from jaxinv.samplers.units import in_f, in_tau, matched
 
@@ -62,8 +63,8 @@ def entries(sampler, source, target, noise):
     # A prediction of the data leaves a flow many noises near the data.
     if sampler.output.kind != "sample" or sampler.ode.unit[-1] < 1:
         yield "invert", found.noise
+        yield "edit", editing.edit(sampler, source, target, x0).latent
     yield "naive", ji.invert(sampler, source, x0, strategy="naive").noise
-    yield "edit", editing.edit(sampler, source, target, x0).latent
     batch = jnp.stack([noise, 0.5 * noise])
     yield "sample_batch", ji.sample_batch(sampler, source, batch)
     yield "jit", jax.jit(lambda x: ji.sample(sampler, source, x))(noise)
@@ -150,3 +151,17 @@ def test_coefficients_are_of_order_one_even_from_almost_pure_noise(name):
     assert np.max(np.abs(table.a)) < 30
     assert np.max(np.abs(table.b)) < 30
     assert np.max(np.abs(in_tau(table).b)) > 1e4
+
+
+def test_guidance_of_a_clipped_model_is_not_clipped_and_networks_are_named_once():
+    schedule = ji.scaled_linear()
+
+    def conditional(x, t, c):
+        return c * x
+
+    clipped = ji.clipped(conditional, schedule, 1.0)
+    assert network_of(ji.conditioned(clipped, 3.0))[1].clip == 1.0
+    assert network_of(ji.guided(clipped, 0.0, 30.0, 7.5))[1] is None
+    denoise = ji.as_denoiser(conditional, SCHEDULES["v_prediction"])
+    with pytest.raises(ValueError, match="is a denoiser already, of"):
+        ji.as_denoiser(denoise, SCHEDULES["v_prediction"])
