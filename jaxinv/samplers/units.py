@@ -70,8 +70,8 @@ def all_matched(
         )
     functions = tuple(_function(denoise, None) for denoise in denoisers)
     converted = in_f(table)
-    if table.output is not None and not isinstance(converted.b, jax.core.Tracer):
-        _check_digits(table, np.asarray(converted.b))
+    if table.output is not None:
+        _check_digits(table, converted.b)
     return converted, functions
 
 
@@ -117,13 +117,20 @@ def in_f(table: SamplerTable) -> SamplerTable:
     return dataclasses.replace(table, a=a, b=b, ode=ode, output=None)
 
 
-def _check_digits(table: SamplerTable, b: np.ndarray) -> None:
+def _check_digits(table: SamplerTable, b: Any) -> None:
     """Raise ValueError if f has too few digits of what the network predicts."""
+    assert table.output is not None, "a table of f is not converted"
+    if isinstance(b, jax.core.Tracer):
+        raise ValueError(
+            f"{table.name!r} weighs the outputs of a network that predicts "
+            f"{table.output.kind!r}, but the denoiser returns f, and whether f has "
+            "their digits is not known inside of jax.jit: make the sampler outside and "
+            "close over it, or pass as_denoiser(network, schedule)"
+        )
     loss = float(np.max(np.abs(b) - np.abs(table.b))) * float(np.finfo(np.float32).eps)
     has_float64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
     if loss <= LARGEST_LOSS or (has_float64 and np.isfinite(loss)):
         return
-    assert table.output is not None, "a table of f is not converted"
     raise ValueError(
         f"{table.name!r} weighs the outputs of a network that predicts "
         f"{table.output.kind!r}, but the denoiser returns f, which near pure noise "

@@ -165,3 +165,15 @@ def test_guidance_of_a_clipped_model_is_not_clipped_and_networks_are_named_once(
     denoise = ji.as_denoiser(conditional, SCHEDULES["v_prediction"])
     with pytest.raises(ValueError, match="is a denoiser already, of"):
         ji.as_denoiser(denoise, SCHEDULES["v_prediction"])
+
+
+def test_a_table_whose_digits_cannot_be_checked_is_refused():
+    table = ji.ddim(make_grid(SCHEDULES["v_prediction"], 5))
+    source = ji.as_denoiser(
+        Partial(network, jnp.asarray(0.2)), SCHEDULES["v_prediction"]
+    )
+    noise = jnp.ones(SHAPE)
+    own = jax.jit(lambda table: ji.sample(table, source, noise))(table)
+    np.testing.assert_allclose(own, ji.sample(table, source, noise), rtol=1e-5)
+    with pytest.raises(ValueError, match="whether f has their digits is not known"):
+        jax.jit(lambda table: ji.sample(table, hidden(source), noise))(table)
