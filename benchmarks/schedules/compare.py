@@ -22,7 +22,7 @@ import torch
 import jaxinv as ji
 from benchmarks.schedules.draw import FLOW, Case
 from jaxinv.diffusion import diffusers_schedule
-from jaxinv.diffusion.diffusers_config import COG_DPM, SCALING
+from jaxinv.diffusion.diffusers_config import COG_DPM, SCALING, SCM
 from jaxinv.samplers.ode import ode_of
 
 #: Largest difference of a state, relative to its RMS, that counts as agreement.
@@ -228,7 +228,7 @@ def trajectory(table: Any, schedule: Any, noise: np.ndarray) -> np.ndarray:
 
 def float64_network(schedule: Any, x: np.ndarray, t: float) -> np.ndarray:
     """Return the network's own output, of EDM's with its input scaled."""
-    if schedule.sigma_data is not None:
+    if schedule.sigma_data is not None:  # EDM's
         x = x / np.hypot(np.exp(4 * t), schedule.sigma_data)
     return network(np, x, t)
 
@@ -249,6 +249,8 @@ def _in_diffusers(
     request = dict(case.request)
     if case.name == FLOW or "timesteps" not in request:
         request["num_inference_steps"] = case.num_steps
+    if case.name == SCM and case.num_steps != 2:
+        request["intermediate_timesteps"] = None  # as its pipeline
     scheduler.set_timesteps(**request)
     if begin_index is not None:
         scheduler.set_begin_index(begin_index)
@@ -257,10 +259,14 @@ def _in_diffusers(
             setattr(scheduler, name, getattr(scheduler, name).double())
     x = torch.from_numpy(NOISE if double else NOISE.astype(np.float32))
     x = x * float(getattr(scheduler, "init_noise_sigma", 1))
+    timesteps = scheduler.timesteps
+    if case.name == SCM:
+        # Its pipeline scales the noise, and does not evaluate at the last time.
+        x, timesteps = x * scheduler.config.sigma_data, timesteps[:-1]
     as_seen = getattr(scheduler, "scale_model_input", lambda x, t: x)
     states, old, before = [x], None, None
     with float64_steps(scheduler) if double else contextlib.nullcontext():
-        for step, t in enumerate(scheduler.timesteps):
+        for step, t in enumerate(timesteps):
             out = network(torch, as_seen(x, t), t.to(x.dtype))
             with adding(scheduler, torch.from_numpy(added_noise(step)).to(x.dtype)):
                 if case.name == COG_DPM:
@@ -269,7 +275,7 @@ def _in_diffusers(
                 else:
                     x = scheduler.step(out, t, x).prev_sample
             states.append(x)
-    return scheduler.timesteps.double().numpy(), torch.stack(states).double().numpy()
+    return timesteps.double().numpy(), torch.stack(states).double().numpy()
 
 
 @contextlib.contextmanager

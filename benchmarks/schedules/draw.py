@@ -31,6 +31,7 @@ DDIM, DDIM_PARALLEL, DDIM_INVERSE, DDPM, DDPM_PARALLEL, LCM, TCD = (
 EULER_ANCESTRAL = "EulerAncestralDiscreteScheduler"
 COG_DDIM, COG_DPM = "CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"
 FLOW_HEUN, IPNDM = "FlowMatchHeunDiscreteScheduler", "IPNDMScheduler"
+SCM = "SCMScheduler"
 ON_TIMESTEPS = (DDIM, DDIM_PARALLEL, DDIM_INVERSE, DDPM, DDPM_PARALLEL, LCM, TCD)
 ON_TIMESTEPS += (COG_DDIM, COG_DPM)
 # With the shares in which they are drawn.
@@ -38,7 +39,7 @@ SHARES = {
     DDIM: 0.08,
     DPM: 0.15,
     DEIS: 0.08,
-    UNIPC: 0.1,
+    UNIPC: 0.09,
     FLOW: 0.08,
     EULER: 0.08,
     HEUN: 0.04,
@@ -59,6 +60,7 @@ SHARES = {
     COG_DPM: 0.01,
     FLOW_HEUN: 0.01,
     IPNDM: 0.01,
+    SCM: 0.01,
 }
 CLASSES = tuple(SHARES)
 # Their configurations are loaded into the classes above, as users do.
@@ -89,7 +91,7 @@ def draw(seed: int) -> Case:
     name = str(rng.choice(CLASSES, p=[*SHARES.values()]))
     steps = int(rng.integers(1, 101)) if rng.random() < 0.8 else int(rng.integers(1, 9))
     config = _options(rng, name, steps)
-    if name not in (FLOW, FLOW_HEUN, IPNDM):
+    if name not in (FLOW, FLOW_HEUN, IPNDM, SCM):
         config |= _betas(rng)
     if rng.random() < 0.2:
         config = _from_another_class(rng, name, config)
@@ -136,6 +138,8 @@ def _options(rng: Rng, name: str, steps: int) -> dict[str, Any]:
         return values[rng.integers(len(values))]
 
     config: dict[str, Any] = {}
+    if name == SCM:
+        return {"sigma_data": one(0.5, 1.0, float(rng.uniform(0.2, 2)))}
     if name == IPNDM:
         return {}
     if name == FLOW_HEUN:

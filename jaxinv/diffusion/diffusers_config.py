@@ -45,6 +45,7 @@ DDPM, DDIM_PARALLEL, DDPM_PARALLEL = (
 )
 EULER_ANCESTRAL = "EulerAncestralDiscreteScheduler"
 DDIM_INVERSE, IPNDM = "DDIMInverseScheduler", "IPNDMScheduler"
+SCM = "SCMScheduler"
 LCM, TCD = "LCMScheduler", "TCDScheduler"
 COG_DDIM, COG_DPM = "CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"
 FLOW_MATCH_HEUN = "FlowMatchHeunDiscreteScheduler"
@@ -128,6 +129,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     COG_DPM: _COG,
     IPNDM: {"num_train_timesteps": 1000, "trained_betas": None},
     LCM: _CONSISTENCY,
+    SCM: {
+        "num_train_timesteps": 1000,
+        "prediction_type": "trigflow",
+        "sigma_data": 0.5,
+    },
     TCD: _CONSISTENCY,
     DPM: _MULTISTEP
     | _ZERO_SNR

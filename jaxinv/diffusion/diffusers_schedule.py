@@ -28,6 +28,7 @@ from jaxinv.diffusion.diffusers_config import (
     EULER,
     EULER_ANCESTRAL,
     IPNDM,
+    SCM,
     UNIPC,
     naming_scheduler,
     scheduler_options,
@@ -41,6 +42,7 @@ from jaxinv.diffusion.schedule import (
     flow_matching,
     vp_schedule,
 )
+from jaxinv.diffusion.trigflow import trigflow_schedule
 
 
 @checked
@@ -80,6 +82,13 @@ def schedule_of_options(
         if options["trained_betas"] is not None:
             raise ValueError(f"{IPNDM} with trained_betas is not supported")
         return ipndm_schedule(steps)
+    if options["_class_name"] == SCM:
+        if options["prediction_type"] != "trigflow":
+            raise ValueError(
+                f"{SCM} has the prediction type trigflow, got "
+                f"{options['prediction_type']!r}"
+            )
+        return trigflow_schedule(steps)
     if "sigma_data" in options:
         return _edm(options, steps)
     flow = bool(options.get("use_flow_sigmas"))

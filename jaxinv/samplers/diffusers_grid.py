@@ -56,6 +56,7 @@ from jaxinv.diffusion.diffusers_config import (
     LCM,
     PNDM,
     SCALING,
+    SCM,
     SINGLESTEP,
     TCD,
     UNIPC,
@@ -83,6 +84,7 @@ from jaxinv.diffusion.grid import (
     warn_if_lossy,
 )
 from jaxinv.diffusion.schedule import NoiseSchedule
+from jaxinv.diffusion.trigflow import trigflow_grid
 from jaxinv.samplers.diffusers_stochastic import consistency_timesteps
 
 # Above this, data of unit variance vanish in a float32 state.
@@ -99,7 +101,7 @@ SUPPORTED = (
     *ON_TIMESTEPS,
     *SCALING,
     *FLOW_MATCHING,
-    *(LCM, TCD, IPNDM),
+    *(LCM, TCD, SCM, IPNDM),
 )
 
 
@@ -169,6 +171,8 @@ def make_diffusers_grid(
         if name in (DDPM, DDPM_PARALLEL):
             schedule = dataclasses.replace(schedule, set_alpha_to_one=True)
         return make_grid(schedule, request.num_steps, schedule.timestep_spacing)
+    if name == SCM:
+        return trigflow_grid(request.num_steps, options["sigma_data"])
     if name == IPNDM:
         if request.num_steps < 2:
             raise ValueError(f"{IPNDM} returns zeros after a single step")

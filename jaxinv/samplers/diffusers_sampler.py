@@ -40,6 +40,7 @@ from jaxinv.diffusion.diffusers_config import (
     LCM,
     LMS,
     PNDM,
+    SCM,
     SINGLESTEP,
     TCD,
     UNIPC,
@@ -55,7 +56,7 @@ from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.samplers.adams import deis, lms
 from jaxinv.samplers.diffusers_grid import SUPPORTED, make_diffusers_grid
 from jaxinv.samplers.diffusers_ipndm import ipndm_diffusers
-from jaxinv.samplers.diffusers_stochastic import consistency, ddpm
+from jaxinv.samplers.diffusers_stochastic import consistency, ddpm, scm
 from jaxinv.samplers.dpm_solver import (
     PUBLISHED_CURVATURE,
     singlestep,
@@ -107,8 +108,9 @@ def sampler_from_diffusers(
 
     Stochastic, and therefore to be given noises (``with_noises``), are DDPMScheduler
     (and its Parallel version), EulerAncestralDiscreteScheduler, LCMScheduler,
-    TCDScheduler, CogVideoXDPMScheduler, and DPMSolverMultistepScheduler with
-    ``sde-dpmsolver++``. DDPMScheduler with ``clip_sample`` takes a denoiser of
+    SCMScheduler (of states as its pipeline has them), TCDScheduler,
+    CogVideoXDPMScheduler, and DPMSolverMultistepScheduler with ``sde-dpmsolver++``.
+    DDPMScheduler with ``clip_sample`` takes a denoiser of
     :func:`jaxinv.clipped`.
 
     The keyword arguments are those of the class's ``set_timesteps``. Pass the arguments
@@ -197,6 +199,8 @@ def table_from_options(
         return ddim_diffusers(schedule, request.num_steps), grid
     if name == DDIM_INVERSE:
         return ddim_inverse_diffusers(schedule, request.num_steps), grid
+    if name == SCM:
+        return scm(grid), grid
     if name == IPNDM:
         return ipndm_diffusers(grid), grid
     if name in (LCM, TCD):

@@ -4,7 +4,8 @@ Each is a table with the weights of the noises that it adds, which ``with_noises
 gives. First-order SDE samplers on other grids are :func:`jaxinv.ancestral`.
 
 References:
-    diffusers 0.42, ``DDPMScheduler``, ``LCMScheduler`` and ``TCDScheduler``.
+    diffusers 0.42, ``DDPMScheduler``, ``LCMScheduler``, ``TCDScheduler`` and
+    ``SCMScheduler``.
     Ho et al. 2020, arXiv:2006.11239, Eq. 6 and 7. Luo et al. 2023, "Latent Consistency
     Models", arXiv:2310.04378, Eq. 9. Zheng et al. 2024, "Trajectory Consistency
     Distillation", arXiv:2402.19159, Algorithm 4.
@@ -60,6 +61,17 @@ def ddpm(options: Mapping[str, Any], grid: TimeGrid) -> SamplerTable:
     up = np.where(grid.model_time[1:] > 0, up, 0)
     down = np.sqrt(grid.tau[:-1] ** 2 - posterior**2)
     return renewing(grid, up, down, name=f"ddpm_{kind}")
+
+
+def scm(grid: TimeGrid) -> SamplerTable:
+    """Return SCMScheduler's steps: all noise is new.
+
+    Args:
+        grid: The noise levels, from :func:`jaxinv.diffusion.trigflow.trigflow_grid`;
+            noises have the standard deviation of its first state.
+    """
+    up = grid.tau[:-1] * grid.init_noise_scale
+    return renewing(grid, up, np.zeros_like(up), name="scm")
 
 
 def consistency_timesteps(

@@ -311,6 +311,10 @@ ADDED = {
     "LCMScheduler": ON_TIMESTEPS,
     "TCDScheduler": ON_TIMESTEPS,
     "IPNDMScheduler": [{}],
+    "SCMScheduler": [
+        {"prediction_type": "trigflow"},
+        {"prediction_type": "trigflow", "sigma_data": 1.0},
+    ],
     "FlowMatchHeunDiscreteScheduler": [{"shift": 1.0}, {"shift": 3.0}],
 }
 
