@@ -1,9 +1,9 @@
 r"""TrigFlow's schedule and grids, which diffusers' SCMScheduler has.
 
-Data and noise of standard deviation sigma_data are combined by an angle t, ``x = cos(t)
-x0 + sin(t) z``, and the network predicts ``cos(t) z - sin(t) x0``: a variance-preserving
-schedule with v-prediction, whose time is the angle and whose first level, at a right
-angle, is pure noise.
+Data and noise of standard deviation sigma_data are combined by an angle t from 0 to a
+right angle, ``x = cos(t) x0 + sin(t) z``. The network predicts ``cos(t) z - sin(t)
+x0``: a variance-preserving schedule with v-prediction, whose time is the angle and
+whose first level is pure noise.
 
 References:
     Lu & Song 2024, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency
