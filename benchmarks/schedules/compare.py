@@ -71,7 +71,8 @@ REFUSALS = {
     "a next timestep that is not t - T // N": "which with these options is not",
     "a spacing that the class does not have": "the spacing leading or trailing; got",
     "more steps than the model was distilled from": "original_inference_steps",
-    "a prediction type that the class does not have": "predict the data, also in",
+    "a prediction type that the class does not have": "predict the data, also in|"
+    "prediction_type must be one of",
     "too few steps for Runge and Kutta": "three Runge-Kutta steps",
     "a timestep past the last": "reads timestep",
     "timestep that depends on the machine": "rounds a square root",
