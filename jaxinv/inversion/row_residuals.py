@@ -30,6 +30,20 @@ def level_norms(x: Float[Array, "n *shape"]) -> Float[Array, "n"]:
     return norm(x, axis=tuple(range(1, x.ndim)))
 
 
+def gaussian_sizes(
+    table: SamplerTable, start: Float[Array, "*shape"]
+) -> tuple[Float[Array, ""], Float[Array, "n+1"]]:
+    """Return the standard deviations of the data and of states u, level by level.
+
+    Args:
+        table: The table.
+        start: ``u[0]``, whose mean square gives that of the data.
+    """
+    ode = table.ode
+    size = norm(start) / float(start.size) ** 0.5 / ode.unit[0]
+    return size, jnp.hypot(size * ode.signal, jnp.asarray(ode.noise))
+
+
 def default_row_rtol(dtype: Any) -> float:
     """Return the default tolerance of a row's relative residual.
 

@@ -38,6 +38,7 @@ from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.inversion.naive import Naive
 from jaxinv.inversion.row_residuals import (
     default_row_rtol,
+    gaussian_sizes,
     level_norms,
     per_level,
     residuals,
@@ -51,7 +52,7 @@ from jaxinv.inversion.trajectory_secants import (
     record,
 )
 from jaxinv.loops import Loop
-from jaxinv.norms import at_least_tiny, norm
+from jaxinv.norms import at_least_tiny
 from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.sample import evaluate
 
@@ -218,18 +219,9 @@ def first_guess(
     Where u is ``signal D + noise e``, the ODE has for data of variance s^2 the solution
     ``u ~ sqrt(s^2 signal^2 + noise^2)``.
     """
-    sizes = gaussian_sizes(table, start)
+    sizes = gaussian_sizes(table, start)[1]
     growth = sizes[1:] / at_least_tiny(sizes[0])
     return growth.reshape((-1,) + (1,) * start.ndim) * start
-
-
-def gaussian_sizes(
-    table: SamplerTable, start: Float[Array, "*shape"]
-) -> Float[Array, "n+1"]:
-    """Return the standard deviations of states u, for data of the size of ``u[0]``."""
-    ode = table.ode
-    size = norm(start) / float(start.size) ** 0.5 / ode.unit[0]
-    return jnp.hypot(size * ode.signal, jnp.asarray(ode.noise))
 
 
 def evaluate_levels(

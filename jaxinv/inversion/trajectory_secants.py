@@ -31,11 +31,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.inversion.row_residuals import (
+    gaussian_sizes,
     output_matrix,
     per_level,
     rows_matrix,
 )
-from jaxinv.norms import norm
 from jaxinv.samplers.table import SamplerTable
 
 #: Limit on the unknowns of the dense system of the correction.
@@ -76,10 +76,9 @@ def no_secants(
     """
     n = table.num_rows
     m = max(1, min(history, MAX_UNKNOWNS // n))
-    ode = table.ode
-    size = norm(start) / float(start.size) ** 0.5 / ode.unit[0]
-    length = jnp.hypot(size * ode.signal, jnp.asarray(ode.noise))[1:]
-    of_data = size * (size * ode.signal[1:]) / length / length
+    size, lengths = gaussian_sizes(table, start)
+    length = lengths[1:]
+    of_data = size * (size * table.ode.signal[1:]) / length / length
     empty = jnp.zeros((n, m, *start.shape), start.dtype)
     slopes = slopes_of_output(table, of_data)
     return Secants(slopes, empty, empty, jnp.zeros((), jnp.int32))
