@@ -32,6 +32,7 @@ from jaxinv.models.unet.blocks import (
     TransformerSpec,
     UpBlock,
 )
+from jaxinv.models.unet.condition import UNetCondition
 from jaxinv.models.unet.config import UNet2DConditionConfig
 
 
@@ -130,7 +131,7 @@ class UNet2DConditionModel(Model):
         self,
         sample: Float[Array, "h w c"],
         timestep: Float[Array, ""] | float,
-        encoder_hidden_states: Float[Array, "l d"],
+        condition: Float[Array, "l d"] | UNetCondition,
     ) -> Float[Array, "h w k"]:
         """Predict noise, velocity or data, depending on how the model was trained.
 
@@ -138,7 +139,7 @@ class UNet2DConditionModel(Model):
             sample: One noisy latent. Any size works; models are trained on multiples of
                 ``2 ** (blocks - 1)``.
             timestep: Model time, 0 to 999 for Stable Diffusion; may be fractional.
-            encoder_hidden_states: Text vectors.
+            condition: Text vectors, alone or with other inputs.
 
         Returns:
             The prediction, in the dtype of ``sample``.
@@ -151,7 +152,9 @@ class UNet2DConditionModel(Model):
             freq_shift=config.freq_shift,
         )
         time = self.time_embedding(embedding.astype(self.dtype))
-        context = encoder_hidden_states.astype(self.dtype)
+        if not isinstance(condition, UNetCondition):
+            condition = UNetCondition(condition)
+        context = condition.text.astype(self.dtype)
         x = sample.astype(self.dtype)
         if config.center_input_sample:
             x = 2 * x - 1
