@@ -30,6 +30,7 @@ def dot_product_attention(
     value: Float[Array, "k n d"],
     *,
     is_causal: bool = False,
+    bias: Float[Array, "n q k"] | None = None,
     upcast: bool = False,
     implementation: Implementation = None,
 ) -> Float[Array, "q n d"]:
@@ -40,6 +41,7 @@ def dot_product_attention(
         key: One vector per head and key.
         value: One vector per head and key.
         is_causal: Whether query i sees only the keys up to i.
+        bias: Added to the scaled products before the softmax; XLA computes it.
         upcast: Whether to compute in float32 at least. Without it, the weights are
             rounded to the dtype of ``query`` after the softmax, which is in float32.
         implementation: ``"xla"``, ``"cudnn"``, or None for JAX's own choice (XLA, as of
@@ -53,7 +55,7 @@ def dot_product_attention(
     """
     dtype = query.dtype
     if implementation == "cudnn":
-        if flash_takes(query.shape[-1], dtype):
+        if bias is None and flash_takes(query.shape[-1], dtype):
             return flash_attention(query, key, value, is_causal)
         implementation = "xla"
     if upcast:
@@ -61,10 +63,17 @@ def dot_product_attention(
         query, key, value = (y.astype(wide) for y in (query, key, value))
     if query.dtype != jnp.float64:
         return jax.nn.dot_product_attention(
-            query, key, value, is_causal=is_causal, implementation=implementation
+            query,
+            key,
+            value,
+            bias=bias,
+            is_causal=is_causal,
+            implementation=implementation,
         ).astype(dtype)
     # JAX's implementation rounds the softmax to float32, also for float64 inputs.
     logits = jnp.einsum("qnd,knd->nqk", query, key) / jnp.sqrt(query.shape[-1])
+    if bias is not None:
+        logits = logits + bias
     if is_causal:
         visible = jnp.tril(jnp.ones(logits.shape[-2:], bool))
         logits = jnp.where(visible, logits, -jnp.inf)
@@ -134,15 +143,24 @@ class Attention(nnx.Module):
             y.reshape(y.shape[0], self.heads, -1)
             for y in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
-        y = dot_product_attention(
+        y = self.attend(query, key, value)
+        y = self.to_out[0](y.reshape(x.shape)).reshape(residual.shape)
+        return y if self.group_norm is None else y + residual
+
+    def attend(
+        self,
+        query: Float[Array, "q n d"],
+        key: Float[Array, "k n d"],
+        value: Float[Array, "k n d"],
+    ) -> Float[Array, "q n d"]:
+        """Return the values of all heads, averaged with the attention's weights."""
+        return dot_product_attention(
             query,
             key,
             value,
             upcast=self.upcast,
             implementation=self.implementation,
         )
-        y = self.to_out[0](y.reshape(x.shape)).reshape(residual.shape)
-        return y if self.group_norm is None else y + residual
 
 
 class GEGLU(nnx.Module):
@@ -225,10 +243,16 @@ class BasicTransformerBlock(nnx.Module):
         self, x: Float[Array, "l c"], context: Float[Array, "k d"]
     ) -> Float[Array, "l c"]:
         """Apply the three residual sublayers."""
+        x = self.attend(x, context)
+        return x + self.ff(self.norm3(x))
+
+    def attend(
+        self, x: Float[Array, "l c"], context: Float[Array, "k d"]
+    ) -> Float[Array, "l c"]:
+        """Apply both attentions."""
         first_context = context if self.only_cross_attention else None
         x = x + self.attn1(self.norm1(x), first_context)
-        x = x + self.attn2(self.norm2(x), context)
-        return x + self.ff(self.norm3(x))
+        return x + self.attn2(self.norm2(x), context)
 
 
 class Transformer2DModel(nnx.Module):
@@ -246,6 +270,8 @@ class Transformer2DModel(nnx.Module):
         upcast_attention: See :class:`BasicTransformerBlock`.
         make: Layer factory.
     """
+
+    block: type[BasicTransformerBlock] = BasicTransformerBlock
 
     def __init__(
         self,
@@ -270,7 +296,7 @@ class Transformer2DModel(nnx.Module):
         self.proj_in = projection()
         self.transformer_blocks = nnx.List(
             [
-                BasicTransformerBlock(
+                self.block(
                     channels,
                     heads=heads,
                     context_features=context_features,

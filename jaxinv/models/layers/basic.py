@@ -224,7 +224,7 @@ class Downsample2D(nnx.Module):
         pad = (0, 1) if padding == 0 else (padding, padding)
         self.conv = make.conv(channels, channels, stride=2, padding=pad)
 
-    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
+    def __call__(self, x: Float[Array, "*f h w c"]) -> Float[Array, "*f h2 w2 c"]:
         """Return an array of half the size, rounded up."""
         return self.conv(x)
 
@@ -236,23 +236,23 @@ class Upsample2D(nnx.Module):
         self.conv = make.conv(channels, channels)
 
     def __call__(
-        self, x: Float[Array, "h w c"], size: tuple[int, int] | None = None
-    ) -> Float[Array, "h2 w2 c"]:
+        self, x: Float[Array, "*f h w c"], size: tuple[int, int] | None = None
+    ) -> Float[Array, "*f h2 w2 c"]:
         """Return an array of twice the size, or of ``size`` (h, w) if given."""
-        size = (2 * x.shape[0], 2 * x.shape[1]) if size is None else size
-        return self.conv(nearest(x, size))
+        h, w = x.shape[-3:-1]
+        return self.conv(nearest(x, (2 * h, 2 * w) if size is None else size))
 
 
-def nearest(x: Float[Array, "h w c"], size: tuple[int, int]) -> Float[Array, "..."]:
+def nearest(x: Float[Array, "*f h w c"], size: tuple[int, int]) -> Float[Array, "..."]:
     """Resize by the nearest neighbor: output i is input ``floor(i * old / new)``."""
-    h, w, c = x.shape
+    *frames, h, w, c = x.shape
     if size == (2 * h, 2 * w):
-        x = jnp.broadcast_to(x[:, None, :, None, :], (h, 2, w, 2, c))
-        return x.reshape(2 * h, 2 * w, c)
+        x = jnp.broadcast_to(x[..., :, None, :, None, :], (*frames, h, 2, w, 2, c))
+        return x.reshape(*frames, 2 * h, 2 * w, c)
     rows, columns = (
         np.arange(n) * old // n for n, old in zip(size, (h, w), strict=True)
     )
-    return x[rows][:, columns]
+    return x[..., rows, :, :][..., columns, :]
 
 
 class TimestepEmbedding(nnx.Module):

@@ -97,7 +97,25 @@ class TransformerSpec(NamedTuple):
     only_cross_attention: bool = False
 
 
-class DownBlock(nnx.Module):
+class Block(nnx.Module):
+    """Base of down and up blocks: residual blocks, each with optional attention."""
+
+    resnets: nnx.List[ResnetBlock2D]
+    attentions: nnx.List[Transformer2DModel]
+
+    def layer(
+        self,
+        i: int,
+        x: Float[Array, "h w c"],
+        time: Float[Array, " d"],
+        context: Float[Array, "l e"],
+    ) -> Float[Array, "h w c2"]:
+        """Apply residual block ``i`` and the attention that follows it."""
+        x = self.resnets[i](x, time)
+        return self.attentions[i](x, context) if self.attentions else x
+
+
+class DownBlock(Block):
     """Residual blocks, each with optional attention, followed by downsampling.
 
     Args:
@@ -142,10 +160,8 @@ class DownBlock(nnx.Module):
     ) -> tuple[Float[Array, "h2 w2 c2"], list[Float[Array, "..."]]]:
         """Return the output and all states that the up path uses as skips."""
         skips = []
-        for i, resnet in enumerate(self.resnets):
-            x = resnet(x, time)
-            if self.attentions:
-                x = self.attentions[i](x, context)
+        for i in range(len(self.resnets)):
+            x = self.layer(i, x, time, context)
             skips.append(x)
         for downsampler in self.downsamplers:
             x = downsampler(x)
@@ -192,7 +208,7 @@ class MidBlock(nnx.Module):
         return x
 
 
-class UpBlock(nnx.Module):
+class UpBlock(Block):
     """Residual blocks with one skip each and attention, followed by upsampling.
 
     Args:
@@ -238,11 +254,9 @@ class UpBlock(nnx.Module):
         size: tuple[int, int] | None,
     ) -> Float[Array, "h2 w2 c2"]:
         """Consume ``skips`` from the last to the first, then upsample to ``size``."""
-        for i, resnet in enumerate(self.resnets):
+        for i in range(len(self.resnets)):
             x = jnp.concatenate([x, skips[-1 - i]], axis=-1)
-            x = resnet(x, time)
-            if self.attentions:
-                x = self.attentions[i](x, context)
+            x = self.layer(i, x, time, context)
         for upsampler in self.upsamplers:
             x = upsampler(x, size)
         return x

@@ -14,6 +14,8 @@ References:
     2022. https://arxiv.org/abs/2112.10752
 """
 
+from typing import Any
+
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -55,6 +57,17 @@ class UNet2DConditionModel(Model):
         (8, 8, 4)
     """
 
+    # The parts that networks for videos make differently.
+    factory: Any = BlockFactory
+    down_block: Any = DownBlock
+    mid: Any = MidBlock
+    up_block: Any = UpBlock
+
+    @property
+    def image_config(self) -> UNet2DConditionConfig:
+        """Settings of the network for one image."""
+        return self.config
+
     def build(self, config: UNet2DConditionConfig, make: LayerFactory) -> None:
         """Make the layers."""
         channels = config.block_out_channels
@@ -70,7 +83,7 @@ class UNet2DConditionModel(Model):
             channels[0], time_features, activation=act, make=make
         )
 
-        blocks = BlockFactory(
+        blocks = self.factory(
             make=make,
             time_features=time_features,
             groups=config.norm_num_groups,
@@ -85,7 +98,7 @@ class UNet2DConditionModel(Model):
 
         self.down_blocks = nnx.List(
             [
-                DownBlock(
+                self.down_block(
                     channels[max(i - 1, 0)],
                     channels[i],
                     num_layers=layers[i],
@@ -99,7 +112,7 @@ class UNet2DConditionModel(Model):
         self.mid_block = (
             None
             if config.mid_block_type is None
-            else MidBlock(
+            else self.mid(
                 channels[-1],
                 transformer=mid_spec,
                 output_scale=config.mid_block_scale_factor,
@@ -108,7 +121,7 @@ class UNet2DConditionModel(Model):
         )
         self.up_blocks = nnx.List(
             [
-                UpBlock(
+                self.up_block(
                     channels[min(i + 1, n - 1)],
                     channels[i],
                     skip_channels=channels[max(i - 1, 0)],
@@ -144,7 +157,7 @@ class UNet2DConditionModel(Model):
         Returns:
             The prediction, in the dtype of ``sample``.
         """
-        config = self.config
+        config = self.image_config
         embedding = sinusoidal_embedding(
             timestep,
             config.block_out_channels[0],
@@ -170,10 +183,13 @@ class UNet2DConditionModel(Model):
             taken = len(up.resnets)
             skips, own = skips[:-taken], skips[-taken:]
             # Downsampling rounds odd sizes up: return to the size of the skip.
-            size = (skips[-1].shape[0], skips[-1].shape[1]) if skips else None
+            size = skips[-1].shape[-3:-1] if skips else None
             x = up(x, time, context, own, size)
-        x = self.conv_out(self.activation(self.conv_norm_out(x)))
-        return x.astype(sample.dtype)
+        return self.output(x).astype(sample.dtype)
+
+    def output(self, x: Float[Array, "h w c"]) -> Float[Array, "h w k"]:
+        """Return the prediction from the last state."""
+        return self.conv_out(self.activation(self.conv_norm_out(x)))
 
 
 def _transformer_specs(
