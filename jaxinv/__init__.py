@@ -65,7 +65,7 @@ from jaxinv.solvers import *  # noqa: F403
 
 if TYPE_CHECKING:
     from jaxinv.loading.load import load
-    from jaxinv.pipeline import LatentDiffusion
+    from jaxinv.pipeline import LatentDiffusion, Pipeline
 
 __all__ = [
     "AIDI",
@@ -82,6 +82,7 @@ __all__ = [
     "NewtonTrajectory",
     "NoisePlausibility",
     "NoiseSchedule",
+    "Pipeline",
     "ReNoise",
     "SamplerState",
     "TimeGrid",
@@ -133,10 +134,10 @@ def __getattr__(name: str) -> Any:
         from jaxinv.loading.load import load
 
         return load
-    if name == "LatentDiffusion":
-        from jaxinv.pipeline import LatentDiffusion
+    if name in ("LatentDiffusion", "Pipeline"):
+        from jaxinv.pipeline import Pipeline
 
-        return LatentDiffusion
+        return Pipeline
     if name == "__version__":
         from importlib import metadata
 

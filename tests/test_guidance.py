@@ -26,7 +26,7 @@ def branches(tiny):
     """A latent, and what the network says of it with either prompt."""
     z = jax.random.normal(jax.random.key(1), tiny.latent_shape)
     vectors = [tiny.encode_prompt(text) for text in (PROMPT, NEGATIVE)]
-    return z, *(np.asarray(call(tiny.unet, z, TIME, each)) for each in vectors)
+    return z, *(np.asarray(call(tiny.network, z, TIME, each)) for each in vectors)
 
 
 @jax.jit
@@ -75,7 +75,7 @@ def hidden_conditions(pipe, z, scales):
 def bare_conditions(pipe, z, scales):
     """As jobs make them: vectors and a number, put together by hand."""
     texts = [pipe.encode_prompt(text) for text in (PROMPT, NEGATIVE)]
-    model = PromptedModel(pipe.unet, pipe.schedule, True)
+    model = PromptedModel(pipe.network, True)
     each = [Condition(*texts, np.float32(s)) for s in scales]
     return [call(model, z, TIME, condition) for condition in each]
 
@@ -126,7 +126,7 @@ def test_without_guidance_the_network_is_evaluated_once(tiny):
 def test_the_bare_formula_is_unconditional_at_zero(tiny, branches):
     z, _, without = branches
     vectors = [tiny.encode_prompt(text) for text in (PROMPT, NEGATIVE)]
-    found = call(ji.guided(tiny.unet, *vectors, 0.0), z, TIME)
+    found = call(ji.guided(tiny.network, *vectors, 0.0), z, TIME)
     np.testing.assert_allclose(found, without, atol=1e-5)
 
 

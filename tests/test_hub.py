@@ -53,7 +53,7 @@ def test_a_converted_checkpoint_gives_the_same_parameters(
 
 def test_dtypes_are_those_asked_for(diffusers_folder):
     pipe = ji.load(diffusers_folder, dtype=jnp.bfloat16)
-    assert pipe.unet.dtype == jnp.bfloat16
+    assert pipe.network.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(pipe)} == {jnp.dtype(jnp.bfloat16)}
     pipe = ji.load(diffusers_folder, dtype=jnp.bfloat16, param_dtype=jnp.float32)
     assert {leaf.dtype for leaf in jax.tree.leaves(pipe)} == {jnp.dtype(jnp.float32)}
@@ -65,7 +65,7 @@ def test_an_autoencoder_that_overflows_in_float16_stays_in_float32(
     # A CPU would be refused: it cannot compute the others in float16.
     monkeypatch.setattr("jaxinv.loading.load._platform", lambda sharding: "gpu")
     pipe = ji.load(diffusers_folder, dtype=jnp.float16)
-    assert pipe.unet.dtype == jnp.float16
+    assert pipe.network.dtype == jnp.float16
     assert pipe.vae.dtype == jnp.float32
 
 

@@ -160,7 +160,7 @@ def test_a_snapshot_that_lacks_a_part_says_which(network, cache, diffusers_folde
 
 def test_a_variant_is_read_where_there_is_one(diffusers_folder, tmp_path, tiny):
     folder = shutil.copytree(diffusers_folder, tmp_path / "model")
-    other = tiny.unet.conv_in.bias + 1
+    other = tiny.network.conv_in.bias + 1
     values = weights_convert.load_component(folder / "unet")
     values.conv_in.bias.set_value(other)
     weights_convert.save_component(values, tmp_path / "other")
@@ -169,7 +169,7 @@ def test_a_variant_is_read_where_there_is_one(diffusers_folder, tmp_path, tiny):
     )
     assert same(ji.load(folder), tiny)
     pipe = ji.load(folder, variant="half")
-    np.testing.assert_array_equal(pipe.unet.conv_in.bias, other)
+    np.testing.assert_array_equal(pipe.network.conv_in.bias, other)
     assert same(pipe.vae, tiny.vae)
     with pytest.raises(
         ValueError, match=r"no part of .* has weights of variant='fp16'"

@@ -64,7 +64,7 @@ for blocked in ("flax", "transformers", "orbax", "PIL", "typer", "rich"):
 
 import jaxinv as ji
 
-for name in set(ji.__all__) - {{"load", "LatentDiffusion"}}:
+for name in set(ji.__all__) - {{"load", "LatentDiffusion", "Pipeline"}}:
     getattr(ji, name)
 sampler = ji.ddim(ji.time_grid(ji.scaled_linear(), 20))
 model = lambda x, t: 0.9 * x
@@ -179,7 +179,7 @@ def test_a_value_is_printed_as_one_line_without_its_arrays(value, text):
 
 def test_a_pipeline_is_printed_as_one_line(tiny):
     said = repr(tiny)
-    assert said.startswith("LatentDiffusion: ")
+    assert said.startswith("Pipeline: ")
     assert "32x32 pixels, latents (8, 8, 4)" in said
     assert "\n" not in said
 

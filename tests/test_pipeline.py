@@ -195,7 +195,7 @@ def test_one_euler_step_of_a_rectified_flow_is_inverted(diffusers_folder, latent
     denoise = pipe.denoiser(PROMPT)
     made = ji.sample(sampler, denoise, latent)
     run = jax.jit(lambda unet, *args: unet(*args))
-    velocity = run(pipe.unet, latent, 1000.0, pipe.encode_prompt(PROMPT))
+    velocity = run(pipe.network, latent, 1000.0, pipe.encode_prompt(PROMPT))
     np.testing.assert_allclose(made, latent + velocity, atol=1e-5)
     found = ji.invert(sampler, denoise, made)
     assert bool(found.converged)

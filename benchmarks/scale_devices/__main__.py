@@ -161,7 +161,7 @@ def _model(small: bool, count: int) -> Any:
         schedule = ji.scaled_linear()
         texts = jax.random.normal(jax.random.key(2), (2, count, 4, 16))
         conditions = Condition(texts[0], texts[1], jnp.full(count, 3.0))
-        model = PromptedModel(unet, schedule, guided=True)
+        model = PromptedModel(unet, guided=True)
         return model, (8, 8, 4), conditions, "a small random UNet", schedule
     pipe = ji.load("emoji64")
     prompts = [f"{thing} on a white background" for thing in ("pizza", "red heart")]

@@ -41,7 +41,7 @@ class Prepared(NamedTuple):
         max_evals: The limit on evaluations; None for the default.
     """
 
-    pipe: "ji.LatentDiffusion"  # imports Flax where it is evaluated
+    pipe: "ji.Pipeline"  # imports Flax where it is evaluated
     sampler: Sampler
     asked: options.Sampling
     strategy: str
@@ -194,7 +194,7 @@ def _is_embedded(model: str) -> bool:
     return model in embedded_models()
 
 
-def _at_size(pipe: "ji.LatentDiffusion", size: options.Size) -> "ji.LatentDiffusion":
+def _at_size(pipe: "ji.Pipeline", size: options.Size) -> "ji.Pipeline":
     """Return a model for images of a size, of which parts may be missing."""
     height, width = (
         given or own

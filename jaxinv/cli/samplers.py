@@ -73,7 +73,7 @@ def make_sampler(
 
 
 def scheduler_sampler(
-    pipe: "ji.LatentDiffusion", scheduler: str, steps: int
+    pipe: "ji.Pipeline", scheduler: str, steps: int
 ) -> tuple[Sampler, dict[str, Any]]:
     """Make the sampler of a diffusers scheduler.
 
@@ -86,7 +86,7 @@ def scheduler_sampler(
         The sampler, and the scheduler's configuration.
 
     Raises:
-        ValueError: If :meth:`jaxinv.LatentDiffusion.sampler` raises it; for the model's
+        ValueError: If :meth:`jaxinv.Pipeline.sampler` raises it; for the model's
             own scheduler with advice on what to pass instead.
         FileNotFoundError: If the file does not exist.
     """

@@ -36,7 +36,7 @@ class Gradient:
     latents: for latents that are not of order one, change ``learning_rate``. With the
     default optimizer this is the method of the authors' code, except that their code
     draws the first latent at random from the encoder's posterior. Pass an encoder that
-    returns the mean, such as :meth:`jaxinv.LatentDiffusion.encode`.
+    returns the mean, such as :meth:`jaxinv.Pipeline.encode`.
 
     Attributes:
         optimizer: Any optax transformation; None for Adam with ``learning_rate``,

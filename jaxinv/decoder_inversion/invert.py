@@ -47,7 +47,7 @@ def invert_decoder(
         encode: Callable pytree from one image to one latent, for the first guess and
             for the methods without gradients.
         decode: Callable pytree from one latent to one image, preferably without
-            clipping (:meth:`jaxinv.LatentDiffusion.decode_unclipped`).
+            clipping (:meth:`jaxinv.Pipeline.decode_unclipped`).
         image: One image, or one video with its frames first, without a batch axis (use
             ``jax.vmap``): floats within the limits, or ``uint8`` for the range 0 to 1.
         method: ``"encoder"``, ``"gradient"``, ``"forward_step"``, ``"inertial_km"``,

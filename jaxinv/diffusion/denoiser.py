@@ -262,7 +262,7 @@ def guided(
         cond: The condition, any pytree of arrays.
         uncond: The empty or negative condition, same structure and shapes.
         guidance_scale: s; 1 gives the conditional, 0 the unconditional model. The
-            formula holds for every s, whereas :meth:`jaxinv.LatentDiffusion.denoiser`
+            formula holds for every s, whereas :meth:`jaxinv.Pipeline.denoiser`
             follows diffusers' pipelines: s at most 1 gives the conditional model.
 
     Returns:

@@ -12,7 +12,6 @@ from jaxinv.files.folders import files_below, model_root
 from jaxinv.loading import checkpoint
 from jaxinv.loading.find import find_model
 from jaxinv.loading.load import read_parts
-from jaxinv.models.supported import NETWORKS, PARTS
 from weights_convert import load_component
 from weights_convert.reader import read_json, stored_dtype
 
@@ -47,11 +46,11 @@ def convert(
     """
     with atomic_folder(dst, overwrite=force) as partial:
         source = find_model(src, revision=revision)
-        read_parts(source)
-        copied = [part for part in PARTS if part not in NETWORKS]
+        family = read_parts(source).index.family
+        copied = [part for part in family.parts if part not in family.networks]
         for part in copied:  # refuse files that must not be copied, before converting
             list(files_below(source / part, model_root(source)))
-        for part in NETWORKS:
+        for part in family.networks:
             stored = stored_dtype(source / part) if dtype is None else dtype
             module = load_component(source / part, param_dtype=jnp.dtype(stored))
             checkpoint.save_component(module, partial / part)

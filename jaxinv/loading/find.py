@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxinv.checks import one_line
-from jaxinv.models.supported import PARTS
+from jaxinv.pipeline.families import FAMILIES
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -160,7 +160,7 @@ def wanted_files(
         Paths of the files to download.
     """
     wanted = [_inside(subfolder, "model_index.json")]
-    for part in PARTS:
+    for part in dict.fromkeys(part for family in FAMILIES for part in family.parts):
         folder = _inside(subfolder, part)
         inside = [f for f in files if f.rpartition("/")[0] == folder]
         wanted += [f for f in inside if f.endswith((".json", ".txt"))]

@@ -2,14 +2,15 @@
 
 A model is a folder in diffusers' layout: ``model_index.json`` names the parts, and each
 part has its own folder (``unet``, ``vae``, ``text_encoder``, ``tokenizer``,
-``scheduler``). The weights are either diffusers' safetensors, converted while reading,
-or an Orbax checkpoint that ``jaxinv convert`` wrote. PyTorch is not needed.
+``scheduler``, ...). The weights are either diffusers' safetensors, converted while
+reading, or an Orbax checkpoint that ``jaxinv convert`` wrote. PyTorch is not needed.
 """
 
+import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,16 +34,9 @@ from jaxinv.loading.find import find_model
 from jaxinv.mesh import ShardingRule
 from jaxinv.models.layers.attention import Implementation
 from jaxinv.models.layers.remat import Remat
-from jaxinv.models.options import check_attention, with_options
-from jaxinv.models.supported import (
-    NETWORKS,
-    PARTS,
-    Parts,
-    check_components,
-    check_dtypes,
-    check_index,
-)
-from jaxinv.pipeline import LatentDiffusion
+from jaxinv.models.options import check_attention, check_dtypes, with_options
+from jaxinv.pipeline import Pipeline
+from jaxinv.pipeline.families import Index, read_index
 from weights_convert.reader import (
     has_variant,
     read_config,
@@ -78,8 +72,8 @@ def load(
     attention: Implementation = None,
     remat: Remat = "none",
     sharding: ShardingRule | None = None,
-) -> LatentDiffusion:
-    """Load a text-to-image latent diffusion model.
+) -> Pipeline:
+    """Load a diffusion model.
 
     Args:
         name_or_path: ``"emoji64"``, the model inside this package; a folder in
@@ -144,33 +138,56 @@ def load(
     kinds = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype or dtype)}
     check_dtypes(**kinds, platform=_platform(sharding))
     parts = read_parts(folder)
+    family = parts.index.family
     path = folder / "scheduler" / "scheduler_config.json"
     with naming(path):
         scheduler = read_json(path)
         if schedule is None:
             schedule = schedule_from_diffusers(scheduler)
-    load_component = functools.partial(_loader(folder, variant), sharding=sharding)
-    tokenizer = _load_tokenizer(folder / "tokenizer", model_root(folder))
-    _check_vocabulary(folder, tokenizer, parts.text_encoder.vocab_size)
+    read = _loader(folder, variant, family.networks)
+    tokenizers = []
+    for encoder, part in family.text_encoders.items():
+        tokenizers.append(_load_tokenizer(folder / part, model_root(folder)))
+        vocabulary = parts.configs[encoder].vocab_size
+        _check_vocabulary(folder, tokenizers[-1], vocabulary)
     networks = {}
-    for part in NETWORKS:
+    for part, config in parts.configs.items():
         of_part, implementation = kinds, attention
         half = kinds["dtype"] == jnp.float16
-        if part == "vae" and parts.vae.force_upcast and half:
+        if half and getattr(config, "force_upcast", False):
             of_part = dict.fromkeys(kinds, jnp.dtype(jnp.float32))
         if part == "vae" and attention == "cudnn":
             implementation = None  # its single head is too large for cuDNN
-        module = load_component(folder / part, **of_part)
+        module = read(folder / part, sharding=sharding, **of_part)
         networks[part] = with_options(module, attention=implementation, remat=remat)
-    return LatentDiffusion(
-        **networks,
-        tokenizer=tokenizer,
+    return Pipeline(
+        network=family.network(networks),
+        vae=networks.get("vae"),
+        text_encoders=tuple(networks[part] for part in family.text_encoders),
+        tokenizers=tuple(tokenizers),
+        family=family,
         schedule=schedule,
         image_size=parts.image_size,
         name=folder.resolve().name if Path(given).expanduser().is_dir() else given,
         scheduler=json.dumps(scheduler, sort_keys=True),
-        pipeline=str(read_json(folder / "model_index.json").get("_class_name", "")),
+        pipeline=parts.index.pipeline,
+        flags=frozenset(name for name, on in parts.index.flags.items() if on),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The configurations of a model's parts, which fit one another.
+
+    Attributes:
+        index: The family, and the classes of its parts.
+        configs: The configuration of each part that has weights.
+        image_size: (height, width), pixels, that the network was trained on.
+    """
+
+    index: Index
+    configs: dict[str, Any]
+    image_size: tuple[int, int]
 
 
 def read_parts(folder: Path) -> Parts:
@@ -185,15 +202,16 @@ def read_parts(folder: Path) -> Parts:
     Raises:
         ValueError: If a part is missing, not implemented, or does not fit.
     """
-    index, root = folder / "model_index.json", model_root(folder)
-    if not index.exists():
+    path, root = folder / "model_index.json", model_root(folder)
+    if not path.exists():
         raise ValueError(f"{folder} is not a model: it has no model_index.json")
-    check_index(index, read_json(index))
-    for part in PARTS:
+    index = read_index(path, read_json(path))
+    for part in index.family.parts:
         check_inside(folder / part, root)
         if not (folder / part).is_dir():
             raise ValueError(f"{folder} is incomplete: the folder {part} is missing")
-    return check_components(folder, *(read_config(folder / name) for name in NETWORKS))
+    configs = {part: read_config(folder / part) for part in index.family.networks}
+    return Parts(index, configs, index.family.check(folder, configs))
 
 
 def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
@@ -212,13 +230,15 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
     Raises:
         ValueError: If a part has no weights, or a link leads out of the folder.
     """
-    root = model_root(folder)
-    found = [folder / "model_index.json", folder / "scheduler/scheduler_config.json"]
-    found += [folder / "tokenizer" / name for name in _TOKENIZER_FILES]
-    found += (folder / "tokenizer").glob("tokenizer.*.json")  # for later versions
+    root, path = model_root(folder), folder / "model_index.json"
+    family = read_index(path, read_json(path)).family
+    found = [path, folder / "scheduler/scheduler_config.json"]
+    for tokenizer in family.text_encoders.values():
+        found += [folder / tokenizer / name for name in _TOKENIZER_FILES]
+        found += (folder / tokenizer).glob("tokenizer.*.json")  # for later versions
     if checkpoint.is_checkpoint(folder):
         found.append(folder / checkpoint.MARKER)
-    for part in NETWORKS:
+    for part in family.networks:
         check_inside(folder / part, root)
         if not (folder / part).is_dir():
             continue
@@ -295,7 +315,9 @@ def _tokenizer_class() -> Any:
     return CLIPTokenizer
 
 
-def _loader(folder: Path, variant: str | None) -> Callable[..., Any]:
+def _loader(
+    folder: Path, variant: str | None, networks: Sequence[str]
+) -> Callable[..., Any]:
     """Return the function that reads components in the folder's format."""
     if checkpoint.is_checkpoint(folder):
         checkpoint.check_marker(folder)
@@ -307,7 +329,7 @@ def _loader(folder: Path, variant: str | None) -> Callable[..., Any]:
         return checkpoint.load_component
 
     if variant is not None and not any(
-        has_variant(folder / part, variant) for part in NETWORKS
+        has_variant(folder / part, variant) for part in networks
     ):
         raise ValueError(
             f"no part of {folder} has weights of variant={variant!r} "

@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxinv.checks import checked
 from jaxinv.models.layers.attention import Attention, Implementation
@@ -45,6 +47,37 @@ def check_attention(attention: Implementation, dtype: Any) -> None:
         raise ValueError(
             "attention='cudnn' needs an NVIDIA GPU, but the default backend is "
             f"{jax.default_backend()!r}: use attention='xla'"
+        )
+
+
+def check_dtypes(dtype: DTypeLike, param_dtype: DTypeLike, platform: str) -> None:
+    """Raise ValueError for data types in which a platform cannot compute a model.
+
+    XLA has no float16 attention for CPUs: compilation fails at the precision of the
+    product (``F16_F16_F32``). A model that computes in float32 may store its parameters
+    in float16.
+
+    Args:
+        dtype: Data type of the computation.
+        param_dtype: Data type of the parameters.
+        platform: ``"cpu"``, ``"gpu"``, ``"tpu"``, ...
+    """
+    known = ("float32", "bfloat16", "float16", "float64")
+    for name, value in (("dtype", dtype), ("param_dtype", param_dtype)):
+        if jnp.dtype(value).name not in known:
+            raise ValueError(
+                f"{name}={jnp.dtype(value).name} is not a data type for models; "
+                f"expected one of {', '.join(known)}"
+            )
+        if jnp.dtype(value) != jax.dtypes.canonicalize_dtype(value):
+            raise ValueError(
+                f"{name}=float64 needs jax.config.update('jax_enable_x64', True)"
+            )
+    if np.dtype(dtype) == np.float16 and platform == "cpu":
+        raise ValueError(
+            "dtype=float16 is not supported on CPUs (XLA has no float16 attention "
+            "there): pass dtype=jnp.float32 or dtype=jnp.bfloat16; "
+            "param_dtype=jnp.float16 keeps the parameters in 16 bits"
         )
 
 

@@ -1,5 +1,8 @@
 """Pipelines: a network joined with its encoders of conditions and data."""
 
-from jaxinv.pipeline.latent_diffusion import LatentDiffusion
+from jaxinv.pipeline.pipeline import Pipeline
 
-__all__ = ["LatentDiffusion"]
+#: Another name of :class:`Pipeline`.
+LatentDiffusion = Pipeline
+
+__all__ = ["LatentDiffusion", "Pipeline"]

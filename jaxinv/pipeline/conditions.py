@@ -1,4 +1,4 @@
-"""The model of a pipeline with its prompt as an argument, for batches of prompts.
+"""The condition of a sample, and the model with its condition as an argument.
 
 A denoiser has its prompt filled in. In a batch, every sample has its own prompt,
 negative prompt and guidance scale, which are arrays with a batch axis, and all samples
@@ -11,36 +11,35 @@ unconditional model at 0.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from jaxinv.diffusion.denoiser import (
-    ConditionalModel,
-    as_denoiser,
-    conditioned,
-    guided,
-    network_of,
-)
-from jaxinv.diffusion.prediction import Output
-from jaxinv.diffusion.schedule import NoiseSchedule
-from jaxinv.models import UNet2DConditionModel
+from jaxinv.diffusion.denoiser import conditioned, guided
 
 
 class Condition(NamedTuple):
     """The prompts and guidance of one sample, or of a batch along a leading axis.
 
     Attributes:
-        prompt: Vectors of the prompt, from ``encode_prompt``, shape (l, d).
-        negative_prompt: Vectors of the negative prompt, shape (l, d).
+        prompt: What the network takes as its condition, from ``encode_prompt``: text
+            vectors (l, d), or a pytree.
+        negative_prompt: The same for the negative prompt.
         guidance_scale: Weight of classifier-free guidance, shape (); none up to 1.
     """
 
-    prompt: Float[Array, "l d"]
-    negative_prompt: Float[Array, "l d"]
+    prompt: PyTree
+    negative_prompt: PyTree
     guidance_scale: Float[Array, ""]
+
+
+def with_negative(condition: Condition) -> Condition:
+    """Return a condition that has a negative prompt: without guidance, its prompt."""
+    if condition.negative_prompt is not None:
+        return condition
+    return Condition(condition.prompt, condition.prompt, jnp.ones((), float))
 
 
 @jax.jit
@@ -57,18 +56,25 @@ def as_in_diffusers(condition: Condition) -> Condition:
         A condition for :func:`jaxinv.guided`. A scale that is NaN stays NaN.
 
     Raises:
-        ValueError: If the vectors of the two prompts differ in shape.
+        ValueError: If the two prompts differ in structure or shapes.
     """
     prompt, negative_prompt, scale = condition
-    if jnp.shape(prompt) != jnp.shape(negative_prompt):
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (prompt, negative_prompt)]
+    if shapes[0] != shapes[1]:
         raise ValueError(
             "the prompt and the negative prompt must have vectors of one shape, got "
-            f"{jnp.shape(prompt)} and {jnp.shape(negative_prompt)}"
+            f"{shapes[0]} and {shapes[1]}"
         )
     scale = jnp.asarray(scale)
+    on = scale > 1
+
+    def chosen(negative: Array, positive: Array) -> Array:
+        axes = range(on.ndim, jnp.ndim(positive))
+        return jnp.where(jnp.expand_dims(on, tuple(axes)), negative, positive)
+
     return Condition(
         prompt,
-        jnp.where((scale > 1)[..., None, None], negative_prompt, prompt),
+        jax.tree.map(chosen, negative_prompt, prompt),
         jnp.maximum(scale, 1),
     )
 
@@ -76,46 +82,19 @@ def as_in_diffusers(condition: Condition) -> Condition:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class PromptedModel:
-    """A UNet as ``(z, t, condition) -> f``.
+    """A network as ``(z, t, condition) -> prediction``.
 
     Attributes:
-        unet: The network.
-        schedule: Noise levels and prediction type (static).
+        model: The network, ``(z, t, prompt) -> prediction``.
         guided: Whether both branches of guidance are evaluated (static). If not, the
             negative prompt and the scale have no effect.
     """
 
-    unet: UNet2DConditionModel
-    schedule: NoiseSchedule = dataclasses.field(metadata={"static": True})
-    guided: bool = dataclasses.field(metadata={"static": True})
-
-    def __call__(
-        self, z: Float[Array, "h w c"], t: Float[Array, ""], condition: Condition
-    ) -> Float[Array, "h w c"]:
-        """Evaluate the model for one sample."""
-        network = _Prompted(self.unet, self.guided)
-        return as_denoiser(network, self.schedule)(z, t, condition)  # type: ignore[call-arg]
-
-    @property
-    def output(self) -> Output | None:
-        """What the network predicts, if it is not f."""
-        return self.schedule.output
-
-    def network(self) -> ConditionalModel:
-        """Return the model of the network's own output."""
-        model = _Prompted(self.unet, self.guided)
-        return network_of(as_denoiser(model, self.schedule))[0]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Prompted:
-    """A UNet as ``(z, t, condition) -> prediction``."""
-
-    unet: UNet2DConditionModel
+    model: Any
     guided: bool = dataclasses.field(metadata={"static": True})
 
     def __call__(self, z: Array, t: Array, condition: Condition) -> Array:
+        """Evaluate the network for one sample."""
         if self.guided:
-            return guided(self.unet, *as_in_diffusers(condition))(z, t)
-        return conditioned(self.unet, condition.prompt)(z, t)
+            return guided(self.model, *as_in_diffusers(condition))(z, t)
+        return conditioned(self.model, condition.prompt)(z, t)

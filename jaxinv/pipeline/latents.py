@@ -2,7 +2,10 @@ r"""Conversion of one image to a latent and back, by an autoencoder (E, D).
 
     z = (E(2 image - 1) - shift) * scaling,    image = (D(z / scaling + shift) + 1) / 2
 
-The functions do not check their arguments; :class:`jaxinv.LatentDiffusion` and the
+Models of pixels have no autoencoder: their z is 2 image - 1. Videos are encoded and
+decoded frame by frame, so that the memory needed does not grow with their length.
+
+The functions do not check their arguments; :class:`jaxinv.Pipeline` and the
 engine of jobs check images first.
 """
 
@@ -14,33 +17,64 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, UInt8
 
+from jaxinv.decoder_inversion import framewise
 from jaxinv.models import AutoencoderKL, AutoencoderTiny, DiagonalGaussian
 
-Image = Float[Array, "h w 3"] | UInt8[Array, "h w 3"] | np.ndarray
+Image = Float[Array, "*f h w k"] | UInt8[Array, "*f h w k"] | np.ndarray
 Autoencoder = AutoencoderKL | AutoencoderTiny
 
 
 @jax.jit
-def encode(vae: Autoencoder, image: Image) -> Float[Array, "h w c"]:
-    """Encode an image without checks; see :meth:`LatentDiffusion.encode`."""
+def encode(vae: Autoencoder | None, image: Image) -> Float[Array, "*f h w c"]:
+    """Encode an image, or a video frame by frame, without checks.
+
+    See :meth:`Pipeline.encode`.
+    """
     pixels = jnp.asarray(image)
     if pixels.dtype == jnp.uint8:
         pixels = pixels.astype(jnp.float32) / 255
+    if vae is None:
+        return 2 * pixels - 1
+    if pixels.ndim > 3:
+        return framewise(jax.tree_util.Partial(encode, vae))(pixels)
     encoded = vae.encode(2 * pixels - 1)
     latent = encoded.mode() if isinstance(encoded, DiagonalGaussian) else encoded
     return (latent - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
 
 @jax.jit
-def decode(vae: Autoencoder, latent: ArrayLike) -> Float[Array, "fh fw 3"]:
-    """Decode a latent without checks or clipping."""
-    raw = jnp.asarray(latent) / vae.config.scaling_factor
+def decode(vae: Autoencoder | None, latent: ArrayLike) -> Float[Array, "*f H W k"]:
+    """Decode a latent, or those of a video one by one, without checks or clipping."""
+    latents = jnp.asarray(latent)
+    if vae is None:
+        return (latents + 1) / 2
+    if latents.ndim > 3:
+        return framewise(jax.tree_util.Partial(decode, vae))(latents)
+    raw = latents / vae.config.scaling_factor
     return (vae.decode(raw + (vae.config.shift_factor or 0.0)) + 1) / 2
 
 
-def batch_hint(shape: tuple[int, ...]) -> str:
-    """Return a hint for errors if a batch was given instead of one sample."""
-    return " (no batch axis: use jax.vmap for more than one)" if len(shape) > 3 else ""
+def _check_shape(
+    kind: str, shape: tuple[int, ...], channels: int, frames: int | None
+) -> None:
+    """Raise ValueError unless a shape is that of one image, latent or video."""
+    ndim = 3 if frames is None else 4
+    if len(shape) == ndim and shape[-1] == channels:
+        return
+    axes = f"(h, w, {channels})" if frames is None else f"(frames, h, w, {channels})"
+    hint = ""
+    if len(shape) > ndim:
+        hint = " (no batch axis: use jax.vmap for more than one)"
+    elif len(shape) == ndim and shape[-3] == channels:
+        hint = f" (channels come last: use jnp.moveaxis({kind}, -3, -1))"
+    raise ValueError(f"expected one {kind} of shape {axes}, got {shape}{hint}")
+
+
+def check_latent(latent: Any, channels: int, frames: int | None = None) -> None:
+    """Raise ValueError unless a latent can be decoded."""
+    _check_shape("latent", jnp.shape(latent), channels, frames)
+    if not jnp.issubdtype(jnp.result_type(latent), jnp.floating):
+        raise ValueError(f"expected a latent of floats, got {jnp.result_type(latent)}")
 
 
 def check_size(size: tuple[int, ...], factor: int) -> None:
@@ -53,15 +87,22 @@ def check_size(size: tuple[int, ...], factor: int) -> None:
         )
 
 
-def check_image(image: Any, factor: int) -> None:
-    """Raise ValueError unless the image can be encoded; tracers' values are skipped."""
+def check_image(
+    image: Any, factor: int, channels: int = 3, frames: int | None = None
+) -> None:
+    """Raise ValueError unless an image, or a video, can be encoded.
+
+    The values of tracers are not checked.
+
+    Args:
+        image: The image, or the video if ``frames`` is not None.
+        factor: Ratio of image height to latent height.
+        channels: Number of its channels.
+        frames: None for an image.
+    """
     shape, dtype = jnp.shape(image), jnp.result_type(image)
-    if len(shape) != 3 or shape[-1] != 3:
-        hint = batch_hint(shape)
-        if len(shape) == 3 and shape[0] == 3:
-            hint = " (channels come last: use jnp.moveaxis(image, 0, -1))"
-        raise ValueError(f"expected one image of shape (h, w, 3), got {shape}{hint}")
-    check_size(shape[:2], factor)
+    _check_shape("image" if frames is None else "video", shape, channels, frames)
+    check_size(shape[-3:-1], factor)
     if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"expected an image of floats in [0, 1] or uint8, got {dtype}")
     if isinstance(image, jax.core.Tracer) or dtype == jnp.uint8:

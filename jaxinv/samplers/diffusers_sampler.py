@@ -120,7 +120,7 @@ def sampler_from_diffusers(
     (FLUX.1-schnell in 4 steps visits 1, 0.75, 0.5, 0.25, 0, where the scheduler alone
     visits 1, 0.667, 0.334, 0.001, 0), and for checkpoints with ``use_dynamic_shifting``
     also ``mu`` for the image size. See the pipeline's call of ``retrieve_timesteps``;
-    :meth:`jaxinv.LatentDiffusion.sampler` does the same for the pipelines it knows.
+    :meth:`jaxinv.Pipeline.sampler` does the same for the pipelines it knows.
 
     Args:
         config: The parsed JSON, a scheduler's ``config``, the file, or the folder that

@@ -99,7 +99,7 @@ def invert_batch(
         sampler: The sampler.
         denoise: Callable pytree ``(x, t) -> f`` on one sample; with ``conditions``
             ``(x, t, condition) -> f``, such as
-            :meth:`jaxinv.LatentDiffusion.conditional_denoiser`. Arrays on the mesh
+            :meth:`jaxinv.Pipeline.conditional_denoiser`. Arrays on the mesh
             (:func:`shard_parameters`) are used in place; others are copied to all
             devices.
         x0: The data. They are copied to the devices and neither changed nor donated.

@@ -16,7 +16,7 @@ from jaxinv.models import (
     UNet2DConditionConfig,
 )
 from jaxinv.models.registry import abstract_component, component_config
-from jaxinv.models.supported import check_index
+from jaxinv.pipeline.families import read_index
 from weights_convert.reader import read_config, read_json
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "published_schedulers.json"
@@ -213,7 +213,7 @@ INDEX = {
 
 def _read_index(folder: Path) -> Any:
     index = read_json(folder / "model_index.json")
-    check_index(folder / "model_index.json", index)
+    read_index(folder / "model_index.json", index)
     return index
 
 

@@ -151,10 +151,10 @@ def test_upcast_attention_in_float32_is_better_than_in_16_bits():
 
 def test_load_takes_options(diffusers_folder):
     pipe = jaxinv.load(diffusers_folder, attention="xla", remat="dots")
-    block = pipe.unet.down_blocks[0].attentions[0]
+    block = pipe.network.down_blocks[0].attentions[0]
     assert block.remat == pipe.vae.decoder.mid_block.resnets[0].remat == "dots"
     assert block.transformer_blocks[0].attn2.implementation == "xla"
-    assert pipe.text_encoder.encoder.layers[0].self_attn.implementation == "xla"
+    assert pipe.text_encoders[0].encoder.layers[0].self_attn.implementation == "xla"
 
 
 @pytest.mark.parametrize(

@@ -294,5 +294,5 @@ def test_an_autoencoder_that_overflows_is_not_loaded_in_16_bits(
     pipe = ji.load(diffusers_folder, dtype=dtype)
     kinds = {leaf.dtype for leaf in jax.tree.leaves(nnx.state(pipe.vae))}
     assert kinds == {jnp.dtype(jnp.float32)}
-    kinds = {leaf.dtype for leaf in jax.tree.leaves(nnx.state(pipe.unet))}
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(nnx.state(pipe.network))}
     assert kinds == {jnp.dtype(jnp.float16)}

@@ -11,7 +11,7 @@ key. Detection is therefore only as good as the inversion.
     watermark.judge(found.score).answer  # "found", "not found" or "cannot judge"
 """
 
-from jaxinv.apps.watermark.detection import Detection, classify, detect
+from jaxinv.apps.watermark.detection import Detection, classify, detect, key_shape
 from jaxinv.apps.watermark.gaussian_shading import (
     GaussianShadingKey,
     GaussianShadingScore,
@@ -42,6 +42,7 @@ __all__ = [
     "false_positive_rate",
     "gaussian_shading_key",
     "judge",
+    "key_shape",
     "matches_for",
     "p_value",
     "read_key",

@@ -11,12 +11,7 @@ from jaxinv.apps.watermark.gaussian_shading import GaussianShadingKey
 from jaxinv.apps.watermark.tree_ring import TreeRingKey
 from jaxinv.apps.watermark.verdict import Score
 from jaxinv.decoder_inversion import Method
-from jaxinv.pipeline.latent_diffusion import (
-    Image,
-    ImageInversion,
-    LatentDiffusion,
-    TextVectors,
-)
+from jaxinv.pipeline.pipeline import Image, ImageInversion, Pipeline, Prompt
 from jaxinv.samplers.table import SamplerTable
 
 Key = TreeRingKey | GaussianShadingKey
@@ -34,14 +29,26 @@ class Detection(NamedTuple):
     inversion: ImageInversion
 
 
+def key_shape(pipe: Pipeline) -> tuple[int, int, int]:
+    """Return the shape (h, w, c) of a key for a model's noise.
+
+    Raises:
+        ValueError: If the model makes videos.
+    """
+    if pipe.frames is not None:
+        raise ValueError(f"watermarks are for images, and {pipe.name} makes videos")
+    rows, columns, channels = pipe.latent_shape
+    return rows, columns, channels
+
+
 def detect(
-    pipe: LatentDiffusion,
+    pipe: Pipeline,
     key: Key,
     image: Image,
     sampler: SamplerTable,
     *,
-    prompt: str | TextVectors = "",
-    negative_prompt: str | TextVectors = "",
+    prompt: Prompt = "",
+    negative_prompt: Prompt = "",
     guidance_scale: float | Float[Array, ""] = 1.0,
     decoder: str | Method = "anderson",
     **options: Any,
@@ -69,12 +76,11 @@ def detect(
         inversion with ``converged=False`` is also scored.
 
     Raises:
-        ValueError: If :meth:`jaxinv.LatentDiffusion.invert` raises it, or if the key
+        ValueError: If :meth:`jaxinv.Pipeline.invert` raises it, or if the key
             has another shape than this image's noise.
     """
     height, width = jnp.shape(image)[:2] if jnp.ndim(image) == 3 else (0, 0)
-    channels = pipe.vae.config.latent_channels
-    expected = (height // pipe.factor, width // pipe.factor, channels)
+    expected = pipe.latent_shape_of((height, width))
     if height and expected != key.shape:
         raise ValueError(
             f"this key is for noise of shape {key.shape}, but the noise of a {height}x"

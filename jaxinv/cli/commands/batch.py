@@ -200,7 +200,9 @@ def _prepare(
     pipe, table = ready.pipe, ready.sampler.table
     detector = None
     if keys:
-        detector = jobs.read_detector(keys, asked.rate, pipe.latent_shape)
+        from jaxinv.apps.watermark import key_shape
+
+        detector = jobs.read_detector(keys, asked.rate, key_shape(pipe))
         notes = [unguided_note(row.prompt, row.guidance) for row in rows.rows]
         if said := [note for note in notes if note]:
             output.note(f"{len(said)} of {len(notes)} images: {said[0]}")

@@ -177,7 +177,7 @@ def _weights(
     return masks.latent_mask(mask.pixels.mean(-1) / 255, pipe.factor)
 
 
-def _in_pixels(weights: Any, pipe: "ji.LatentDiffusion") -> np.ndarray:
+def _in_pixels(weights: Any, pipe: "ji.Pipeline") -> np.ndarray:
     """Return a mask of latents in pixels, or ones without a mask."""
     shape, factor = pipe.latent_shape[:2], pipe.factor
     mask = np.ones(shape) if weights is None else np.asarray(weights).reshape(shape)

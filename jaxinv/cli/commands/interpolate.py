@@ -78,19 +78,21 @@ def interpolate(asked: Options) -> None:
         second = asked.prompt if asked.second_prompt is None else asked.second_prompt
         prompts = (asked.prompt, second)
         vectors = [ready.pipe.encode_prompt(text) for text in prompts]
-        negative = ready.pipe.encode_prompt(asked.sampling.negative_prompt)
+        negative = ready.pipe.encode_prompt(
+            asked.sampling.negative_prompt, negative=True
+        )
         check_writable_folder(asked.out)
 
     table, guidance = ready.sampler.table, jnp.float32(asked.sampling.guidance)
 
     @jax.jit
-    def invert(pipe: ji.LatentDiffusion, vector: jax.Array, latent: jax.Array) -> Any:
+    def invert(pipe: ji.Pipeline, vector: Any, latent: jax.Array) -> Any:
         return ji.invert(table, pipe.denoiser(vector, negative, guidance), latent)
 
     @jax.jit
-    def draw(pipe: ji.LatentDiffusion, ends: Any, t: jax.Array) -> jax.Array:
+    def draw(pipe: ji.Pipeline, ends: Any, t: jax.Array) -> jax.Array:
         # Vectors of prompts are mixed linearly: each end has its own.
-        vector = (1 - t) * vectors[0] + t * vectors[1]
+        vector = jax.tree.map(lambda a, b: (1 - t) * a + t * b, *vectors)
         denoise = pipe.denoiser(vector, negative, guidance)
         return pipe.generate(table, denoise, ji.interpolate(ends[0], ends[1], t))
 

@@ -73,7 +73,7 @@ def sample(asked: Options) -> None:
 def _start(
     given: np.ndarray | None,
     seed: int | None,
-    pipe: "ji.LatentDiffusion",
+    pipe: "ji.Pipeline",
     sampler: ji.SamplerTable,
 ) -> Any:
     """Return the noise or state to start from.
@@ -97,7 +97,7 @@ def _start(
     return noise if given.shape == shape else state_of(sampler, noise, "noise")
 
 
-def _size_of(noise: np.ndarray, pipe: "ji.LatentDiffusion") -> str:
+def _size_of(noise: np.ndarray, pipe: "ji.Pipeline") -> str:
     """Return a hint about the size of the image of a noise, if that is what differs."""
     size, channels = noise.shape[-3:-1], noise.shape[-1:]
     if noise.ndim not in (3, 4) or channels != pipe.latent_shape[-1:]:

@@ -182,7 +182,7 @@ def _prepare_key(asked: Embed) -> tuple[Prepared, Any, bool]:
     found = watermark.read_key(asked.key) if asked.key.exists() else None
     ready = prepare(asked.sampling, samplers=ONE_ARRAY_NAMES, size=asked.size)
     if found is None:
-        shape = ready.pipe.latent_shape
+        shape = watermark.key_shape(ready.pipe)
         return ready, _new_key(wanted, asked.pattern, shape, asked.message), True
     if asked.scheme and _scheme(found) != wanted.replace("_", "-"):
         raise ValueError(f"{asked.key} is a {_scheme(found)} key, not {asked.scheme}")

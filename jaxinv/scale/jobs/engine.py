@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 from jaxinv.checks import AtLeastOne, checked
 from jaxinv.inversion.strategies import check_max_evals, make_plan, stage_names
 from jaxinv.mesh import make_mesh, place_model
-from jaxinv.pipeline.conditions import Condition
-from jaxinv.pipeline.latent_diffusion import ImageInversion, LatentDiffusion
+from jaxinv.pipeline.conditions import Condition, with_negative
 from jaxinv.pipeline.latents import decode, encode
+from jaxinv.pipeline.pipeline import ImageInversion, Pipeline
 from jaxinv.samplers.table import SamplerTable
 from jaxinv.scale.decoder_lanes import decoder_machine
 from jaxinv.scale.jobs.certificates import answer
@@ -34,7 +34,7 @@ KEPT_PROMPTS = 256
 
 @checked
 def continuous(
-    pipe: LatentDiffusion,
+    pipe: Pipeline,
     sampler: SamplerTable,
     *,
     strategy: str = "auto",
@@ -96,18 +96,20 @@ def continuous(
     decoder_lanes()  # raises for invalid settings
 
     @functools.lru_cache(KEPT_PROMPTS)
-    def text(prompt: str) -> Any:
-        return np.asarray(pipe.encode_prompt(prompt))
+    def text(prompt: str, negative: bool) -> Any:
+        return jax.tree.map(np.asarray, pipe.encode_prompt(prompt, negative=negative))
 
     def entering(
         requests: Iterable[Request], conditions: dict[int, Condition]
     ) -> Iterator[tuple[int, NextStage]]:
         for request in requests:
-            conditions[request.index] = Condition(
-                text(request.prompt),
-                text(request.negative_prompt),
-                np.float32(request.guidance),  # type: ignore[arg-type]
+            found = pipe.family.condition(
+                pipe,
+                text(request.prompt, False),
+                text(request.negative_prompt, True),
+                np.float32(request.guidance),
             )
+            conditions[request.index] = jax.tree.map(np.asarray, with_negative(found))
             yield request.index, NextStage(0, request.pixels)
 
     def engine(requests: Iterable[Request]) -> Iterator[Answer]:

@@ -26,14 +26,25 @@ def write(folder, **files):
     return folder
 
 
+INDEX = json.dumps(
+    {
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
+)
+
+
 def diffusers(folder, weights="w"):
     files = {"unet__config.json": "{}", "unet__model.safetensors": weights}
-    return write(folder, **{"model_index.json": "{}"}, **files)
+    return write(folder, **{"model_index.json": INDEX}, **files)
 
 
 def converted(folder, weights="w"):
     files = {"unet__config.json": "{}", "unet__params__d__0": weights}
-    index = {"model_index.json": "{}", "jaxinv.json": "{}"}
+    index = {"model_index.json": INDEX, "jaxinv.json": "{}"}
     return write(folder, **index, **files)
 
 

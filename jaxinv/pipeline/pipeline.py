@@ -1,9 +1,11 @@
-r"""A latent diffusion model: autoencoder, text encoder, tokenizer, UNet and schedule.
+r"""A diffusion model: its network, with what makes its condition and its data.
 
-The diffusion runs on latents, to which the autoencoder maps images
-(:mod:`jaxinv.pipeline.latents`). This module only joins the parts. Samplers and
-inverses receive a denoiser, a callable pytree ``(z, t) -> f`` with the prompt filled
-in; the numerical core does not depend on prompts or autoencoders.
+Text encoders turn prompts into the network's condition
+(:mod:`jaxinv.pipeline.families`), and an autoencoder maps images to the latents on
+which the diffusion runs (:mod:`jaxinv.pipeline.latents`). Models of pixels have
+neither. This module only joins the parts. Samplers and inverses receive a denoiser, a
+callable pytree ``(z, t) -> f`` with the prompt filled in; the numerical core does not
+depend on prompts or autoencoders.
 
 As everywhere in this library, each function takes one sample, channels last. The
 pipeline is a pytree whose leaves are the parameters: pass it through ``jax.jit``, and
@@ -17,39 +19,50 @@ References:
 import dataclasses
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxinv.checks import AtLeastOne, checked
 from jaxinv.decoder_inversion import DecoderInversion, Method, invert_decoder
-from jaxinv.diffusion.denoiser import Denoiser, as_denoiser, conditioned, guided
+from jaxinv.diffusion.denoiser import (
+    ConditionalModel,
+    Denoiser,
+    conditioned,
+    guided,
+)
 from jaxinv.diffusion.diffusers_config import read_scheduler_config
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion import InversionResult, invert
-from jaxinv.models import CLIPTextModel, UNet2DConditionModel
-from jaxinv.pipeline.conditions import Condition, PromptedModel, as_in_diffusers
+from jaxinv.pipeline.conditions import (
+    Condition,
+    PromptedModel,
+    as_in_diffusers,
+    with_negative,
+)
+from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.latents import (
     Autoencoder,
     Image,
-    batch_hint,
     check_image,
+    check_latent,
     check_size,
     decode,
     encode,
 )
 from jaxinv.pipeline.scheduler import pipeline_request, pipeline_sampler
+from jaxinv.pipeline.text import token_ids
 from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.sample import sample
 from jaxinv.sampling.state import SamplerState
 
-TextVectors = Float[Array, "l d"]
+#: A prompt as text, or as what ``encode_prompt`` returns.
+Prompt: TypeAlias = str | PyTree
 
 
 class ImageInversion(NamedTuple):
@@ -64,39 +77,43 @@ class ImageInversion(NamedTuple):
     sampler: InversionResult
 
     @property
-    def noise(self) -> Float[Array, "h w c"]:
+    def noise(self) -> Float[Array, "*f h w c"]:
         """The noise."""
         return self.sampler.noise
 
     @property
-    def state(self) -> Float[Array, "h w c"] | SamplerState:
-        """Noise or state, for :meth:`LatentDiffusion.generate` to make the image."""
+    def state(self) -> Float[Array, "*f h w c"] | SamplerState:
+        """Noise or state, for :meth:`Pipeline.generate` to make the image."""
         return self.sampler.state
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class LatentDiffusion:
-    """A text-to-image latent diffusion model; made by :func:`jaxinv.load`.
+class Pipeline:
+    """A diffusion model with its encoders; made by :func:`jaxinv.load`.
 
     Attributes:
-        unet: Map from ``(z, t, text vectors)`` to noise (or velocity, or data).
-        vae: The autoencoder.
-        text_encoder: Map from token ids to text vectors.
-        tokenizer: Map from a prompt to token ids; any callable with the interface of
-            transformers' tokenizers (static).
+        network: Map from ``(z, t, condition)`` to noise (or velocity, or data).
+        vae: The autoencoder; None for models of pixels.
+        text_encoders: Maps from token ids to text vectors.
+        tokenizers: For each text encoder, a map from a prompt to token ids: any
+            callable with the interface of transformers' tokenizers (static).
+        family: What the condition consists of (static).
         schedule: Noise levels and prediction type (static).
         image_size: (height, width) of the images in pixels (static): those of training,
             or of :meth:`at_size`.
         name: Origin of the model, for reports (static).
         scheduler: The JSON text of the model's ``scheduler_config.json`` (static).
         pipeline: Class of the diffusers pipeline that the folder names (static).
+        flags: Options of the folder's ``model_index.json`` that are on (static).
+        frames: Number of frames of a video (static); None for images.
     """
 
-    unet: UNet2DConditionModel
-    vae: Autoencoder
-    text_encoder: CLIPTextModel
-    tokenizer: Any = dataclasses.field(metadata={"static": True})
+    network: Any
+    vae: Autoencoder | None
+    text_encoders: tuple[Any, ...]
+    tokenizers: tuple[Any, ...] = dataclasses.field(metadata={"static": True})
+    family: Family = dataclasses.field(metadata={"static": True})
     schedule: NoiseSchedule = dataclasses.field(metadata={"static": True})
     image_size: tuple[int, int] = dataclasses.field(metadata={"static": True})
     name: str = dataclasses.field(metadata={"static": True})
@@ -104,30 +121,53 @@ class LatentDiffusion:
     pipeline: str = dataclasses.field(
         default="StableDiffusionPipeline", metadata={"static": True}
     )
+    flags: frozenset[str] = dataclasses.field(
+        default=frozenset(), metadata={"static": True}
+    )
+    frames: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __repr__(self) -> str:
         """Return the model's name, sizes and number of parameters."""
         count = sum(math.prod(getattr(x, "shape", ())) for x in jax.tree.leaves(self))
         height, width = self.image_size
         return (
-            f"LatentDiffusion: {self.name}, {width}x{height} pixels, latents "
+            f"Pipeline: {self.name} ({self.family}), {width}x{height} pixels, latents "
             f"{self.latent_shape}, {count / 1e6:.3g} million parameters"
         )
 
     @property
     def factor(self) -> int:
         """Ratio of image height to latent height, and of the widths."""
-        return self.vae.config.downsampling_factor
+        return 1 if self.vae is None else self.vae.config.downsampling_factor
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Shape (h, w, c) of the latent of an image of ``image_size``."""
-        height, width = self.image_size
-        channels = self.vae.config.latent_channels
-        return height // self.factor, width // self.factor, channels
+    def latent_channels(self) -> int:
+        """Number of channels of latents."""
+        if self.vae is not None:
+            return self.vae.config.latent_channels
+        return self.network.config.in_channels
+
+    @property
+    def image_channels(self) -> int:
+        """Number of channels of images."""
+        return self.latent_channels if self.vae is None else 3
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape (h, w, c) of the latent of an image of ``image_size``.
+
+        That of a video of ``frames`` frames is (f, h, w, c).
+        """
+        return self.latent_shape_of(self.image_size)
+
+    def latent_shape_of(self, image_size: tuple[int, int]) -> tuple[int, ...]:
+        """Return the shape of the latent of an image or video of another size."""
+        rows, columns = (each // self.factor for each in image_size)
+        frames = () if self.frames is None else (self.frames,)
+        return *frames, rows, columns, self.latent_channels
 
     @checked
-    def at_size(self, image_size: tuple[int, int]) -> "LatentDiffusion":
+    def at_size(self, image_size: tuple[int, int]) -> "Pipeline":
         """Return this model for images of another size.
 
         Networks take any size; pictures are best near the size of training.
@@ -194,13 +234,14 @@ class LatentDiffusion:
         given = json.loads(self.scheduler) if scheduler is None else scheduler
         config = read_scheduler_config(given)
         pipe = self if image_size is None else self.at_size(image_size)
+        *_, rows, columns, _ = pipe.latent_shape
         request = pipeline_request(
-            self.pipeline, config, num_steps, pipe.latent_shape[:2], request
+            self.pipeline, config, num_steps, (rows, columns), request
         )
         return pipeline_sampler(self.schedule, config, num_steps, request)
 
     @checked
-    def encode(self, image: Image) -> Float[Array, "h w c"]:
+    def encode(self, image: Image) -> Float[Array, "*f h w c"]:
         """Encode an image as a latent of the diffusion model.
 
         The latent is the mean of the encoder's posterior, and so reproducible.
@@ -216,11 +257,11 @@ class LatentDiffusion:
             ValueError: If the image has another shape, dtype, range, or NaNs. Under
                 ``jax.jit`` and ``jax.vmap`` only shape and dtype are known and checked.
         """
-        check_image(image, self.factor)
+        check_image(image, self.factor, self.image_channels, self.frames)
         return encode(self.vae, image)
 
     @checked
-    def decode(self, latent: Float[Array, "h w c"]) -> Float[Array, "fh fw 3"]:
+    def decode(self, latent: Float[Array, "*f h w c"]) -> Float[Array, "*f H W k"]:
         """Decode a latent to an image, clipped to [0, 1].
 
         Args:
@@ -237,8 +278,8 @@ class LatentDiffusion:
 
     @checked
     def decode_unclipped(
-        self, latent: Float[Array, "h w c"]
-    ) -> Float[Array, "fh fw 3"]:
+        self, latent: Float[Array, "*f h w c"]
+    ) -> Float[Array, "*f H W k"]:
         """Decode a latent to an image without clipping, which is differentiable.
 
         Args:
@@ -250,15 +291,7 @@ class LatentDiffusion:
         Raises:
             ValueError: If the latent has another shape or dtype.
         """
-        channels = self.vae.config.latent_channels
-        shape, dtype = jnp.shape(latent), jnp.result_type(latent)
-        if len(shape) != 3 or shape[-1] != channels:
-            raise ValueError(
-                f"expected one latent of shape (h, w, {channels}), got {shape}"
-                + batch_hint(shape)
-            )
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(f"expected a latent of floats, got {dtype}")
+        check_latent(latent, self.latent_channels, self.frames)
         return decode(self.vae, latent)
 
     @checked
@@ -278,7 +311,7 @@ class LatentDiffusion:
         Raises:
             ValueError: If :meth:`encode` or :func:`jaxinv.invert_decoder` raises it.
         """
-        check_image(image, self.factor)
+        check_image(image, self.factor, self.image_channels, self.frames)
         return invert_decoder(
             jax.tree_util.Partial(encode, self.vae),
             jax.tree_util.Partial(decode, self.vae),
@@ -323,8 +356,8 @@ class LatentDiffusion:
         self,
         sampler: SamplerTable,
         denoise: Denoiser,
-        noise: Float[Array, "h w c"] | SamplerState,
-    ) -> Float[Array, "fh fw 3"]:
+        noise: Float[Array, "*f h w c"] | SamplerState,
+    ) -> Float[Array, "*f H W k"]:
         """Generate an image from noise, the reverse of :meth:`invert`.
 
         Args:
@@ -341,85 +374,91 @@ class LatentDiffusion:
         return self.decode(sample(sampler, denoise, noise))
 
     @checked
-    def tokenize(self, prompt: str) -> Int[np.ndarray, " l"]:
-        """Convert a prompt to token ids, padded to the text encoder's length.
+    def tokenize(self, prompt: str, encoder: int = 0) -> Int[np.ndarray, " l"]:
+        """Convert a prompt to token ids, padded to a text encoder's length.
 
         Args:
             prompt: The text. A text that is too long is cut, with a warning.
+            encoder: Number of the text encoder, from 0.
 
         Returns:
             The ids, int32.
 
         Raises:
-            ValueError: If the prompt is not a string.
+            ValueError: If the prompt is not a string, or the model has no such text
+                encoder.
         """
-        longest = self.text_encoder.config.max_position_embeddings
-        length = min(longest, self.tokenizer.model_max_length)
-        ids = self.tokenizer(
-            prompt, padding="max_length", max_length=length, truncation=True
-        )["input_ids"]
-        needed = len(self.tokenizer(prompt)["input_ids"])
-        if needed > length:
-            warnings.warn(
-                f"the prompt has {needed} tokens, but the text encoder reads only "
-                f"{length}: the rest has no effect",
-                stacklevel=2,
+        if not 0 <= encoder < len(self.text_encoders):
+            raise ValueError(
+                f"{self.name} has {len(self.text_encoders)} text encoders, and none of "
+                f"number {encoder}"
             )
-        return np.asarray(ids, np.int32)
+        longest = self.text_encoders[encoder].config.max_position_embeddings
+        return token_ids(self.tokenizers[encoder], longest, prompt)
 
     @checked
-    def encode_prompt(self, prompt: str) -> TextVectors:
-        """Convert a prompt to the vectors that the UNet attends to.
+    def encode_prompt(
+        self, prompt: str, *, negative: bool = False, **options: Any
+    ) -> PyTree:
+        """Convert a prompt to what the network takes as its condition.
 
         Args:
             prompt: The text; the empty string means "no prompt".
+            negative: Whether it is a negative prompt. Some models encode an empty one
+                as zeros.
+            **options: Options of the family, such as SDXL's ``target_size``.
 
         Returns:
-            One vector per token, (l, d).
+            One vector per token, (l, d), or a pytree with more than that.
 
         Raises:
-            ValueError: If the prompt is not a string.
+            ValueError: If the prompt is not a string, or if an option is not one of the
+                family's.
         """
-        return _encode_prompt(self.text_encoder, self.tokenize(prompt))
+        self.family.check_options(options)
+        return self.family.encode(self, prompt, negative=negative, **options)
 
     @checked
     def denoiser(
         self,
-        prompt: str | TextVectors,
-        negative_prompt: str | TextVectors = "",
+        prompt: Prompt | None = None,
+        negative_prompt: Prompt = "",
         guidance_scale: float | Float[Array, ""] = 1.0,
+        **options: Any,
     ) -> Denoiser:
         """Return the model with a prompt filled in, for samplers and inverses.
 
         Args:
-            prompt: The text, or its vectors from :meth:`encode_prompt`.
-            negative_prompt: Text or vectors from which guidance pushes away.
+            prompt: The text, or its encoding from :meth:`encode_prompt`. Models without
+                a text encoder take none.
+            negative_prompt: The same for the prompt from which guidance pushes away.
             guidance_scale: Weight s of classifier-free guidance, one number. As in
                 diffusers' pipelines, a scale of at most 1 gives the conditional model,
                 evaluated once per call. Above 1 (and if a caller's ``jax.jit`` or
                 ``jax.vmap`` hides the number) there are two evaluations, in one batched
                 call. :func:`jaxinv.guided` is the formula without this rule, which
                 gives the unconditional model at 0.
+            **options: Options of :meth:`encode_prompt`, for both prompts.
 
         Returns:
             A callable pytree ``(z, t) -> f``. Neither text nor scale is part of the
             compiled program: changing them does not compile again.
 
         Raises:
-            ValueError: If a prompt is neither text nor an array of its shape, or the
-                scale is not one finite number.
+            ValueError: If a prompt is neither text nor an encoding, if it is missing,
+                if the scale is not one finite number, or if an option is not one of the
+                family's.
         """
-        scale = _one_scale(guidance_scale)
-        if isinstance(scale, float) and scale <= 1:
-            model: Denoiser = conditioned(self.unet, self._vectors(prompt))
+        found = self._condition(prompt, negative_prompt, guidance_scale, options)
+        if found.negative_prompt is None:
+            model: Denoiser = conditioned(self.network, found.prompt)
         else:
-            condition = self.condition(prompt, negative_prompt, scale)
-            model = guided(self.unet, *condition)
-        return as_denoiser(model, self.schedule)
+            model = guided(self.network, *as_in_diffusers(found))
+        return self.family.denoiser(self, model)  # type: ignore[return-value]
 
     @checked
-    def conditional_denoiser(self, *, guided: bool = True) -> PromptedModel:
-        """Return the model with its prompt as an argument, for batches.
+    def conditional_denoiser(self, *, guided: bool = True) -> ConditionalModel:
+        """Return the model with its condition as an argument, for batches.
 
         Args:
             guided: Whether any condition has a guidance scale above 1. If not, only the
@@ -430,14 +469,16 @@ class LatentDiffusion:
             A callable pytree ``(z, t, condition) -> f``; see :meth:`condition`. Samples
             with a scale of at most 1 use the conditional model alone.
         """
-        return PromptedModel(self.unet, self.schedule, guided)
+        model = PromptedModel(self.network, guided and self.family.guidable)
+        return self.family.denoiser(self, model)  # type: ignore[return-value]
 
     @checked
     def condition(
         self,
-        prompt: str | TextVectors,
-        negative_prompt: str | TextVectors = "",
+        prompt: Prompt | None = None,
+        negative_prompt: Prompt = "",
         guidance_scale: float | Float[Array, ""] = 1.0,
+        **options: Any,
     ) -> Condition:
         """Return the condition of one sample; stack conditions with ``jax.tree.map``.
 
@@ -445,6 +486,7 @@ class LatentDiffusion:
             prompt: See :meth:`denoiser`.
             negative_prompt: See :meth:`denoiser`.
             guidance_scale: See :meth:`denoiser`.
+            **options: See :meth:`denoiser`.
 
         Returns:
             The condition of one sample. Without guidance its scale is 1 and its
@@ -453,29 +495,47 @@ class LatentDiffusion:
         Raises:
             ValueError: If :meth:`denoiser` raises it.
         """
+        found = self._condition(prompt, negative_prompt, guidance_scale, options)
+        return as_in_diffusers(with_negative(found))
+
+    def _condition(
+        self, prompt: Any, negative_prompt: Any, guidance_scale: Any, options: Any
+    ) -> Condition:
+        """Return a condition as the family makes it; see :meth:`Family.condition`."""
         scale = _one_scale(guidance_scale)
-        condition = Condition(
-            self._vectors(prompt),
-            self._vectors(negative_prompt),
-            jnp.asarray(scale, float),
-        )
-        return as_in_diffusers(condition)
-
-    def _vectors(self, prompt: str | TextVectors) -> TextVectors:
-        if isinstance(prompt, str):
-            return self.encode_prompt(prompt)
-        if not isinstance(prompt, jax.Array | np.ndarray) or np.ndim(prompt) != 2:
+        self.family.check_options(options)
+        alone = not self.family.guidable or (isinstance(scale, float) and scale <= 1)
+        if not self.family.guidable and isinstance(scale, float) and scale > 1:
             raise ValueError(
-                "a prompt must be a string, or an array (l, d) from encode_prompt(); "
-                f"got {type(prompt).__name__}"
-                + (f" of shape {prompt.shape}" if hasattr(prompt, "shape") else "")
+                f"{self.family} has no classifier-free guidance: guidance_scale must "
+                f"be at most 1, got {scale}"
             )
-        return jnp.asarray(prompt)
+        positive = self._encoded(prompt, False, options)
+        negative = None if alone else self._encoded(negative_prompt, True, options)
+        return self.family.condition(self, positive, negative, scale)
 
-
-@jax.jit
-def _encode_prompt(text_encoder: CLIPTextModel, ids: Int[Array, " l"]) -> TextVectors:
-    return text_encoder(ids).last_hidden_state
+    def _encoded(
+        self, prompt: Any, negative: bool, options: Mapping[str, Any]
+    ) -> PyTree:
+        if prompt is None and self.text_encoders:
+            raise ValueError(
+                f"a prompt must be given to {self.name}; '' is the empty one"
+            )
+        if prompt is None or isinstance(prompt, str):
+            return self.family.encode(self, prompt or "", negative=negative, **options)
+        leaves = jax.tree.leaves(prompt)
+        text = prompt if len(leaves) == 1 else leaves[0]
+        if not leaves or not all(isinstance(x, jax.Array | np.ndarray) for x in leaves):
+            raise ValueError(
+                "a prompt must be a string, or what encode_prompt() returns; got "
+                f"{type(prompt).__name__}"
+            )
+        if np.ndim(text) != 2:
+            raise ValueError(
+                "a prompt must be a string, or what encode_prompt() returns, with "
+                f"vectors (l, d); got {type(prompt).__name__} of shape {text.shape}"
+            )
+        return jax.tree.map(jnp.asarray, prompt)
 
 
 def _one_scale(guidance_scale: Any) -> Any:

@@ -1,0 +1,130 @@
+"""What distinguishes one family of models from another.
+
+All families share :class:`jaxinv.Pipeline`. A family states the parts that it has in a
+``model_index.json``, checks that their configurations fit, and turns prompts into what
+its network takes as its condition.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from jaxtyping import PyTree
+
+from jaxinv.checks import shown
+from jaxinv.diffusion.denoiser import ConditionalModel, Denoiser, as_denoiser
+from jaxinv.models.registry import Component
+from jaxinv.pipeline.conditions import Condition
+
+if TYPE_CHECKING:
+    from jaxinv.pipeline.pipeline import Pipeline
+
+
+class Family:
+    """A family of models; instances have no state, and all of a class are equal.
+
+    Attributes:
+        name: The family's name, for messages.
+        parts: The parts of a ``model_index.json`` that a model must have, and the
+            implemented classes of each. Those of the scheduler are checked by
+            :func:`jaxinv.schedule_from_diffusers`.
+        flags: Options of ``model_index.json`` that the family reads, with the values
+            that count where there is none.
+        text_encoders: The parts that encode prompts, each with its tokenizer's part.
+        options: Names of the further arguments of :meth:`jaxinv.Pipeline.denoiser`.
+        guidable: Whether there is a negative prompt, and so classifier-free guidance.
+    """
+
+    name: ClassVar[str]
+    parts: ClassVar[Mapping[str, tuple[str, ...]]]
+    flags: ClassVar[Mapping[str, bool]] = {}
+    text_encoders: ClassVar[Mapping[str, str]] = {}
+    options: ClassVar[frozenset[str]] = frozenset()
+    guidable: ClassVar[bool] = True
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether two families are the same, for ``jax.jit``."""
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        """Return a hash that fits :meth:`__eq__`."""
+        return hash(type(self))
+
+    def __repr__(self) -> str:
+        """Return the family's name."""
+        return self.name
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The parts that have weights."""
+        without = {"scheduler", *self.text_encoders.values()}
+        return tuple(part for part in self.parts if part not in without)
+
+    def check(self, where: Path, configs: Mapping[str, Any]) -> tuple[int, int]:
+        """Return the image size of training, if a model's parts fit one another.
+
+        Args:
+            where: The model's folder, for messages.
+            configs: The configuration of each part that has weights.
+
+        Returns:
+            (height, width) in pixels.
+
+        Raises:
+            ValueError: If the parts do not fit.
+        """
+        raise NotImplementedError
+
+    def network(self, parts: Mapping[str, Component]) -> Component:
+        """Return the network of the diffusion, made of a model's parts."""
+        return parts["unet"]
+
+    def encode(
+        self, pipe: "Pipeline", prompt: str, *, negative: bool, **options: Any
+    ) -> PyTree:
+        """Return what the network takes as its condition for one prompt.
+
+        Args:
+            pipe: The model.
+            prompt: The text.
+            negative: Whether guidance pushes away from it.
+            **options: Those of ``options`` that were given.
+        """
+        raise NotImplementedError
+
+    def condition(
+        self,
+        pipe: "Pipeline",
+        prompt: PyTree,
+        negative_prompt: PyTree,
+        guidance_scale: Any,
+    ) -> Condition:
+        """Return the condition of one sample, from prompts that are encoded.
+
+        Families whose networks take the scale as an input fill it in here.
+
+        Args:
+            pipe: The model.
+            prompt: See :meth:`encode`.
+            negative_prompt: The same, or None for no guidance.
+            guidance_scale: The scale.
+
+        Returns:
+            The condition, whose ``negative_prompt`` is None for no guidance.
+        """
+        return Condition(prompt, negative_prompt, guidance_scale)
+
+    def denoiser(
+        self, pipe: "Pipeline", model: Denoiser | ConditionalModel
+    ) -> Denoiser | ConditionalModel:
+        """Return a denoiser of a network that may have its condition filled in."""
+        return as_denoiser(model, pipe.schedule)
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raise ValueError for options that the family does not have."""
+        for name in options:
+            if name not in self.options:
+                known = ", ".join(sorted(self.options)) or "none"
+                raise ValueError(
+                    f"{self.name} has no option {shown(name)} (options: {known})"
+                )
