@@ -138,6 +138,30 @@ def open_file(file: Path, root: Path | None = None) -> list[StoredTensor]:
     return tensors
 
 
+def file_metadata(file: Path) -> dict[str, str]:
+    """Return the texts that a safetensors file stores beside its tensors.
+
+    Args:
+        file: A file that :func:`open_file` has opened, and so checked.
+    """
+    with safe_open(file, framework="numpy") as handle:
+        return handle.metadata() or {}
+
+
+def refuse_pickle(file: Path, conversion: str) -> None:
+    """Raise WeightsError for a pickle, by its name, without opening it.
+
+    Args:
+        file: The file.
+        conversion: The way to convert it with PyTorch.
+    """
+    if file.suffix in _PICKLES:
+        raise WeightsError(
+            f"{file} is a pickle, which can run code when it is opened, and is "
+            f"refused. Convert it with PyTorch: {conversion}"
+        )
+
+
 def _check_header(file: Path) -> None:
     """Raise ValueError for a header of unreasonable size or with duplicate names.
 
@@ -242,12 +266,11 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     if not folder.is_dir():
         raise WeightsError(f"{folder} is not a folder")
     pickles = sorted(file for file in folder.iterdir() if file.suffix in _PICKLES)
-    if pickles:
-        raise WeightsError(
-            f"{pickles[0]} is a pickle, which can run code when it is opened, and is "
-            "refused. Convert it with PyTorch: load the model with diffusers' or "
-            "transformers' from_pretrained(...) and write it with "
-            "save_pretrained(..., safe_serialization=True)"
+    for pickle in pickles:
+        refuse_pickle(
+            pickle,
+            "load the model with diffusers' or transformers' from_pretrained(...) and "
+            "write it with save_pretrained(..., safe_serialization=True)",
         )
     raise WeightsError(f"{folder} does not hold a *.safetensors file")
 

@@ -1,0 +1,102 @@
+"""Adding LoRA files to the parameters of a model."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinv.checks import shown
+from jaxinv.models.parameters import parameters, with_parameters
+from weights_convert.errors import WeightsError
+from weights_convert.lora.file import LowRank, read_lora
+from weights_convert.lora.names import Layer, layer_names
+from weights_convert.rules import from_torch, torch_shape
+
+
+def merge_lora(
+    modules: Mapping[str, Any],
+    files: Sequence[tuple[str | os.PathLike[str], float]],
+) -> dict[str, Any]:
+    """Add LoRA files to the parameters of a pipeline's models.
+
+    The models that are passed stay as they are. To take a LoRA out of merged models,
+    merge it again with the negative scale, which restores the parameters to rounding.
+
+    Args:
+        modules: The models by their names in diffusers, such as ``{"unet": unet,
+            "text_encoder": text_encoder}``.
+        files: Safetensors files, each with its scale.
+
+    Returns:
+        New models by name. They share the parameters that no file changes. Changes are
+        summed over the files in float32 (or the parameters' type if it is wider), and
+        the result has the parameters' type and placement.
+
+    Raises:
+        WeightsError: If a file is missing, broken or a pickle; if a tensor has no place
+            in these models or another shape than its layer; or if a file holds another
+            kind of change, such as DoRA. Nothing is computed in these cases.
+        ValueError: If a scale is not a finite number.
+
+    Example:
+        ::
+
+            merged = merge_lora({"unet": unet}, [("style.safetensors", 0.8)])
+            again = merge_lora(merged, [("style.safetensors", -0.8)])
+    """
+    for file, scale in files:
+        if not isinstance(scale, int | float) or not math.isfinite(scale):
+            raise ValueError(
+                f"the scale of {os.fspath(file)} must be a finite number, got "
+                f"{shown(scale)}"
+            )
+    names = layer_names(modules)
+    values = {part: parameters(module) for part, module in modules.items()}
+    shapes = {
+        layer: torch_shape(layer.path, values[layer.part][layer.path].shape)
+        for layer in names.values()
+    }
+    changes: dict[Layer, list[tuple[LowRank, float]]] = {}
+    for file, scale in files:
+        for layer, low_rank in read_lora(file, names, shapes).items():
+            changes.setdefault(layer, []).append((low_rank, scale))
+    for layer, terms in changes.items():
+        values[layer.part][layer.path] = _changed(
+            layer, values[layer.part][layer.path], shapes[layer], terms
+        )
+    touched = {layer.part for layer in changes}
+    return {
+        part: with_parameters(module, values[part]) if part in touched else module
+        for part, module in modules.items()
+    }
+
+
+def _changed(
+    layer: Layer,
+    value: jax.Array,
+    shape: tuple[int, ...],
+    terms: Sequence[tuple[LowRank, float]],
+) -> jax.Array:
+    """Return a layer's kernel after all its changes."""
+    total = np.zeros(shape, np.float32)
+    for low_rank, scale in terms:
+        total += np.float32(scale) * low_rank.change().reshape(shape)
+    change = from_torch(layer.path, total)
+    value = jnp.asarray(value)
+    shards = []
+    for shard in value.addressable_shards:
+        before = np.asarray(shard.data)
+        with np.errstate(over="ignore"):
+            after = (before + change[shard.index]).astype(before.dtype)
+        if not np.isfinite(after).all():
+            files = ", ".join(str(low_rank.file) for low_rank, _ in terms)
+            raise WeightsError(
+                f"{layer.part}.{layer.path} has values too large for {before.dtype} "
+                f"after the changes of {files}"
+            )
+        shards.append(jax.device_put(after, shard.device))
+    return jax.make_array_from_single_device_arrays(value.shape, value.sharding, shards)
