@@ -20,6 +20,8 @@ The exceptions:
 * The text encoder's tensors are published with the prefix ``text_model.``, which recent
   versions of transformers omit. Both are read; the prefix is written, because all
   versions read it.
+* Constants that are stored with the weights, such as the embedding ``pe`` of frames in
+  motion modules, keep their names.
 * ``position_ids`` is a buffer that counts from zero, not a weight.
 """
 
@@ -59,7 +61,7 @@ def tensor_name(path: str, config: ComponentConfig) -> str:
     """
     module, leaf = path.rsplit(".", 1)
     prefix = _CLIP_PREFIX if isinstance(config, CLIPTextConfig) else ""
-    return f"{prefix}{module}.{_LEAVES[leaf]}"
+    return f"{prefix}{module}.{_LEAVES.get(leaf, leaf)}"
 
 
 def canonical_name(name: str, config: ComponentConfig) -> str | None:

@@ -17,6 +17,8 @@ from jaxinv.models.text_encoders.clip import (
     CLIPTextOutput,
 )
 from jaxinv.models.unet.config import UNet2DConditionConfig
+from jaxinv.models.unet.motion import MotionAdapter, UNetMotionModel
+from jaxinv.models.unet.motion_config import MotionAdapterConfig, UNetMotionConfig
 from jaxinv.models.unet.unet import UNet2DConditionModel
 
 __all__ = [
@@ -28,8 +30,12 @@ __all__ = [
     "CLIPTextModel",
     "CLIPTextOutput",
     "DiagonalGaussian",
+    "MotionAdapter",
+    "MotionAdapterConfig",
     "UNet2DConditionConfig",
     "UNet2DConditionModel",
+    "UNetMotionConfig",
+    "UNetMotionModel",
     "abstract_component",
     "component_config",
     "with_options",

@@ -14,15 +14,31 @@ from jaxinv.models.autoencoders.tiny_config import AutoencoderTinyConfig
 from jaxinv.models.layers.basic import ShapesOnly
 from jaxinv.models.text_encoders.clip import CLIPTextConfig, CLIPTextModel
 from jaxinv.models.unet.config import UNet2DConditionConfig
+from jaxinv.models.unet.motion import MotionAdapter, UNetMotionModel
+from jaxinv.models.unet.motion_config import MotionAdapterConfig, UNetMotionConfig
 from jaxinv.models.unet.unet import UNet2DConditionModel
 
-Component = UNet2DConditionModel | AutoencoderKL | AutoencoderTiny | CLIPTextModel
+Component = (
+    UNet2DConditionModel
+    | UNetMotionModel
+    | MotionAdapter
+    | AutoencoderKL
+    | AutoencoderTiny
+    | CLIPTextModel
+)
 ComponentConfig = (
-    UNet2DConditionConfig | AutoencoderKLConfig | AutoencoderTinyConfig | CLIPTextConfig
+    UNet2DConditionConfig
+    | UNetMotionConfig
+    | MotionAdapterConfig
+    | AutoencoderKLConfig
+    | AutoencoderTinyConfig
+    | CLIPTextConfig
 )
 
 _MODELS: dict[type[ComponentConfig], Any] = {
     UNet2DConditionConfig: UNet2DConditionModel,
+    UNetMotionConfig: UNetMotionModel,
+    MotionAdapterConfig: MotionAdapter,
     AutoencoderKLConfig: AutoencoderKL,
     AutoencoderTinyConfig: AutoencoderTiny,
     CLIPTextConfig: CLIPTextModel,

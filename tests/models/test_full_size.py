@@ -11,7 +11,13 @@ import transformers
 from torch_models import from_torch, relative_error, to_torch
 
 import weights_convert
-from jaxinv.models import AutoencoderKLConfig, CLIPTextConfig, UNet2DConditionConfig
+from jaxinv.models import (
+    AutoencoderKLConfig,
+    CLIPTextConfig,
+    MotionAdapterConfig,
+    UNet2DConditionConfig,
+    UNetMotionConfig,
+)
 
 # The published config.json of each model, without bookkeeping keys.
 SD15_UNET = {
@@ -105,10 +111,39 @@ SD21_TEXT = SD15_TEXT | {
     "num_hidden_layers": 23,
     "projection_dim": 512,
 }
+# guoyww/animatediff-motion-adapter-v1-5-2, and the UNet that diffusers makes with it.
+ADAPTER = {
+    "block_out_channels": [320, 640, 1280, 1280],
+    "motion_layers_per_block": 2,
+    "motion_max_seq_length": 32,
+    "motion_mid_block_layers_per_block": 1,
+    "motion_norm_num_groups": 32,
+    "motion_num_attention_heads": 8,
+    "use_motion_mid_block": True,
+}
+MOTION_UNET = {
+    "act_fn": "silu",
+    "block_out_channels": [320, 640, 1280, 1280],
+    "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlockMotion"] * 3 + ["DownBlockMotion"],
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "motion_max_seq_length": 32,
+    "motion_num_attention_heads": 8,
+    "norm_num_groups": 32,
+    "num_attention_heads": 8,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": ["UpBlockMotion"] + ["CrossAttnUpBlockMotion"] * 3,
+    "use_motion_mid_block": True,
+}
 
 MODELS = {
     "sd15-unet": (SD15_UNET, UNet2DConditionConfig.sd15(), 859_520_964),
     "sd21-unet": (SD21_UNET, UNet2DConditionConfig.sd21(), 865_910_724),
+    "motion-unet": (MOTION_UNET, UNetMotionConfig.animatediff(), 1_313_334_404),
+    "motion-adapter": (ADAPTER, MotionAdapterConfig.animatediff(), 453_813_440),
     "sd15-vae": (SD15_VAE, AutoencoderKLConfig.sd15(), 83_653_863),
     "sd21-vae": (
         SD15_VAE | {"sample_size": 768},
@@ -125,7 +160,10 @@ MODELS = {
 def published_layout(name, data):
     """Names and shapes of the tensors that PyTorch stores, without memory."""
     with torch.device("meta"):
-        if "unet" in name:
+        if "motion" in name:
+            kind = "UNetMotionModel" if "unet" in name else "MotionAdapter"
+            model = getattr(diffusers, kind).from_config(data)
+        elif "unet" in name:
             model = diffusers.UNet2DConditionModel.from_config(data)
         elif "vae" in name:
             model = diffusers.AutoencoderKL.from_config(data)

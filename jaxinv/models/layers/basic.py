@@ -164,6 +164,13 @@ class LayerFactory(NamedTuple):
             **self._common("scale", "bias"),
         )
 
+    def constant(self, values: np.ndarray) -> nnx.Param:
+        """Return numbers that are stored with the weights and are not drawn."""
+        if isinstance(self.rngs, ShapesOnly):
+            shape = ShapesOnly.initial(None, values.shape, self.param_dtype)
+            return nnx.Param(shape)
+        return nnx.Param(jnp.asarray(values, self.param_dtype))
+
     def _common(self, *parameters: str) -> dict[str, Any]:
         """Return the arguments of all layers, including their initializers."""
         options: dict[str, Any] = {
