@@ -1,7 +1,7 @@
 """Loading and saving of one component in a diffusers folder."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -10,7 +10,6 @@ import numpy as np
 from jax.typing import DTypeLike
 from safetensors.numpy import save_file
 
-from jaxinv.checks import shown
 from jaxinv.files.atomic import atomic_folder, write_json
 from jaxinv.mesh import ShardingRule, sharding_function
 from jaxinv.models import CLIPTextConfig
@@ -68,14 +67,48 @@ def load_component(
             unet = load_component("stable-diffusion-v1-5/unet", dtype=jnp.bfloat16)
     """
     folder = Path(folder)
-    config = read_config(folder)
+    return filled_component(
+        folder,
+        read_config(folder),
+        open_tensors(folder, variant),
+        dtype=dtype,
+        param_dtype=param_dtype,
+        sharding=sharding,
+    )
+
+
+def filled_component(
+    where: Path,
+    config: ComponentConfig,
+    tensors: Iterable[StoredTensor],
+    *,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
+    sharding: ShardingRule | None,
+) -> Component:
+    """Build a model without values, and fill it tensor by tensor.
+
+    Args:
+        where: The folder or file, for messages.
+        config: Configuration of the model.
+        tensors: Its tensors, which have current names.
+        dtype: See :func:`load_component`.
+        param_dtype: See :func:`load_component`.
+        sharding: See :func:`load_component`.
+
+    Returns:
+        The model.
+
+    Raises:
+        WeightsError: If a tensor is missing, not used, or has the wrong shape.
+    """
     module = abstract_component(config, dtype=dtype, param_dtype=param_dtype)
     wanted = parameters(module)
     place = None if sharding is None else sharding_function(sharding)
     values = {}
-    for path, tensor in _match(folder, config, wanted, variant).items():
-        value = from_torch(path, read_tensor(folder, tensor))
-        value = _cast(folder, tensor, value, wanted[path].dtype)
+    for path, tensor in _match(where, config, wanted, tensors).items():
+        value = from_torch(path, read_tensor(where, tensor))
+        value = _cast(where, tensor, value, wanted[path].dtype)
         values[path] = jax.device_put(value, place and place(path, value.shape))
     return with_parameters(module, values)
 
@@ -88,7 +121,7 @@ def _cast(
         cast = value.astype(dtype, order="C")
     if cast.dtype.itemsize < value.dtype.itemsize and not np.isfinite(cast).all():
         raise WeightsError(
-            f"{folder}: tensor {shown(tensor.name)} has values too large for {dtype}: "
+            f"{folder}: tensor {tensor.shown} has values too large for {dtype}: "
             "load it with param_dtype=float32 or bfloat16"
         )
     return cast
@@ -98,31 +131,31 @@ def _match(
     folder: Path,
     config: ComponentConfig,
     wanted: Mapping[str, jax.ShapeDtypeStruct],
-    variant: str | None,
+    tensors: Iterable[StoredTensor],
 ) -> dict[str, StoredTensor]:
     """Match every parameter with one tensor, and every tensor with a parameter."""
     paths = {tensor_name(path, config): path for path in wanted}
     shapes = {path: torch_shape(path, x.shape) for path, x in wanted.items()}
     found: dict[str, StoredTensor] = {}
-    for tensor in open_tensors(folder, variant):
+    for tensor in tensors:
         name = canonical_name(tensor.name, config)
         if name is None:
             continue
         if name not in paths:
             raise WeightsError(
-                f"{folder}: tensor {shown(tensor.name)} of shape {tensor.shape} has no "
+                f"{folder}: tensor {tensor.shown} of shape {tensor.shape} has no "
                 f"place in {type(config).__name__.removesuffix('Config')} with this "
                 "config.json"
             )
         path = paths[name]
         if path in found:
             raise WeightsError(
-                f"{folder}: tensors {shown(found[path].name)} and "
-                f"{shown(tensor.name)} are the same weight"
+                f"{folder}: tensors {found[path].shown} and "
+                f"{tensor.shown} are the same weight"
             )
         if tensor.shape != shapes[path]:
             raise WeightsError(
-                f"{folder}: tensor {shown(tensor.name)} has shape {tensor.shape}, but "
+                f"{folder}: tensor {tensor.shown} has shape {tensor.shape}, but "
                 f"config.json requires {shapes[path]}"
             )
         require_floats(folder, tensor)

@@ -41,16 +41,23 @@ class StoredTensor(NamedTuple):
     """A tensor in a file.
 
     Attributes:
-        name: The name in the file.
+        name: The name of the weight, which is usually the name in the file.
         shape: The shape, in PyTorch's layout.
         dtype: The data type.
         read: Function that returns the values.
+        original: The name in the file, if ``name`` is another.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
+    original: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The name in the file, for messages."""
+        return shown(self.name if self.original is None else self.original)
 
 
 @as_weights_errors()
@@ -196,7 +203,7 @@ def read_tensor(folder: Path, tensor: StoredTensor) -> np.ndarray:
         WeightsError: If a value is NaN or infinite.
     """
     value = tensor.read()
-    require_finite(f"{folder}: tensor {shown(tensor.name)}", value)
+    require_finite(f"{folder}: tensor {tensor.shown}", value)
     return value
 
 
@@ -220,7 +227,7 @@ def require_floats(folder: Path, tensor: StoredTensor) -> None:
     """Raise WeightsError unless a tensor holds floating-point numbers."""
     if tensor.dtype not in _FLOATS:
         raise WeightsError(
-            f"{folder}: tensor {shown(tensor.name)} is stored as {tensor.dtype}; "
+            f"{folder}: tensor {tensor.shown} is stored as {tensor.dtype}; "
             f"only {', '.join(_FLOATS)} are supported"
         )
 

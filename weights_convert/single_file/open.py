@@ -1,0 +1,230 @@
+"""Reading a model, or a part of one, from one file in the original layout.
+
+The file's header is enough to tell the parts, to infer their configurations and to
+match every tensor. The parts are then filled like those of a diffusers folder.
+"""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from jaxinv.mesh import ShardingRule
+from jaxinv.models import AutoencoderKLConfig
+from jaxinv.models.registry import Component, ComponentConfig, component_config
+from weights_convert.component import filled_component
+from weights_convert.errors import WeightsError
+from weights_convert.reader import StoredTensor, open_file, refuse_pickle
+from weights_convert.rules import canonical_name, tensor_shapes
+from weights_convert.single_file import infer, layout, names
+from weights_convert.single_file.schedulers import scheduler_config
+
+_PICKLE = (
+    'python -c "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], '
+    "weights_only=True, map_location='cpu'); d = d.get('state_dict', d); s.save_file("
+    "{k: v.contiguous().clone() for k, v in d.items() if torch.is_tensor(v)}, "
+    'sys.argv[2])" model.ckpt model.safetensors'
+)
+
+
+class SingleFile(NamedTuple):
+    """A file in the original layout, of which only the header has been read.
+
+    Attributes:
+        path: The file.
+        configs: Configurations of its parts, by their names in a diffusers folder.
+        tensors: The tensors of each part, with their names in diffusers.
+        scheduler: Configuration of the scheduler that diffusers uses with such a file.
+    """
+
+    path: Path
+    configs: Mapping[str, ComponentConfig]
+    tensors: Mapping[str, list[StoredTensor]]
+    scheduler: dict[str, Any]
+
+    def load(
+        self,
+        part: str,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        sharding: ShardingRule | None = None,
+    ) -> Component:
+        """Load a part.
+
+        Args:
+            part: Its name in a diffusers folder, such as ``"unet"``.
+            dtype: See :func:`weights_convert.load_component`.
+            param_dtype: See :func:`weights_convert.load_component`.
+            sharding: See :func:`weights_convert.load_component`.
+
+        Returns:
+            The model.
+
+        Raises:
+            WeightsError: If the file has no such part, or its weights are damaged.
+        """
+        if part not in self.configs:
+            raise WeightsError(
+                f"{self.path} has no {part} (it has {', '.join(self.configs)})"
+            )
+        return filled_component(
+            self.path,
+            self.configs[part],
+            self.tensors[part],
+            dtype=dtype,
+            param_dtype=param_dtype,
+            sharding=sharding,
+        )
+
+
+def open_single_file(
+    path: Path, configs: Mapping[str, ComponentConfig] | None = None
+) -> SingleFile:
+    """Open a file in the original layout of Stable Diffusion 1, 2 or XL.
+
+    Args:
+        path: A safetensors file that holds a whole model, or one part of one.
+        configs: Configurations of parts that shall not be inferred, by name.
+
+    Returns:
+        The file, whose parts have all of their tensors.
+
+    Raises:
+        WeightsError: If the file is a pickle, broken, or another kind of model; if a
+            tensor is missing, has the wrong shape, or is not known.
+    """
+    refuse_pickle(path, _PICKLE)
+    return from_tensors(path, open_file(path), configs or {})
+
+
+def from_tensors(
+    path: Path, stored: list[StoredTensor], configs: Mapping[str, ComponentConfig]
+) -> SingleFile:
+    """Return the model that a file's tensors form; see :func:`open_single_file`."""
+    parts = layout.parts(path, stored)
+    shapes = {
+        name: {key: tensor.shape for key, tensor in part.tensors.items()}
+        for name, part in parts.items()
+    }
+    generation = _generation(parts, shapes)
+    found: dict[str, ComponentConfig] = {}
+    tensors: dict[str, list[StoredTensor]] = {}
+    for name, part in parts.items():
+        config = configs.get(name)
+        if config is None:
+            config = _inferred(path, name, part.place, shapes[name], generation)
+        found[name] = config
+        tensors[name] = _renamed(path, part, found[name])
+    return SingleFile(path, found, tensors, scheduler_config(generation, stored))
+
+
+def _generation(
+    parts: Mapping[str, layout.Part], shapes: Mapping[str, infer.Shapes]
+) -> infer.Generation:
+    """Return the generation of a model, or the one that diffusers assumes of a part."""
+    if "text_encoder_2" in parts:
+        return infer.SDXL
+    text = parts.get("text_encoder")
+    if text is not None and text.place.layout == "original":
+        return infer.SD2
+    return infer.unet_generation(shapes.get("unet", {}))
+
+
+def _inferred(
+    path: Path,
+    part: str,
+    place: layout.Place,
+    shapes: infer.Shapes,
+    generation: infer.Generation,
+) -> ComponentConfig:
+    try:
+        if part == "unet" and place.layout == "original":
+            config = infer.unet_config(shapes, generation)
+        elif part == "vae" and place.layout == "original":
+            config = infer.autoencoder_config(shapes, generation)
+        elif part == "text_encoder" and place.layout == "diffusers":
+            config = infer.clip_config(shapes)
+        elif part.startswith("text_encoder"):
+            config = infer.open_clip_config(shapes, projected=part.endswith("_2"))
+        else:
+            raise WeightsError(
+                f"{path}: the {part} has diffusers' names, and its configuration is "
+                "not known: put the file in a folder with its config.json"
+            )
+        return component_config(config)
+    except KeyError as error:
+        raise WeightsError(
+            f"{path}: the {part} is incomplete: no tensor {place.prefix}{error.args[0]}"
+        ) from None
+    except (ValueError, IndexError) as error:
+        raise WeightsError(
+            f"{path}: the shapes of the {part}'s tensors do not describe a model that "
+            f"is implemented: {error}"
+        ) from None
+
+
+def _renamed(
+    path: Path, part: layout.Part, config: ComponentConfig
+) -> list[StoredTensor]:
+    """Return a part's tensors under the names that diffusers gives them."""
+    if part.place.layout == "diffusers":
+        return [
+            tensor._replace(name=name, original=tensor.name)
+            for name, tensor in part.tensors.items()
+            if canonical_name(name, config) in tensor_shapes(config)
+            or not layout.is_unused(name)
+        ]
+    renamed, used = [], set()
+    for name, shape in tensor_shapes(config).items():
+        source = names.original(name, config)
+        if source.name not in part.tensors:
+            raise WeightsError(
+                f"{path}: tensor {part.place.prefix + source.name!r} is missing, which "
+                f"is {name} of shape {shape} in diffusers"
+            )
+        used.add(source.name)
+        renamed.append(_view(name, shape, part.tensors[source.name], source, config))
+    for name, tensor in part.tensors.items():
+        if name not in used and not layout.is_unused(name):
+            raise WeightsError(
+                f"{path}: tensor {tensor.shown} of shape {tensor.shape} has no place "
+                f"in the {part.place.part}"
+            )
+    return renamed
+
+
+def _view(
+    name: str,
+    shape: tuple[int, ...],
+    tensor: StoredTensor,
+    source: names.Original,
+    config: ComponentConfig,
+) -> StoredTensor:
+    """Return a tensor, or a third of one, in diffusers' layout."""
+    stored = tensor.shape
+    if source.third is not None and stored[:1] == (3 * shape[0],):
+        stored = (shape[0], *stored[1:])
+    if source.transposed:
+        stored = stored[::-1]
+    if isinstance(config, AutoencoderKLConfig) and len(shape) == 2:
+        # Attention projections were convolutions of size 1.
+        while len(stored) > 2 and stored[-1] == 1:
+            stored = stored[:-1]
+    read = functools.partial(_read_view, tensor, source, stored)
+    return StoredTensor(name, stored, tensor.dtype, read, tensor.name)
+
+
+def _read_view(
+    tensor: StoredTensor, source: names.Original, shape: tuple[int, ...]
+) -> np.ndarray:
+    value = tensor.read()
+    if source.third is not None:
+        value = value[source.third * shape[0] : (source.third + 1) * shape[0]]
+    if source.transposed:
+        value = value.T
+    return value.reshape(shape)
