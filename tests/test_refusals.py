@@ -221,12 +221,11 @@ MISMATCHES = {
                 {"class_embed_type": "timestep"},
                 {"addition_embed_type": "text_time"},
                 {"num_class_embeds": 7},
-                {"time_cond_proj_dim": 256},
                 {"encoder_hid_dim": 3},
                 {"attention_type": "gated"},
             ]
         ),
-        r"unet.*(class_embed|addition_embed|time_cond|encoder_hid|attention_type)",
+        r"unet.*(class_embed|addition_embed|encoder_hid|attention_type)",
     ),
 }
 

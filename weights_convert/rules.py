@@ -17,9 +17,9 @@ The exceptions:
 
 * Autoencoders saved by early versions of diffusers name the projections of their
   attention ``query``, ``key``, ``value`` and ``proj_attn``.
-* The text encoder's tensors are published with the prefix ``text_model.``, which recent
-  versions of transformers omit. Both are read; the prefix is written, because all
-  versions read it.
+* The text encoder's tensors are published with the prefix ``text_model.``, except for
+  its projection. Recent versions of transformers omit the prefix of encoders without
+  projection. Both are read; the prefix is written, because all versions read it.
 * Constants that are stored with the weights, such as the embedding ``pe`` of frames in
   motion modules, keep their names.
 * ``position_ids`` is a buffer that counts from zero, not a weight.
@@ -42,6 +42,7 @@ _LEGACY_ATTENTION = {
 }
 _LEGACY_NAME = re.compile(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(\w+)")
 _CLIP_PREFIX = "text_model."
+_CLIP_PROJECTION = "text_projection"
 _BUFFERS = ("embeddings.position_ids",)
 
 # Axes of a kernel in terms of PyTorch's axes, by number of dimensions.
@@ -60,13 +61,16 @@ def tensor_name(path: str, config: ComponentConfig) -> str:
         The tensor's name.
     """
     module, leaf = path.rsplit(".", 1)
-    prefix = _CLIP_PREFIX if isinstance(config, CLIPTextConfig) else ""
+    clip = isinstance(config, CLIPTextConfig) and module != _CLIP_PROJECTION
+    prefix = _CLIP_PREFIX if clip else ""
     return f"{prefix}{module}.{_LEAVES.get(leaf, leaf)}"
 
 
 def canonical_name(name: str, config: ComponentConfig) -> str | None:
     """Return a tensor's current name, or None for a buffer that is not a weight."""
     if isinstance(config, CLIPTextConfig):
+        if name == f"{_CLIP_PROJECTION}.weight":
+            return name
         name = _CLIP_PREFIX + name.removeprefix(_CLIP_PREFIX)
         return None if name.endswith(_BUFFERS) else name
     legacy = _LEGACY_NAME.fullmatch(name)

@@ -14,8 +14,11 @@ from jaxinv.models.registry import abstract_component, component_config
 from jaxinv.models.text_encoders.clip import (
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTextOutput,
+    CLIPTextWithProjectionConfig,
 )
+from jaxinv.models.unet.condition import UNetCondition
 from jaxinv.models.unet.config import UNet2DConditionConfig
 from jaxinv.models.unet.motion import MotionAdapter, UNetMotionModel
 from jaxinv.models.unet.motion_config import MotionAdapterConfig, UNetMotionConfig
@@ -28,12 +31,15 @@ __all__ = [
     "AutoencoderTinyConfig",
     "CLIPTextConfig",
     "CLIPTextModel",
+    "CLIPTextModelWithProjection",
     "CLIPTextOutput",
+    "CLIPTextWithProjectionConfig",
     "DiagonalGaussian",
     "MotionAdapter",
     "MotionAdapterConfig",
     "UNet2DConditionConfig",
     "UNet2DConditionModel",
+    "UNetCondition",
     "UNetMotionConfig",
     "UNetMotionModel",
     "abstract_component",

@@ -29,6 +29,11 @@ Activation = Literal["gelu", "mish", "quick_gelu", "relu", "silu", "swish"]
 Size = Pixels | tuple[Pixels, Pixels]
 #: Number of blocks, and so the length of an option "per block".
 Blocks = Length(1, 16)
+# What training code that averages weights (diffusers' EMAModel) adds to config.json.
+_TRAINING = (
+    "decay", "inv_gamma", "min_decay", "optimization_step", "power",
+    "update_after_step", "use_ema_warmup",
+)  # fmt: skip
 #: Limit on a model's number of layers. SDXL's UNet has 80; building 128 takes 10 s.
 MAX_LAYERS = 128
 
@@ -63,7 +68,8 @@ class ModelConfig:
 
         Args:
             data: The parsed JSON. Keys that begin with an underscore (diffusers' own
-                bookkeeping, such as ``_class_name``) are ignored.
+                bookkeeping, such as ``_class_name``) and those of averaged weights
+                (``decay``) are ignored.
 
         Returns:
             The configuration, with JSON lists as tuples so that it is hashable.
@@ -74,7 +80,7 @@ class ModelConfig:
         fields = {field.name for field in dataclasses.fields(cls)}
         values = {}
         for key, value in data.items():
-            if not isinstance(key, str) or key.startswith("_"):
+            if not isinstance(key, str) or key.startswith("_") or key in _TRAINING:
                 continue
             value = as_tuple(value)
             if key in fields:

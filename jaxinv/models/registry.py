@@ -12,7 +12,12 @@ from jaxinv.models.autoencoders.kl_config import AutoencoderKLConfig
 from jaxinv.models.autoencoders.tiny import AutoencoderTiny
 from jaxinv.models.autoencoders.tiny_config import AutoencoderTinyConfig
 from jaxinv.models.layers.basic import ShapesOnly
-from jaxinv.models.text_encoders.clip import CLIPTextConfig, CLIPTextModel
+from jaxinv.models.text_encoders.clip import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTextWithProjectionConfig,
+)
 from jaxinv.models.unet.config import UNet2DConditionConfig
 from jaxinv.models.unet.motion import MotionAdapter, UNetMotionModel
 from jaxinv.models.unet.motion_config import MotionAdapterConfig, UNetMotionConfig
@@ -42,6 +47,7 @@ _MODELS: dict[type[ComponentConfig], Any] = {
     AutoencoderKLConfig: AutoencoderKL,
     AutoencoderTinyConfig: AutoencoderTiny,
     CLIPTextConfig: CLIPTextModel,
+    CLIPTextWithProjectionConfig: CLIPTextModelWithProjection,
 }
 _CONFIGS = {config.class_name: config for config in _MODELS}
 

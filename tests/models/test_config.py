@@ -8,6 +8,7 @@ from torch_models import AUTOENCODERS, TEXT_ENCODERS, UNETS
 from jaxinv.models import (
     AutoencoderKLConfig,
     CLIPTextConfig,
+    CLIPTextWithProjectionConfig,
     UNet2DConditionConfig,
     component_config,
 )
@@ -20,6 +21,9 @@ CONFIGS = [
     *(c.sd21() for c in (UNet2DConditionConfig, AutoencoderKLConfig, CLIPTextConfig)),
     AutoencoderKLConfig.sd3(),
     AutoencoderKLConfig.flux(),
+    UNet2DConditionConfig.sdxl(),
+    UNet2DConditionConfig.ssd1b(),
+    CLIPTextWithProjectionConfig.sdxl(),
 ]
 
 
@@ -34,11 +38,14 @@ def test_a_configuration_survives_json(config):
     [
         ("class_embed_type", "timestep"),
         ("num_class_embeds", 10),
+        ("addition_embed_type", "text"),
         ("addition_embed_type", "text_time"),
+        ("addition_time_embed_dim", 256),
+        ("projection_class_embeddings_input_dim", 2816),
         ("encoder_hid_dim", 32),
         ("dual_cross_attention", True),
         ("time_embedding_type", "fourier"),
-        ("time_cond_proj_dim", 256),
+        ("time_cond_proj_dim", 1),
         ("attention_type", "gated"),
         ("down_block_types", ["AttnDownBlock2D"] * 4),
         ("mid_block_type", "UNetMidBlock2DSimpleCrossAttn"),
@@ -95,7 +102,22 @@ def test_a_class_that_is_not_implemented_is_named():
 def test_diffusers_bookkeeping_is_ignored():
     data = UNet2DConditionConfig.sd15().to_dict()
     data |= {"_diffusers_version": "0.6.0", "_name_or_path": "somewhere"}
+    data |= {"decay": 0.9999, "inv_gamma": 1.0, "use_ema_warmup": False}  # EMAModel
     assert UNet2DConditionConfig.from_dict(data) == UNet2DConditionConfig.sd15()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"projection_class_embeddings_input_dim": 1536}, "leaves no room for a text"),
+        ({"addition_time_embed_dim": None}, "text_time' also needs addition_time"),
+        ({"addition_time_embed_dim": 2, "freq_shift": 1}, "must be more than twice"),
+    ],
+)
+def test_sizes_of_added_conditions_that_do_not_fit_are_refused(changes, message):
+    data = UNet2DConditionConfig.sdxl().to_dict() | changes
+    with pytest.raises(ValueError, match=message):
+        UNet2DConditionConfig.from_dict(data)
 
 
 def test_num_attention_heads_wins_and_is_written_under_the_name_diffusers_reads():

@@ -14,6 +14,7 @@ import weights_convert
 from jaxinv.models import (
     AutoencoderKLConfig,
     CLIPTextConfig,
+    CLIPTextWithProjectionConfig,
     MotionAdapterConfig,
     UNet2DConditionConfig,
     UNetMotionConfig,
@@ -59,6 +60,58 @@ SD21_UNET = SD15_UNET | {
     "upcast_attention": True,
     "use_linear_projection": True,
 }
+SDXL_UNET = {
+    "act_fn": "silu",
+    "addition_embed_type": "text_time",
+    "addition_embed_type_num_heads": 64,
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "class_embeddings_concat": False,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "cross_attention_dim": 2048,
+    "cross_attention_norm": None,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "downsample_padding": 1,
+    "dual_cross_attention": False,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_only_cross_attention": None,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "num_attention_heads": None,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "out_channels": 4,
+    "projection_class_embeddings_input_dim": 2816,
+    "resnet_out_scale_factor": 1.0,
+    "resnet_skip_time_act": False,
+    "resnet_time_scale_shift": "default",
+    "sample_size": 128,
+    "time_cond_proj_dim": None,
+    "time_embedding_act_fn": None,
+    "time_embedding_dim": None,
+    "time_embedding_type": "positional",
+    "timestep_post_act": None,
+    "transformer_layers_per_block": [1, 2, 10],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "upcast_attention": None,
+    "use_linear_projection": True,
+}
+SSD1B_UNET = SDXL_UNET | {
+    "mid_block_type": "UNetMidBlock2D",
+    "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
+    "transformer_layers_per_block": [1, [2, 2], [4, 4]],
+}
 SD15_VAE = {
     "act_fn": "silu",
     "block_out_channels": [128, 256, 512, 512],
@@ -87,6 +140,11 @@ FLUX_VAE = SD3_VAE | {
     "scaling_factor": 0.3611,
     "shift_factor": 0.1159,
 }
+SDXL_VAE = SD15_VAE | {
+    "force_upcast": True,
+    "sample_size": 1024,
+    "scaling_factor": 0.13025,
+}
 SD15_TEXT = {
     "attention_dropout": 0.0,
     "bos_token_id": 0,
@@ -110,6 +168,14 @@ SD21_TEXT = SD15_TEXT | {
     "num_attention_heads": 16,
     "num_hidden_layers": 23,
     "projection_dim": 512,
+}
+SDXL_TEXT_2 = SD21_TEXT | {
+    "architectures": ["CLIPTextModelWithProjection"],
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_attention_heads": 20,
+    "num_hidden_layers": 32,
+    "projection_dim": 1280,
 }
 # guoyww/animatediff-motion-adapter-v1-5-2, and the UNet that diffusers makes with it.
 ADAPTER = {
@@ -144,6 +210,11 @@ MODELS = {
     "sd21-unet": (SD21_UNET, UNet2DConditionConfig.sd21(), 865_910_724),
     "motion-unet": (MOTION_UNET, UNetMotionConfig.animatediff(), 1_313_334_404),
     "motion-adapter": (ADAPTER, MotionAdapterConfig.animatediff(), 453_813_440),
+    # SDXL's first text encoder is that of SD 1.
+    "sdxl-unet": (SDXL_UNET, UNet2DConditionConfig.sdxl(), 2_567_463_684),
+    "ssd1b-unet": (SSD1B_UNET, UNet2DConditionConfig.ssd1b(), 1_331_334_404),
+    "sdxl-vae": (SDXL_VAE, AutoencoderKLConfig.sdxl(), 83_653_863),
+    "sdxl-text-2": (SDXL_TEXT_2, CLIPTextWithProjectionConfig.sdxl(), 694_659_840),
     "sd15-vae": (SD15_VAE, AutoencoderKLConfig.sd15(), 83_653_863),
     "sd21-vae": (
         SD15_VAE | {"sample_size": 768},
@@ -168,10 +239,15 @@ def published_layout(name, data):
         elif "vae" in name:
             model = diffusers.AutoencoderKL.from_config(data)
         else:
-            model = transformers.CLIPTextModel(transformers.CLIPTextConfig(**data))
-    # transformers 5 leaves out the prefix under which these weights are published.
-    prefix = "text_model." if "text" in name else ""
-    return {prefix + key: tuple(x.shape) for key, x in model.state_dict().items()}
+            kind = data.get("architectures", ["CLIPTextModel"])[0]
+            config = transformers.CLIPTextConfig(**data)
+            model = getattr(transformers, kind)(config)
+    tensors = model.state_dict()
+    # transformers 5 leaves out the prefix under which these weights are published,
+    # unless there is a projection beside them.
+    bare = "text" in name and "text_projection.weight" not in tensors
+    prefix = "text_model." if bare else ""
+    return {prefix + key: tuple(x.shape) for key, x in tensors.items()}
 
 
 @pytest.mark.parametrize("name", MODELS)

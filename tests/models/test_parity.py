@@ -17,9 +17,11 @@ from torch_models import (
     relative_error,
     save,
     to_torch,
+    torch_unet,
 )
 
 import weights_convert
+from jaxinv.models import UNetCondition
 from jaxinv.models.config import as_tuple
 
 TOLERANCE = 1e-4
@@ -47,15 +49,14 @@ def unet_inputs(config, size=(16, 16), length=7, seed=0):
     if isinstance(context, tuple):
         context = context[-1]  # the only block with attention in these models
     sample = rng.standard_normal((*size, config.in_channels), np.float32)
-    return sample, rng.standard_normal((length, context), np.float32)
-
-
-def torch_unet(model, sample, timestep, context):
-    """Runs PyTorch's UNet on one channels-last sample."""
-    with torch.no_grad():
-        timestep = torch.tensor(timestep, dtype=torch.float32)
-        out = model(to_torch(sample), timestep, torch.from_numpy(context)[None])
-    return from_torch(out.sample)
+    condition = UNetCondition(rng.standard_normal((length, context), np.float32))
+    if config.addition_embed_type is not None:
+        sizes = np.array([1024, 768, 0, 16, 512, 1000], np.float32)
+        pooled = rng.standard_normal(config.pooled_width, np.float32)
+        condition = condition._replace(pooled=pooled, time_ids=sizes)
+    if config.time_cond_proj_dim is not None:
+        condition = condition._replace(guidance=np.float32(8.5))
+    return sample, condition
 
 
 @jax.jit
@@ -92,8 +93,30 @@ def test_different_times_and_texts_give_different_outputs(pairs):
     sample, context = unet_inputs(ours.config)
     one = run(ours, sample, 100.0, context)
     assert relative_error(run(ours, sample, 700.0, context), one) > 0.01
-    assert relative_error(run(ours, sample, 100.0, context[::-1]), one) < 1e-4
-    assert relative_error(run(ours, sample, 100.0, 2 * context), one) > 0.01
+    text = context.text
+    backward, doubled = UNetCondition(text[::-1]), UNetCondition(2 * text)
+    assert relative_error(run(ours, sample, 100.0, backward), one) < 1e-4
+    assert relative_error(run(ours, sample, 100.0, doubled), one) > 0.01
+    assert (run(ours, sample, 100.0, text) == one).all()  # the vectors alone
+
+
+@pytest.mark.parametrize("name", ["pooled", "time_ids", "guidance"])
+def test_every_added_condition_is_used_and_asked_for(pairs, name):
+    _, ours = pairs("unet", "ssd1b")
+    sample, condition = unet_inputs(ours.config)
+    one = run(ours, sample, 100.0, condition)
+    more = condition._replace(**{name: getattr(condition, name) + 3})
+    assert relative_error(run(ours, sample, 100.0, more), one) > 0.01
+    lacking = condition._replace(**{name: None})
+    with pytest.raises(ValueError, match=f"the condition lacks {name} of shape"):
+        ours(sample, 100.0, lacking)
+    longer = condition._replace(**{name: np.zeros(3, np.float32)})
+    with pytest.raises(ValueError, match=f"{name} must have shape .* got .3,"):
+        ours(sample, 100.0, longer)
+    _, plain = pairs("unet", "sd1")
+    given = UNetCondition(condition.text, **{name: getattr(condition, name)})
+    with pytest.raises(ValueError, match=f"the condition has {name}, for which"):
+        plain(sample, 100.0, given)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +170,8 @@ def test_text_encoder_equals_pytorch(pairs, name, length):
     penultimate = wanted.hidden_states[-2][0]
     assert relative_error(found.last_hidden_state, last) < TOLERANCE
     assert relative_error(found.penultimate_hidden_state, penultimate) < TOLERANCE
-    assert relative_error(found.pooled, wanted.pooler_output[0]) < TOLERANCE
+    pooled = wanted.text_embeds if "projection" in name else wanted.pooler_output
+    assert relative_error(found.pooled, pooled[0]) < TOLERANCE
 
 
 def test_pooling_takes_the_first_end_token(pairs):

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 import torch
-from torch_models import relative_error
+from torch_models import relative_error, torch_unet
 
 import weights_convert
-from jaxinv.models import UNet2DConditionConfig
+from jaxinv.models import UNet2DConditionConfig, UNetCondition
 
 # As small as can be, but with every kind of block.
 BASE = {
@@ -23,6 +23,16 @@ BASE = {
     "norm_num_groups": 4,
     "cross_attention_dim": 12,
     "attention_head_dim": 2,
+}
+# SDXL: a pooled text vector of 5 numbers and image sizes are added to the time.
+XL = BASE | {
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2],
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 4,
+    "projection_class_embeddings_input_dim": 6 * 4 + 5,
 }
 # Values to draw for every option; those of other models are among them.
 VALUES = {
@@ -64,7 +74,7 @@ VALUES = {
     "norm_num_groups": [None, 1, 2, 4, 8],
     "norm_eps": [1e-5, 1e-2],
     "cross_attention_dim": [12, 8, [12, 8], [8, 8]],
-    "transformer_layers_per_block": [1, 2, [1, 2], [[1], 2]],
+    "transformer_layers_per_block": [1, 2, [1, 2], [[1], 2], [0, 1]],
     "reverse_transformer_layers_per_block": [None, [2, 1], [[2, 1], [1, 1]]],
     "encoder_hid_dim": [None, 6],
     "encoder_hid_dim_type": [None, "text_proj", "text_image_proj", "ip_image_proj"],
@@ -80,9 +90,9 @@ VALUES = {
         "simple_projection",
     ],
     "addition_embed_type": [None, "text", "text_time", "image"],
-    "addition_time_embed_dim": [None, 4],
+    "addition_time_embed_dim": [None, 4, 3],
     "num_class_embeds": [None, 3],
-    "upcast_attention": [False, True],
+    "upcast_attention": [False, True, None],
     "resnet_time_scale_shift": ["default", "scale_shift", "ada_group", "spatial"],
     "resnet_skip_time_act": [False, True],
     "resnet_out_scale_factor": [1.0, 2.0],
@@ -93,7 +103,7 @@ VALUES = {
     "time_cond_proj_dim": [None, 6],
     "conv_in_kernel": [1, 2, 3, 4, 5],
     "conv_out_kernel": [1, 2, 3, 4, 5],
-    "projection_class_embeddings_input_dim": [None, 8],
+    "projection_class_embeddings_input_dim": [None, 8, 30],
     "attention_type": ["default", "gated", "gated-text-image"],
     "class_embeddings_concat": [False, True],
     "mid_block_only_cross_attention": [None, False, True],
@@ -102,11 +112,11 @@ VALUES = {
 }
 
 
-def draw(seed):
+def draw(seed, base=BASE):
     """A configuration with a few options of other values."""
     rng = random.Random(seed)
     names = rng.sample(sorted(VALUES), rng.choice([1, 1, 2, 3, 4]))
-    return BASE | {name: rng.choice(VALUES[name]) for name in names}, names
+    return base | {name: rng.choice(VALUES[name]) for name in names}, names
 
 
 def is_refused(config, names):
@@ -121,41 +131,50 @@ def is_refused(config, names):
 
 
 def inputs(config):
+    """A sample and a condition, as both libraries take them."""
     rng = np.random.default_rng(0)
     width = config["cross_attention_dim"]
     width = max(width) if isinstance(width, list) else width
-    sample = rng.standard_normal((1, config.get("in_channels", 4), 8, 6))
-    text = rng.standard_normal((1, 5, width))
-    return sample.astype(np.float32), text.astype(np.float32)
+    sample = rng.standard_normal((config.get("in_channels", 4), 8, 6), np.float32)
+    condition = UNetCondition(rng.standard_normal((5, width), np.float32))
+    each = config.get("addition_time_embed_dim")
+    total = config.get("projection_class_embeddings_input_dim")
+    if config.get("addition_embed_type") == "text_time" and each and total:
+        pooled = rng.standard_normal(max(total - 6 * each, 0), np.float32)
+        sizes = rng.integers(0, 1024, 6).astype(np.float32)
+        condition = condition._replace(pooled=pooled, time_ids=sizes)
+    if config.get("time_cond_proj_dim"):
+        condition = condition._replace(guidance=np.float32(rng.uniform(0, 9)))
+    return sample, condition
 
 
 def theirs(config, folder):
     """What diffusers computes; None if it cannot."""
     torch.manual_seed(0)
-    sample, text = map(torch.from_numpy, inputs(config))
+    sample, condition = inputs(config)
     try:
         model = diffusers.UNet2DConditionModel(**config).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
-            found = model(sample, 321.0, text).sample[0].numpy()
+        found = torch_unet(model, np.moveaxis(sample, 0, -1), 321.0, condition)
     except Exception:  # configurations that make no sense fail in any way
         return None
     model.save_pretrained(folder)
-    return np.moveaxis(found, 0, -1)
+    return found
 
 
-def check(seed, folder):
+def check(seed, folder, base=BASE):
     """Whether the drawn configuration was compared, refused, or makes no sense."""
-    config, names = draw(seed)
+    config, names = draw(seed, base)
     refused = is_refused(config, names)
     wanted = theirs(config, folder)
     if wanted is None or refused:
         return "refused" if refused else "senseless"
     unet = weights_convert.load_component(folder)
-    sample, text = inputs(config)
+    sample, condition = inputs(config)
     with jax.disable_jit():
-        found = unet(np.moveaxis(sample[0], 0, -1), 321.0, text[0])
+        found = unet(np.moveaxis(sample, 0, -1), 321.0, condition)
     assert found.shape == wanted.shape, config
     assert relative_error(found, wanted) < 1e-4, config
     return "compared"
@@ -169,6 +188,11 @@ def test_every_option_of_diffusers_is_drawn():
 @pytest.mark.parametrize("seed", range(12))
 def test_a_drawn_configuration_is_the_same_function_or_refused_by_name(seed, tmp_path):
     check(seed, tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_drawn_configuration_of_sdxl_is_the_same_function_or_refused(seed, tmp_path):
+    check(seed, tmp_path, XL)
 
 
 def test_what_is_drawn_is_mostly_compared_or_refused():

@@ -78,6 +78,42 @@ UNETS = {
         "cross_attention_dim": 8,
         "attention_head_dim": 2,
     },
+    # SDXL: no attention at full size, several depths, pooled text and sizes.
+    "sdxl": {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "cross_attention_dim": 24,
+        "attention_head_dim": (2, 4),
+        "transformer_layers_per_block": (1, 2),
+        "use_linear_projection": True,
+        "upcast_attention": None,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 6,
+        "projection_class_embeddings_input_dim": 6 * 6 + 10,
+    },
+    # SSD-1B: as many transformer blocks as each layer needs, none in the middle. And
+    # the guidance scale as an input, of models distilled with one (LCM).
+    "ssd1b": {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "mid_block_type": "UNetMidBlock2D",
+        "block_out_channels": (8, 16),
+        "layers_per_block": (1, 2),
+        "norm_num_groups": 4,
+        "cross_attention_dim": 24,
+        "attention_head_dim": (2, 4),
+        "transformer_layers_per_block": (0, (1, 2)),
+        "reverse_transformer_layers_per_block": ((1, 0, 2), 1),
+        "use_linear_projection": True,
+        "act_fn": "mish",
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 6,
+        "projection_class_embeddings_input_dim": 6 * 6 + 10,
+        "time_cond_proj_dim": 14,
+    },
 }
 
 AUTOENCODERS = {
@@ -124,6 +160,11 @@ TEXT_ENCODERS = {
     "quick_gelu": _CLIP | {"hidden_act": "quick_gelu", "eos_token_id": 98},
     "gelu": _CLIP | {"hidden_act": "gelu", "eos_token_id": 98},
     "legacy_eos": _CLIP | {"hidden_act": "quick_gelu", "eos_token_id": 2},
+    # Names that end with "projection" are models with one.
+    "projection": _CLIP
+    | {"hidden_act": "gelu", "eos_token_id": 98, "projection_dim": 12},
+    "legacy_projection": _CLIP
+    | {"hidden_act": "gelu", "eos_token_id": 2, "projection_dim": 12},
 }
 
 CASES = (
@@ -142,7 +183,9 @@ def build(kind: str, name: str) -> torch.nn.Module:
         model = diffusers.AutoencoderKL(**AUTOENCODERS[name])
     else:
         config = transformers.CLIPTextConfig(**TEXT_ENCODERS[name])
-        model = transformers.CLIPTextModel(config)
+        with_projection = name.endswith("projection")
+        kind_of = "CLIPTextModel" + ("WithProjection" if with_projection else "")
+        model = getattr(transformers, kind_of)(config)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)
@@ -182,3 +225,28 @@ def to_torch(x) -> torch.Tensor:
 def from_torch(x: torch.Tensor) -> np.ndarray:
     """A channels-first batch of one to one channels-last sample."""
     return np.moveaxis(x.detach().numpy()[0], 0, -1)
+
+
+def torch_unet(model, sample, timestep, condition):
+    """Runs PyTorch's UNet on one channels-last sample."""
+    options = {}
+    if condition.pooled is not None:
+        options["added_cond_kwargs"] = {
+            "text_embeds": torch.from_numpy(condition.pooled)[None],
+            "time_ids": torch.from_numpy(condition.time_ids)[None],
+        }
+    if condition.guidance is not None:
+        options["timestep_cond"] = guidance_vector(
+            torch.tensor([condition.guidance - 1]), model.config.time_cond_proj_dim
+        )
+    with torch.no_grad():
+        timestep = torch.tensor(timestep, dtype=torch.float32)
+        text = torch.from_numpy(condition.text)[None]
+        out = model(to_torch(sample), timestep, text, **options)
+    return from_torch(out.sample)
+
+
+def guidance_vector(scale, size):
+    """Embeds a guidance scale less 1 as diffusers' pipelines do."""
+    pipeline = diffusers.StableDiffusionXLPipeline
+    return pipeline.get_guidance_scale_embedding(None, scale, embedding_dim=size)

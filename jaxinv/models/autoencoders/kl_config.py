@@ -104,6 +104,11 @@ class AutoencoderKLConfig(ModelConfig):
         return dataclasses.replace(cls.sd15(), sample_size=768)
 
     @classmethod
+    def sdxl(cls) -> Self:
+        """Return the settings of Stable Diffusion XL (1024 pixels)."""
+        return dataclasses.replace(cls.sd15(), sample_size=1024, scaling_factor=0.13025)
+
+    @classmethod
     def sd3(cls) -> Self:
         """Return the settings of Stable Diffusion 3 (16 latent channels)."""
         return dataclasses.replace(

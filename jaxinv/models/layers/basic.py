@@ -263,22 +263,41 @@ def nearest(x: Float[Array, "*f h w c"], size: tuple[int, int]) -> Float[Array, 
 
 
 class TimestepEmbedding(nnx.Module):
-    """A two-layer network applied to the sinusoidal embedding of the timestep."""
+    """A two-layer network applied to the sinusoidal embedding of the timestep.
+
+    Args:
+        in_features: Size of the sinusoidal embedding.
+        features: Size of the output.
+        condition_features: Size of a second vector, whose projection is added to the
+            sinusoidal embedding; None if there is none.
+        activation: Non-linearity between the layers.
+        make: Layer factory.
+    """
 
     def __init__(
         self,
         in_features: int,
         features: int,
         *,
+        condition_features: int | None = None,
         activation: Callable[[Array], Array],
         make: LayerFactory,
     ):
         self.linear_1 = make.linear(in_features, features)
         self.activation = activation
         self.linear_2 = make.linear(features, features)
+        self.cond_proj = (
+            None
+            if condition_features is None
+            else make.linear(condition_features, in_features, use_bias=False)
+        )
 
-    def __call__(self, x: Float[Array, " n"]) -> Float[Array, " d"]:
+    def __call__(
+        self, x: Float[Array, " n"], condition: Float[Array, " k"] | None = None
+    ) -> Float[Array, " d"]:
         """Return the embedding that residual blocks are conditioned on."""
+        if self.cond_proj is not None and condition is not None:
+            x = x + self.cond_proj(condition)
         return self.linear_2(self.activation(self.linear_1(x)))
 
 

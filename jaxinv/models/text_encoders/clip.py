@@ -1,9 +1,10 @@
-"""CLIP's text encoder, for one prompt.
+"""CLIP's text encoders, for one prompt.
 
 It is a causal transformer over token embeddings. Stable Diffusion 1 reads the output of
 the last layer after the final normalization. Stable Diffusion 2 was trained on the
 penultimate layer; its published encoder therefore omits the last one. SDXL reads the
-penultimate layer without the normalization (``penultimate_hidden_state``).
+penultimate layers of two encoders without the normalization
+(``penultimate_hidden_state``), and the second one's pooled vector after a projection.
 
 References:
     Radford et al., "Learning Transferable Visual Models From Natural Language
@@ -44,7 +45,8 @@ class CLIPTextConfig(ModelConfig):
         max_position_embeddings: Longest sequence.
         hidden_act: ``quick_gelu`` (OpenAI's CLIP) or ``gelu`` (OpenCLIP).
         layer_norm_eps: Added to the variances.
-        projection_dim: Stored but not used: this model has no projection.
+        projection_dim: Size of the projected pooled vector; stored but not used by
+            models without projection.
         bos_token_id: Token that starts a text.
         eos_token_id: Token that ends a text.
         pad_token_id: Token that pads a text.
@@ -123,18 +125,45 @@ class CLIPTextConfig(ModelConfig):
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class CLIPTextWithProjectionConfig(CLIPTextConfig):
+    """Settings of a :class:`CLIPTextModelWithProjection`; see :class:`CLIPTextConfig`.
+
+    Example:
+        >>> CLIPTextWithProjectionConfig.sdxl().projection_dim
+        1280
+    """
+
+    class_name = "CLIPTextModelWithProjection"
+
+    @classmethod
+    def sdxl(cls) -> Self:
+        """Return the settings of SDXL's second encoder: OpenCLIP ViT-bigG/14."""
+        return cls(
+            hidden_size=1280,
+            intermediate_size=5120,
+            num_hidden_layers=32,
+            num_attention_heads=20,
+            projection_dim=1280,
+            hidden_act="gelu",
+            bos_token_id=0,
+            eos_token_id=_LEGACY_EOS,
+        )
+
+
 class CLIPTextOutput(NamedTuple):
     """Output of the text encoder.
 
     Attributes:
         last_hidden_state: Last layer after the final normalization; (l, d).
         penultimate_hidden_state: Penultimate layer, not normalized; (l, d).
-        pooled: ``last_hidden_state`` at the end-of-text token; (d,).
+        pooled: ``last_hidden_state`` at the end-of-text token, (d,); after the
+            projection, if the model has one, (projection_dim,).
     """
 
     last_hidden_state: Float[Array, "l d"]
     penultimate_hidden_state: Float[Array, "l d"]
-    pooled: Float[Array, " d"]
+    pooled: Float[Array, " p"]
 
 
 class CLIPAttention(nnx.Module):
@@ -254,3 +283,29 @@ class CLIPTextModel(Model):
         eos = self.config.eos_token_id
         ends = input_ids if eos == _LEGACY_EOS else input_ids == eos
         return CLIPTextOutput(last, penultimate, last[jnp.argmax(ends)])
+
+
+class CLIPTextModelWithProjection(CLIPTextModel):
+    """CLIP's text encoder with a projection of the pooled vector (SDXL's second)."""
+
+    def build(self, config: CLIPTextConfig, make: LayerFactory) -> None:
+        """Make the layers."""
+        super().build(config, make)
+        self.text_projection = make.linear(
+            config.hidden_size, config.projection_dim, use_bias=False
+        )
+
+    def __call__(self, input_ids: Int[Array, " l"]) -> CLIPTextOutput:
+        """Encode one prompt; see :class:`CLIPTextModel`.
+
+        Args:
+            input_ids: Token ids, padded to the tokenizer's length.
+
+        Returns:
+            Hidden states and the projected pooled vector, in the compute dtype.
+
+        Raises:
+            ValueError: If the sequence is longer than the model allows.
+        """
+        output = super().__call__(input_ids)
+        return output._replace(pooled=self.text_projection(output.pooled))

@@ -25,7 +25,10 @@ _Mid = Literal["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"]
 # Kernels of even size would change the size of the latent.
 _Kernel = Literal[1, 3, 5, 7, 9, 11, 13, 15]
 # Transformer blocks: for a block of the network, or for each of its layers.
-_Depths = Annotated[tuple[Layers | tuple[Layers, ...], ...], Blocks]
+_Depth = Annotated[int, Range(0, 64)]
+_Depths = Annotated[tuple[_Depth | tuple[_Depth, ...], ...], Blocks]
+#: Number of sizes and coordinates that the condition ``text_time`` adds.
+NUM_TIME_IDS = 6
 
 _PER_BLOCK = (
     "down_block_types",
@@ -37,12 +40,10 @@ _PER_BLOCK = (
     "attention_head_dim",
 )
 
-# Options of diffusers for parts that are not implemented here (SDXL, Kandinsky,
-# DeepFloyd, GLIGEN, LCM and others), with the values that turn them off.
+# Options of diffusers for parts that are not implemented here (Kandinsky, DeepFloyd,
+# GLIGEN and others), with the values that turn them off.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "addition_embed_type": (None,),
     "addition_embed_type_num_heads": (64, None),
-    "addition_time_embed_dim": (None,),
     "attention_type": ("default",),
     "class_embed_type": (None,),
     "class_embeddings_concat": (False, None),
@@ -52,10 +53,8 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "encoder_hid_dim_type": (None,),
     "mid_block_only_cross_attention": (None, False),
     "num_class_embeds": (None,),
-    "projection_class_embeddings_input_dim": (None,),
     "resnet_out_scale_factor": (1.0, None),
     "resnet_skip_time_act": (False, None),
-    "time_cond_proj_dim": (None,),
     "time_embedding_act_fn": (None,),
     "time_embedding_type": ("positional",),
     "timestep_post_act": (None,),
@@ -97,10 +96,18 @@ class UNet2DConditionConfig(ModelConfig):
             kept because published configurations use it.
         num_attention_heads: Number of attention heads, per block; takes precedence.
         use_linear_projection: Dense (SD 2) or convolutional (SD 1) projections.
-        upcast_attention: Whether attention is computed in float32 for every dtype.
+        addition_embed_type: ``text_time`` (SDXL) for a pooled text vector and six image
+            sizes and coordinates, whose embedding is added to that of the time.
+        addition_time_embed_dim: Size of the embedding of each of the six.
+        projection_class_embeddings_input_dim: Size of the pooled vector plus six times
+            ``addition_time_embed_dim``.
+        upcast_attention: Whether attention is computed in float32 for every dtype; None
+            for False.
         resnet_time_scale_shift: ``default`` or ``scale_shift``.
         time_embedding_dim: Size of the time embedding; four times the first block's
             channels if None.
+        time_cond_proj_dim: Size of the embedding of a guidance scale that is an input
+            (LCM); None for models without it.
         conv_in_kernel: Kernel size of the first convolution.
         conv_out_kernel: Kernel size of the last convolution.
     """
@@ -133,14 +140,18 @@ class UNet2DConditionConfig(ModelConfig):
     norm_num_groups: Groups = 32
     norm_eps: Epsilon = 1e-5
     cross_attention_dim: Channels | Annotated[tuple[Channels, ...], Blocks] = 1280
-    transformer_layers_per_block: Layers | _Depths = 1
+    transformer_layers_per_block: _Depth | _Depths = 1
     reverse_transformer_layers_per_block: _Depths | None = None
     attention_head_dim: Heads | Annotated[tuple[Heads, ...], Blocks] = 8
     num_attention_heads: Heads | Annotated[tuple[Heads, ...], Blocks] | None = None
     use_linear_projection: bool = False
-    upcast_attention: bool = False
+    addition_embed_type: Literal["text_time"] | None = None
+    addition_time_embed_dim: Channels | None = None
+    projection_class_embeddings_input_dim: Channels | None = None
+    upcast_attention: bool | None = False
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     time_embedding_dim: Channels | None = None
+    time_cond_proj_dim: Annotated[int, Range(4, 2**16)] | None = None
     conv_in_kernel: _Kernel = 3
     conv_out_kernel: _Kernel = 3
 
@@ -164,6 +175,7 @@ class UNet2DConditionConfig(ModelConfig):
                 "reverse_transformer_layers_per_block"
             )
         self._check_depths()
+        self._check_added()
         half = self.block_out_channels[0] // 2
         if self.freq_shift >= max(half, 1):
             raise ValueError(
@@ -194,6 +206,51 @@ class UNet2DConditionConfig(ModelConfig):
                     )
                 count += number + sum(each)
         check_num_layers(count)
+
+    def _check_added(self) -> None:
+        """Check the sizes of the added condition."""
+        sizes = {
+            name: getattr(self, name)
+            for name in (
+                "addition_time_embed_dim", "projection_class_embeddings_input_dim",
+            )
+        }  # fmt: skip
+        if self.addition_embed_type is None:
+            for name, size in sizes.items():
+                if size is not None:
+                    raise ValueError(
+                        f"{name}={size} is not implemented without "
+                        "addition_embed_type='text_time'"
+                    )
+            return
+        missing = [name for name, size in sizes.items() if size is None]
+        if missing:
+            raise ValueError(
+                f"addition_embed_type='text_time' also needs {' and '.join(missing)}"
+            )
+        each, total = sizes.values()
+        if self.pooled_width < 1:
+            raise ValueError(
+                f"projection_class_embeddings_input_dim={total} leaves no room for a "
+                f"text vector beside {NUM_TIME_IDS} embeddings of size {each} "
+                "(addition_time_embed_dim)"
+            )
+        if each // 2 <= self.freq_shift:
+            raise ValueError(
+                f"addition_time_embed_dim={each} must be more than twice "
+                f"freq_shift={self.freq_shift!r}"
+            )
+
+    @property
+    def pooled_width(self) -> int:
+        """Size of the pooled text vector of the added condition; 0 without one."""
+        total = self.projection_class_embeddings_input_dim or 0
+        return total - NUM_TIME_IDS * (self.addition_time_embed_dim or 0)
+
+    @property
+    def time_features(self) -> int:
+        """Size of the time embedding."""
+        return self.time_embedding_dim or 4 * self.block_out_channels[0]
 
     @property
     def heads(self) -> tuple[int, ...]:
@@ -242,4 +299,37 @@ class UNet2DConditionConfig(ModelConfig):
             attention_head_dim=(5, 10, 20, 20),
             use_linear_projection=True,
             upcast_attention=True,
+        )
+
+    @classmethod
+    def sdxl(cls) -> Self:
+        """Return the settings of Stable Diffusion XL, Turbo, Lightning, Playground."""
+        return cls(
+            sample_size=128,
+            down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
+            up_block_types=("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
+            block_out_channels=(320, 640, 1280),
+            cross_attention_dim=2048,
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+            upcast_attention=None,
+        )
+
+    @classmethod
+    def ssd1b(cls) -> Self:
+        """Return the settings of Segmind's SSD-1B: SDXL with fewer transformer blocks.
+
+        References:
+            Gupta et al., "Progressive Knowledge Distillation Of Stable Diffusion XL
+            Using Layer Level Loss", 2024. https://arxiv.org/abs/2401.02677
+        """
+        return dataclasses.replace(
+            cls.sdxl(),
+            mid_block_type="UNetMidBlock2D",
+            transformer_layers_per_block=(1, (2, 2), (4, 4)),
+            reverse_transformer_layers_per_block=((4, 4, 10), (2, 1, 1), 1),
         )

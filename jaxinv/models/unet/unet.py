@@ -1,6 +1,6 @@
-"""The text-conditional UNet of Stable Diffusion 1 and 2, for one sample.
+"""The text-conditional UNet of Stable Diffusion 1, 2 and XL, for one sample.
 
-    time  = MLP(sinusoidal(timestep))
+    time  = embedding of the timestep and of added conditions (unet.time)
     x     = conv_in(sample)
     down:   residual (+ attention) blocks, downsampling; every state is a skip
     mid:    residual, attention, residual
@@ -23,9 +23,7 @@ from jaxinv.models.config import per_block
 from jaxinv.models.layers.basic import (
     LayerFactory,
     Model,
-    TimestepEmbedding,
     activation,
-    sinusoidal_embedding,
 )
 from jaxinv.models.unet.blocks import (
     BlockFactory,
@@ -36,6 +34,7 @@ from jaxinv.models.unet.blocks import (
 )
 from jaxinv.models.unet.condition import UNetCondition
 from jaxinv.models.unet.config import UNet2DConditionConfig
+from jaxinv.models.unet.time import added_embedding, time_embedding, time_vector
 
 
 class UNet2DConditionModel(Model):
@@ -75,23 +74,21 @@ class UNet2DConditionModel(Model):
         act = activation(config.act_fn)
         self.activation = act
 
-        time_features = config.time_embedding_dim or 4 * channels[0]
         self.conv_in = make.conv(
             config.in_channels, channels[0], kernel=config.conv_in_kernel
         )
-        self.time_embedding = TimestepEmbedding(
-            channels[0], time_features, activation=act, make=make
-        )
+        self.time_embedding = time_embedding(config, make)
+        self.add_embedding = added_embedding(config, make)
 
         blocks = self.factory(
             make=make,
-            time_features=time_features,
+            time_features=config.time_features,
             groups=config.norm_num_groups,
             epsilon=config.norm_eps,
             activation=act,
             time_scale_shift=config.resnet_time_scale_shift,
             use_linear_projection=config.use_linear_projection,
-            upcast_attention=config.upcast_attention,
+            upcast_attention=bool(config.upcast_attention),
         )
         layers = per_block("layers_per_block", config.layers_per_block, n)
         down_specs, mid_spec, up_specs = _transformer_specs(config)
@@ -156,17 +153,15 @@ class UNet2DConditionModel(Model):
 
         Returns:
             The prediction, in the dtype of ``sample``.
+
+        Raises:
+            ValueError: If the condition lacks an input that the configuration asks for,
+                has one that it does not, or one of another shape.
         """
         config = self.image_config
-        embedding = sinusoidal_embedding(
-            timestep,
-            config.block_out_channels[0],
-            flip_sin_to_cos=config.flip_sin_to_cos,
-            freq_shift=config.freq_shift,
-        )
-        time = self.time_embedding(embedding.astype(self.dtype))
         if not isinstance(condition, UNetCondition):
             condition = UNetCondition(condition)
+        time = time_vector(self, config, timestep, condition)
         context = condition.text.astype(self.dtype)
         x = sample.astype(self.dtype)
         if config.center_input_sample:
