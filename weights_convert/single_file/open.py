@@ -172,15 +172,16 @@ def _renamed(
     path: Path, part: layout.Part, config: ComponentConfig
 ) -> list[StoredTensor]:
     """Return a part's tensors under the names that diffusers gives them."""
+    shapes = tensor_shapes(config)
     if part.place.layout == "diffusers":
+        current = [(canonical_name(name, config), name) for name in part.tensors]
         return [
-            tensor._replace(name=name, original=tensor.name)
-            for name, tensor in part.tensors.items()
-            if canonical_name(name, config) in tensor_shapes(config)
-            or not layout.is_unused(name)
+            part.tensors[name]._replace(name=key, original=part.tensors[name].name)
+            for key, name in current
+            if key in shapes or (key is not None and not layout.is_unused(name))
         ]
     renamed, used = [], set()
-    for name, shape in tensor_shapes(config).items():
+    for name, shape in shapes.items():
         source = names.original(name, config)
         if source.name not in part.tensors:
             raise WeightsError(
