@@ -20,6 +20,8 @@ from jaxinv.models.text_encoders.clip import (
 )
 from jaxinv.models.unet.condition import UNetCondition
 from jaxinv.models.unet.config import UNet2DConditionConfig
+from jaxinv.models.unet.lavie import LaVieUNet
+from jaxinv.models.unet.lavie_config import LaVieUNetConfig
 from jaxinv.models.unet.motion import MotionAdapter, UNetMotionModel
 from jaxinv.models.unet.motion_config import MotionAdapterConfig, UNetMotionConfig
 from jaxinv.models.unet.unet import UNet2DConditionModel
@@ -35,6 +37,8 @@ __all__ = [
     "CLIPTextOutput",
     "CLIPTextWithProjectionConfig",
     "DiagonalGaussian",
+    "LaVieUNet",
+    "LaVieUNetConfig",
     "MotionAdapter",
     "MotionAdapterConfig",
     "UNet2DConditionConfig",

@@ -19,6 +19,8 @@ from jaxinv.models.text_encoders.clip import (
     CLIPTextWithProjectionConfig,
 )
 from jaxinv.models.unet.config import UNet2DConditionConfig
+from jaxinv.models.unet.lavie import LaVieUNet
+from jaxinv.models.unet.lavie_config import LaVieUNetConfig
 from jaxinv.models.unet.motion import MotionAdapter, UNetMotionModel
 from jaxinv.models.unet.motion_config import MotionAdapterConfig, UNetMotionConfig
 from jaxinv.models.unet.unet import UNet2DConditionModel
@@ -27,6 +29,7 @@ Component = (
     UNet2DConditionModel
     | UNetMotionModel
     | MotionAdapter
+    | LaVieUNet
     | AutoencoderKL
     | AutoencoderTiny
     | CLIPTextModel
@@ -35,6 +38,7 @@ ComponentConfig = (
     UNet2DConditionConfig
     | UNetMotionConfig
     | MotionAdapterConfig
+    | LaVieUNetConfig
     | AutoencoderKLConfig
     | AutoencoderTinyConfig
     | CLIPTextConfig
@@ -44,6 +48,7 @@ _MODELS: dict[type[ComponentConfig], Any] = {
     UNet2DConditionConfig: UNet2DConditionModel,
     UNetMotionConfig: UNetMotionModel,
     MotionAdapterConfig: MotionAdapter,
+    LaVieUNetConfig: LaVieUNet,
     AutoencoderKLConfig: AutoencoderKL,
     AutoencoderTinyConfig: AutoencoderTiny,
     CLIPTextConfig: CLIPTextModel,

@@ -56,6 +56,10 @@ class BlockFactory(NamedTuple):
             make=self.make,
         )
 
+    def transformer_class(self) -> type[Transformer2DModel]:
+        """Return the class of the transformers."""
+        return Transformer2DModel
+
     def transformers(
         self, channels: int, spec: "TransformerSpec | None", number: int
     ) -> nnx.List[Transformer2DModel]:
@@ -65,7 +69,7 @@ class BlockFactory(NamedTuple):
         depths = per_block("transformer_layers_per_block", spec.num_layers, number)
         return nnx.List(
             [
-                Transformer2DModel(
+                self.transformer_class()(
                     channels,
                     heads=spec.heads,
                     num_layers=depth,
