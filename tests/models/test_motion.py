@@ -15,6 +15,7 @@ from jaxinv.models import (
     UNetMotionModel,
 )
 from jaxinv.models.config import as_tuple
+from jaxinv.models.unet.condition import UNetCondition
 
 TOLERANCE = 1e-4
 SMALL = {
@@ -30,7 +31,14 @@ SMALL = {
 }
 MODELS = {
     "plain": SMALL,
-    "no_motion_in_the_middle": SMALL | {"use_motion_mid_block": False},
+    # Without motion modules in the middle, and with the added condition of SDXL.
+    "no_motion_in_the_middle": SMALL
+    | {
+        "use_motion_mid_block": False,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 58,
+    },
     "options": SMALL
     | {
         "in_channels": 3,
@@ -68,6 +76,12 @@ ADAPTER = {
     "motion_max_seq_length": 5,
 }
 
+ADDED = UNetCondition(
+    text=None,
+    pooled=np.linspace(-1, 1, 10, dtype=np.float32),
+    time_ids=np.array([512, 640, 0, 8, 512, 512], np.float32),
+)
+
 
 def randomized(model, seed=0):
     """The model with random norms and biases, so that none of them can be missed."""
@@ -89,8 +103,10 @@ def theirs(model, sample, timestep, text):
     """Runs the model of PyTorch: videos (batch, c, f, h, w), a text for each frame."""
     video = torch.from_numpy(np.moveaxis(sample, -1, 0)[None].copy())
     texts = torch.from_numpy(text)[None].repeat(len(sample), 1, 1)
+    added = {"text_embeds": ADDED.pooled, "time_ids": ADDED.time_ids}
+    added = {name: torch.from_numpy(value)[None] for name, value in added.items()}
     with torch.no_grad():
-        found = model(video, torch.tensor(timestep), texts)
+        found = model(video, torch.tensor(timestep), texts, added_cond_kwargs=added)
     return np.moveaxis(found.sample[0].numpy(), 0, -1)
 
 
@@ -112,7 +128,10 @@ def test_the_video_unet_equals_that_of_diffusers(name, tmp_path):
     sample, text = inputs(ours.config.in_channels, size)
     for timestep in (321.75, 999.0):
         wanted = theirs(model, sample, timestep, text)
-        found = run(ours, sample, timestep, text)
+        condition = UNetCondition(text)
+        if ours.config.addition_embed_type:
+            condition = ADDED._replace(text=text)
+        found = run(ours, sample, timestep, condition)
         assert relative_error(found, wanted) < TOLERANCE
 
 

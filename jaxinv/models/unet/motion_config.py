@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Annotated, Any, Literal, Self
 
+from jaxinv.checks import Range
 from jaxinv.models.config import (
     Activation,
     Blocks,
@@ -28,15 +29,11 @@ _Frames = Channels
 
 # Options for parts that are not implemented here, with the values that turn them off.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "addition_embed_type": (None,),
-    "addition_time_embed_dim": (None,),
     "encoder_hid_dim": (None,),
     "encoder_hid_dim_type": (None,),
     "mid_block_layers": (1,),
-    "projection_class_embeddings_input_dim": (None,),
     # diffusers reads this option and does not use it.
     "reverse_motion_num_attention_heads": (None,),
-    "time_cond_proj_dim": (None,),
 }
 _ADAPTER_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "conv_in_channels": (None,),  # PIA
@@ -153,6 +150,11 @@ class UNetMotionConfig(ModelConfig):
         motion_max_seq_length: Largest number of frames.
         motion_num_attention_heads: Heads of the attention over frames, per block.
         use_motion_mid_block: Whether there is a motion module in the middle.
+        addition_embed_type: ``text_time`` (SDXL) or None; this and the following three
+            as in :class:`~jaxinv.models.UNet2DConditionConfig`.
+        addition_time_embed_dim: See there.
+        projection_class_embeddings_input_dim: See there.
+        time_cond_proj_dim: See there.
     """
 
     class_name = "UNetMotionModel"
@@ -188,6 +190,10 @@ class UNetMotionConfig(ModelConfig):
     motion_max_seq_length: _Frames = 32
     motion_num_attention_heads: Heads | _HeadsPerBlock = 8
     use_motion_mid_block: bool = True
+    addition_embed_type: Literal["text_time"] | None = None
+    addition_time_embed_dim: Channels | None = None
+    projection_class_embeddings_input_dim: Channels | None = None
+    time_cond_proj_dim: Annotated[int, Range(4, 2**16)] | None = None
 
     def __post_init__(self):
         """Check that the options describe a model that can be built."""
