@@ -65,6 +65,7 @@ from jaxinv.solvers import *  # noqa: F403
 
 if TYPE_CHECKING:
     from jaxinv.loading.load import load
+    from jaxinv.loading.lora import merge_lora
     from jaxinv.pipeline import LatentDiffusion, Pipeline
 
 __all__ = [
@@ -111,6 +112,7 @@ __all__ = [
     "linear",
     "load",
     "make_mesh",
+    "merge_lora",
     "nmse_db",
     "noise_plausibility",
     "predict_memory",
@@ -134,6 +136,10 @@ def __getattr__(name: str) -> Any:
         from jaxinv.loading.load import load
 
         return load
+    if name == "merge_lora":
+        from jaxinv.loading.lora import merge_lora
+
+        return merge_lora
     if name in ("LatentDiffusion", "Pipeline"):
         from jaxinv.pipeline import Pipeline
 

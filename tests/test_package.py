@@ -64,7 +64,8 @@ for blocked in ("flax", "transformers", "orbax", "PIL", "typer", "rich"):
 
 import jaxinv as ji
 
-for name in set(ji.__all__) - {{"load", "LatentDiffusion", "Pipeline"}}:
+needs_flax = {{"load", "merge_lora", "LatentDiffusion", "Pipeline"}}
+for name in set(ji.__all__) - needs_flax:
     getattr(ji, name)
 sampler = ji.ddim(ji.time_grid(ji.scaled_linear(), 20))
 model = lambda x, t: 0.9 * x

@@ -34,6 +34,10 @@ _SHARED = {
         "-m",
     ),
     "revision": ("Branch, tag or commit on the hub.",),
+    "lora": (
+        "LoRA file (safetensors) to add to the model, with its scale: "
+        "style.safetensors:0.8. Without a number the scale is 1; can be repeated.",
+    ),
     "steps": ("Number of sampler steps.", "-n"),
     "guidance": (
         "Classifier-free guidance scale; at most 1 disables guidance, as in diffusers.",
@@ -120,6 +124,7 @@ class Sampling:
     negative_prompt: str = option("")
     model: str = option("emoji64")
     revision: str | None = option(None)
+    lora: list[str] | None = option(None)
     steps: int = option(20)
     guidance: float = option(3.0)
     sampler: str | None = option(None)

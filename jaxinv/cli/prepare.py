@@ -76,7 +76,9 @@ class Prepared(NamedTuple):
     def record(self) -> dict[str, Any]:
         """Return the model and sampling settings, for a JSON file."""
         record = dataclasses.asdict(self.asked) | {"model": self.pipe.name}
-        del record["revision"], record["scheduler"]
+        del record["revision"], record["scheduler"], record["lora"]
+        if self.pipe.lora:
+            record["lora"] = [each._asdict() for each in self.pipe.lora]
         record["sampler_description"] = self.sampler.description
         if self.pipe.image_size != self.trained_size:
             record["image_size"] = self.pipe.image_size
@@ -132,6 +134,9 @@ def prepare(
                 f"--solver needs --strategy stepwise; {strategy} has no choice of "
                 "solvers"
             )
+    lora = [_lora_file(each) for each in asked.lora or ()]
+    if lora:
+        loading["lora"] = lora
     trained = ji.load(asked.model, revision=asked.revision, **loading)
     pipe = _at_size(trained, size or options.Size())
     if image is not None and not any(n % pipe.factor for n in image.pixels.shape[:2]):
@@ -156,6 +161,15 @@ def prepare(
         trained_size=trained.image_size,
         max_evals=max_evals,
     )
+
+
+def _lora_file(typed: str) -> tuple[str, float]:
+    """Return a LoRA file and its scale, typed as ``style.safetensors:0.8``."""
+    path, _, scale = typed.rpartition(":")
+    try:
+        return (path, float(scale)) if path else (typed, 1.0)
+    except ValueError:  # a colon in the path
+        return typed, 1.0
 
 
 def _with_sampler(

@@ -31,6 +31,7 @@ from jaxinv.files.folders import (
 from jaxinv.files.json_fields import check_field, naming
 from jaxinv.loading import checkpoint
 from jaxinv.loading.find import find_model
+from jaxinv.loading.lora import LoraFiles, check_lora, merge_lora
 from jaxinv.mesh import ShardingRule
 from jaxinv.models.layers.attention import Implementation
 from jaxinv.models.layers.remat import Remat
@@ -69,6 +70,7 @@ def load(
     variant: str | None = None,
     subfolder: str | None = None,
     schedule: NoiseSchedule | None = None,
+    lora: LoraFiles = (),
     attention: Implementation = None,
     remat: Remat = "none",
     sharding: ShardingRule | None = None,
@@ -97,6 +99,8 @@ def load(
         schedule: The schedule that the model was trained with, for folders whose
             scheduler does not define it: InstaFlow's names a diffusion sampler, but the
             schedule is ``flow_matching(prediction_type="rectified_flow")``.
+        lora: LoRA files that are added to the parameters, each with its scale, such as
+            ``[("style.safetensors", 0.8)]``; see :func:`jaxinv.merge_lora`.
         attention: Implementation of attention: ``"xla"``, ``"cudnn"`` (NVIDIA GPUs, 16
             bits) or None for JAX's own choice; see
             :func:`jaxinv.models.with_options`.
@@ -144,6 +148,7 @@ def load(
         scheduler = read_json(path)
         if schedule is None:
             schedule = schedule_from_diffusers(scheduler)
+    check_lora(family, parts.configs, lora)
     read = _loader(folder, variant, family.networks)
     tokenizers = []
     for encoder, part in family.text_encoders.items():
@@ -160,7 +165,7 @@ def load(
             implementation = None  # its single head is too large for cuDNN
         module = read(folder / part, sharding=sharding, **of_part)
         networks[part] = with_options(module, attention=implementation, remat=remat)
-    return Pipeline(
+    pipe = Pipeline(
         network=family.network(networks),
         vae=networks.get("vae"),
         text_encoders=tuple(networks[part] for part in family.text_encoders),
@@ -173,6 +178,7 @@ def load(
         pipeline=parts.index.pipeline,
         flags=frozenset(name for name, on in parts.index.flags.items() if on),
     )
+    return merge_lora(pipe, lora) if lora else pipe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,6 +87,20 @@ class ImageInversion(NamedTuple):
         return self.sampler.state
 
 
+class MergedLora(NamedTuple):
+    """Record of a LoRA file that was added to a model's parameters.
+
+    Attributes:
+        file: The file's name.
+        sha256: Digest of the file, hexadecimal.
+        scale: The scale with which it was added.
+    """
+
+    file: str
+    sha256: str
+    scale: float
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
@@ -107,6 +121,7 @@ class Pipeline:
         pipeline: Class of the diffusers pipeline that the folder names (static).
         flags: Options of the folder's ``model_index.json`` that are on (static).
         frames: Number of frames of a video (static); None for images.
+        lora: The LoRA files in the parameters, from :func:`jaxinv.merge_lora` (static).
     """
 
     network: Any
@@ -125,6 +140,9 @@ class Pipeline:
         default=frozenset(), metadata={"static": True}
     )
     frames: int | None = dataclasses.field(default=None, metadata={"static": True})
+    lora: tuple[MergedLora, ...] = dataclasses.field(
+        default=(), metadata={"static": True}
+    )
 
     def __repr__(self) -> str:
         """Return the model's name, sizes and number of parameters."""

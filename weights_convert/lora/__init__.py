@@ -17,6 +17,6 @@ References:
     https://arxiv.org/abs/2106.09685
 """
 
-from weights_convert.lora.merge import merge_lora
+from weights_convert.lora.merge import merge_lora, open_lora
 
-__all__ = ["merge_lora"]
+__all__ = ["merge_lora", "open_lora"]

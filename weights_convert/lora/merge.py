@@ -48,12 +48,42 @@ def merge_lora(
             merged = merge_lora({"unet": unet}, [("style.safetensors", 0.8)])
             again = merge_lora(merged, [("style.safetensors", -0.8)])
     """
+    changes = open_lora(modules, files)
+    values = {part: parameters(modules[part]) for part in {x.part for x in changes}}
+    for layer, terms in changes.items():
+        value = values[layer.part][layer.path]
+        values[layer.part][layer.path] = _changed(layer, value, terms)
+    return {
+        part: with_parameters(module, values[part]) if part in values else module
+        for part, module in modules.items()
+    }
+
+
+def open_lora(
+    modules: Mapping[str, Any],
+    files: Sequence[tuple[str | os.PathLike[str], float]],
+) -> dict[Layer, list[tuple[LowRank, float]]]:
+    """Open LoRA files and check that they fit a pipeline's models.
+
+    Args:
+        modules: The models by their names in diffusers; they may be abstract.
+        files: See :func:`merge_lora`.
+
+    Returns:
+        The changes of each layer, not yet read, each with its scale.
+
+    Raises:
+        WeightsError: See :func:`merge_lora`.
+        ValueError: If a scale is not a finite number.
+    """
     for file, scale in files:
         if not isinstance(scale, int | float) or not math.isfinite(scale):
             raise ValueError(
                 f"the scale of {os.fspath(file)} must be a finite number, got "
                 f"{shown(scale)}"
             )
+    if not files:
+        return {}
     names = layer_names(modules)
     values = {part: parameters(module) for part, module in modules.items()}
     shapes = {
@@ -64,24 +94,16 @@ def merge_lora(
     for file, scale in files:
         for layer, low_rank in read_lora(file, names, shapes).items():
             changes.setdefault(layer, []).append((low_rank, scale))
-    for layer, terms in changes.items():
-        values[layer.part][layer.path] = _changed(
-            layer, values[layer.part][layer.path], shapes[layer], terms
-        )
-    touched = {layer.part for layer in changes}
-    return {
-        part: with_parameters(module, values[part]) if part in touched else module
-        for part, module in modules.items()
-    }
+    return changes
 
 
 def _changed(
     layer: Layer,
     value: jax.Array,
-    shape: tuple[int, ...],
     terms: Sequence[tuple[LowRank, float]],
 ) -> jax.Array:
     """Return a layer's kernel after all its changes."""
+    shape = torch_shape(layer.path, value.shape)
     total = np.zeros(shape, np.float32)
     for low_rank, scale in terms:
         total += np.float32(scale) * low_rank.change().reshape(shape)

@@ -221,6 +221,8 @@ def _prepare(
     }
     # One model may have two names, and one sampler two descriptions.
     del settings["model"], settings["sampler_description"]
+    if pipe.lora:
+        settings["lora"] = [[each.sha256, each.scale] for each in pipe.lora]
     if asked.max_evals is not None:
         settings["max_evals"] = asked.max_evals
     engine = jobs.continuous(

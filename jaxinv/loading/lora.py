@@ -1,0 +1,99 @@
+"""LoRA files, added to the parameters of a pipeline and taken out again.
+
+The files are read by :mod:`weights_convert.lora`, where the formula is. A pipeline
+records what was added to it in ``lora``, because results depend on it.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import weights_convert
+from jaxinv.checks import checked
+from jaxinv.files.digests import file_digests
+from jaxinv.models.registry import abstract_component
+from jaxinv.pipeline import Pipeline
+from jaxinv.pipeline.families import Family
+from jaxinv.pipeline.pipeline import MergedLora
+from weights_convert.lora import open_lora
+
+#: LoRA files, each with its scale.
+LoraFiles: TypeAlias = Sequence[tuple[str | os.PathLike[str], float]]
+
+
+@checked
+def merge_lora(pipe: Pipeline, files: LoraFiles) -> Pipeline:
+    """Add LoRA files to the parameters of a model's network and text encoders.
+
+    The model that is passed stays as it is. To take a LoRA out of a merged model whose
+    original is gone, merge it again with the negative scale: this restores the
+    parameters to rounding.
+
+    Args:
+        pipe: The model.
+        files: Safetensors files as PEFT, diffusers and Kohya write them, each with its
+            scale; 1 is that of training.
+
+    Returns:
+        The model with other parameters of the same types, which share the unchanged
+        ones. Its ``lora`` lists the files, their digests and their scales.
+
+    Raises:
+        ValueError: If a file is missing, broken or a pickle; if one of its tensors has
+            no place in the model or another shape; if it holds another kind of change,
+            such as DoRA; or if a scale is not finite. Nothing is computed in these
+            cases.
+
+    Example:
+        ::
+
+            styled = ji.merge_lora(pipe, [("style.safetensors", 0.8)])
+            plain = ji.merge_lora(styled, [("style.safetensors", -0.8)])
+    """
+    network = _network_part(pipe.family)
+    encoders = dict(zip(pipe.family.text_encoders, pipe.text_encoders, strict=True))
+    merged = weights_convert.merge_lora({network: pipe.network, **encoders}, files)
+    return dataclasses.replace(
+        pipe,
+        network=merged[network],
+        text_encoders=tuple(merged[part] for part in encoders),
+        lora=_record(pipe.lora, files),
+    )
+
+
+def check_lora(family: Family, configs: Mapping[str, Any], files: LoraFiles) -> None:
+    """Raise unless LoRA files fit a model, before its weights are read.
+
+    Args:
+        family: The model's family.
+        configs: The configuration of each part that has weights.
+        files: See :func:`merge_lora`.
+
+    Raises:
+        ValueError: See :func:`merge_lora`.
+    """
+    if files:
+        parts = (_network_part(family), *family.text_encoders)
+        open_lora({part: abstract_component(configs[part]) for part in parts}, files)
+
+
+def _network_part(family: Family) -> str:
+    """Return the name of the network in diffusers' pipelines."""
+    return "transformer" if "transformer" in family.parts else "unet"
+
+
+def _record(before: Sequence[MergedLora], files: LoraFiles) -> tuple[MergedLora, ...]:
+    """Return what has been merged in total, without what was taken out again."""
+    paths = [Path(file) for file, _ in files]
+    totals = {(each.sha256, each.file): each.scale for each in before}
+    names = {each.sha256: each.file for each in before}
+    for path, (_, scale), digest in zip(paths, files, file_digests(paths), strict=True):
+        key = digest, names.setdefault(digest, path.name)
+        totals[key] = totals.get(key, 0.0) + scale
+    return tuple(
+        MergedLora(file, digest, total)
+        for (digest, file), total in totals.items()
+        if total
+    )
