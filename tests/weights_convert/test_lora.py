@@ -15,6 +15,7 @@ import weights_convert
 from jaxinv.models.parameters import parameters
 from weights_convert import WeightsError
 from weights_convert.lora import merge_lora
+from weights_convert.single_file.names import original
 
 STYLES = ("peft", "diffusers", "kohya")
 #: Both sides sum a few products in float32, in another order.
@@ -106,25 +107,35 @@ def random_lora(rng, chosen, style, dtype=np.float32):
     return {key: value.astype(dtype) for key, value in tensors.items()}
 
 
-def fused_by_diffusers(files):
-    """Parts of a pipeline of diffusers after load_lora_weights and fuse_lora."""
-    parts = torch_parts()
-    pipe = diffusers.StableDiffusionPipeline(
-        **parts,
-        vae=diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=2),
-        tokenizer=None,
-        scheduler=diffusers.DDIMScheduler(),
+def tiny_rest():
+    """What pipelines of diffusers must have besides the parts that LoRA changes."""
+    return {
+        "vae": diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=2),
+        "tokenizer": None,
+        "scheduler": diffusers.DDIMScheduler(),
+    }
+
+
+def stable_diffusion():
+    return diffusers.StableDiffusionPipeline(
+        **torch_parts(),
+        **tiny_rest(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def fused_by_diffusers(pipe, files):
+    """The changed parts of a pipeline after load_lora_weights and fuse_lora."""
     names = [f"adapter{i}" for i in range(len(files))]
     for name, (file, _) in zip(names, files, strict=True):
         pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name)
     pipe.set_adapters(names, [scale for _, scale in files])
-    pipe.fuse_lora(components=list(parts), adapter_names=names)
+    parts = pipe._lora_loadable_modules
+    pipe.fuse_lora(components=parts, adapter_names=names)
     pipe.unload_lora_weights()
-    return {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
+    return {name: getattr(pipe, name) for name in parts}
 
 
 def assert_same(found, wanted, original):
@@ -158,7 +169,7 @@ def test_merged_parameters_are_those_of_fuse_lora(folder, ours, tmp_path, seed):
         save_file(random_lora(rng, chosen, style), file)
         files.append((file, float(rng.normal())))
     theirs = {}
-    for name, part in fused_by_diffusers(files).items():
+    for name, part in fused_by_diffusers(stable_diffusion(), files).items():
         part.save_pretrained(tmp_path / name)
         theirs[name] = weights_convert.load_component(tmp_path / name)
     found = merge_lora(ours, files)
@@ -188,7 +199,7 @@ def test_the_alphas_that_diffusers_stores_in_the_metadata_are_used(
         },
     )
     (file,) = tmp_path.glob("*.safetensors")
-    fused = fused_by_diffusers([(file, 0.7)])["unet"]
+    fused = fused_by_diffusers(stable_diffusion(), [(file, 0.7)])["unet"]
     fused.save_pretrained(tmp_path / "unet")
     theirs = {"unet": weights_convert.load_component(tmp_path / "unet")}
     found = merge_lora(ours, [(file, 0.7)])
@@ -373,3 +384,67 @@ def test_pickles_missing_and_broken_files_and_scales_are_refused(ours, tmp_path)
     }
     with pytest.raises(WeightsError, match="too large for float16"):
         merge_lora(narrow, [(file, 1e5)])
+
+
+def xl_parts():
+    """SDXL's three models, tiny: added conditions, and a second text encoder."""
+    torch.manual_seed(1)
+    unet = diffusers.UNet2DConditionModel(
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        transformer_layers_per_block=(1, 2),
+        norm_num_groups=4,
+        cross_attention_dim=16,
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=32,
+    )
+    config = torch_parts()["text_encoder"].config
+    second = transformers.CLIPTextModelWithProjection(config)
+    first = transformers.CLIPTextModel(config)
+    return {"unet": unet, "text_encoder": first, "text_encoder_2": second}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_kohya_s_files_for_sdxl_name_layers_of_the_original_unet(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    parts = xl_parts()
+    for name, part in parts.items():
+        part.save_pretrained(tmp_path / name)
+    before = {name: weights_convert.load_component(tmp_path / name) for name in parts}
+    unet = [entry for entry in layers(parts) if entry[0] == "unet"]
+    chosen = [unet[k] for k in rng.choice(len(unet), 30, replace=False)]
+    chosen += [
+        e
+        for e in layers(parts)
+        if e[0] != "unet" and e[1].endswith("self_attn.out_proj")
+    ]
+    tensors, alpha = {}, np.full((), 3.0, np.float32)
+    for part, name, (outputs, inputs, *kernel) in chosen:
+        if part == "unet":
+            config = before["unet"].config
+            name = original(f"{name}.weight", config).name.removesuffix(".weight")
+            stem = f"lora_unet_{name}"
+        else:
+            number = 2 if part == "text_encoder_2" else 1
+            stem = f"lora_te{number}_text_model_{name.removeprefix('text_model.')}"
+        stem = stem.replace(".", "_")
+        ones = [1] * len(kernel)
+        down, up = rng.normal(size=(4, inputs, *kernel)), rng.normal(size=(outputs, 4))
+        tensors[f"{stem}.lora_down.weight"] = down.astype(np.float32)
+        tensors[f"{stem}.lora_up.weight"] = up.reshape(-1, 4, *ones).astype(np.float32)
+        tensors[f"{stem}.alpha"] = alpha
+    file = tmp_path / "xl.safetensors"
+    save_file(tensors, file)
+    pipe = diffusers.StableDiffusionXLPipeline(**parts, **tiny_rest(), tokenizer_2=None)
+    fused = fused_by_diffusers(pipe, [(file, 0.6)])
+    theirs = {}
+    for name, part in fused.items():
+        part.save_pretrained(tmp_path / f"fused_{name}")
+        theirs[name] = weights_convert.load_component(tmp_path / f"fused_{name}")
+    found = merge_lora(before, [(file, 0.6)])
+    assert assert_same(found, theirs, before) == len(chosen)

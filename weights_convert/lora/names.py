@@ -1,12 +1,13 @@
 """Names of layers in LoRA files.
 
-A tensor's name is the layer's name and the tensor's role in it. Three programs write
+A tensor's name is the layer's name and the tensor's role in it. Programs write
 layers in their own ways:
 
     ==================  ================================================
     PEFT and diffusers  ``unet.mid_block.attentions.0.proj_in``
     early diffusers     ``unet.....attn1.processor.to_q`` (``to_out``)
     Kohya               ``lora_unet_mid_block_attentions_0_proj_in``
+    Kohya, SDXL         ``lora_unet_middle_block_1_proj_in``
     ==================  ================================================
 
 and roles as follows:
@@ -23,7 +24,8 @@ and roles as follows:
 
 Kohya's names cannot be parsed, because its underscores stand for dots and underscores
 alike. All names that a model's layers can have are therefore listed, and a file's names
-are looked up.
+are looked up. For SDXL Kohya uses the names of the original layout
+(:mod:`weights_convert.single_file.names`).
 """
 
 import re
@@ -31,10 +33,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from jaxinv.checks import shown
+from jaxinv.models import UNet2DConditionConfig
 from jaxinv.models.parameters import parameters
 from jaxinv.models.registry import ComponentConfig
 from weights_convert.errors import WeightsError
 from weights_convert.rules import tensor_name
+from weights_convert.single_file.names import original
 
 # Kohya's prefixes of the parts of a pipeline.
 _KOHYA_PREFIXES = {
@@ -117,7 +121,16 @@ def layer_names(modules: Mapping[str, Any]) -> dict[str, Layer]:
                     found[name] = layer
                 for prefix in _KOHYA_PREFIXES.get(part, ()):
                     found[prefix + name.replace(".", "_")] = layer
+            for name in _original_names(path, module.config):
+                found["lora_unet_" + name.replace(".", "_")] = layer
     return found
+
+
+def _original_names(path: str, config: ComponentConfig) -> Iterator[str]:
+    """Yield the name of a UNet's layer in the original layout."""
+    if isinstance(config, UNet2DConditionConfig):
+        name = original(tensor_name(path, config), config).name
+        yield name.removesuffix(".weight")
 
 
 def _spellings(path: str, config: ComponentConfig) -> Iterator[str]:
