@@ -18,12 +18,6 @@ from jaxinv.models.parameters import parameters
 from weights_convert import WeightsError
 from weights_convert.single_file import open_single_file
 
-PREFIXES = {
-    "unet": "model.diffusion_model.",
-    "vae": "first_stage_model.",
-    "clip": "cond_stage_model.transformer.",
-    "open_clip": "cond_stage_model.model.",
-}
 # Every channel number is a multiple of 32 groups and of the heads that a generation
 # has: what the tensors do not show has the published value.
 UNETS = {
@@ -47,6 +41,21 @@ UNETS = {
         "transformer_layers_per_block": (1, 2),
         "sample_size": 96,
     },
+    "sdxl": {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (64, 128),
+        "layers_per_block": 1,
+        "cross_attention_dim": 192,
+        "attention_head_dim": (1, 2),
+        "use_linear_projection": True,
+        "upcast_attention": None,
+        "transformer_layers_per_block": (1, 2),
+        "sample_size": 128,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 6 * 256 + 96,
+    },
 }
 AUTOENCODER = {
     "down_block_types": ("DownEncoderBlock2D",) * 2,
@@ -63,40 +72,69 @@ TEXT = {
     "bos_token_id": 0,
     "eos_token_id": 2,
 }
-GENERATIONS = {"sd1": 512, "sd2": 768}
+OPEN_CLIP = TEXT | {"hidden_act": "gelu"}
+# What each generation has besides: image size, scale of the latents, text encoders.
+GENERATIONS = {
+    "sd1": (512, 0.18215, [TEXT | {"num_hidden_layers": 2, "projection_dim": 64}]),
+    "sd2": (768, 0.18215, [OPEN_CLIP | {"num_hidden_layers": 23}]),
+    "sdxl": (
+        1024,
+        0.13025,
+        [
+            TEXT | {"num_hidden_layers": 2, "projection_dim": 64},
+            OPEN_CLIP
+            | {
+                "hidden_size": 128,
+                "num_attention_heads": 2,
+                "num_hidden_layers": 2,
+                "projection_dim": 96,
+            },
+        ],
+    ),
+}
 
 
 def modules(generation):
     """A small random model of diffusers and transformers, by parts."""
     torch.manual_seed(0)
-    sd1 = generation == "sd1"
-    text = TEXT | (
-        {"num_hidden_layers": 2, "projection_dim": 64}
-        if sd1
-        else {"num_hidden_layers": 23, "hidden_act": "gelu"}
-    )
-    pixels = GENERATIONS[generation]
-    return {
+    pixels, scaling_factor, texts = GENERATIONS[generation]
+    models = {
         "unet": diffusers.UNet2DConditionModel(**UNETS[generation]),
-        "vae": diffusers.AutoencoderKL(**AUTOENCODER, sample_size=pixels),
-        "text_encoder": transformers.CLIPTextModel(transformers.CLIPTextConfig(**text)),
+        "vae": diffusers.AutoencoderKL(
+            **AUTOENCODER, sample_size=pixels, scaling_factor=scaling_factor
+        ),
+        "text_encoder": transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(**texts[0])
+        ),
     }
+    for text in texts[1:]:
+        models["text_encoder_2"] = transformers.CLIPTextModelWithProjection(
+            transformers.CLIPTextConfig(**text)
+        )
+    return models
+
+
+PREFIXES = {
+    "sd1": ("cond_stage_model.transformer.", original_layout.clip),
+    "sd2": ("cond_stage_model.model.", original_layout.open_clip),
+    "sdxl": ("conditioner.embedders.0.transformer.", original_layout.clip),
+}
 
 
 def original(models, generation):
-    """The tensors of a model in the original layout, with what else is in files."""
+    """The tensors of a model in the original layout."""
+    prefix, write_text = PREFIXES[generation]
     parts = {
-        "unet": original_layout.unet(models["unet"]),
-        "vae": original_layout.autoencoder(models["vae"]),
+        "model.diffusion_model.": original_layout.unet(models["unet"]),
+        "first_stage_model.": original_layout.autoencoder(models["vae"]),
+        prefix: write_text(models["text_encoder"]),
     }
-    text = models["text_encoder"]
-    if generation == "sd1":
-        parts["clip"] = original_layout.clip(text)
-    else:
-        parts["open_clip"] = original_layout.open_clip(text)
+    if "text_encoder_2" in models:
+        second = original_layout.open_clip(models["text_encoder_2"])
+        parts["conditioner.embedders.1.model."] = second
     return {
-        PREFIXES[part] + name: value
-        for part, tensors in parts.items()
+        prefix + name: value
+        for prefix, tensors in parts.items()
         for name, value in tensors.items()
     }
 
@@ -114,6 +152,9 @@ def extra(generation):
     if generation == "sd1":
         at = "cond_stage_model.transformer.text_model.embeddings.position_ids"
         return found | {at: torch.arange(16)[None]}
+    if generation == "sdxl":
+        scale = "conditioner.embedders.1.model.logit_scale"
+        return found | {scale: one[0], "denoiser.sigmas": one}
     last = "cond_stage_model.model.transformer.resblocks.23"
     return found | {
         "cond_stage_model.model.text_projection": torch.ones(64, 64),
@@ -174,7 +215,7 @@ def test_diffusers_reads_the_same_weights_from_the_file(saved):
 OWN_PREFIXES = {
     "unet": ("model.diffusion_model.",),
     "vae": ("first_stage_model.",),
-    "text_encoder": ("cond_stage_model.transformer.", "cond_stage_model.model."),
+    "text_encoder": tuple(prefix for prefix, _ in PREFIXES.values()),
 }
 
 
@@ -289,6 +330,12 @@ def test_a_pickle_is_refused_with_the_line_that_converts_it(saved, tmp_path, end
         ("sd2", {}, ("DDIMScheduler", "v_prediction")),
         ("sd2", {"global_step": torch.tensor(875000)}, ("DDIMScheduler", "epsilon")),
         ("sd2", {"global_step": torch.tensor(1)}, ("DDIMScheduler", "v_prediction")),
+        ("sdxl", {}, ("EulerDiscreteScheduler", "epsilon")),
+        (
+            "sdxl",
+            {"v_pred": torch.tensor(1), "ztsnr": torch.tensor(1)},
+            ("EulerDiscreteScheduler", "v_prediction"),
+        ),
     ],
     indirect=["saved"],
 )

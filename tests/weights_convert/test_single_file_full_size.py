@@ -11,11 +11,17 @@ import transformers
 from diffusers.loaders import single_file_utils
 
 import weights_convert
-from jaxinv.models import AutoencoderKLConfig, CLIPTextConfig, UNet2DConditionConfig
+from jaxinv.models import (
+    AutoencoderKLConfig,
+    CLIPTextConfig,
+    CLIPTextWithProjectionConfig,
+    UNet2DConditionConfig,
+)
 from weights_convert.reader import StoredTensor
 from weights_convert.single_file.open import from_tensors
 
-OPEN_CLIP = "cond_stage_model.model."
+SD2_TEXT = "cond_stage_model.model."
+SDXL_TEXT = "conditioner.embedders.1.model."
 # Published configurations, and the number of parameters of the published files'
 # networks, with the last layer of OpenCLIP, which diffusers drops.
 FILES = {
@@ -28,6 +34,12 @@ FILES = {
         "unet": UNet2DConditionConfig.sd21(),
         "vae": AutoencoderKLConfig.sd21(),
         "text_encoder": CLIPTextConfig.sd21(),
+    },
+    "sdxl": {
+        "unet": UNet2DConditionConfig.sdxl(),
+        "vae": AutoencoderKLConfig.sdxl(),
+        "text_encoder": CLIPTextConfig.sd15(),  # the same encoder
+        "text_encoder_2": CLIPTextWithProjectionConfig.sdxl(),
     },
 }
 
@@ -48,15 +60,20 @@ def original_file(configs):
         "model.diffusion_model.": original_layout.unet(meta_model(configs["unet"])),
         "first_stage_model.": original_layout.autoencoder(meta_model(configs["vae"])),
     }
-    if text.hidden_act == "quick_gelu":
+    if "text_encoder_2" in configs:
+        at = "conditioner.embedders.0.transformer."
+        written[at] = original_layout.clip(meta_model(text))
+        second = meta_model(configs["text_encoder_2"])
+        written[SDXL_TEXT] = original_layout.open_clip(second)
+    elif text.hidden_act == "quick_gelu":
         at = "cond_stage_model.transformer."
         written[at] = original_layout.clip(meta_model(text))
     else:
         whole = dataclasses.replace(text, num_hidden_layers=24)
-        written[OPEN_CLIP] = original_layout.open_clip(meta_model(whole))
-        width = text.hidden_size
-        projection = torch.empty(width, width, device="meta")
-        written[OPEN_CLIP]["text_projection"] = projection
+        tensors = original_layout.open_clip(meta_model(whole))
+        size = (text.hidden_size,) * 2
+        projection = {"text_projection": torch.empty(size, device="meta")}
+        written[SD2_TEXT] = tensors | projection
     return {
         prefix + name: tensor
         for prefix, tensors in written.items()
@@ -72,8 +89,9 @@ def read_by_diffusers(part, config, file):
         return single_file_utils.convert_ldm_vae_checkpoint(file, config.to_dict())
     if config.hidden_act == "quick_gelu":
         return single_file_utils.convert_ldm_clip_checkpoint(file)
+    prefix = SDXL_TEXT if part == "text_encoder_2" else SD2_TEXT
     model = meta_model(config)
-    return single_file_utils.convert_open_clip_checkpoint(model, file, OPEN_CLIP)
+    return single_file_utils.convert_open_clip_checkpoint(model, file, prefix)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -87,3 +105,15 @@ def test_every_tensor_maps_in_both_directions(name):
         assert {x.name: x.shape for x in ours.tensors[part]} == layout
         theirs = read_by_diffusers(part, config, file)
         assert {key: tuple(x.shape) for key, x in theirs.items()} == layout
+
+
+def test_blocks_of_uneven_depths_are_inferred():
+    config = UNet2DConditionConfig.ssd1b()
+    tensors = original_layout.unet(meta_model(config))
+    stored = [
+        StoredTensor(key, tuple(x.shape), "F16", None) for key, x in tensors.items()
+    ]
+    ours = from_tensors(Path("file"), stored, {})
+    layout = weights_convert.tensor_shapes(config)
+    assert {x.name: x.shape for x in ours.tensors["unet"]} == layout
+    assert ours.configs["unet"].heads == config.heads

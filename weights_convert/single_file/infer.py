@@ -33,19 +33,21 @@ class Generation(NamedTuple):
         pixels: Height and width of the images it was trained on.
         scaling_factor: Scale of the latents.
         heads: Number of attention heads; None for heads of 64 channels.
-        upcast_attention: Whether attention is computed in float32.
+        upcast_attention: Whether attention is computed in float32; None is no.
     """
 
     name: str
     pixels: int
     scaling_factor: float = 0.18215
     heads: int | None = None
-    upcast_attention: bool = False
+    upcast_attention: bool | None = False
 
 
 SD1 = Generation("Stable Diffusion 1", 512, heads=8)
 SD2 = Generation("Stable Diffusion 2", 768, upcast_attention=True)
-SDXL = Generation("Stable Diffusion XL", 1024, scaling_factor=0.13025)
+SDXL = Generation(
+    "Stable Diffusion XL", 1024, scaling_factor=0.13025, upcast_attention=None
+)
 
 
 def unet_generation(shapes: Shapes) -> Generation:
