@@ -10,13 +10,14 @@ the tensor's name except for its last part:
     dense          weight (O, I)   kernel (I, O)
     normalization  weight          scale
     embedding      weight          embedding
+    Fourier        weight          frequencies
     any            bias            bias
     =============  ==============  =========================
 
 The exceptions:
 
-* Autoencoders saved by early versions of diffusers name the projections of their
-  attention ``query``, ``key``, ``value`` and ``proj_attn``.
+* Autoencoders and UNets of pixels saved by early versions of diffusers name the
+  projections of their attention ``query``, ``key``, ``value`` and ``proj_attn``.
 * The text encoder's tensors are published with the prefix ``text_model.``, except for
   its projection. Recent versions of transformers omit the prefix of encoders without
   projection. Both are read; the prefix is written, because all versions read it.
@@ -29,11 +30,13 @@ import re
 
 import numpy as np
 
-from jaxinv.models import AutoencoderKLConfig, CLIPTextConfig
+from jaxinv.models import AutoencoderKLConfig, CLIPTextConfig, UNet2DConfig
 from jaxinv.models.parameters import parameters
 from jaxinv.models.registry import ComponentConfig, abstract_component
 
-_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+_LEAVES = dict.fromkeys(("kernel", "scale", "embedding", "frequencies"), "weight") | {
+    "bias": "bias"
+}
 _LEGACY_ATTENTION = {
     "query": "to_q",
     "key": "to_k",
@@ -74,7 +77,7 @@ def canonical_name(name: str, config: ComponentConfig) -> str | None:
         name = _CLIP_PREFIX + name.removeprefix(_CLIP_PREFIX)
         return None if name.endswith(_BUFFERS) else name
     legacy = _LEGACY_NAME.fullmatch(name)
-    if legacy and isinstance(config, AutoencoderKLConfig):
+    if legacy and isinstance(config, AutoencoderKLConfig | UNet2DConfig):
         return f"{legacy[1]}.{_LEGACY_ATTENTION[legacy[2]]}.{legacy[3]}"
     return name
 

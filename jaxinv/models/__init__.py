@@ -20,11 +20,13 @@ from jaxinv.models.text_encoders.clip import (
 )
 from jaxinv.models.unet.condition import UNetCondition
 from jaxinv.models.unet.config import UNet2DConditionConfig
+from jaxinv.models.unet.config_2d import UNet2DConfig
 from jaxinv.models.unet.lavie import LaVieUNet
 from jaxinv.models.unet.lavie_config import LaVieUNetConfig
 from jaxinv.models.unet.motion import MotionAdapter, UNetMotionModel
 from jaxinv.models.unet.motion_config import MotionAdapterConfig, UNetMotionConfig
 from jaxinv.models.unet.unet import UNet2DConditionModel
+from jaxinv.models.unet.unet_2d import UNet2DModel
 
 __all__ = [
     "AutoencoderKL",
@@ -43,6 +45,8 @@ __all__ = [
     "MotionAdapterConfig",
     "UNet2DConditionConfig",
     "UNet2DConditionModel",
+    "UNet2DConfig",
+    "UNet2DModel",
     "UNetCondition",
     "UNetMotionConfig",
     "UNetMotionModel",

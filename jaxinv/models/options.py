@@ -120,7 +120,7 @@ def with_options(
         if isinstance(layer, Attention | CLIPAttention):
             layer.implementation = attention
         # Attention inside a transformer belongs to the transformer's block.
-        if isinstance(layer, Attention) and layer.group_norm is None:
+        if isinstance(layer, Attention) and not layer.residual:
             continue
         if hasattr(layer, "remat"):
             layer.remat = remat

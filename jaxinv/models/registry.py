@@ -19,17 +19,20 @@ from jaxinv.models.text_encoders.clip import (
     CLIPTextWithProjectionConfig,
 )
 from jaxinv.models.unet.config import UNet2DConditionConfig
+from jaxinv.models.unet.config_2d import UNet2DConfig
 from jaxinv.models.unet.lavie import LaVieUNet
 from jaxinv.models.unet.lavie_config import LaVieUNetConfig
 from jaxinv.models.unet.motion import MotionAdapter, UNetMotionModel
 from jaxinv.models.unet.motion_config import MotionAdapterConfig, UNetMotionConfig
 from jaxinv.models.unet.unet import UNet2DConditionModel
+from jaxinv.models.unet.unet_2d import UNet2DModel
 
 Component = (
     UNet2DConditionModel
     | UNetMotionModel
     | MotionAdapter
     | LaVieUNet
+    | UNet2DModel
     | AutoencoderKL
     | AutoencoderTiny
     | CLIPTextModel
@@ -39,6 +42,7 @@ ComponentConfig = (
     | UNetMotionConfig
     | MotionAdapterConfig
     | LaVieUNetConfig
+    | UNet2DConfig
     | AutoencoderKLConfig
     | AutoencoderTinyConfig
     | CLIPTextConfig
@@ -49,6 +53,7 @@ _MODELS: dict[type[ComponentConfig], Any] = {
     UNetMotionConfig: UNetMotionModel,
     MotionAdapterConfig: MotionAdapter,
     LaVieUNetConfig: LaVieUNet,
+    UNet2DConfig: UNet2DModel,
     AutoencoderKLConfig: AutoencoderKL,
     AutoencoderTinyConfig: AutoencoderTiny,
     CLIPTextConfig: CLIPTextModel,

@@ -17,6 +17,7 @@ from jaxinv.models import (
     CLIPTextWithProjectionConfig,
     MotionAdapterConfig,
     UNet2DConditionConfig,
+    UNet2DConfig,
     UNetMotionConfig,
 )
 
@@ -204,8 +205,36 @@ MOTION_UNET = {
     "up_block_types": ["UpBlockMotion"] + ["CrossAttnUpBlockMotion"] * 3,
     "use_motion_mid_block": True,
 }
+# google/ddpm-celebahq-256 and google/ddpm-cat-256.
+DDPM_256 = {
+    "act_fn": "silu",
+    "attention_head_dim": None,
+    "block_out_channels": [128, 128, 256, 256, 512, 512],
+    "center_input_sample": False,
+    "down_block_types": ["DownBlock2D"] * 4 + ["AttnDownBlock2D", "DownBlock2D"],
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "in_channels": 3,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-06,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": 256,
+    "time_embedding_type": "positional",
+    "up_block_types": ["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4,
+}
+DDPM_CIFAR10 = DDPM_256 | {
+    "block_out_channels": [128, 256, 256, 256],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"] + ["DownBlock2D"] * 2,
+    "sample_size": 32,
+    "up_block_types": ["UpBlock2D"] * 2 + ["AttnUpBlock2D", "UpBlock2D"],
+}
 
 MODELS = {
+    "ddpm-256-pixels": (DDPM_256, UNet2DConfig.ddpm_256(), 113_673_219),
+    "ddpm-cifar10-pixels": (DDPM_CIFAR10, UNet2DConfig.ddpm_cifar10(), 35_746_307),
     "sd15-unet": (SD15_UNET, UNet2DConditionConfig.sd15(), 859_520_964),
     "sd21-unet": (SD21_UNET, UNet2DConditionConfig.sd21(), 865_910_724),
     "motion-unet": (MOTION_UNET, UNetMotionConfig.animatediff(), 1_313_334_404),
@@ -234,6 +263,8 @@ def published_layout(name, data):
         if "motion" in name:
             kind = "UNetMotionModel" if "unet" in name else "MotionAdapter"
             model = getattr(diffusers, kind).from_config(data)
+        elif "pixels" in name:
+            model = diffusers.UNet2DModel.from_config(data)
         elif "unet" in name:
             model = diffusers.UNet2DConditionModel.from_config(data)
         elif "vae" in name:

@@ -90,12 +90,15 @@ class Attention(nnx.Module):
         use_bias: Whether query, key and value projections have biases.
         upcast: Whether to compute the attention itself in float32.
         norm_groups: If given, the input is group-normalized and added to the output
-            (the autoencoder's attention block).
+            (the attention block of autoencoders and of models of pixels).
         epsilon: Added to the variance of that normalization.
+        residual: Whether the input is added to the output; by default, if it is
+            normalized.
+        output_scale: Divisor of the output.
         make: Layer factory.
 
-    The attributes ``implementation`` and ``remat`` (for the autoencoder's block) are
-    set by :func:`jaxinv.models.with_options`.
+    The attributes ``implementation`` and ``remat`` (for blocks with a residual) are set
+    by :func:`jaxinv.models.with_options`.
     """
 
     def __init__(
@@ -108,6 +111,8 @@ class Attention(nnx.Module):
         upcast: bool = False,
         norm_groups: int | None = None,
         epsilon: float = 1e-5,
+        residual: bool | None = None,
+        output_scale: float = 1.0,
         make: LayerFactory,
     ):
         if features % heads:
@@ -115,6 +120,8 @@ class Attention(nnx.Module):
         context_features = features if context_features is None else context_features
         self.heads = heads
         self.upcast = upcast
+        self.residual = norm_groups is not None if residual is None else residual
+        self.output_scale = output_scale
         self.implementation: Implementation = None
         self.remat: Remat = "none"
         self.group_norm = (
@@ -134,7 +141,7 @@ class Attention(nnx.Module):
         context: Float[Array, "l d"] | None = None,
     ) -> Float[Array, "*space c"]:
         """Let every position of ``x`` attend to ``context``, or to all of ``x``."""
-        residual = x
+        given = x
         if self.group_norm is not None:
             x = self.group_norm(x)
         x = x.reshape(-1, x.shape[-1])
@@ -144,8 +151,9 @@ class Attention(nnx.Module):
             for y in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
         y = self.attend(query, key, value)
-        y = self.to_out[0](y.reshape(x.shape)).reshape(residual.shape)
-        return y if self.group_norm is None else y + residual
+        y = self.to_out[0](y.reshape(x.shape)).reshape(given.shape)
+        y = y + given if self.residual else y
+        return y if self.output_scale == 1 else y / self.output_scale
 
     def attend(
         self,

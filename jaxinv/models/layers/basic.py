@@ -262,6 +262,39 @@ def nearest(x: Float[Array, "*f h w c"], size: tuple[int, int]) -> Float[Array, 
     return x[..., rows, :, :][..., columns, :]
 
 
+def halved(x: Float[Array, "*f h w c"]) -> Float[Array, "*f h2 w2 c"]:
+    """Average 2 by 2 pixels; a last odd row or column is left out."""
+    *frames, h, w, c = x.shape
+    h, w = h // 2, w // 2
+    x = x[..., : 2 * h, : 2 * w, :].reshape(*frames, h, 2, w, 2, c)
+    return x.mean((-4, -2))
+
+
+class FourierFeatures(nnx.Module):
+    """Sines and cosines of random multiples of the logarithm of a noise level.
+
+    References:
+        Song et al., "Score-Based Generative Modeling through Stochastic Differential
+        Equations", 2021, Appendix C. https://arxiv.org/abs/2011.13456
+    """
+
+    def __init__(self, number: int, *, scale: float, make: LayerFactory):
+        draw: Any = nnx.initializers.normal(scale)
+        if isinstance(make.rngs, ShapesOnly):
+            draw = ShapesOnly.initial
+        self.frequencies = nnx.Param(
+            draw(make.rngs.params(), (number,), make.param_dtype)
+        )
+
+    def __call__(self, level: Float[Array, ""] | float) -> Float[Array, " d"]:
+        """Return the features of a positive noise level, sines first."""
+        level = jnp.asarray(level)
+        wide = jnp.promote_types(level.dtype, jnp.float32)
+        frequencies = self.frequencies[...].astype(wide)
+        phase = jnp.log(level.astype(wide)) * frequencies * 2 * np.float32(np.pi)
+        return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)])
+
+
 class TimestepEmbedding(nnx.Module):
     """A two-layer network applied to the sinusoidal embedding of the timestep.
 

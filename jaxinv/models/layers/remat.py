@@ -50,14 +50,14 @@ def rematerialized(call: _Call) -> _Call:
         call: The method.
 
     Returns:
-        A method with the same signature.
+        A method with the same signature. Keyword arguments are static.
     """
 
     @functools.wraps(call)
-    def wrapped(self: Any, *args: Any) -> Any:
+    def wrapped(self: Any, *args: Any, **static: Any) -> Any:
         if self.remat == "none":
-            return call(self, *args)
-        block = functools.partial(call, self)
+            return call(self, *args, **static)
+        block = functools.partial(call, self, **static)
         return jax.checkpoint(block, policy=_POLICIES[self.remat])(*args)
 
     return wrapped  # type: ignore[return-value]

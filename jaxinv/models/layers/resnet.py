@@ -4,17 +4,19 @@
     h = conv2(act(norm2(h)));  y = (shortcut(x) + h) / output_scale
 
 With ``"scale_shift"`` the time embedding scales and shifts the result of the second
-normalization instead of being added before it.
+normalization instead of being added before it. A block that resamples halves or doubles
+x and the input of conv1.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from jaxinv.models.layers.basic import LayerFactory
+from jaxinv.models.layers.basic import LayerFactory, halved, nearest
 from jaxinv.models.layers.remat import PRODUCT, Remat, rematerialized
 
 
@@ -30,6 +32,8 @@ class ResnetBlock2D(nnx.Module):
         activation: Non-linearity.
         time_scale_shift: ``"default"`` or ``"scale_shift"``.
         output_scale: Divisor of the output.
+        resample: ``"down"`` halves height and width (averages of 2 by 2 pixels),
+            ``"up"`` doubles them (repetition), None keeps them.
         make: Layer factory.
     """
 
@@ -44,8 +48,10 @@ class ResnetBlock2D(nnx.Module):
         activation: Callable[[Array], Array],
         time_scale_shift: str = "default",
         output_scale: float = 1.0,
+        resample: Literal["down", "up"] | None = None,
         make: LayerFactory,
     ):
+        self.resample = resample
         self.remat: Remat = "none"
         self.activation = activation
         self.scale_shift = time_scale_shift == "scale_shift"
@@ -66,10 +72,23 @@ class ResnetBlock2D(nnx.Module):
 
     @rematerialized
     def __call__(
-        self, x: Float[Array, "h w c"], time: Float[Array, " d"] | None = None
-    ) -> Float[Array, "h w c2"]:
-        """Apply the block; ``time`` is required if the block is conditioned."""
-        h = self.conv1(self.activation(self.norm1(x)))
+        self,
+        x: Float[Array, "h w c"],
+        time: Float[Array, " d"] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Float[Array, "h2 w2 c2"]:
+        """Apply the block; ``time`` is required if the block is conditioned.
+
+        ``size`` is that of the output of a block that doubles, twice the input's by
+        default; pass it by name.
+        """
+        h = self.activation(self.norm1(x))
+        if self.resample == "down":
+            x, h = halved(x), halved(h)
+        elif self.resample == "up":
+            size = (2 * x.shape[-3], 2 * x.shape[-2]) if size is None else size
+            x, h = nearest(x, size), nearest(h, size)
+        h = self.conv1(h)
         h = checkpoint_name(h, PRODUCT)
         if self.time_emb_proj is None:
             h = self.norm2(h)

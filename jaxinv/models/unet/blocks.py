@@ -1,20 +1,25 @@
-"""The down, mid and up blocks of the conditional UNet.
+"""The down, mid and up blocks of UNets.
 
 One class serves a block with and without attention: ``attentions`` is empty where
-diffusers' ``DownBlock2D``, ``UNetMidBlock2D`` and ``UpBlock2D`` have none.
+diffusers' ``DownBlock2D``, ``UNetMidBlock2D`` and ``UpBlock2D`` have none. Attention is
+a spatial transformer that looks at a context (text), or an attention block of the
+positions alone, whose context is None.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxinv.models.config import per_block
-from jaxinv.models.layers.attention import Transformer2DModel
+from jaxinv.models.layers.attention import Attention, Transformer2DModel
 from jaxinv.models.layers.basic import Downsample2D, LayerFactory, Upsample2D
 from jaxinv.models.layers.resnet import ResnetBlock2D
+
+#: How a block changes the size: by a convolution or by a residual block.
+Resampling = Literal["conv", "resnet"]
 
 
 class BlockFactory(NamedTuple):
@@ -37,11 +42,15 @@ class BlockFactory(NamedTuple):
     epsilon: float
     activation: Callable[[Array], Array]
     time_scale_shift: str
-    use_linear_projection: bool
-    upcast_attention: bool
+    use_linear_projection: bool = False
+    upcast_attention: bool = False
 
     def resnet(
-        self, in_channels: int, out_channels: int, output_scale: float = 1.0
+        self,
+        in_channels: int,
+        out_channels: int,
+        output_scale: float = 1.0,
+        resample: Literal["down", "up"] | None = None,
     ) -> ResnetBlock2D:
         """Return a residual block that is conditioned on time."""
         return ResnetBlock2D(
@@ -53,6 +62,7 @@ class BlockFactory(NamedTuple):
             activation=self.activation,
             time_scale_shift=self.time_scale_shift,
             output_scale=output_scale,
+            resample=resample,
             make=self.make,
         )
 
@@ -61,11 +71,13 @@ class BlockFactory(NamedTuple):
         return Transformer2DModel
 
     def transformers(
-        self, channels: int, spec: "TransformerSpec | None", number: int
-    ) -> nnx.List[Transformer2DModel]:
-        """Return the spatial transformers after ``number`` residual blocks, if any."""
+        self, channels: int, spec: "TransformerSpec | AttentionSpec | None", number: int
+    ) -> nnx.List[Transformer2DModel | Attention]:
+        """Return the attention after each of ``number`` residual blocks, if any."""
         if spec is None:
             return nnx.List([])
+        if isinstance(spec, AttentionSpec):
+            return nnx.List([self.attention(channels, spec) for _ in range(number)])
         depths = per_block("transformer_layers_per_block", spec.num_layers, number)
         return nnx.List(
             [
@@ -83,6 +95,33 @@ class BlockFactory(NamedTuple):
                 for depth in depths
             ]
         )
+
+    def attention(self, channels: int, spec: "AttentionSpec") -> Attention:
+        """Return an attention block of the positions, without a context."""
+        return Attention(
+            channels,
+            heads=spec.heads,
+            use_bias=True,
+            norm_groups=spec.norm_groups,
+            epsilon=self.epsilon,
+            residual=True,
+            output_scale=spec.output_scale,
+            make=self.make,
+        )
+
+
+class AttentionSpec(NamedTuple):
+    """Settings of attention blocks without a context that differ between blocks.
+
+    Attributes:
+        heads: Number of attention heads.
+        norm_groups: Groups of the normalization of the input, or None for none.
+        output_scale: Divisor of the outputs.
+    """
+
+    heads: int
+    norm_groups: int | None
+    output_scale: float = 1.0
 
 
 class TransformerSpec(NamedTuple):
@@ -105,14 +144,14 @@ class Block(nnx.Module):
     """Base of down and up blocks: residual blocks, each with optional attention."""
 
     resnets: nnx.List[ResnetBlock2D]
-    attentions: nnx.List[Transformer2DModel]
+    attentions: Any  # an nnx.List of Transformer2DModel or of Attention
 
     def layer(
         self,
         i: int,
         x: Float[Array, "h w c"],
         time: Float[Array, " d"],
-        context: Float[Array, "l e"],
+        context: Float[Array, "l e"] | None,
     ) -> Float[Array, "h w c2"]:
         """Apply residual block ``i`` and the attention that follows it."""
         x = self.resnets[i](x, time)
@@ -128,6 +167,7 @@ class DownBlock(Block):
         num_layers: Number of residual blocks.
         transformer: Settings of the transformers, or None for no attention.
         downsample_padding: Padding of the downsampling, or None for no downsampling.
+        resampling: Kind of the downsampling; only a convolution has a padding.
         blocks: Block factory.
     """
 
@@ -137,8 +177,9 @@ class DownBlock(Block):
         out_channels: int,
         *,
         num_layers: int,
-        transformer: TransformerSpec | None,
+        transformer: TransformerSpec | AttentionSpec | None,
         downsample_padding: int | None,
+        resampling: Resampling = "conv",
         blocks: BlockFactory,
     ):
         self.resnets = nnx.List(
@@ -148,19 +189,20 @@ class DownBlock(Block):
             ]
         )
         self.attentions = blocks.transformers(out_channels, transformer, num_layers)
-        self.downsamplers = nnx.List(
-            []
-            if downsample_padding is None
-            else [
+        layers: list[Downsample2D | ResnetBlock2D] = []
+        if downsample_padding is not None and resampling == "resnet":
+            layers = [blocks.resnet(out_channels, out_channels, resample="down")]
+        elif downsample_padding is not None:
+            layers = [
                 Downsample2D(out_channels, padding=downsample_padding, make=blocks.make)
             ]
-        )
+        self.downsamplers = nnx.List(layers)
 
     def __call__(
         self,
         x: Float[Array, "h w c"],
         time: Float[Array, " d"],
-        context: Float[Array, "l e"],
+        context: Float[Array, "l e"] | None,
     ) -> tuple[Float[Array, "h2 w2 c2"], list[Float[Array, "..."]]]:
         """Return the output and all states that the up path uses as skips."""
         skips = []
@@ -168,17 +210,22 @@ class DownBlock(Block):
             x = self.layer(i, x, time, context)
             skips.append(x)
         for downsampler in self.downsamplers:
-            x = downsampler(x)
+            if isinstance(downsampler, ResnetBlock2D):
+                x = downsampler(x, time)
+            else:
+                x = downsampler(x)
             skips.append(x)
         return x, skips
 
 
 class MidBlock(nnx.Module):
-    """A residual block, optionally followed by attention and a second residual block.
+    """A residual block, followed by others, each with optional attention before it.
 
     Args:
         channels: Channels in and out.
         transformer: Settings of the transformer, or None for no attention.
+        num_layers: Number of residual blocks after the first; by default one with
+            attention and none without.
         output_scale: Divisor of the outputs of the residual blocks.
         blocks: Block factory.
     """
@@ -187,15 +234,18 @@ class MidBlock(nnx.Module):
         self,
         channels: int,
         *,
-        transformer: TransformerSpec | None,
+        transformer: TransformerSpec | AttentionSpec | None,
+        num_layers: int | None = None,
         output_scale: float,
         blocks: BlockFactory,
     ):
-        self.attentions = blocks.transformers(channels, transformer, 1)
+        if num_layers is None:
+            num_layers = 0 if transformer is None else 1
+        self.attentions: Any = blocks.transformers(channels, transformer, num_layers)
         self.resnets = nnx.List(
             [
                 blocks.resnet(channels, channels, output_scale)
-                for _ in range(1 + len(self.attentions))
+                for _ in range(1 + num_layers)
             ]
         )
 
@@ -203,12 +253,14 @@ class MidBlock(nnx.Module):
         self,
         x: Float[Array, "h w c"],
         time: Float[Array, " d"],
-        context: Float[Array, "l e"],
+        context: Float[Array, "l e"] | None,
     ) -> Float[Array, "h w c"]:
         """Apply the block."""
         x = self.resnets[0](x, time)
-        for i, attention in enumerate(self.attentions):
-            x = self.resnets[i + 1](attention(x, context), time)
+        for i in range(len(self.resnets) - 1):
+            if self.attentions:
+                x = self.attentions[i](x, context)
+            x = self.resnets[i + 1](x, time)
         return x
 
 
@@ -222,6 +274,7 @@ class UpBlock(Block):
         num_layers: Number of residual blocks.
         transformer: Settings of the transformers, or None for no attention.
         upsample: Whether the block ends with upsampling.
+        resampling: Kind of the upsampling.
         blocks: Block factory.
     """
 
@@ -232,8 +285,9 @@ class UpBlock(Block):
         *,
         skip_channels: int,
         num_layers: int,
-        transformer: TransformerSpec | None,
+        transformer: TransformerSpec | AttentionSpec | None,
         upsample: bool,
+        resampling: Resampling = "conv",
         blocks: BlockFactory,
     ):
         widths = [in_channels] + [out_channels] * (num_layers - 1)
@@ -245,15 +299,18 @@ class UpBlock(Block):
             ]
         )
         self.attentions = blocks.transformers(out_channels, transformer, num_layers)
-        self.upsamplers = nnx.List(
-            [Upsample2D(out_channels, make=blocks.make)] if upsample else []
-        )
+        layers: list[Upsample2D | ResnetBlock2D] = []
+        if upsample and resampling == "resnet":
+            layers = [blocks.resnet(out_channels, out_channels, resample="up")]
+        elif upsample:
+            layers = [Upsample2D(out_channels, make=blocks.make)]
+        self.upsamplers = nnx.List(layers)
 
     def __call__(
         self,
         x: Float[Array, "h w c"],
         time: Float[Array, " d"],
-        context: Float[Array, "l e"],
+        context: Float[Array, "l e"] | None,
         skips: list[Float[Array, "h w s"]],
         size: tuple[int, int] | None,
     ) -> Float[Array, "h2 w2 c2"]:
@@ -262,5 +319,8 @@ class UpBlock(Block):
             x = jnp.concatenate([x, skips[-1 - i]], axis=-1)
             x = self.layer(i, x, time, context)
         for upsampler in self.upsamplers:
-            x = upsampler(x, size)
+            if isinstance(upsampler, ResnetBlock2D):
+                x = upsampler(x, time, size=size)
+            else:
+                x = upsampler(x, size)
         return x

@@ -175,7 +175,7 @@ class _MotionBlock(Block):
 
     motion_modules: nnx.List[AnimateDiffTransformer3D]
 
-    def layer(self, i: int, x: Array, time: Array, context: Array) -> Array:
+    def layer(self, i: int, x: Array, time: Array, context: Array | None) -> Array:
         """Apply layer ``i`` to every frame, then its motion module to all of them."""
         layer = super().layer
         x = jax.vmap(lambda frame: layer(i, frame, time, context))(x)
@@ -199,7 +199,7 @@ class MotionMidBlock(MidBlock):
         self,
         x: Float[Array, "f h w c"],
         time: Float[Array, " d"],
-        context: Float[Array, "l e"],
+        context: Float[Array, "l e"] | None,
     ) -> Float[Array, "f h w c"]:
         """Apply the block."""
         first, second = self.resnets
