@@ -14,6 +14,7 @@ from jaxinv import analysis
 from jaxinv import decoder_inversion as decoder
 from jaxinv import solvers as _solvers
 from jaxinv.analysis.plausibility import NoisePlausibility, noise_plausibility
+from jaxinv.analysis.preimages import Preimages, preimages
 from jaxinv.apps.interpolation import interpolate
 from jaxinv.decoder_inversion import DecoderInversion, invert_decoder
 from jaxinv.diffusion.denoiser import (
@@ -84,6 +85,7 @@ __all__ = [
     "NoisePlausibility",
     "NoiseSchedule",
     "Pipeline",
+    "Preimages",
     "ReNoise",
     "SamplerState",
     "TimeGrid",
@@ -116,6 +118,7 @@ __all__ = [
     "nmse_db",
     "noise_plausibility",
     "predict_memory",
+    "preimages",
     "psnr",
     "sample",
     "sample_batch",

@@ -84,6 +84,10 @@ CALLS = {
     "o_belm_log_snr": {"grid": GRID, "k": 2, "prediction": "noise"},
     "pndm": {"schedule": SCHEDULE, "num_steps": 20, "skip_prk_steps": True},
     "predict_memory": {"sampler": TABLE, "denoise": half, "shape": (2,), "batch": 1},
+    "preimages": {
+        "sampler": TABLE, "denoise": half, "x0": X, "key": jax.random.key(0),
+        "num_starts": 2, "distance": 0.01,
+    },
     "psnr": {"a": X, "b": X, "data_range": 1.0},
     "rex": {"grid": GRID, "coupling": 0.9},
     "rf_solver": {"grid": GRID},

@@ -4,7 +4,8 @@
 * :mod:`jaxinv.analysis.tables`: order conditions and zero-stability of a table;
 * :mod:`jaxinv.analysis.convergence`: measured local and global order;
 * :mod:`jaxinv.analysis.decoder`: invertibility of a decoder;
-* :mod:`jaxinv.analysis.plausibility`: whether a noise can be a draw from N(0, I).
+* :mod:`jaxinv.analysis.plausibility`: whether a noise can be a draw from N(0, I);
+* :mod:`jaxinv.analysis.preimages`: how many noises lead to the same data.
 """
 
 from jaxinv.analysis.conditioning import (
@@ -21,6 +22,7 @@ from jaxinv.analysis.convergence import (
 )
 from jaxinv.analysis.decoder import Cocoercivity, cocoercivity, decoder_conditioning
 from jaxinv.analysis.plausibility import NoisePlausibility, noise_plausibility
+from jaxinv.analysis.preimages import Preimages, preimages
 from jaxinv.analysis.tables import (
     ZeroStability,
     companion_matrices,
@@ -34,6 +36,7 @@ __all__ = [
     "Conditioning",
     "Convergence",
     "NoisePlausibility",
+    "Preimages",
     "ZeroStability",
     "bidiagonalize",
     "cocoercivity",
@@ -44,6 +47,7 @@ __all__ = [
     "local_order",
     "noise_plausibility",
     "order_conditions",
+    "preimages",
     "row_orders",
     "step_conditioning",
     "trajectory_conditioning",

@@ -11,7 +11,7 @@ from jaxinv.files.atomic import atomic_folder, write_json
 from jaxinv.files.folders import files_below, model_root
 from jaxinv.loading import checkpoint
 from jaxinv.loading.find import find_model
-from jaxinv.loading.load import read_parts
+from jaxinv.loading.load import model_name, read_parts
 from weights_convert import load_component
 from weights_convert.reader import read_json, stored_dtype
 
@@ -46,7 +46,8 @@ def convert(
     """
     with atomic_folder(dst, overwrite=force) as partial:
         source = find_model(src, revision=revision)
-        family = read_parts(source).index.family
+        found = read_parts(source, model_name(os.fspath(src), source)).index
+        family = found.family
         copied = [part for part in family.parts if part not in family.networks]
         for part in copied:  # refuse files that must not be copied, before converting
             list(files_below(source / part, model_root(source)))
@@ -56,7 +57,10 @@ def convert(
             checkpoint.save_component(module, partial / part)
         for part in copied:
             copy_files(source / part, partial / part, model_root(source))
+        # The new folder may have another name, which said what the model is.
         index = read_json(source / "model_index.json")
+        if found.pipeline:
+            index["_class_name"] = found.pipeline
         write_json(partial / "model_index.json", index, indent=2)
         write_json(partial / checkpoint.MARKER, checkpoint.FORMAT, indent=2)
     return Path(dst)

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,6 @@ from jax.typing import DTypeLike
 
 import weights_convert
 from jaxinv.checks import Range, checked, one_line
-from jaxinv.diffusion.diffusers_schedule import schedule_from_diffusers
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.files.folders import (
     check_inside,
@@ -38,6 +38,8 @@ from jaxinv.models.layers.remat import Remat
 from jaxinv.models.options import check_attention, check_dtypes, with_options
 from jaxinv.pipeline import Pipeline
 from jaxinv.pipeline.families import Index, read_index
+from jaxinv.pipeline.families.instaflow import InstaFlow, is_instaflow
+from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
 from weights_convert.reader import (
     has_variant,
     read_config,
@@ -97,8 +99,8 @@ def load(
             ``*.fp16.safetensors``. Parts without it are read from the plain files.
         subfolder: Folder inside the repository or folder that holds the model.
         schedule: The schedule that the model was trained with, for folders whose
-            scheduler does not define it: InstaFlow's names a diffusion sampler, but the
-            schedule is ``flow_matching(prediction_type="rectified_flow")``.
+            scheduler does not define it. InstaFlow's is known by the class of its
+            pipeline (``RectifiedFlowPipeline``) or, with a warning, by its name.
         lora: LoRA files that are added to the parameters, each with its scale, such as
             ``[("style.safetensors", 0.8)]``; see :func:`jaxinv.merge_lora`.
         attention: Implementation of attention: ``"xla"``, ``"cudnn"`` (NVIDIA GPUs, 16
@@ -141,13 +143,13 @@ def load(
     given = os.fspath(name_or_path)
     kinds = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype or dtype)}
     check_dtypes(**kinds, platform=_platform(sharding))
-    parts = read_parts(folder)
+    parts = read_parts(folder, model_name(given, folder) if schedule is None else "")
     family = parts.index.family
     path = folder / "scheduler" / "scheduler_config.json"
     with naming(path):
-        scheduler = read_json(path)
+        scheduler = read_json(path) if family.scheduler is None else family.scheduler
         if schedule is None:
-            schedule = schedule_from_diffusers(scheduler)
+            schedule = family.schedule(scheduler)
     check_lora(family, parts.configs, lora)
     read = _loader(folder, variant, family.networks)
     tokenizers = []
@@ -173,7 +175,7 @@ def load(
         family=family,
         schedule=schedule,
         image_size=parts.image_size,
-        name=folder.resolve().name if Path(given).expanduser().is_dir() else given,
+        name=model_name(given, folder),
         scheduler=json.dumps(scheduler, sort_keys=True),
         pipeline=parts.index.pipeline,
         flags=frozenset(name for name, on in parts.index.flags.items() if on),
@@ -196,11 +198,18 @@ class Parts:
     image_size: tuple[int, int]
 
 
-def read_parts(folder: Path) -> Parts:
+def model_name(given: str, folder: Path) -> str:
+    """Return the name of a model, for reports."""
+    return folder.resolve().name if Path(given).expanduser().is_dir() else given
+
+
+def read_parts(folder: Path, name: str = "") -> Parts:
     """Read and check the configurations of a model's networks.
 
     Args:
         folder: A folder in diffusers' layout, or written by ``jaxinv convert``.
+        name: Name of the model. That of an InstaFlow makes it one, with a warning: its
+            folder may say Stable Diffusion.
 
     Returns:
         The configurations, which fit each other.
@@ -212,6 +221,14 @@ def read_parts(folder: Path) -> Parts:
     if not path.exists():
         raise ValueError(f"{folder} is not a model: it has no model_index.json")
     index = read_index(path, read_json(path))
+    if index.family == StableDiffusion() and is_instaflow(name):
+        warnings.warn(
+            f"{name} is InstaFlow by its name: it is taken for a rectified flow, and "
+            "its folder's scheduler is not used; for another model of that name, pass "
+            "the schedule that it was trained with",
+            stacklevel=3,
+        )
+        index = index._replace(family=InstaFlow(), pipeline=InstaFlow.pipelines[0])
     for part in index.family.parts:
         check_inside(folder / part, root)
         if not (folder / part).is_dir():

@@ -6,7 +6,8 @@ its own, not the scheduler's:
 * Stable Diffusion's pipelines add nothing;
 * Stable Diffusion 3's adds ``mu`` if the scheduler has ``use_dynamic_shifting``;
 * FLUX's adds ``mu`` and ``sigmas = 1, 1 - 1/N, ..., 1/N`` (but no sigmas if the
-  scheduler has ``use_flow_sigmas``).
+  scheduler has ``use_flow_sigmas``);
+* InstaFlow's steps through these sigmas without its scheduler.
 
 ``mu`` is the shift for the image size. It is linear in the number n of tokens, which
 are patches of 2x2 latent pixels:
@@ -60,6 +61,8 @@ PIPELINES: dict[str, Passed] = {
     "StableDiffusionXLPipeline": Passed(),
     "StableDiffusion3Pipeline": Passed(max_shift=1.16),
     "FluxPipeline": Passed(sigmas=True, max_shift=1.15),
+    "InstaFlowPipeline": Passed(sigmas=True),
+    "RectifiedFlowPipeline": Passed(sigmas=True),
 }
 
 
@@ -172,9 +175,13 @@ def pipeline_sampler(
 
 def _same_process(a: NoiseSchedule, b: NoiseSchedule) -> bool:
     """Return whether networks of one schedule can be used with the other."""
-    if (a.family, a.prediction_type) != (b.family, b.prediction_type):
+    if a.family != b.family or len(a.taus) != len(b.taus):
         return False
-    if len(a.taus) != len(b.taus):
+    if a.family == "flow":
+        # All shifts of a flow are times of one process: the network is given T t. Flow
+        # schedulers know velocities only, and a velocity's sign is the denoiser's.
+        kinds = {a.prediction_type, b.prediction_type}
+        return len(kinds) == 1 or kinds <= {"flow", "rectified_flow"}
+    if a.prediction_type != b.prediction_type:
         return False
-    # All shifts of a flow are times of one process: the network is given T t.
-    return a.family == "flow" or bool(np.allclose(a.taus, b.taus, rtol=1e-3))
+    return bool(np.allclose(a.taus, b.taus, rtol=1e-3))

@@ -13,6 +13,8 @@ from jaxtyping import PyTree
 
 from jaxinv.checks import shown
 from jaxinv.diffusion.denoiser import ConditionalModel, Denoiser, as_denoiser
+from jaxinv.diffusion.diffusers_schedule import schedule_from_diffusers
+from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.models.registry import Component
 from jaxinv.pipeline.conditions import Condition
 
@@ -28,6 +30,10 @@ class Family:
         parts: The parts of a ``model_index.json`` that a model must have, and the
             implemented classes of each. Those of the scheduler are checked by
             :func:`jaxinv.schedule_from_diffusers`.
+        pipelines: Classes of the diffusers pipelines that alone are of this family;
+            empty if the parts say it.
+        scheduler: The scheduler's configuration, for families whose folders name
+            another one; None for the folder's.
         flags: Options of ``model_index.json`` that the family reads, with the values
             that count where there is none.
         text_encoders: The parts that encode prompts, each with its tokenizer's part.
@@ -37,6 +43,8 @@ class Family:
 
     name: ClassVar[str]
     parts: ClassVar[Mapping[str, tuple[str, ...]]]
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    scheduler: ClassVar[Mapping[str, Any] | None] = None
     flags: ClassVar[Mapping[str, bool]] = {}
     text_encoders: ClassVar[Mapping[str, str]] = {}
     options: ClassVar[frozenset[str]] = frozenset()
@@ -74,6 +82,10 @@ class Family:
             ValueError: If the parts do not fit.
         """
         raise NotImplementedError
+
+    def schedule(self, scheduler: Mapping[str, Any]) -> NoiseSchedule:
+        """Return the schedule of training, from the scheduler's configuration."""
+        return schedule_from_diffusers(scheduler)
 
     def network(self, parts: Mapping[str, Component]) -> Component:
         """Return the network of the diffusion, made of a model's parts."""

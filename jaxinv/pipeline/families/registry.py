@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 from jaxinv.checks import shown
 from jaxinv.files.json_fields import check_field, shown_text
 from jaxinv.pipeline.families.family import Family
+from jaxinv.pipeline.families.instaflow import InstaFlow
 from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(),)
+#: Of two families with the same parts, the first one with the pipeline's class counts.
+FAMILIES: tuple[Family, ...] = (InstaFlow(), StableDiffusion())
 
 #: Parts that generation and inversion do not use.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "inverse_scheduler")
@@ -56,7 +58,9 @@ def read_index(path: Path | str, index: Mapping[str, Any]) -> Index:
     kind = index.get("_class_name", "pipeline of unknown class")
     kind = kind if isinstance(kind, str) and len(kind) < 100 else shown(kind)
     named, flags = _entries(path, index)
-    complaints = {family: _complaint(family, named, flags) for family in FAMILIES}
+    pipeline = str(index.get("_class_name", ""))
+    families = [f for f in FAMILIES if not f.pipelines or pipeline in f.pipelines]
+    complaints = {family: _complaint(family, named, flags) for family in families}
     for family, complaint in complaints.items():
         if complaint is None:
             return Index(
@@ -66,11 +70,13 @@ def read_index(path: Path | str, index: Mapping[str, Any]) -> Index:
                     name: bool(flags.get(name, own))
                     for name, own in family.flags.items()
                 },
-                str(index.get("_class_name", "")),
+                pipeline,
             )
-    closest = max(FAMILIES, key=lambda family: _overlap(family, named))
+    closest = max(families, key=lambda family: _overlap(family, named))
     supported = "; ".join(
-        f"{family.name} ({', '.join(family.parts)})" for family in FAMILIES
+        f"{family.name} ({', '.join(family.parts)})"
+        for family in FAMILIES
+        if not family.pipelines
     )
     raise ValueError(
         f"{path} {complaints[closest]}, so this {kind} is not implemented. Implemented "

@@ -1,0 +1,83 @@
+"""InstaFlow by name: a rectified flow in the folder of a diffusion model."""
+
+import json
+import shutil
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxinv as ji
+from jaxinv.loading.convert import convert
+from jaxinv.pipeline.families.instaflow import is_instaflow
+
+PROMPT = "red"
+
+
+@pytest.fixture(scope="module")
+def by_class(diffusers_folder, tmp_path_factory):
+    """A folder whose pipeline is InstaFlow's by its class."""
+    folder = tmp_path_factory.mktemp("flows") / "fast"
+    shutil.copytree(diffusers_folder, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = "RectifiedFlowPipeline"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(by_class):
+    with warnings.catch_warnings(action="error"):
+        return ji.load(by_class)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_steps_are_those_of_the_published_loop(pipe, steps):
+    z = noise = jax.random.normal(jax.random.key(0), pipe.latent_shape)
+    text = pipe.encode_prompt(PROMPT)
+    run = jax.jit(lambda network, *args: network(*args))
+    for i in range(steps):
+        z = z + run(pipe.network, z, jnp.float32(1000 * (1 - i / steps)), text) / steps
+    sampler = pipe.sampler(steps)
+    made = ji.sample(sampler, pipe.denoiser(PROMPT), noise)
+    np.testing.assert_allclose(made, z, atol=2e-5)
+    found = ji.invert(sampler, pipe.denoiser(PROMPT), made)
+    assert bool(found.converged)
+    assert float(ji.nmse_db(found.noise, noise)) < -80
+
+
+def test_a_name_says_it_with_a_warning_and_conversion_keeps_it(
+    diffusers_folder, tmp_path
+):
+    folder = tmp_path / "instaflow_0_9B_from_sd_1_5"
+    shutil.copytree(diffusers_folder, folder)
+    with pytest.warns(UserWarning, match="InstaFlow by its name"):
+        pipe = ji.load(folder)
+    assert pipe.schedule.prediction_type == "rectified_flow"
+    assert pipe.sampler(1).num_steps == 1
+    with pytest.warns(UserWarning, match="InstaFlow by its name"):
+        convert(folder, tmp_path / "converted")
+    with warnings.catch_warnings(action="error"):
+        again = ji.load(tmp_path / "converted")
+    assert again.family == pipe.family
+    # Who names the schedule gets it, whatever the folder is called.
+    with warnings.catch_warnings(action="error"):
+        other = ji.load(folder, schedule=ji.scaled_linear())
+    assert other.schedule.family == "vp"
+    assert other.family != pipe.family
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("XCLiu/instaflow_0_9B_from_sd_1_5", True),
+        ("XCLiu/2_rectified_flow_from_sd_1_5", True),
+        ("models/InstaFlow/", True),
+        ("instaflow/stable-diffusion-v1-5", False),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", False),
+    ],
+)
+def test_the_last_part_of_a_name_counts(name, known):
+    assert is_instaflow(name) is known
