@@ -6,6 +6,7 @@ that reads it is tested against the real layout, and the real models' outputs.
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,17 @@ def diffusers_folder(tmp_path_factory) -> Path:
     """A Stable-Diffusion-like pipeline of random weights, 32x32 pixels, factor 4."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     write_random_pipeline(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def instaflow_folder(diffusers_folder, tmp_path_factory) -> Path:
+    """The random pipeline, as one of InstaFlow by its class."""
+    folder = tmp_path_factory.mktemp("flows") / "fast"
+    shutil.copytree(diffusers_folder, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = "RectifiedFlowPipeline"
+    (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 
 

@@ -125,6 +125,30 @@ def test_the_steps_of_a_scheduler_are_inverted(
     assert len(record["certificate"]["step_residuals"]) == rows
 
 
+def test_other_noises_are_searched_and_counted(instaflow_folder, picture, tmp_path):
+    common = (
+        "--model",
+        instaflow_folder,
+        "--prompt",
+        "red cat",
+        "--json",
+        "--steps",
+        1,
+    )
+    out = ("--out", tmp_path / "out", "--decoder-inversion", "encoder")
+    result = run("invert", picture, *common, *out, "--starts", 3, "--steps", 1)
+    record = only_json(result)
+    assert result.exit_code == OK, result.output
+    found = record["preimages"]
+    assert found["starts"] == 3
+    assert 1 <= found["found"] <= found["converged"] <= 3
+    assert found["num_evals"] > 3
+    refused = run(
+        "invert", picture, *common, *out, "--starts", 3, "--sampler", "o_belm"
+    )
+    expect_one_clear_line(refused, "one state for each image")
+
+
 def test_a_model_s_own_scheduler_and_none_that_does_not_fit(diffusers_folder, tmp_path):
     common = ("sample", "--model", diffusers_folder, "--prompt", "red", "--steps", 3)
     common += ("--out", tmp_path / "a.png", "--json")

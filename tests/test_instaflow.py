@@ -1,6 +1,5 @@
 """InstaFlow by name: a rectified flow in the folder of a diffusion model."""
 
-import json
 import shutil
 import warnings
 
@@ -17,20 +16,9 @@ PROMPT = "red"
 
 
 @pytest.fixture(scope="module")
-def by_class(diffusers_folder, tmp_path_factory):
-    """A folder whose pipeline is InstaFlow's by its class."""
-    folder = tmp_path_factory.mktemp("flows") / "fast"
-    shutil.copytree(diffusers_folder, folder)
-    index = json.loads((folder / "model_index.json").read_text())
-    index["_class_name"] = "RectifiedFlowPipeline"
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pipe(by_class):
+def pipe(instaflow_folder):
     with warnings.catch_warnings(action="error"):
-        return ji.load(by_class)
+        return ji.load(instaflow_folder)
 
 
 @pytest.mark.parametrize("steps", [1, 3])

@@ -14,9 +14,11 @@ import jaxinv as ji
 from jaxinv.cli import options, record, runs
 from jaxinv.cli.console import Output, explained, listed
 from jaxinv.cli.options import argument, option
-from jaxinv.cli.prepare import prepare
+from jaxinv.cli.prepare import Prepared, prepare
+from jaxinv.cli.progress import phase
 from jaxinv.cli.record import decibels
 from jaxinv.cli.samplers import lossy_note
+from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.files import check_writable_folder, write_array, write_json
 from jaxinv.files.image_reading import read_image
 from jaxinv.files.images import write_image
@@ -45,6 +47,12 @@ class Options:
     )
     max_evals: int | None = option(None, min=1)
     decoder_inversion: str = option("anderson")
+    starts: int = option(
+        0,
+        "Search from this many starts for other noises that lead to the same latent, "
+        "and report how many there are: of use for models of one or few steps.",
+        min=0,
+    )
     reading: options.Reading
     out: Path | None = option(None, "Folder for the results [IMAGE-inverted].", "-o")
     as_json: bool = option(False)
@@ -75,12 +83,18 @@ def invert(asked: Options) -> None:
         )
         read = ready.fit(output, asked.image, read, asked.reading.resize)
         denoise = ready.denoiser(asked.prompt)
+        if asked.starts and ready.sampler.table.bidirectional:
+            raise ValueError(
+                f"--starts does not fit {ready.sampler.name}, which has one state for "
+                "each image by construction"
+            )
         check_writable_folder(folder)
 
     decoder = runs.find_latent(output, ready, read.pixels)
     title, back = _title(ready.strategy, " "), "reconstruction"
     outcome = runs.find_noise(output, ready, denoise, decoder.latent, title=title)
     state = outcome.result.state
+    others = _preimages(output, asked.starts, ready, denoise, decoder.latent)
     again, _ = runs.draw(output, ready, denoise, state, title=back, done=back)
     pictures = {
         "original": jnp.asarray(read.pixels) / 255,
@@ -100,6 +114,7 @@ def invert(asked: Options) -> None:
         "certificate": record.certificate(outcome),
         "worst_noise_level_ratio": ready.sampler.worst_ratio,
         "noise": _moments(outcome.result),
+        "preimages": others,
         "reconstruction": {
             "latent_nmse_db": float(ji.nmse_db(again, decoder.latent)),
             **_psnr(**pictures),
@@ -119,6 +134,26 @@ def invert(asked: Options) -> None:
     if note := lossy_note(ready.sampler, ready.pipe.schedule):
         output.note(note)
     output.finish(report, _why_not(report, ready.sampler.table.history))
+
+
+def _preimages(
+    output: Output, starts: int, ready: Prepared, denoise: Denoiser, latent: Any
+) -> dict[str, Any] | None:
+    """Count the noises that lead to a latent, from a number of starts."""
+    if not starts:
+        return None
+    title = f"search from {starts} starts"
+    with phase(output.messages, title) as running:
+        key = jax.random.key(0)
+        found = ji.preimages(ready.sampler.table, denoise, latent, key, starts)
+        jax.block_until_ready(found)
+    output.done(title, running.seconds)
+    return {
+        "starts": starts,
+        "converged": int(found.converged.sum()),
+        "found": int(found.found),
+        "num_evals": int(found.num_evals),
+    }
 
 
 def _values(state: jax.Array | ji.SamplerState) -> np.ndarray:
@@ -215,6 +250,14 @@ def _table(report: dict[str, Any]) -> Table:
             "p-value as white noise; if tiny, another noise made the image",
         ),
     )
+    if (others := report["preimages"]) is not None:
+        found = (
+            "noises found",
+            str(others["found"]),
+            f"that lead to this latent, from {others['starts']} starts, of which "
+            f"{others['converged']} converged; there may be more",
+        )
+        rows = (*rows, found)
     return record.table(f"{escape(str(report['image']))} → noise", rows)
 
 
