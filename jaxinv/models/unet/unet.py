@@ -1,11 +1,9 @@
 """The text-conditional UNet of Stable Diffusion 1, 2 and XL, for one sample.
 
-    time  = embedding of the timestep and of added conditions (unet.time)
-    x     = conv_in(sample)
-    down:   residual (+ attention) blocks, downsampling; every state is a skip
-    mid:    residual, attention, residual
-    up:     residual (+ attention) blocks that each concatenate one skip, upsampling
-    out   = conv_out(act(norm(x)))
+    first half: time embedding, conv_in, down and mid blocks (unet.encoder)
+    skips, x += residuals of ControlNets, if any
+    up:   residual (+ attention) blocks that each concatenate one skip, upsampling
+    out = conv_out(act(norm(x)))
 
 Attributes have diffusers' names, so that weights map by rule (see ``weights_convert``).
 
@@ -20,24 +18,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxinv.models.config import per_block
-from jaxinv.models.layers.basic import (
-    LayerFactory,
-    Model,
-    activation,
-)
-from jaxinv.models.unet.blocks import (
-    BlockFactory,
-    DownBlock,
-    MidBlock,
-    TransformerSpec,
-    UpBlock,
-)
+from jaxinv.models.layers.basic import LayerFactory, activation
+from jaxinv.models.unet.blocks import TransformerSpec, UpBlock
 from jaxinv.models.unet.condition import UNetCondition
 from jaxinv.models.unet.config import UNet2DConditionConfig
-from jaxinv.models.unet.time import added_embedding, time_embedding, time_vector
+from jaxinv.models.unet.encoder import UNetEncoder
+from jaxinv.models.unet.time import time_vector
 
 
-class UNet2DConditionModel(Model):
+class UNet2DConditionModel(UNetEncoder):
     """A UNet conditioned on a timestep and a sequence of text vectors.
 
     The module is a pytree: pass it as an argument to jitted or vmapped functions.
@@ -56,66 +45,18 @@ class UNet2DConditionModel(Model):
         (8, 8, 4)
     """
 
-    # The parts that networks for videos make differently.
-    factory: Any = BlockFactory
-    down_block: Any = DownBlock
-    mid: Any = MidBlock
+    # Networks for videos make it differently.
     up_block: Any = UpBlock
-
-    @property
-    def image_config(self) -> UNet2DConditionConfig:
-        """Settings of the network for one image."""
-        return self.config
 
     def build(self, config: UNet2DConditionConfig, make: LayerFactory) -> None:
         """Make the layers."""
+        super().build(config, make)
         channels = config.block_out_channels
         n = len(channels)
-        act = activation(config.act_fn)
-        self.activation = act
-
-        self.conv_in = make.conv(
-            config.in_channels, channels[0], kernel=config.conv_in_kernel
-        )
-        self.time_embedding = time_embedding(config, make)
-        self.add_embedding = added_embedding(config, make)
-
-        blocks = self.factory(
-            make=make,
-            time_features=config.time_features,
-            groups=config.norm_num_groups,
-            epsilon=config.norm_eps,
-            activation=act,
-            time_scale_shift=config.resnet_time_scale_shift,
-            use_linear_projection=config.use_linear_projection,
-            upcast_attention=bool(config.upcast_attention),
-        )
+        blocks = self.blocks(config, make)
         layers = per_block("layers_per_block", config.layers_per_block, n)
-        down_specs, mid_spec, up_specs = _transformer_specs(config)
-
-        self.down_blocks = nnx.List(
-            [
-                self.down_block(
-                    channels[max(i - 1, 0)],
-                    channels[i],
-                    num_layers=layers[i],
-                    transformer=down_specs[i],
-                    downsample_padding=config.downsample_padding if i < n - 1 else None,
-                    blocks=blocks,
-                )
-                for i in range(n)
-            ]
-        )
-        self.mid_block = (
-            None
-            if config.mid_block_type is None
-            else self.mid(
-                channels[-1],
-                transformer=mid_spec,
-                output_scale=config.mid_block_scale_factor,
-                blocks=blocks,
-            )
-        )
+        specs = _up_transformer_specs(config)
+        self.activation = activation(config.act_fn)
         self.up_blocks = nnx.List(
             [
                 self.up_block(
@@ -123,7 +64,7 @@ class UNet2DConditionModel(Model):
                     channels[i],
                     skip_channels=channels[max(i - 1, 0)],
                     num_layers=layers[i] + 1,
-                    transformer=up_specs[n - 1 - i],
+                    transformer=specs[n - 1 - i],
                     upsample=i > 0,
                     blocks=blocks,
                 )
@@ -167,13 +108,9 @@ class UNet2DConditionModel(Model):
         if config.center_input_sample:
             x = 2 * x - 1
 
-        x = self.conv_in(x)
-        skips = [x]
-        for down in self.down_blocks:
-            x, states = down(x, time, context)
-            skips += states
-        if self.mid_block is not None:
-            x = self.mid_block(x, time, context)
+        *skips, x = _added(
+            self.states(self.conv_in(x), time, context), condition.residuals
+        )
         for up in self.up_blocks:
             taken = len(up.resnets)
             skips, own = skips[:-taken], skips[-taken:]
@@ -187,39 +124,40 @@ class UNet2DConditionModel(Model):
         return self.conv_out(self.activation(self.conv_norm_out(x)))
 
 
-def _transformer_specs(
+def _added(
+    states: list[Float[Array, "..."]], residuals: tuple[Float[Array, "..."], ...] | None
+) -> list[Float[Array, "..."]]:
+    """Return the states of the first half of a UNet with residuals added to them."""
+    if residuals is None:
+        return states
+    shapes = [[x.shape for x in arrays] for arrays in (states, residuals)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"the condition's residuals must have the shapes {shapes[0]}, those of the "
+            f"skips and of the state after the mid block, got {shapes[1]}"
+        )
+    return [
+        x + residual.astype(x.dtype)
+        for x, residual in zip(states, residuals, strict=True)
+    ]
+
+
+def _up_transformer_specs(
     config: UNet2DConditionConfig,
-) -> tuple[
-    list[TransformerSpec | None], TransformerSpec | None, list[TransformerSpec | None]
-]:
-    """Return the attention settings of the down, mid and up blocks."""
+) -> list[TransformerSpec | None]:
+    """Return the attention settings of the up blocks."""
     n = len(config.block_out_channels)
     heads = config.heads
     context = per_block("cross_attention_dim", config.cross_attention_dim, n)
     only_cross = per_block("only_cross_attention", config.only_cross_attention, n)
-    down_depth = per_block(
-        "transformer_layers_per_block", config.transformer_layers_per_block, n
-    )
-    up_depth = config.reverse_transformer_layers_per_block
-    up_depth = down_depth[::-1] if up_depth is None else up_depth
-    up_depth = per_block("reverse_transformer_layers_per_block", up_depth, n)
-
-    down = [
-        TransformerSpec(heads[i], down_depth[i], context[i], only_cross[i])
-        if config.down_block_types[i] == "CrossAttnDownBlock2D"
-        else None
-        for i in range(n)
-    ]
-    up = [
-        TransformerSpec(heads[-1 - i], up_depth[i], context[-1 - i], only_cross[-1 - i])
+    depths = config.reverse_transformer_layers_per_block
+    if depths is None:
+        down = config.transformer_layers_per_block
+        depths = per_block("transformer_layers_per_block", down, n)[::-1]
+    depths = per_block("reverse_transformer_layers_per_block", depths, n)
+    return [
+        TransformerSpec(heads[-1 - i], depths[i], context[-1 - i], only_cross[-1 - i])
         if config.up_block_types[i] == "CrossAttnUpBlock2D"
         else None
         for i in range(n)
     ]
-    mid = None
-    if config.mid_block_type == "UNetMidBlock2DCrossAttn":
-        # The mid block has one layer: it uses the first of the last block's values.
-        depth = down_depth[-1]
-        depth = depth[0] if isinstance(depth, tuple) else depth
-        mid = TransformerSpec(heads[-1], depth, context[-1])
-    return down, mid, up
