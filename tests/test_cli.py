@@ -126,15 +126,7 @@ def test_the_steps_of_a_scheduler_are_inverted(
 
 
 def test_other_noises_are_searched_and_counted(instaflow_folder, picture, tmp_path):
-    common = (
-        "--model",
-        instaflow_folder,
-        "--prompt",
-        "red cat",
-        "--json",
-        "--steps",
-        1,
-    )
+    common = ("--model", instaflow_folder, "--prompt", "red cat", "--json")
     out = ("--out", tmp_path / "out", "--decoder-inversion", "encoder")
     result = run("invert", picture, *common, *out, "--starts", 3, "--steps", 1)
     record = only_json(result)
@@ -143,9 +135,8 @@ def test_other_noises_are_searched_and_counted(instaflow_folder, picture, tmp_pa
     assert found["starts"] == 3
     assert 1 <= found["found"] <= found["converged"] <= 3
     assert found["num_evals"] > 3
-    refused = run(
-        "invert", picture, *common, *out, "--starts", 3, "--sampler", "o_belm"
-    )
+    pair = ("--starts", 3, "--sampler", "o-belm", "--steps", 10)
+    refused = run("invert", picture, *common, *out, *pair)
     expect_one_clear_line(refused, "one state for each image")
 
 
