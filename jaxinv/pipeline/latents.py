@@ -1,7 +1,10 @@
 r"""Conversion of one image to a latent and back, by an autoencoder (E, D).
 
-    z = (E(2 image - 1) - shift) * scaling,    image = (D(z / scaling + shift) + 1) / 2
+    z = (E(2 image - 1) - shift) / scale,    image = (D(z scale + shift) + 1) / 2
 
+with ``scale = 1 / scaling_factor`` and ``shift = shift_factor``, one number each, or
+``scale = latents_std / scaling_factor`` and ``shift = latents_mean``, one number per
+channel (Playground v2.5).
 Models of pixels have no autoencoder: their z is 2 image - 1. Videos are encoded and
 decoded frame by frame, so that the memory needed does not grow with their length.
 
@@ -39,7 +42,8 @@ def encode(vae: Autoencoder | None, image: Image) -> Float[Array, "*f h w c"]:
         return framewise(jax.tree_util.Partial(encode, vae))(pixels)
     encoded = vae.encode(2 * pixels - 1)
     latent = encoded.mode() if isinstance(encoded, DiagonalGaussian) else encoded
-    return (latent - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+    shift, factor = _normalization(vae, latent.dtype)
+    return (latent - shift) * factor
 
 
 @jax.jit
@@ -50,8 +54,18 @@ def decode(vae: Autoencoder | None, latent: ArrayLike) -> Float[Array, "*f H W k
         return (latents + 1) / 2
     if latents.ndim > 3:
         return framewise(jax.tree_util.Partial(decode, vae))(latents)
-    raw = latents / vae.config.scaling_factor
-    return (vae.decode(raw + (vae.config.shift_factor or 0.0)) + 1) / 2
+    shift, factor = _normalization(vae, latents.dtype)
+    return (vae.decode(latents / factor + shift) + 1) / 2
+
+
+def _normalization(vae: Autoencoder, dtype: Any) -> tuple[Any, Any]:
+    """Return what is subtracted from an encoder's output, and what multiplies it."""
+    config = vae.config
+    mean, std = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
+    if mean is None or std is None:
+        return config.shift_factor or 0.0, config.scaling_factor
+    factor = config.scaling_factor / np.asarray(std)
+    return jnp.asarray(mean, dtype), jnp.asarray(factor, dtype)
 
 
 def _check_shape(

@@ -487,7 +487,8 @@ class Pipeline:
             A callable pytree ``(z, t, condition) -> f``; see :meth:`condition`. Samples
             with a scale of at most 1 use the conditional model alone.
         """
-        model = PromptedModel(self.network, guided and self.family.guidable)
+        guided = guided and self.family.has_negative(self)
+        model = PromptedModel(self.network, guided)
         return self.family.denoiser(self, model)  # type: ignore[return-value]
 
     @checked
@@ -522,7 +523,8 @@ class Pipeline:
         """Return a condition as the family makes it; see :meth:`Family.condition`."""
         scale = _one_scale(guidance_scale)
         self.family.check_options(options)
-        alone = not self.family.guidable or (isinstance(scale, float) and scale <= 1)
+        alone = not self.family.has_negative(self)
+        alone |= isinstance(scale, float) and scale <= 1
         if not self.family.guidable and isinstance(scale, float) and scale > 1:
             raise ValueError(
                 f"{self.family} has no classifier-free guidance: guidance_scale must "

@@ -38,10 +38,11 @@ class AutoencoderKLConfig(ModelConfig):
         latent_channels: Channels of the latent.
         norm_num_groups: Groups of all normalizations.
         sample_size: Height and width of the images the model was trained on.
-        scaling_factor: Diffusion latents are ``(raw - shift_factor) * scaling_factor``.
+        scaling_factor: Diffusion latents are ``(raw - shift_factor) * scaling_factor``,
+            or ``(raw - latents_mean) * scaling_factor / latents_std``.
         shift_factor: See ``scaling_factor``; None for 0.
-        latents_mean: Stored but not used.
-        latents_std: Stored but not used.
+        latents_mean: See ``scaling_factor``; one number per channel, or None.
+        latents_std: See ``scaling_factor``; one number per channel, or None.
         force_upcast: Whether float16 overflows in this model.
         use_quant_conv: Whether a 1x1 convolution follows the encoder.
         use_post_quant_conv: Whether a 1x1 convolution precedes the decoder.
@@ -75,6 +76,15 @@ class AutoencoderKLConfig(ModelConfig):
         for name in ("down_block_types", "up_block_types"):
             per_block(name, getattr(self, name), len(self.block_out_channels))
         check_num_layers(len(self.block_out_channels) * (2 * self.layers_per_block + 1))
+        for name in ("latents_mean", "latents_std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.latent_channels:
+                raise ValueError(
+                    f"{name} must have {self.latent_channels} numbers (latent_channels)"
+                    f", got {len(values)}"
+                )
+        if self.latents_std is not None and not min(self.latents_std) > 0:
+            raise ValueError(f"latents_std must be positive, got {self.latents_std}")
         for channels in self.block_out_channels:
             if channels % self.norm_num_groups:
                 raise ValueError(

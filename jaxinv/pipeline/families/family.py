@@ -36,6 +36,8 @@ class Family:
             another one; None for the folder's.
         flags: Options of ``model_index.json`` that the family reads, with the values
             that count where there is none.
+        refused: Options of ``model_index.json`` that models of the family do not have,
+            with what they say of a model.
         text_encoders: The parts that encode prompts, each with its tokenizer's part.
         options: Names of the further arguments of :meth:`jaxinv.Pipeline.denoiser`.
         guidable: Whether there is a negative prompt, and so classifier-free guidance.
@@ -46,6 +48,7 @@ class Family:
     pipelines: ClassVar[tuple[str, ...]] = ()
     scheduler: ClassVar[Mapping[str, Any] | None] = None
     flags: ClassVar[Mapping[str, bool]] = {}
+    refused: ClassVar[Mapping[str, str]] = {}
     text_encoders: ClassVar[Mapping[str, str]] = {}
     options: ClassVar[frozenset[str]] = frozenset()
     guidable: ClassVar[bool] = True
@@ -86,6 +89,10 @@ class Family:
     def schedule(self, scheduler: Mapping[str, Any]) -> NoiseSchedule:
         """Return the schedule of training, from the scheduler's configuration."""
         return schedule_from_diffusers(scheduler)
+
+    def has_negative(self, pipe: "Pipeline") -> bool:
+        """Return whether guidance evaluates the network for a negative prompt, too."""
+        return self.guidable
 
     def network(self, parts: Mapping[str, Component]) -> Component:
         """Return the network of the diffusion, made of a model's parts."""

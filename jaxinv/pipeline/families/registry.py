@@ -14,9 +14,10 @@ from jaxinv.files.json_fields import check_field, shown_text
 from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.families.instaflow import InstaFlow
 from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
+from jaxinv.pipeline.families.stable_diffusion_xl import StableDiffusionXL
 
 #: Of two families with the same parts, the first one with the pipeline's class counts.
-FAMILIES: tuple[Family, ...] = (InstaFlow(), StableDiffusion())
+FAMILIES: tuple[Family, ...] = (InstaFlow(), StableDiffusion(), StableDiffusionXL())
 
 #: Parts that generation and inversion do not use.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "inverse_scheduler")
@@ -112,7 +113,8 @@ def _complaint(
     """Return why parts are not those of a family; None if they are."""
     for name, value in flags.items():
         if value and name not in family.flags:
-            return f"sets the option {shown_text(name)}={shown(value)}"
+            reason = f" ({family.refused[name]})" if name in family.refused else ""
+            return f"sets the option {shown_text(name)}={shown(value)}{reason}"
         if name in family.flags and not isinstance(value, bool | None):
             return (
                 f"sets the option {shown_text(name)}={shown(value)}, not true or false"

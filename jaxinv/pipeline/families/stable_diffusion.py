@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import PyTree
 
+from jaxinv.models import UNetCondition
+from jaxinv.pipeline.conditions import Condition
 from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.families.fit import (
     check_classes,
@@ -46,12 +49,37 @@ class StableDiffusion(Family):
         unet, vae, text = (configs[p] for p in ("unet", "vae", "text_encoder"))
         check_latents(where, unet, vae)
         check_text(where, unet.context_widths, text.hidden_size)
+        if unet.addition_embed_type is not None:
+            raise ValueError(
+                f"{where}: the UNet also takes pooled text and image sizes "
+                f"(addition_embed_type={unet.addition_embed_type!r}), for which "
+                "Stable Diffusion XL has a second text encoder"
+            )
         return latent_image_size(where, unet, vae)
 
     def encode(
         self, pipe: "Pipeline", prompt: str, *, negative: bool, **options: Any
-    ) -> Float[Array, "l d"]:
-        """Return the vectors of the text encoder's last layer, normalized."""
+    ) -> PyTree:
+        """Return the vectors (l, d) of the last layer after its normalization."""
         return encode_text(
             pipe.text_encoders[0], pipe.tokenize(prompt)
         ).last_hidden_state
+
+    def has_negative(self, pipe: "Pipeline") -> bool:
+        """Return whether the guidance scale is not an input of the network (LCM)."""
+        return pipe.network.config.time_cond_proj_dim is None
+
+    def condition(
+        self,
+        pipe: "Pipeline",
+        prompt: PyTree,
+        negative_prompt: PyTree,
+        guidance_scale: Any,
+    ) -> Condition:
+        """Return the condition; with the scale in it where the network takes it."""
+        if self.has_negative(pipe):
+            return Condition(prompt, negative_prompt, guidance_scale)
+        if not isinstance(prompt, UNetCondition):
+            prompt = UNetCondition(prompt)
+        scale = jnp.asarray(guidance_scale, jnp.float32)
+        return Condition(prompt._replace(guidance=scale), None, jnp.ones(()))
