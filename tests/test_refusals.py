@@ -22,7 +22,7 @@ from jaxinv.pipeline.families import read_index
 # Some have other UNets in fact: of those, the configurations tell.
 SAME_PARTS = {"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"}
 OTHER_PARTS = (
-    "StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline",
+    "StableDiffusion3Pipeline", "FluxPipeline",
     "StableDiffusionUpscalePipeline", "StableDiffusionDepth2ImgPipeline",
     "StableDiffusionControlNetPipeline", "StableDiffusionImageVariationPipeline",
     "AnimateDiffPipeline", "StableVideoDiffusionPipeline", "DDPMPipeline",
