@@ -21,6 +21,12 @@ from jaxinv.models.text_encoders.clip import (
 from jaxinv.models.unet.condition import UNetCondition
 from jaxinv.models.unet.config import UNet2DConditionConfig
 from jaxinv.models.unet.config_2d import UNet2DConfig
+from jaxinv.models.unet.controlnet import (
+    ControlledCondition,
+    ControlledUNet,
+    ControlNetModel,
+)
+from jaxinv.models.unet.controlnet_config import ControlNetConfig
 from jaxinv.models.unet.lavie import LaVieUNet
 from jaxinv.models.unet.lavie_config import LaVieUNetConfig
 from jaxinv.models.unet.motion import MotionAdapter, UNetMotionModel
@@ -38,6 +44,10 @@ __all__ = [
     "CLIPTextModelWithProjection",
     "CLIPTextOutput",
     "CLIPTextWithProjectionConfig",
+    "ControlNetConfig",
+    "ControlNetModel",
+    "ControlledCondition",
+    "ControlledUNet",
     "DiagonalGaussian",
     "LaVieUNet",
     "LaVieUNetConfig",

@@ -20,6 +20,8 @@ from jaxinv.models.text_encoders.clip import (
 )
 from jaxinv.models.unet.config import UNet2DConditionConfig
 from jaxinv.models.unet.config_2d import UNet2DConfig
+from jaxinv.models.unet.controlnet import ControlNetModel
+from jaxinv.models.unet.controlnet_config import ControlNetConfig
 from jaxinv.models.unet.lavie import LaVieUNet
 from jaxinv.models.unet.lavie_config import LaVieUNetConfig
 from jaxinv.models.unet.motion import MotionAdapter, UNetMotionModel
@@ -32,6 +34,7 @@ Component = (
     | UNetMotionModel
     | MotionAdapter
     | LaVieUNet
+    | ControlNetModel
     | UNet2DModel
     | AutoencoderKL
     | AutoencoderTiny
@@ -42,6 +45,7 @@ ComponentConfig = (
     | UNetMotionConfig
     | MotionAdapterConfig
     | LaVieUNetConfig
+    | ControlNetConfig
     | UNet2DConfig
     | AutoencoderKLConfig
     | AutoencoderTinyConfig
@@ -53,6 +57,7 @@ _MODELS: dict[type[ComponentConfig], Any] = {
     UNetMotionConfig: UNetMotionModel,
     MotionAdapterConfig: MotionAdapter,
     LaVieUNetConfig: LaVieUNet,
+    ControlNetConfig: ControlNetModel,
     UNet2DConfig: UNet2DModel,
     AutoencoderKLConfig: AutoencoderKL,
     AutoencoderTinyConfig: AutoencoderTiny,

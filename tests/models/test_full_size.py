@@ -15,6 +15,7 @@ from jaxinv.models import (
     AutoencoderKLConfig,
     CLIPTextConfig,
     CLIPTextWithProjectionConfig,
+    ControlNetConfig,
     MotionAdapterConfig,
     UNet2DConditionConfig,
     UNet2DConfig,
@@ -232,7 +233,54 @@ DDPM_CIFAR10 = DDPM_256 | {
     "up_block_types": ["UpBlock2D"] * 2 + ["AttnUpBlock2D", "UpBlock2D"],
 }
 
+# lllyasviel/sd-controlnet-canny.
+CONTROLNET_CANNY = {
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "class_embed_type": None,
+    "conditioning_embedding_out_channels": [16, 32, 96, 256],
+    "controlnet_conditioning_channel_order": "rgb",
+    "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "projection_class_embeddings_input_dim": None,
+    "resnet_time_scale_shift": "default",
+    "upcast_attention": False,
+    "use_linear_projection": False,
+}
+# diffusers/controlnet-canny-sdxl-1.0.
+CONTROLNET_CANNY_SDXL = CONTROLNET_CANNY | {
+    "addition_embed_type": "text_time",
+    "addition_embed_type_num_heads": 64,
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "conditioning_channels": 3,
+    "cross_attention_dim": 2048,
+    "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+    "global_pool_conditions": False,
+    "num_attention_heads": None,
+    "projection_class_embeddings_input_dim": 2816,
+    "transformer_layers_per_block": [1, 2, 10],
+    "upcast_attention": None,
+    "use_linear_projection": True,
+}
+
 MODELS = {
+    "sd15-controlnet": (CONTROLNET_CANNY, ControlNetConfig.sd15(), 361_279_120),
+    "sdxl-controlnet": (CONTROLNET_CANNY_SDXL, ControlNetConfig.sdxl(), 1_251_014_160),
     "ddpm-256-pixels": (DDPM_256, UNet2DConfig.ddpm_256(), 113_673_219),
     "ddpm-cifar10-pixels": (DDPM_CIFAR10, UNet2DConfig.ddpm_cifar10(), 35_746_307),
     "sd15-unet": (SD15_UNET, UNet2DConditionConfig.sd15(), 859_520_964),
@@ -263,6 +311,8 @@ def published_layout(name, data):
         if "motion" in name:
             kind = "UNetMotionModel" if "unet" in name else "MotionAdapter"
             model = getattr(diffusers, kind).from_config(data)
+        elif "controlnet" in name:
+            model = diffusers.ControlNetModel.from_config(data)
         elif "pixels" in name:
             model = diffusers.UNet2DModel.from_config(data)
         elif "unet" in name:
