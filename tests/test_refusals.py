@@ -20,12 +20,16 @@ from jaxinv.pipeline.families import read_index
 
 # diffusers' pipelines that run Stable Diffusion's parts, whatever they do with them.
 # Some have other UNets in fact: of those, the configurations tell.
-SAME_PARTS = {"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"}
+SAME_PARTS = {
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "AnimateDiffPipeline",
+}
 OTHER_PARTS = (
     "StableDiffusion3Pipeline", "FluxPipeline",
     "StableDiffusionUpscalePipeline", "StableDiffusionDepth2ImgPipeline",
     "StableDiffusionControlNetPipeline", "StableDiffusionImageVariationPipeline",
-    "AnimateDiffPipeline", "StableVideoDiffusionPipeline", "DDPMPipeline",
+    "AnimateDiffSDXLPipeline", "StableVideoDiffusionPipeline", "DDPMPipeline",
     "LDMTextToImagePipeline", "LDMSuperResolutionPipeline", "KandinskyV22Pipeline",
     "IFPipeline", "PixArtAlphaPipeline", "StableUnCLIPPipeline", "AltDiffusionPipeline",
     "TextToVideoSDPipeline", "VersatileDiffusionPipeline", "WuerstchenPriorPipeline",
@@ -115,7 +119,7 @@ def test_one_part_more_less_or_other_is_named(seed, copy, tmp_path):
     part = rng.choice(["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
     more = rng.choice(
         ["text_encoder_2", "transformer", "controlnet", "low_res_scheduler", "prior",
-         "motion_adapter", "depth_estimator", "unet_2", "vqvae", "image_normalizer"]
+         "motion_module", "depth_estimator", "unet_2", "vqvae", "image_normalizer"]
     )  # fmt: skip
     other = rng.choice(
         ["UNet3DConditionModel", "T5Tokenizer", "VQModel", "UNet2DModel"]

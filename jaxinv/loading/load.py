@@ -167,8 +167,10 @@ def load(
             implementation = None  # its single head is too large for cuDNN
         module = read(folder / part, sharding=sharding, **of_part)
         networks[part] = with_options(module, attention=implementation, remat=remat)
+    # Parts that are joined form a new module, which needs the options again.
+    network = with_options(family.network(networks), attention=attention, remat=remat)
     pipe = Pipeline(
-        network=family.network(networks),
+        network=network,
         vae=networks.get("vae"),
         text_encoders=tuple(networks[part] for part in family.text_encoders),
         tokenizers=tuple(tokenizers),
@@ -179,6 +181,7 @@ def load(
         scheduler=json.dumps(scheduler, sort_keys=True),
         pipeline=parts.index.pipeline,
         flags=frozenset(name for name, on in parts.index.flags.items() if on),
+        frames=family.frames(network),
     )
     return merge_lora(pipe, lora) if lora else pipe
 

@@ -208,6 +208,27 @@ class Pipeline:
         return dataclasses.replace(self, image_size=image_size)
 
     @checked
+    def at_frames(self, frames: AtLeastOne) -> "Pipeline":
+        """Return this model for videos of another number of frames.
+
+        Args:
+            frames: Number of frames; 16 by default, as in training.
+
+        Returns:
+            The model with another ``frames``, and so another ``latent_shape``.
+
+        Raises:
+            ValueError: If the model makes images, or its network takes fewer frames.
+
+        Example:
+            ::
+
+                pipe = ji.load("animatediff").at_frames(24).at_size((384, 512))
+        """
+        self.family.check_frames(self.network, frames)
+        return dataclasses.replace(self, frames=frames)
+
+    @checked
     def sampler(
         self,
         num_steps: AtLeastOne,

@@ -119,6 +119,11 @@ class LaVieUNetConfig(ModelConfig):
             }
         )
 
+    @property
+    def context_widths(self) -> set[int]:
+        """Sizes of the text vectors that the blocks with attention use."""
+        return self.image_config.context_widths
+
     @classmethod
     def from_image(cls, image: UNet2DConditionConfig) -> Self:
         """Return the settings of LaVie's model that starts from an image model.

@@ -232,6 +232,11 @@ class UNetMotionConfig(ModelConfig):
         return UNet2DConditionConfig(**shared)
 
     @property
+    def context_widths(self) -> set[int]:
+        """Sizes of the text vectors that the blocks with attention use."""
+        return self.image_config.context_widths
+
+    @property
     def motion_depths(
         self,
     ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:

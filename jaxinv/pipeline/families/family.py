@@ -34,6 +34,8 @@ class Family:
             empty if the parts say it.
         scheduler: The scheduler's configuration, for families whose folders name
             another one; None for the folder's.
+        unused: Further parts that a folder of this family may name and that are not
+            read.
         flags: Options of ``model_index.json`` that the family reads, with the values
             that count where there is none.
         refused: Options of ``model_index.json`` that models of the family do not have,
@@ -47,6 +49,7 @@ class Family:
     parts: ClassVar[Mapping[str, tuple[str, ...]]]
     pipelines: ClassVar[tuple[str, ...]] = ()
     scheduler: ClassVar[Mapping[str, Any] | None] = None
+    unused: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[Mapping[str, bool]] = {}
     refused: ClassVar[Mapping[str, str]] = {}
     text_encoders: ClassVar[Mapping[str, str]] = {}
@@ -97,6 +100,14 @@ class Family:
     def network(self, parts: Mapping[str, Component]) -> Component:
         """Return the network of the diffusion, made of a model's parts."""
         return parts["unet"]
+
+    def frames(self, network: Component) -> int | None:
+        """Return the number of frames of a video by default; None for images."""
+        return None
+
+    def check_frames(self, network: Component, frames: int) -> None:
+        """Raise ValueError unless the network takes videos of so many frames."""
+        raise ValueError(f"{self.name} makes images, which have no frames")
 
     def encode(
         self, pipe: "Pipeline", prompt: str, *, negative: bool, **options: Any

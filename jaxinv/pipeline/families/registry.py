@@ -15,9 +15,17 @@ from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.families.instaflow import InstaFlow
 from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
 from jaxinv.pipeline.families.stable_diffusion_xl import StableDiffusionXL
+from jaxinv.pipeline.families.video import AnimateDiff, JoinedAnimateDiff, LaVie
 
 #: Of two families with the same parts, the first one with the pipeline's class counts.
-FAMILIES: tuple[Family, ...] = (InstaFlow(), StableDiffusion(), StableDiffusionXL())
+FAMILIES: tuple[Family, ...] = (
+    InstaFlow(),
+    StableDiffusion(),
+    StableDiffusionXL(),
+    AnimateDiff(),
+    JoinedAnimateDiff(),
+    LaVie(),
+)
 
 #: Parts that generation and inversion do not use.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "inverse_scheduler")
@@ -124,7 +132,7 @@ def _complaint(
             null = " (null)" if name in flags else ""
             return f"names no {name}{null}" + _others(family, named)
     for name, found in named.items():
-        if name not in family.parts and name not in UNUSED:
+        if name not in (*family.parts, *family.unused, *UNUSED):
             return f"names an extra part, {shown(name)} ({shown_text(found)})"
         known = family.parts.get(name)
         if known and found not in known:
@@ -140,7 +148,8 @@ def _overlap(family: Family, named: Mapping[str, str]) -> int:
     parts = family.parts.items()
     right = sum(name in named and named[name] in known for name, known in parts)
     present = sum(name in named for name in family.parts)
-    extra = sum(name not in family.parts and name not in UNUSED for name in named)
+    known = (*family.parts, *family.unused, *UNUSED)
+    extra = sum(name not in known for name in named)
     return 2 * present + right - 2 * extra - len(family.parts)
 
 
