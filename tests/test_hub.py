@@ -123,11 +123,13 @@ def test_a_download_takes_the_parts_and_no_pickles(
     assert not {"unet/model.bin", "sd.safetensors"} & set(asked["patterns"])
 
 
-def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
+def test_a_file_that_holds_nothing_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"")
-    with pytest.raises(ValueError, match="is a file; a model is a folder"):
+    with pytest.raises(ValueError, match="truncated or corrupt"):
         ji.load(path)
+    with pytest.raises(ValueError, match="is not a folder with unet"):
+        ji.load(path, subfolder="unet")
 
 
 def test_an_empty_folder_is_refused(tmp_path):

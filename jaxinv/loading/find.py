@@ -9,11 +9,21 @@ import importlib.resources
 import os
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from jaxinv.checks import one_line
 from jaxinv.pipeline.families import FAMILIES
+
+
+class Hub(TypedDict, total=False):
+    """Options of the hub that are the same for all repositories; see :func:`load`."""
+
+    token: str | bool | None
+    cache_dir: str | os.PathLike[str] | None
+    local_files_only: bool
+
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -37,12 +47,12 @@ def find_model(
     variant: str | None = None,
     subfolder: str | None = None,
 ) -> Path:
-    """Return a model's folder, downloading it if necessary.
+    """Return a model's folder or file, downloading it if necessary.
 
     The arguments are those of :func:`jaxinv.load`.
 
     Args:
-        name_or_path: An embedded name, a folder, or ``owner/name`` on the hub.
+        name_or_path: An embedded name, a folder, a file, or ``owner/name`` on the hub.
         revision: Branch, tag or commit on the hub.
         token: Token of the hub.
         cache_dir: Folder of the hub's cache.
@@ -51,10 +61,10 @@ def find_model(
         subfolder: Folder inside the repository or folder that holds the model.
 
     Returns:
-        The folder.
+        The folder or file.
 
     Raises:
-        ValueError: If the path is a file, or the subfolder does not exist.
+        ValueError: If the subfolder does not exist.
         FileNotFoundError: If the model is not found; the message lists the places.
     """
     name, embedded = os.fspath(name_or_path), embedded_models()
@@ -66,41 +76,103 @@ def find_model(
         found = _zoo() / name
     elif path.is_dir():
         found = path
+    elif path.is_file() and subfolder is None:
+        return path
     elif path.exists():
         raise ValueError(
-            f"{name} is a file; a model is a folder with a model_index.json "
-            "(single-file checkpoints must be saved as a folder with diffusers first)"
+            f"{name} is not a folder" + (f" with {subfolder}" if subfolder else "")
         )
     else:
-        tried = f"an embedded model ({', '.join(embedded) or 'none'}), a folder {path}"
-        if not _HUB_NAME.fullmatch(name):
-            raise FileNotFoundError(
-                f"no model {name!r}: tried {tried}; it is not a hub name (owner/name) "
-                "either"
-            )
-        try:
-            found = _download(
-                name, revision, token, cache_dir, local_files_only, variant, subfolder
-            )
-        except Exception as error:  # the hub's errors have no common base class
-            raise FileNotFoundError(
-                f"no model {name!r}: tried {tried}, and the Hugging Face hub and its "
-                f"local cache ({one_line(error)})"
-            ) from error
+        known = ", ".join(embedded) or "none"
+        tried = f"an embedded model ({known}), a file or folder {path}"
+        found = _from_hub(
+            name,
+            f"model {name!r}: tried {tried}",
+            # Only this file is required of a cached snapshot: loading the model names
+            # other missing files.
+            least=_inside(subfolder, "model_index.json"),
+            choose=lambda files: wanted_files(
+                files, variant=variant, subfolder=subfolder
+            ),
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
     folder = found / inner
     if not folder.is_dir():
         raise ValueError(f"{found} has no folder {subfolder}")
     return folder
 
 
+def find_part(
+    name_or_path: str | os.PathLike[str], what: str, pattern: str, **hub: Unpack[Hub]
+) -> Path:
+    """Return a file, or the folder of a part of a model, downloading it if necessary.
+
+    Args:
+        name_or_path: A file, a folder, or ``owner/name`` on the hub.
+        what: The kind of part, for messages.
+        pattern: Regular expression of the files to download, which have no folder.
+        **hub: Options of the hub.
+
+    Returns:
+        The file or folder.
+
+    Raises:
+        FileNotFoundError: If there is none; the message lists the places.
+    """
+    name = os.fspath(name_or_path)
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    return _from_hub(
+        name,
+        f"{what} {name!r}: tried a file or folder {path}",
+        least="*.json",
+        choose=lambda files: [file for file in files if re.fullmatch(pattern, file)],
+        **hub,
+    )
+
+
+def _from_hub(
+    name: str,
+    tried: str,
+    *,
+    least: str,
+    choose: Callable[[list[str]], list[str]],
+    revision: str | None = None,
+    **hub: Unpack[Hub],
+) -> Path:
+    """Return the snapshot of a repository, or raise FileNotFoundError.
+
+    Args:
+        name: ``owner/name``.
+        tried: What was looked for, and where, for the message.
+        least: Pattern of the file that a cached snapshot must have.
+        choose: Map from all files of the repository to those to download.
+        revision: Branch, tag or commit.
+        **hub: Options of the hub.
+    """
+    if not _HUB_NAME.fullmatch(name):
+        raise FileNotFoundError(f"no {tried}; it is not a hub name (owner/name) either")
+    try:
+        return _download(name, least, choose, revision, **hub)
+    except Exception as error:  # the hub's errors have no common base class
+        raise FileNotFoundError(
+            f"no {tried}, and the Hugging Face hub and its local cache "
+            f"({one_line(error)})"
+        ) from error
+
+
 def _download(
     name: str,
+    least: str,
+    choose: Callable[[list[str]], list[str]],
     revision: str | None,
-    token: str | bool | None,
-    cache_dir: str | os.PathLike[str] | None,
-    local_files_only: bool,
-    variant: str | None,
-    subfolder: str | None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
 ) -> Path:
     """Fetch a snapshot of a repository, or use the cache if the hub does not answer.
 
@@ -118,17 +190,14 @@ def _download(
         options |= _given(cache_dir=cache_dir)
         return Path(huggingface_hub.snapshot_download(name, **options))
 
-    # Only this file is required of a cached snapshot: loading the model names other
-    # missing files.
-    least = [_inside(subfolder, "model_index.json")]
     if local_files_only:
-        return snapshot(least, local_files_only=True)
+        return snapshot([least], local_files_only=True)
     try:
         # A single request without retries: it fails at once without a network.
         info = huggingface_hub.HfApi(**who).model_info(name, **which)
     except Exception as error:
         try:
-            folder = snapshot(least, local_files_only=True)
+            folder = snapshot([least], local_files_only=True)
         except Exception:
             raise error from None
         if not isinstance(error, OfflineModeIsEnabled):
@@ -139,7 +208,7 @@ def _download(
             )
         return folder
     files = [file.rfilename for file in info.siblings or ()]
-    return snapshot(wanted_files(files, variant=variant, subfolder=subfolder))
+    return snapshot(choose(files))
 
 
 def wanted_files(

@@ -6,21 +6,20 @@ part has its own folder (``unet``, ``vae``, ``text_encoder``, ``tokenizer``,
 reading, or an Orbax checkpoint that ``jaxinv convert`` wrote. PyTorch is not needed.
 """
 
-import dataclasses
 import functools
 import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding
 from jax.typing import DTypeLike
 
 import weights_convert
-from jaxinv.checks import Range, checked, one_line
+from jaxinv.checks import checked
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.files.folders import (
     check_inside,
@@ -28,16 +27,24 @@ from jaxinv.files.folders import (
     files_below,
     model_root,
 )
-from jaxinv.files.json_fields import check_field, naming
+from jaxinv.files.json_fields import naming
 from jaxinv.loading import checkpoint
-from jaxinv.loading.find import find_model
+from jaxinv.loading.find import Hub, find_model
 from jaxinv.loading.lora import LoraFiles, check_lora, merge_lora
+from jaxinv.loading.single_file import single_file_source
+from jaxinv.loading.source import Parts, Source, with_vae
+from jaxinv.loading.tokenizers import (
+    TOKENIZER_FILES,
+    check_vocabulary,
+    load_tokenizer,
+)
+from jaxinv.loading.vae import Vae, choose_vae
 from jaxinv.mesh import ShardingRule
 from jaxinv.models.layers.attention import Implementation
 from jaxinv.models.layers.remat import Remat
 from jaxinv.models.options import check_attention, check_dtypes, with_options
 from jaxinv.pipeline import Pipeline
-from jaxinv.pipeline.families import Index, read_index
+from jaxinv.pipeline.families import read_index
 from jaxinv.pipeline.families.instaflow import InstaFlow, is_instaflow
 from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
 from weights_convert.reader import (
@@ -47,16 +54,7 @@ from weights_convert.reader import (
     weight_files,
 )
 
-_VOCABULARY = ("vocab.json", "merges.txt")
-_TOKENIZER_BYTES = 16 * 2**20  # limit on the size of one of its files
-# transformers writes 1e30 for no limit.
-_MaxLength = (
-    Annotated[int, Range(1, 10**31)] | Annotated[float, Range(1e20, 1e31)] | None
-)
-_TOKENIZER_FILES = (
-    *_VOCABULARY, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja",
-)  # fmt: skip
+_PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
 
 @checked
@@ -71,7 +69,11 @@ def load(
     local_files_only: bool = False,
     variant: str | None = None,
     subfolder: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    vae: Vae | None = None,
     schedule: NoiseSchedule | None = None,
+    prediction_type: _PredictionType | None = None,
     lora: LoraFiles = (),
     attention: Implementation = None,
     remat: Remat = "none",
@@ -81,10 +83,11 @@ def load(
 
     Args:
         name_or_path: ``"emoji64"``, the model inside this package; a folder in
-            diffusers' layout; a folder that ``jaxinv convert`` wrote; or a name on the
+            diffusers' layout; a folder that ``jaxinv convert`` wrote; a safetensors
+            file in the original layout of Stable Diffusion 1, 2 or XL; or a name on the
             Hugging Face hub such as ``"stabilityai/stable-diffusion-2-1"``, which is
             downloaded once and then read from the cache. Embedded names take precedence
-            over folders, and folders over the hub.
+            over folders and files, and these over the hub.
         dtype: Data type in which the networks compute. States, and so the solvers, stay
             in float32. Most autoencoders overflow in float16; those marked with
             ``force_upcast`` compute in float32 instead. CPUs do not compute in float16.
@@ -98,9 +101,20 @@ def load(
         variant: Which weights to read if a part has several: ``"fp16"`` for
             ``*.fp16.safetensors``. Parts without it are read from the plain files.
         subfolder: Folder inside the repository or folder that holds the model.
+        config: For a single file, a folder in diffusers' layout that has the
+            configurations of its parts, its scheduler and its tokenizers. If None, they
+            are inferred as diffusers does (:mod:`weights_convert.single_file`).
+        tokenizer: For a single file, a folder or hub name with CLIP's vocabulary; if
+            None, that of ``config`` or ``"openai/clip-vit-large-patch14"``.
+        vae: Autoencoder to use in place of the model's own: a component, a folder, a
+            safetensors file in diffusers' or the original layout, or a hub name.
         schedule: The schedule that the model was trained with, for folders whose
             scheduler does not define it. InstaFlow's is known by the class of its
             pipeline (``RectifiedFlowPipeline``) or, with a warning, by its name.
+        prediction_type: What the network predicts, in place of what the scheduler's
+            configuration says. A single file does not say it: Stable Diffusion 2 counts
+            as ``"v_prediction"``, which is wrong for its "base" variant
+            (``"epsilon"``).
         lora: LoRA files that are added to the parameters, each with its scale, such as
             ``[("style.safetensors", 0.8)]``; see :func:`jaxinv.merge_lora`.
         attention: Implementation of attention: ``"xla"``, ``"cudnn"`` (NVIDIA GPUs, 16
@@ -131,32 +145,42 @@ def load(
         ((64, 64), (16, 16, 4))
     """
     check_attention(attention, dtype)
-    folder = find_model(
-        name_or_path,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        variant=variant,
-        subfolder=subfolder,
-    )
     given = os.fspath(name_or_path)
     kinds = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype or dtype)}
     check_dtypes(**kinds, platform=_platform(sharding))
-    parts = read_parts(folder, model_name(given, folder) if schedule is None else "")
-    family = parts.index.family
-    path = folder / "scheduler" / "scheduler_config.json"
-    with naming(path):
-        scheduler = read_json(path) if family.scheduler is None else family.scheduler
+    hub: Hub = {
+        "token": token,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+    }
+    place = find_model(
+        name_or_path, revision=revision, variant=variant, subfolder=subfolder, **hub
+    )
+    if place.is_file():
+        source = single_file_source(
+            place, config=config, tokenizer=tokenizer, vae=vae, **hub
+        )
+    else:
+        for option, value in (("config", config), ("tokenizer", tokenizer)):
+            if value is not None:
+                raise ValueError(f"{option}= is for models in one file, unlike {place}")
+        instaflow = model_name(given, place) if schedule is None else ""
+        source = folder_source(place, variant, instaflow)
+        if vae is not None:
+            source = with_vae(source, choose_vae(vae, source.parts.configs, **hub))
+    parts, family = source.parts, source.parts.index.family
+    with naming(source.scheduler_file):
+        scheduler = source.scheduler if family.scheduler is None else family.scheduler
+        if prediction_type is not None:
+            scheduler = {**scheduler, "prediction_type": prediction_type}
         if schedule is None:
             schedule = family.schedule(scheduler)
     check_lora(family, parts.configs, lora)
-    read = _loader(folder, variant, family.networks)
     tokenizers = []
     for encoder, part in family.text_encoders.items():
-        tokenizers.append(_load_tokenizer(folder / part, model_root(folder)))
+        tokenizers.append(source.tokenizer(part))
         vocabulary = parts.configs[encoder].vocab_size
-        _check_vocabulary(folder, tokenizers[-1], vocabulary)
+        check_vocabulary(source.place, tokenizers[-1], vocabulary)
     networks = {}
     for part, config in parts.configs.items():
         of_part, implementation = kinds, attention
@@ -165,7 +189,7 @@ def load(
             of_part = dict.fromkeys(kinds, jnp.dtype(jnp.float32))
         if part == "vae" and attention == "cudnn":
             implementation = None  # its single head is too large for cuDNN
-        module = read(folder / part, sharding=sharding, **of_part)
+        module = source.read(part, sharding=sharding, **of_part)
         networks[part] = with_options(module, attention=implementation, remat=remat)
     # Parts that are joined form a new module, which needs the options again.
     network = with_options(family.network(networks), attention=attention, remat=remat)
@@ -177,7 +201,7 @@ def load(
         family=family,
         schedule=schedule,
         image_size=parts.image_size,
-        name=model_name(given, folder),
+        name=model_name(given, place),
         scheduler=json.dumps(scheduler, sort_keys=True),
         pipeline=parts.index.pipeline,
         flags=frozenset(name for name, on in parts.index.flags.items() if on),
@@ -186,24 +210,9 @@ def load(
     return merge_lora(pipe, lora) if lora else pipe
 
 
-@dataclasses.dataclass(frozen=True)
-class Parts:
-    """The configurations of a model's parts, which fit one another.
-
-    Attributes:
-        index: The family, and the classes of its parts.
-        configs: The configuration of each part that has weights.
-        image_size: (height, width), pixels, that the network was trained on.
-    """
-
-    index: Index
-    configs: dict[str, Any]
-    image_size: tuple[int, int]
-
-
 def model_name(given: str, folder: Path) -> str:
     """Return the name of a model, for reports."""
-    return folder.resolve().name if Path(given).expanduser().is_dir() else given
+    return folder.resolve().name if Path(given).expanduser().exists() else given
 
 
 def read_parts(folder: Path, name: str = "") -> Parts:
@@ -240,6 +249,30 @@ def read_parts(folder: Path, name: str = "") -> Parts:
     return Parts(index, configs, index.family.check(folder, configs))
 
 
+def folder_source(folder: Path, variant: str | None, name: str = "") -> Source:
+    """Return the model of a folder.
+
+    Args:
+        folder: See :func:`read_parts`.
+        variant: See :func:`load`.
+        name: See :func:`read_parts`.
+
+    Raises:
+        ValueError: If :func:`read_parts` raises it, or there is no such variant.
+    """
+    parts = read_parts(folder, name)
+    path, root = folder / "scheduler" / "scheduler_config.json", model_root(folder)
+    read = _reader(folder, variant, parts.index.family.networks)
+    return Source(
+        place=folder,
+        parts=parts,
+        scheduler=read_json(path),
+        scheduler_file=path,
+        tokenizer=lambda part: load_tokenizer(folder / part, root),
+        read=lambda part, **options: read(folder / part, **options),
+    )
+
+
 def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
     """Return all files that :func:`load` reads, by their names in the folder.
 
@@ -247,7 +280,8 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
     model's folder (:mod:`jaxinv.files.folders`).
 
     Args:
-        folder: A folder in diffusers' layout, or written by ``jaxinv convert``.
+        folder: A folder in diffusers' layout, or written by ``jaxinv convert``; or a
+            single file.
         variant: The variant of the weights.
 
     Returns:
@@ -256,11 +290,13 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
     Raises:
         ValueError: If a part has no weights, or a link leads out of the folder.
     """
+    if folder.is_file():
+        return {"model.safetensors": folder}
     root, path = model_root(folder), folder / "model_index.json"
     family = read_index(path, read_json(path)).family
     found = [path, folder / "scheduler/scheduler_config.json"]
     for tokenizer in family.text_encoders.values():
-        found += [folder / tokenizer / name for name in _TOKENIZER_FILES]
+        found += [folder / tokenizer / name for name in TOKENIZER_FILES]
         found += (folder / tokenizer).glob("tokenizer.*.json")  # for later versions
     if checkpoint.is_checkpoint(folder):
         found.append(folder / checkpoint.MARKER)
@@ -292,56 +328,7 @@ def _platform(sharding: ShardingRule | None) -> str:
     return next(iter(jnp.zeros(()).devices())).platform
 
 
-def _check_vocabulary(folder: Path, tokenizer: Any, vocabulary: int) -> None:
-    """Raise ValueError unless the text encoder knows all of a tokenizer's tokens."""
-    largest = max(tokenizer.get_vocab().values(), default=0)
-    many = len(tokenizer) > vocabulary
-    if many or largest >= vocabulary:
-        what = f"{len(tokenizer)} tokens" if many else f"the token id {largest}"
-        raise ValueError(
-            f"{folder}: the tokenizer has {what}, but the text encoder has only "
-            f"{vocabulary} tokens (vocab_size)"
-        )
-
-
-def _load_tokenizer(folder: Path, root: Path) -> Any:
-    missing = [name for name in _VOCABULARY if not (folder / name).is_file()]
-    if missing and not (folder / "tokenizer.json").is_file():
-        raise ValueError(f"{folder} is incomplete: {', '.join(missing)} missing")
-    for path in files_below(folder, root):
-        if path.suffix == ".json":
-            options = read_json(path, max_bytes=_TOKENIZER_BYTES)
-            if path.name == "tokenizer_config.json":
-                with naming(path):
-                    key = "model_max_length"
-                    check_field(key, options.get(key), _MaxLength)
-    try:
-        tokenizer = _tokenizer_class().from_pretrained(folder, local_files_only=True)
-        tokenizer("a")
-        return tokenizer
-    except Exception as error:  # transformers and its parser have no common base class
-        raise ValueError(
-            f"{folder} does not hold a readable tokenizer ({type(error).__name__}: "
-            f"{one_line(error)})"
-        ) from None
-
-
-def _tokenizer_class() -> Any:
-    # transformers warns on import that PyTorch was not found; it is not needed here.
-    variable = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
-    before = os.environ.get(variable)
-    os.environ[variable] = "1"
-    try:
-        from transformers import CLIPTokenizer
-    finally:
-        if before is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = before
-    return CLIPTokenizer
-
-
-def _loader(
+def _reader(
     folder: Path, variant: str | None, networks: Sequence[str]
 ) -> Callable[..., Any]:
     """Return the function that reads components in the folder's format."""

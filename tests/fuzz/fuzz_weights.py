@@ -20,7 +20,8 @@ import weights_convert
 from jaxinv.files.folders import model_root
 from jaxinv.loading import checkpoint
 from jaxinv.loading.convert import copy_files
-from jaxinv.loading.load import _load_tokenizer, loaded_files
+from jaxinv.loading.load import loaded_files
+from jaxinv.loading.tokenizers import load_tokenizer
 from jaxinv.models.parameters import parameters
 from jaxinv.models.registry import abstract_component
 from weights_convert.reader import open_tensors, read_tensor, require_floats
@@ -228,7 +229,7 @@ def _only_from_inside(folder: Path, copied: dict[str, bytes]) -> None:
 
 
 def _read_tokenizer(folder: Path) -> Any:
-    tokenizer = _load_tokenizer(folder / "tokenizer", model_root(folder))
+    tokenizer = load_tokenizer(folder / "tokenizer", model_root(folder))
     return len(tokenizer), tokenizer("red heart")["input_ids"]
 
 

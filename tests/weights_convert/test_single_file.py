@@ -1,166 +1,23 @@
 """Files in the original layout give the models of diffusers' folders, bit by bit."""
 
+import inspect
 import shlex
 import subprocess
 import sys
 
 import diffusers
 import numpy as np
-import original_layout
 import pytest
 import torch
-import transformers
 from diffusers.loaders import single_file_utils
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from sdxl_cases import PLAYGROUND_SCHEDULER
+from single_files import GENERATIONS, PREFIXES, SCHEDULERS, write, write_both
 
 import weights_convert
 from jaxinv.models.parameters import parameters
 from weights_convert import WeightsError
 from weights_convert.single_file import open_single_file
-
-# Every channel number is a multiple of 32 groups and of the heads that a generation
-# has: what the tensors do not show has the published value.
-UNETS = {
-    "sd1": {
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-        "block_out_channels": (32, 64),
-        "layers_per_block": 2,
-        "cross_attention_dim": 64,
-        "sample_size": 64,
-    },
-    "sd2": {
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "block_out_channels": (64, 128),
-        "layers_per_block": 1,
-        "cross_attention_dim": 64,
-        "attention_head_dim": (1, 2),
-        "use_linear_projection": True,
-        "upcast_attention": True,
-        "transformer_layers_per_block": (1, 2),
-        "sample_size": 96,
-    },
-    "sdxl": {
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "block_out_channels": (64, 128),
-        "layers_per_block": 1,
-        "cross_attention_dim": 192,
-        "attention_head_dim": (1, 2),
-        "use_linear_projection": True,
-        "upcast_attention": None,
-        "transformer_layers_per_block": (1, 2),
-        "sample_size": 128,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 6 * 256 + 96,
-    },
-}
-AUTOENCODER = {
-    "down_block_types": ("DownEncoderBlock2D",) * 2,
-    "up_block_types": ("UpDecoderBlock2D",) * 2,
-    "block_out_channels": (32, 64),
-    "layers_per_block": 1,
-}
-TEXT = {
-    "vocab_size": 60,
-    "hidden_size": 64,
-    "intermediate_size": 48,
-    "num_attention_heads": 1,
-    "max_position_embeddings": 16,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-}
-OPEN_CLIP = TEXT | {"hidden_act": "gelu"}
-# What each generation has besides: image size, scale of the latents, text encoders.
-GENERATIONS = {
-    "sd1": (512, 0.18215, [TEXT | {"num_hidden_layers": 2, "projection_dim": 64}]),
-    "sd2": (768, 0.18215, [OPEN_CLIP | {"num_hidden_layers": 23}]),
-    "sdxl": (
-        1024,
-        0.13025,
-        [
-            TEXT | {"num_hidden_layers": 2, "projection_dim": 64},
-            OPEN_CLIP
-            | {
-                "hidden_size": 128,
-                "num_attention_heads": 2,
-                "num_hidden_layers": 2,
-                "projection_dim": 96,
-            },
-        ],
-    ),
-}
-
-
-def modules(generation):
-    """A small random model of diffusers and transformers, by parts."""
-    torch.manual_seed(0)
-    pixels, scaling_factor, texts = GENERATIONS[generation]
-    models = {
-        "unet": diffusers.UNet2DConditionModel(**UNETS[generation]),
-        "vae": diffusers.AutoencoderKL(
-            **AUTOENCODER, sample_size=pixels, scaling_factor=scaling_factor
-        ),
-        "text_encoder": transformers.CLIPTextModel(
-            transformers.CLIPTextConfig(**texts[0])
-        ),
-    }
-    for text in texts[1:]:
-        models["text_encoder_2"] = transformers.CLIPTextModelWithProjection(
-            transformers.CLIPTextConfig(**text)
-        )
-    return models
-
-
-PREFIXES = {
-    "sd1": ("cond_stage_model.transformer.", original_layout.clip),
-    "sd2": ("cond_stage_model.model.", original_layout.open_clip),
-    "sdxl": ("conditioner.embedders.0.transformer.", original_layout.clip),
-}
-
-
-def original(models, generation):
-    """The tensors of a model in the original layout."""
-    prefix, write_text = PREFIXES[generation]
-    parts = {
-        "model.diffusion_model.": original_layout.unet(models["unet"]),
-        "first_stage_model.": original_layout.autoencoder(models["vae"]),
-        prefix: write_text(models["text_encoder"]),
-    }
-    if "text_encoder_2" in models:
-        second = original_layout.open_clip(models["text_encoder_2"])
-        parts["conditioner.embedders.1.model."] = second
-    return {
-        prefix + name: value
-        for prefix, tensors in parts.items()
-        for name, value in tensors.items()
-    }
-
-
-def extra(generation):
-    """Tensors of published files that no network of a pipeline has."""
-    one = torch.ones(4)
-    found = {
-        "alphas_cumprod": one,
-        "model_ema.decay": one,
-        "model_ema.diffusion_modelinput_blocks00weight": one,
-        "first_stage_model.loss.logvar": one,
-        "cond_stage_model.logit_scale": one,
-    }
-    if generation == "sd1":
-        at = "cond_stage_model.transformer.text_model.embeddings.position_ids"
-        return found | {at: torch.arange(16)[None]}
-    if generation == "sdxl":
-        scale = "conditioner.embedders.1.model.logit_scale"
-        return found | {scale: one[0], "denoiser.sigmas": one}
-    last = "cond_stage_model.model.transformer.resblocks.23"
-    return found | {
-        "cond_stage_model.model.text_projection": torch.ones(64, 64),
-        f"{last}.ln_1.weight": one,
-        f"{last}.attn.in_proj_weight": one,
-    }
 
 
 @pytest.fixture(scope="module", params=GENERATIONS)
@@ -168,16 +25,8 @@ def saved(request, tmp_path_factory):
     """(generation, diffusers' folder, file in the original layout, PyTorch's models)"""
     generation = request.param
     folder = tmp_path_factory.mktemp(generation)
-    models = modules(generation)
-    for part, model in models.items():
-        model.save_pretrained(folder / part)
-    tensors = original(models, generation) | extra(generation)
-    write(folder / "model.safetensors", tensors)
+    models = write_both(folder, generation)
     return generation, folder, folder / "model.safetensors", models
-
-
-def write(path, tensors):
-    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, path)
 
 
 def assert_same(found, wanted):
@@ -323,29 +172,43 @@ def test_a_pickle_is_refused_with_the_line_that_converts_it(saved, tmp_path, end
         )
 
 
+V = {"prediction_type": "v_prediction"}
+NOISE = {"prediction_type": "epsilon"}
+
+
 @pytest.mark.parametrize(
-    ("saved", "extra", "expected"),
+    ("saved", "extra", "changes"),
     [
-        ("sd1", {}, ("PNDMScheduler", "epsilon")),
-        ("sd2", {}, ("DDIMScheduler", "v_prediction")),
-        ("sd2", {"global_step": torch.tensor(875000)}, ("DDIMScheduler", "epsilon")),
-        ("sd2", {"global_step": torch.tensor(1)}, ("DDIMScheduler", "v_prediction")),
-        ("sdxl", {}, ("EulerDiscreteScheduler", "epsilon")),
-        (
-            "sdxl",
-            {"v_pred": torch.tensor(1), "ztsnr": torch.tensor(1)},
-            ("EulerDiscreteScheduler", "v_prediction"),
-        ),
+        ("sd1", {}, {}),
+        ("sd2", {}, {}),
+        ("sd2", {"global_step": torch.tensor(875000)}, NOISE),
+        ("sd2", {"global_step": torch.tensor(1)}, {}),
+        ("sdxl", {}, {}),
+        ("sdxl", {"v_pred": torch.tensor(1)}, V),
+        ("sdxl", {"ztsnr": torch.tensor(1)}, {"rescale_betas_zero_snr": True}),
     ],
     indirect=["saved"],
 )
-def test_the_scheduler_is_that_of_the_generation(saved, tmp_path, extra, expected):
+def test_the_scheduler_is_the_published_one(saved, tmp_path, extra, changes):
     path = tmp_path / "model.safetensors"
     write(path, load_file(saved[2]) | extra)
-    scheduler = open_single_file(path).scheduler
-    assert (scheduler["_class_name"], scheduler["prediction_type"]) == expected
-    # diffusers accepts every option.
-    kind = getattr(diffusers, scheduler["_class_name"])
-    built = kind.from_config(scheduler)
-    options = {key: value for key, value in scheduler.items() if key[0] != "_"}
-    assert options.items() <= dict(built.config).items()
+    published = SCHEDULERS[saved[0]] | changes
+    scheduler = getattr(diffusers, published["_class_name"])
+    found = open_single_file(path).scheduler
+    assert found["_class_name"] == published["_class_name"]
+    ours, theirs = scheduler.from_config(found), scheduler.from_config(published)
+    keys = inspect.signature(scheduler).parameters
+    assert [ours.config[key] for key in keys] == [theirs.config[key] for key in keys]
+
+
+@pytest.mark.parametrize("saved", ["sdxl"], indirect=True)
+def test_playground_is_sdxl_with_normalized_latents(saved, tmp_path):
+    path = tmp_path / "model.safetensors"
+    latents = {"edm_mean": torch.arange(4.0), "edm_std": 1 + torch.arange(4.0)}
+    shaped = {name: value[None, :, None, None] for name, value in latents.items()}
+    write(path, load_file(saved[2]) | shaped)
+    opened = open_single_file(path)
+    vae = opened.configs["vae"]
+    assert (vae.latents_mean, vae.latents_std) == ((0, 1, 2, 3), (1, 2, 3, 4))
+    assert vae.scaling_factor == 0.5
+    assert opened.scheduler == PLAYGROUND_SCHEDULER

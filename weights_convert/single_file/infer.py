@@ -48,6 +48,8 @@ SD2 = Generation("Stable Diffusion 2", 768, upcast_attention=True)
 SDXL = Generation(
     "Stable Diffusion XL", 1024, scaling_factor=0.13025, upcast_attention=None
 )
+#: SDXL's architecture, trained in latents of unit variance.
+PLAYGROUND = SDXL._replace(name="Playground v2.5", scaling_factor=0.5)
 
 
 def unet_generation(shapes: Shapes) -> Generation:
@@ -175,12 +177,15 @@ def _depths(block: list[_Layer]) -> Any:
     return _once([1 if layer.depth is None else layer.depth for layer in block])
 
 
-def autoencoder_config(shapes: Shapes, generation: Generation) -> dict[str, Any]:
+def autoencoder_config(
+    shapes: Shapes, generation: Generation, latents: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the ``config.json`` of an autoencoder in the original layout.
 
     Args:
         shapes: Shapes of its tensors by original names without prefix.
         generation: The generation, which gives the scale of the latents.
+        latents: The options ``latents_mean`` and ``latents_std`` if the file has them.
 
     Returns:
         The configuration in diffusers' vocabulary.
@@ -207,6 +212,7 @@ def autoencoder_config(shapes: Shapes, generation: Generation) -> dict[str, Any]
         "use_quant_conv": "quant_conv.weight" in shapes,
         "use_post_quant_conv": "post_quant_conv.weight" in shapes,
         "mid_block_add_attention": "encoder.mid.attn_1.q.weight" in shapes,
+        **latents,
     }
 
 

@@ -18,7 +18,13 @@ from jaxinv.models import AutoencoderKLConfig
 from jaxinv.models.registry import Component, ComponentConfig, component_config
 from weights_convert.component import filled_component
 from weights_convert.errors import WeightsError
-from weights_convert.reader import StoredTensor, open_file, refuse_pickle
+from weights_convert.reader import (
+    StoredTensor,
+    open_file,
+    read_tensor,
+    refuse_pickle,
+    require_floats,
+)
 from weights_convert.rules import canonical_name, tensor_shapes
 from weights_convert.single_file import infer, layout, names
 from weights_convert.single_file.schedulers import scheduler_config
@@ -83,13 +89,18 @@ class SingleFile(NamedTuple):
 
 
 def open_single_file(
-    path: Path, configs: Mapping[str, ComponentConfig] | None = None
+    path: Path,
+    configs: Mapping[str, ComponentConfig] | None = None,
+    *,
+    like: ComponentConfig | None = None,
 ) -> SingleFile:
     """Open a file in the original layout of Stable Diffusion 1, 2 or XL.
 
     Args:
         path: A safetensors file that holds a whole model, or one part of one.
         configs: Configurations of parts that shall not be inferred, by name.
+        like: Configuration of a UNet whose generation an autoencoder has that is alone
+            in its file; None for Stable Diffusion 1, as in diffusers.
 
     Returns:
         The file, whose parts have all of their tensors.
@@ -99,11 +110,14 @@ def open_single_file(
             tensor is missing, has the wrong shape, or is not known.
     """
     refuse_pickle(path, _PICKLE)
-    return from_tensors(path, open_file(path), configs or {})
+    return from_tensors(path, open_file(path), configs or {}, like)
 
 
 def from_tensors(
-    path: Path, stored: list[StoredTensor], configs: Mapping[str, ComponentConfig]
+    path: Path,
+    stored: list[StoredTensor],
+    configs: Mapping[str, ComponentConfig],
+    like: ComponentConfig | None = None,
 ) -> SingleFile:
     """Return the model that a file's tensors form; see :func:`open_single_file`."""
     parts = layout.parts(path, stored)
@@ -111,20 +125,39 @@ def from_tensors(
         name: {key: tensor.shape for key, tensor in part.tensors.items()}
         for name, part in parts.items()
     }
-    generation = _generation(parts, shapes)
+    latents = _latents(path, stored)
+    generation = infer.PLAYGROUND if latents else _generation(parts, shapes, like)
     found: dict[str, ComponentConfig] = {}
     tensors: dict[str, list[StoredTensor]] = {}
     for name, part in parts.items():
         config = configs.get(name)
         if config is None:
-            config = _inferred(path, name, part.place, shapes[name], generation)
+            config = _inferred(
+                path, name, part.place, shapes[name], generation, latents
+            )
         found[name] = config
         tensors[name] = _renamed(path, part, found[name])
     return SingleFile(path, found, tensors, scheduler_config(generation, stored))
 
 
+def _latents(path: Path, stored: list[StoredTensor]) -> dict[str, Any]:
+    """Return the mean and the deviation of latents, which Playground's files have."""
+    tensors = {tensor.name: tensor for tensor in stored}
+    options = {"latents_mean": "edm_mean", "latents_std": "edm_std"}
+    if not tensors.keys() >= set(options.values()):
+        return {}
+    found = {}
+    for option, name in options.items():
+        require_floats(path, tensors[name])
+        value = read_tensor(path, tensors[name]).reshape(-1).astype(float)
+        found[option] = tuple(value.tolist())
+    return found
+
+
 def _generation(
-    parts: Mapping[str, layout.Part], shapes: Mapping[str, infer.Shapes]
+    parts: Mapping[str, layout.Part],
+    shapes: Mapping[str, infer.Shapes],
+    like: ComponentConfig | None,
 ) -> infer.Generation:
     """Return the generation of a model, or the one that diffusers assumes of a part."""
     if "text_encoder_2" in parts:
@@ -132,6 +165,8 @@ def _generation(
     text = parts.get("text_encoder")
     if text is not None and text.place.layout == "original":
         return infer.SD2
+    if like is not None and getattr(like, "addition_embed_type", None) is not None:
+        return infer.SDXL
     return infer.unet_generation(shapes.get("unet", {}))
 
 
@@ -141,12 +176,13 @@ def _inferred(
     place: layout.Place,
     shapes: infer.Shapes,
     generation: infer.Generation,
+    latents: Mapping[str, Any],
 ) -> ComponentConfig:
     try:
         if part == "unet" and place.layout == "original":
             config = infer.unet_config(shapes, generation)
         elif part == "vae" and place.layout == "original":
-            config = infer.autoencoder_config(shapes, generation)
+            config = infer.autoencoder_config(shapes, generation, latents)
         elif part == "text_encoder" and place.layout == "diffusers":
             config = infer.clip_config(shapes)
         elif part.startswith("text_encoder"):

@@ -1,0 +1,89 @@
+"""The autoencoder that a user chooses in place of a model's own.
+
+Autoencoders of one latent space have the same shapes as those of another. As far as
+configurations tell them apart, the scale and the shift of their latents do.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, Unpack
+
+import weights_convert
+from jaxinv.loading.find import Hub, find_part
+from jaxinv.models import AutoencoderKL, AutoencoderTiny
+from jaxinv.models.autoencoders.kl_config import AutoencoderKLConfig
+from jaxinv.models.registry import Component
+from weights_convert.reader import read_config
+from weights_convert.single_file import open_single_file
+
+#: A component, or the folder, file or hub name of one.
+Vae: TypeAlias = str | os.PathLike[str] | AutoencoderKL | AutoencoderTiny
+
+_FILES = r"config\.json|diffusion_pytorch_model(\.fp16)?\.safetensors"
+
+
+class ChosenVae(NamedTuple):
+    """An autoencoder that can be read.
+
+    Attributes:
+        config: Its configuration.
+        read: Function of the options of :func:`weights_convert.load_component` that
+            returns it. They do not apply to a component, which is used as it is.
+    """
+
+    config: Any
+    read: Callable[..., Component]
+
+
+def choose_vae(vae: Vae, configs: Mapping[str, Any], **hub: Unpack[Hub]) -> ChosenVae:
+    """Return the autoencoder that a user chose; no weights are read.
+
+    Args:
+        vae: The choice.
+        configs: Configurations of the model's parts. A file, which has no configuration
+            of its own, has that of the autoencoder that it replaces.
+        **hub: Options of the hub.
+
+    Raises:
+        ValueError: If it is no autoencoder, or one of another latent space.
+        FileNotFoundError: If it does not exist.
+    """
+    if isinstance(vae, AutoencoderKL | AutoencoderTiny):
+        return ChosenVae(vae.config, lambda **options: vae)
+    own = configs.get("vae")
+    path = find_part(vae, "autoencoder", _FILES, **hub)
+    if path.is_file():
+        given = {"vae": own} if isinstance(own, AutoencoderKLConfig) else {}
+        opened = open_single_file(path, given, like=configs.get("unet"))
+        if list(opened.configs) != ["vae"]:
+            raise ValueError(
+                f"{path} is not an autoencoder: it holds " + ", ".join(opened.configs)
+            )
+        return ChosenVae(
+            opened.configs["vae"], lambda **options: opened.load("vae", **options)
+        )
+    folder = path / "vae" if (path / "model_index.json").is_file() else path
+    config = read_config(folder)
+    if config.class_name not in ("AutoencoderKL", "AutoencoderTiny"):
+        raise ValueError(f"{folder} holds a {config.class_name}, not an autoencoder")
+    _check_latents(folder, config, own)
+    return ChosenVae(
+        config, lambda **options: weights_convert.load_component(folder, **options)
+    )
+
+
+def _check_latents(folder: Path, config: Any, own: Any) -> None:
+    """Raise ValueError if two autoencoders scale their latents differently."""
+    if not isinstance(config, AutoencoderKLConfig) or not isinstance(
+        own, AutoencoderKLConfig
+    ):
+        return
+    for name in ("scaling_factor", "shift_factor"):
+        found, wanted = getattr(config, name) or 0, getattr(own, name) or 0
+        if found != wanted:
+            raise ValueError(
+                f"{folder} belongs to another latent space: its {name} is {found}, and "
+                f"that of the model's own autoencoder is {wanted}. If it fits all the "
+                "same, pass the component: vae=weights_convert.load_component(folder)"
+            )

@@ -1,0 +1,170 @@
+"""``ji.load`` of one file: the pipeline of the folder, and of diffusers."""
+
+import json
+import shutil
+
+import diffusers
+import jax
+import numpy as np
+import original_layout
+import pytest
+import torch
+from safetensors.torch import load_file
+from sdxl_cases import edit, run_pipeline
+from single_files import AUTOENCODER, GENERATIONS, write, write_both
+
+import jaxinv as ji
+import weights_convert
+
+
+@pytest.fixture(scope="module", params=GENERATIONS)
+def folder(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("single") / request.param
+    write_both(folder, request.param)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sd1(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("single") / "sd1"
+    write_both(folder, "sd1")
+    return folder
+
+
+def assert_same(found, wanted):
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+    assert all(np.array_equal(*pair) for pair in pairs)
+
+
+@jax.jit
+def generated(table, denoise, noise):
+    return ji.sample(table, denoise, noise)
+
+
+def test_a_file_is_the_pipeline_of_its_folder_and_of_diffusers(folder):
+    file = folder / "model.safetensors"
+    pipe, whole = ji.load(file, tokenizer=folder / "tokenizer"), ji.load(folder)
+    assert_same(pipe, whole)
+    for name in ("family", "image_size", "pipeline", "flags"):
+        assert getattr(pipe, name) == getattr(whole, name)
+    for number in range(len(pipe.text_encoders)):
+        ids = [each.tokenize("red", number).tolist() for each in (pipe, whole)]
+        assert ids[0] == ids[1]
+    assert pipe.name == "model.safetensors"
+
+
+@pytest.mark.parametrize("folder", ["sd1", "sdxl"], indirect=True)
+def test_two_guided_steps_are_those_of_diffusers_on_the_file(folder):
+    file = folder / "model.safetensors"
+    pipe = ji.load(file, tokenizer=folder / "tokenizer").at_size((16, 16))
+    kind = getattr(diffusers, pipe.pipeline)
+    theirs = kind.from_single_file(str(file), config=str(folder))
+    theirs.set_progress_bar_config(disable=True)
+    noise = np.random.default_rng(0).standard_normal((8, 8, 4), np.float32)
+    options = {"prompt": "red cat", "negative_prompt": "blue", "guidance_scale": 5.0}
+    ours = generated(pipe.sampler(2), pipe.denoiser(**options), noise)
+    size = {"height": 16, "width": 16}
+    wanted = run_pipeline(theirs, noise, **options, **size, num_inference_steps=2)
+    rms = np.sqrt(np.mean(wanted**2))
+    assert np.abs(np.asarray(ours) - wanted).max() < 1e-4 * rms
+
+
+def test_options_and_parts_of_files_that_do_not_fit_are_named(sd1, tmp_path):
+    file, tokenizer = sd1 / "model.safetensors", sd1 / "tokenizer"
+    with pytest.raises(ValueError, match="config= is for models in one file"):
+        ji.load(sd1, config=sd1)
+    with pytest.raises(ValueError, match=r"no model_index\.json"):
+        ji.load(file, config=tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"no tokenizer 'nowhere': tried a file"
+    ):
+        ji.load(file, tokenizer="nowhere")
+    tensors = load_file(file)
+    for part, prefix in (
+        ("unet", "model."),
+        ("vae", "first_"),
+        ("text_encoder", "con"),
+    ):
+        some = {k: v for k, v in tensors.items() if not k.startswith(prefix)}
+        write(tmp_path / "some.safetensors", some)
+        with pytest.raises(ValueError, match=f"holds no {part}, only"):
+            ji.load(tmp_path / "some.safetensors", tokenizer=tokenizer)
+
+
+def test_the_prediction_type_can_be_another(sd1):
+    pipe = ji.load(sd1, prediction_type="v_prediction")
+    assert pipe.schedule.prediction_type == "v_prediction"
+    assert pipe.sampler(2).num_steps == 2
+
+
+def test_a_folder_of_configurations_counts_in_place_of_inference(sd1, tmp_path):
+    file = tmp_path / "model.safetensors"
+    shutil.copytree(sd1, tmp_path / "config", ignore=lambda *_: ["model.safetensors"])
+    shutil.copy(sd1 / "model.safetensors", file)
+    edit(tmp_path / "config/unet/config.json", attention_head_dim=4)
+    edit(tmp_path / "config/scheduler/scheduler_config.json", beta_end=0.02)
+    pipe = ji.load(file, config=tmp_path / "config")
+    assert set(pipe.network.config.heads) == {4}
+    assert json.loads(pipe.scheduler)["beta_end"] == 0.02
+    assert_same(pipe, ji.load(sd1))
+
+
+# --- autoencoders -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Another autoencoder, as a folder and as a file in the original layout."""
+    folder = tmp_path_factory.mktemp("vae") / "vae"
+    torch.manual_seed(1)
+    model = diffusers.AutoencoderKL(**AUTOENCODER, sample_size=512)
+    model.save_pretrained(folder)
+    file = folder.parent / "vae-original.safetensors"
+    write(file, original_layout.autoencoder(model) | {"loss.logvar": torch.ones(())})
+    return folder, file
+
+
+def test_an_autoencoder_is_a_folder_a_file_or_a_component(sd1, other):
+    folder, file = other
+    wanted = weights_convert.load_component(folder)
+    same = folder / "diffusion_pytorch_model.safetensors"
+    for vae in (folder, file, same, wanted):
+        pipe = ji.load(sd1, vae=vae)
+        assert pipe.vae.config == wanted.config
+        assert_same(pipe.vae, wanted)
+    plain = ji.load(sd1)
+    assert_same(pipe.network, plain.network)
+    kernels = [each.vae.encoder.conv_in.kernel for each in (pipe, plain)]
+    assert not np.array_equal(*kernels)
+
+
+def test_a_file_without_an_autoencoder_takes_another(sd1, other, tmp_path):
+    tensors = load_file(sd1 / "model.safetensors")
+    some = {k: v for k, v in tensors.items() if not k.startswith("first_stage")}
+    write(tmp_path / "some.safetensors", some)
+    pipe = ji.load(
+        tmp_path / "some.safetensors", tokenizer=sd1 / "tokenizer", vae=other[1]
+    )
+    assert_same(pipe.vae, weights_convert.load_component(other[0]))
+
+
+def test_an_autoencoder_that_does_not_fit_is_refused(sd1, other, tmp_path, monkeypatch):
+    def read(*_, **__):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("weights_convert.component.read_tensor", read)
+    folder = shutil.copytree(other[0], tmp_path / "vae")
+    edit(folder / "config.json", scaling_factor=0.13025)
+    with pytest.raises(ValueError, match=r"latent space: its scaling_factor is 0\.13"):
+        ji.load(sd1, vae=folder)
+    edit(folder / "config.json", scaling_factor=0.18215, latent_channels=8)
+    with pytest.raises(ValueError, match="the autoencoder's latents have 8"):
+        ji.load(sd1, vae=folder)
+    with pytest.raises(ValueError, match="holds a UNet2DConditionModel, not an auto"):
+        ji.load(sd1, vae=sd1 / "unet")
+    with pytest.raises(ValueError, match="is not an autoencoder: it holds unet, vae"):
+        ji.load(sd1, vae=sd1 / "model.safetensors")
+    with pytest.raises(FileNotFoundError, match="no autoencoder 'nowhere'"):
+        ji.load(sd1, vae="nowhere")
+    with pytest.raises(ValueError, match="vae must be"):
+        ji.load(sd1, vae=3)
