@@ -105,10 +105,22 @@ def predict_memory(
         return jax.vmap(lambda x: invert(sampler, model, x, **options))(xs)
 
     compiled = jax.jit(inverse).lower(model, samples).compile()
-    report: Any = compiled.memory_analysis()
+    return memory_of(compiled, samples.size * samples.dtype.itemsize)
+
+
+def memory_of(compiled: Any, given: int) -> Memory:
+    """Return the memory of a compiled program.
+
+    Args:
+        compiled: From ``jax.jit(...).lower(...).compile()``.
+        given: Bytes of the arguments that are not parameters of a model.
+
+    Raises:
+        ValueError: If XLA reports nothing on this backend.
+    """
+    report = compiled.memory_analysis()
     if report is None:
         raise ValueError(f"XLA reports no memory on backend {jax.default_backend()!r}")
-    given = samples.size * samples.dtype.itemsize
     return Memory(
         max(int(report.argument_size_in_bytes) - given, 0),
         given,

@@ -1,0 +1,1 @@
+"""Compile times and memory of programs of full-size models, by shapes only."""
