@@ -26,7 +26,10 @@ _NOTES = {name: named.note for name, named in SAMPLERS.items()}
 
 #: Help texts and short names of options that several commands have.
 _SHARED = {
-    "prompt": ("Prompt that describes the image.", "-p"),
+    "prompt": (
+        "Prompt that describes the image; required by models that take one.",
+        "-p",
+    ),
     "negative_prompt": ("Prompt from which guidance pushes away.",),
     "model": (
         "'emoji64' (inside this package), a diffusers folder, a folder made by 'jaxinv "
@@ -40,7 +43,8 @@ _SHARED = {
     ),
     "steps": ("Number of sampler steps.", "-n"),
     "guidance": (
-        "Classifier-free guidance scale; at most 1 disables guidance, as in diffusers.",
+        "Classifier-free guidance scale; at most 1 disables guidance, as in diffusers "
+        "[3; 1 for models without prompts].",
         "-g",
     ),
     "sampler": (
@@ -126,7 +130,7 @@ class Sampling:
     revision: str | None = option(None)
     lora: list[str] | None = option(None)
     steps: int = option(20)
-    guidance: float = option(3.0)
+    guidance: float | None = option(None)
     sampler: str | None = option(None)
     spacing: str | None = option(None)
     scheduler: str | None = option(None)

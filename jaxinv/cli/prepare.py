@@ -25,6 +25,9 @@ from jaxinv.inversion import STRATEGIES
 from jaxinv.inversion.strategies import check_max_evals, make_plan
 from jaxinv.solvers import SOLVERS
 
+#: The guidance scale where there is guidance and none is given.
+GUIDANCE = 3.0
+
 
 class Prepared(NamedTuple):
     """A model, a sampler and settings of their inversion that fit each other.
@@ -51,11 +54,26 @@ class Prepared(NamedTuple):
     trained_size: tuple[int, int]
     max_evals: int | None = None
 
-    def denoiser(self, prompt: str) -> Denoiser:
-        """Return the model with a prompt filled in."""
+    def denoiser(self, prompt: str | None) -> Denoiser:
+        """Return the model with a prompt filled in, if it takes one."""
+        guidance = self.asked.guidance
+        assert guidance is not None, "prepare() fills it in"
         return self.pipe.denoiser(
-            prompt, self.asked.negative_prompt, self.asked.guidance
+            self.prompt(prompt), self.asked.negative_prompt, guidance
         )
+
+    def prompt(self, typed: str | None) -> str:
+        """Return a prompt as typed, which models without text do not need.
+
+        Raises:
+            ValueError: If it is missing.
+        """
+        if typed is None and self.pipe.text_encoders:
+            raise ValueError(
+                f"Missing option '--prompt' (or -p): {self.pipe.name} makes images of "
+                "texts; '' is the empty one"
+            )
+        return typed or ""
 
     def fit(
         self, output: Output, path: Path, read: ReadImage, resize: bool
@@ -123,7 +141,8 @@ def prepare(
         ValueError: For names that are unknown or do not fit each other, or a size that
             the model cannot have.
     """
-    check_guidance(asked.guidance)
+    if asked.guidance is not None:
+        check_guidance(asked.guidance)
     asked = _with_sampler(asked, samplers, sampler)
     strategy = check_choice("strategy", strategy, STRATEGIES)
     decoder = check_choice("decoder inversion", decoder, METHODS)
@@ -138,6 +157,9 @@ def prepare(
     if lora:
         loading["lora"] = lora
     trained = ji.load(asked.model, revision=asked.revision, **loading)
+    if asked.guidance is None:
+        guidance = GUIDANCE if trained.family.guidable else 1.0
+        asked = dataclasses.replace(asked, guidance=guidance)
     pipe = _at_size(trained, size or options.Size())
     if image is not None and not any(n % pipe.factor for n in image.pixels.shape[:2]):
         pipe = pipe.at_size(image.pixels.shape[:2])

@@ -15,6 +15,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+# Parts that may lie in the model's own folder, and their configurations.
+_FLAT = {"unet": "config.json", "scheduler": "scheduler_config.json"}
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -43,6 +46,22 @@ def model_root(folder: str | os.PathLike[str]) -> Path:
     whole = (real / "model_index.json").exists()
     part = not whole and (real.parent / "model_index.json").is_file()
     return real.parent if part else real
+
+
+def part_folder(folder: Path, part: str) -> Path:
+    """Return the folder of a part: its own, or the model's if the part lies there.
+
+    diffusers' pipelines look for a part without a folder in the model's, where
+    ``google/ddpm-*`` have their network and scheduler.
+
+    Args:
+        folder: The model's folder.
+        part: A part of its ``model_index.json``.
+    """
+    own = folder / part
+    if own.is_dir() or part not in _FLAT:
+        return own
+    return folder if (folder / _FLAT[part]).is_file() else own
 
 
 def check_inside(path: str | os.PathLike[str], root: Path) -> None:

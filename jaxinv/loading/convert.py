@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxinv.files.atomic import atomic_folder, write_json
-from jaxinv.files.folders import files_below, model_root
+from jaxinv.files.folders import files_below, model_root, part_folder
 from jaxinv.loading import checkpoint
 from jaxinv.loading.find import find_model
-from jaxinv.loading.load import model_name, read_parts
+from jaxinv.loading.load import model_index, model_name, read_parts
 from weights_convert import load_component
 from weights_convert.reader import read_json, stored_dtype
 
@@ -48,17 +48,23 @@ def convert(
         source = find_model(src, revision=revision)
         found = read_parts(source, model_name(os.fspath(src), source)).index
         family = found.family
-        copied = [part for part in family.parts if part not in family.networks]
+        own = {part: part_folder(source, part) for part in family.parts}
+        without = [part for part in family.parts if part not in family.networks]
+        copied = [part for part in without if own[part] != source]
         for part in copied:  # refuse files that must not be copied, before converting
             list(files_below(source / part, model_root(source)))
         for part in family.networks:
-            stored = stored_dtype(source / part) if dtype is None else dtype
-            module = load_component(source / part, param_dtype=jnp.dtype(stored))
+            stored = stored_dtype(own[part]) if dtype is None else dtype
+            module = load_component(own[part], param_dtype=jnp.dtype(stored))
             checkpoint.save_component(module, partial / part)
         for part in copied:
             copy_files(source / part, partial / part, model_root(source))
+        if "scheduler" not in copied:  # it lies among the model's other files
+            name, target = "scheduler_config.json", partial / "scheduler"
+            target.mkdir()
+            write_json(target / name, read_json(source / name), indent=2)
         # The new folder may have another name, which said what the model is.
-        index = read_json(source / "model_index.json")
+        index = model_index(source)
         if found.pipeline:
             index["_class_name"] = found.pipeline
         write_json(partial / "model_index.json", index, indent=2)

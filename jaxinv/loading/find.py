@@ -228,7 +228,7 @@ def wanted_files(
     Returns:
         Paths of the files to download.
     """
-    wanted = [_inside(subfolder, "model_index.json")]
+    wanted = [_inside(subfolder, "model_index.json"), *_flat(files, subfolder)]
     for part in dict.fromkeys(part for family in FAMILIES for part in family.parts):
         folder = _inside(subfolder, part)
         inside = [f for f in files if f.rpartition("/")[0] == folder]
@@ -243,6 +243,21 @@ def wanted_files(
             or weights
         )
     return wanted
+
+
+def _flat(files: list[str], subfolder: str | None) -> list[str]:
+    """Return the files in the model's own folder, if its network lies there.
+
+    Its weights have the usual name; those of single-file checkpoints have others.
+    """
+    names = ("config.json", "scheduler_config.json")
+    found = [_inside(subfolder, name) for name in names]
+    if not set(found) <= set(files):
+        return []
+    weights = _inside(subfolder, "diffusion_pytorch_model")
+    return found + [
+        f for f in files if f.startswith(weights) and f.endswith(".safetensors")
+    ]
 
 
 def _given(**options: Any) -> dict[str, Any]:

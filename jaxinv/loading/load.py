@@ -26,6 +26,7 @@ from jaxinv.files.folders import (
     check_regular,
     files_below,
     model_root,
+    part_folder,
 )
 from jaxinv.files.json_fields import naming
 from jaxinv.loading import checkpoint
@@ -171,6 +172,7 @@ def load(
     parts, family = source.parts, source.parts.index.family
     with naming(source.scheduler_file):
         scheduler = source.scheduler if family.scheduler is None else family.scheduler
+        scheduler = family.scheduler_config(parts.index.pipeline, scheduler)
         if prediction_type is not None:
             scheduler = {**scheduler, "prediction_type": prediction_type}
         if schedule is None:
@@ -229,10 +231,8 @@ def read_parts(folder: Path, name: str = "") -> Parts:
     Raises:
         ValueError: If a part is missing, not implemented, or does not fit.
     """
-    path, root = folder / "model_index.json", model_root(folder)
-    if not path.exists():
-        raise ValueError(f"{folder} is not a model: it has no model_index.json")
-    index = read_index(path, read_json(path))
+    root = model_root(folder)
+    index = read_index(folder / "model_index.json", model_index(folder))
     if index.family == StableDiffusion() and is_instaflow(name):
         warnings.warn(
             f"{name} is InstaFlow by its name: it is taken for a rectified flow, and "
@@ -243,9 +243,11 @@ def read_parts(folder: Path, name: str = "") -> Parts:
         index = index._replace(family=InstaFlow(), pipeline=InstaFlow.pipelines[0])
     for part in index.family.parts:
         check_inside(folder / part, root)
-        if not (folder / part).is_dir():
+        if not part_folder(folder, part).is_dir():
             raise ValueError(f"{folder} is incomplete: the folder {part} is missing")
-    configs = {part: read_config(folder / part) for part in index.family.networks}
+    configs = {
+        part: read_config(part_folder(folder, part)) for part in index.family.networks
+    }
     return Parts(index, configs, index.family.check(folder, configs))
 
 
@@ -261,7 +263,8 @@ def folder_source(folder: Path, variant: str | None, name: str = "") -> Source:
         ValueError: If :func:`read_parts` raises it, or there is no such variant.
     """
     parts = read_parts(folder, name)
-    path, root = folder / "scheduler" / "scheduler_config.json", model_root(folder)
+    path = part_folder(folder, "scheduler") / "scheduler_config.json"
+    root = model_root(folder)
     read = _reader(folder, variant, parts.index.family.networks)
     return Source(
         place=folder,
@@ -269,8 +272,31 @@ def folder_source(folder: Path, variant: str | None, name: str = "") -> Source:
         scheduler=read_json(path),
         scheduler_file=path,
         tokenizer=lambda part: load_tokenizer(folder / part, root),
-        read=lambda part, **options: read(folder / part, **options),
+        read=lambda part, **options: read(part_folder(folder, part), **options),
     )
+
+
+def model_index(folder: Path) -> dict[str, Any]:
+    """Return the content of a model's ``model_index.json``.
+
+    A folder with the network and the scheduler of ``google/ddpm-*`` in it does not need
+    one.
+
+    Raises:
+        ValueError: If there is none, or it cannot be read.
+    """
+    path = folder / "model_index.json"
+    if path.exists():
+        return read_json(path)
+    unet, scheduler = (part_folder(folder, part) for part in ("unet", "scheduler"))
+    if unet != folder or scheduler != folder:
+        raise ValueError(f"{folder} is not a model: it has no model_index.json")
+    named = read_json(folder / "config.json").get("_class_name")
+    return {
+        "_class_name": "DDPMPipeline",
+        "unet": ["diffusers", named],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+    }
 
 
 def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
@@ -293,8 +319,8 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
     if folder.is_file():
         return {"model.safetensors": folder}
     root, path = model_root(folder), folder / "model_index.json"
-    family = read_index(path, read_json(path)).family
-    found = [path, folder / "scheduler/scheduler_config.json"]
+    family = read_index(path, model_index(folder)).family
+    found = [path, part_folder(folder, "scheduler") / "scheduler_config.json"]
     for tokenizer in family.text_encoders.values():
         found += [folder / tokenizer / name for name in TOKENIZER_FILES]
         found += (folder / tokenizer).glob("tokenizer.*.json")  # for later versions
@@ -302,11 +328,11 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
         found.append(folder / checkpoint.MARKER)
     for part in family.networks:
         check_inside(folder / part, root)
-        if not (folder / part).is_dir():
+        if not part_folder(folder, part).is_dir():
             continue
-        found.append(folder / part / "config.json")
+        found.append(part_folder(folder, part) / "config.json")
         if not checkpoint.is_checkpoint(folder):
-            found += weight_files(folder / part, variant)
+            found += weight_files(part_folder(folder, part), variant)
             continue
         found.append(folder / part / checkpoint.DIGESTS)
         found += files_below(folder / part / "params", root)
@@ -342,7 +368,7 @@ def _reader(
         return checkpoint.load_component
 
     if variant is not None and not any(
-        has_variant(folder / part, variant) for part in networks
+        has_variant(part_folder(folder, part), variant) for part in networks
     ):
         raise ValueError(
             f"no part of {folder} has weights of variant={variant!r} "

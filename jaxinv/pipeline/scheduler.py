@@ -57,6 +57,8 @@ class Passed(NamedTuple):
 
 
 PIPELINES: dict[str, Passed] = {
+    "DDIMPipeline": Passed(),
+    "DDPMPipeline": Passed(),
     "StableDiffusionPipeline": Passed(),
     "StableDiffusionXLPipeline": Passed(),
     "StableDiffusion3Pipeline": Passed(max_shift=1.16),

@@ -18,7 +18,7 @@ from jaxinv.cli import options, record
 from jaxinv.cli.commands.watermark import unguided_note
 from jaxinv.cli.console import ExitCode, Output, check_choice, check_guidance, explained
 from jaxinv.cli.options import argument, option
-from jaxinv.cli.prepare import Prepared, prepare
+from jaxinv.cli.prepare import GUIDANCE, Prepared, prepare
 from jaxinv.cli.programs import keep_programs
 from jaxinv.cli.samplers import ONE_ARRAY_NAMES, SAMPLER_NAMES, lossy_note
 from jaxinv.mesh import make_mesh
@@ -41,7 +41,7 @@ class _StoppedError(BaseException):
 class Sampling(options.Sampling):
     """Sampling options of a job, whose images may have their own guidance."""
 
-    guidance: float | None = option(  # type: ignore[assignment]  # None: as it fits
+    guidance: float | None = option(
         None,
         "Guidance scale of images without their own [3; with --detect 1]; at most 1 "
         "disables guidance, as in diffusers.",
@@ -170,16 +170,16 @@ def _prepare(
 
     keys = list(asked.detect or [])
     guidance = asked.sampling.guidance
-    if guidance is None:
-        guidance = 1.0 if keys else 3.0
-    sampling = dataclasses.replace(asked.sampling, guidance=check_guidance(guidance))
+    if guidance is None and keys:
+        guidance = 1.0
+    sampling = dataclasses.replace(asked.sampling, guidance=guidance)
     if asked.no_noise and not keys:
         output.note("without --detect, --no-noise leaves only certificates")
     rows = jobs.read_manifest(
         asked.manifest,
         prompt=asked.prompt,
         negative_prompt=sampling.negative_prompt,
-        guidance=guidance,
+        guidance=GUIDANCE if guidance is None else check_guidance(guidance),
         extra_columns=asked.extra_columns,
     )
     dtype = check_choice("dtype", asked.dtype, _DTYPES)
@@ -204,7 +204,8 @@ def _prepare(
 
         detector = jobs.read_detector(keys, asked.rate, key_shape(pipe))
         notes = [unguided_note(row.prompt, row.guidance) for row in rows.rows]
-        if said := [note for note in notes if note]:
+        said = [note for note in notes if note and pipe.family.guidable]
+        if said:
             output.note(f"{len(said)} of {len(notes)} images: {said[0]}")
     if note := lossy_note(ready.sampler, pipe.schedule):
         output.note(note)

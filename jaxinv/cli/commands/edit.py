@@ -81,6 +81,11 @@ def edit(asked: Options) -> None:
             decoder=asked.decoder_inversion,
             image=None if asked.reading.resize else read,
         )
+        if not ready.pipe.text_encoders:
+            raise ValueError(
+                f"{ready.pipe.name} makes images without prompts, and an edit goes "
+                "from one prompt to another"
+            )
         if asked.freeze > asked.sampling.steps:
             raise ValueError(
                 f"--freeze {asked.freeze} is more than {asked.sampling.steps} steps"

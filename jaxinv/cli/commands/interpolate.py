@@ -41,7 +41,7 @@ class Options:
 
     first: Path = argument("The image at the start.")
     second: Path = argument("The image at the end.")
-    prompt: str = option()
+    prompt: str | None = option(None)
     second_prompt: str | None = option(None, "Prompt of the second image [--prompt].")
     points: int = option(7, "Number of images, including both ends.")
     sampling: Sampling
@@ -75,15 +75,16 @@ def interpolate(asked: Options) -> None:
             ready.fit(output, path, read, reading.resize)
             for path, read in zip(paths, reads, strict=True)
         ]
-        second = asked.prompt if asked.second_prompt is None else asked.second_prompt
-        prompts = (asked.prompt, second)
+        prompt = ready.prompt(asked.prompt)
+        second = prompt if asked.second_prompt is None else asked.second_prompt
+        prompts = (prompt, second)
         vectors = [ready.pipe.encode_prompt(text) for text in prompts]
         negative = ready.pipe.encode_prompt(
             asked.sampling.negative_prompt, negative=True
         )
         check_writable_folder(asked.out)
 
-    table, guidance = ready.sampler.table, jnp.float32(asked.sampling.guidance)
+    table, guidance = ready.sampler.table, jnp.float32(ready.asked.guidance)
 
     @jax.jit
     def invert(pipe: ji.Pipeline, vector: Any, latent: jax.Array) -> Any:

@@ -34,7 +34,7 @@ class Options:
     """The options of ``jaxinv invert``."""
 
     image: Path = argument("The image to invert.")
-    prompt: str = option()
+    prompt: str | None = option(None)
     sampling: options.Sampling
     strategy: str = option(
         "auto",
@@ -321,9 +321,10 @@ def _draw_panel(
             good,
         ),
     ]
+    prompt = report["prompt"]
     figure = panel(
         [Row(_title(report["strategy"], "\n"), tiles)],
-        f"{Path(report['image']).name}: “{report['prompt']}”",
+        Path(report["image"]).name + (f": “{prompt}”" if prompt else ""),
         f"{report['model']}, {sampler} with {report['steps']} steps, "
         f"guidance {report['guidance']:g}. Difference: to the autoencoder's image.",
     )

@@ -23,7 +23,7 @@ from jaxinv.sampling.state import state_of
 class Options:
     """The options of ``jaxinv sample``."""
 
-    prompt: str = option()
+    prompt: str | None = option(None)
     sampling: options.Sampling
     seed: int | None = option(
         None, "Seed of the noise (default 0).", min=0, max=options.MAX_SEED

@@ -74,7 +74,7 @@ class Recovering:
 class Embed:
     """The options of ``jaxinv watermark embed``."""
 
-    prompt: str = option()
+    prompt: str | None = option(None)
     key: Path = option(..., _KEY, "-k")
     scheme: str | None = option(
         None, "Scheme of a new key: tree-ring (default) or gaussian-shading (has bits)."
@@ -391,7 +391,8 @@ def _recover(
     for path, key in zip(paths, keys, strict=True):
         _check_shape(path, key, ready)
     read = ready.fit(output, image, read, asked.reading.resize)
-    if note := unguided_note(how.prompt, how.sampling.guidance):
+    note = unguided_note(how.prompt, how.sampling.guidance)
+    if note and ready.pipe.family.guidable:
         output.note(note)
     denoise = ready.denoiser(how.prompt)
     decoder = runs.find_latent(output, ready, read.pixels)

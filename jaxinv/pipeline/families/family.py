@@ -97,6 +97,12 @@ class Family:
         """Return whether guidance evaluates the network for a negative prompt, too."""
         return self.guidable
 
+    def scheduler_config(
+        self, pipeline: str, config: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Return a folder's scheduler configuration as a pipeline class reads it."""
+        return config
+
     def network(self, parts: Mapping[str, Component]) -> Component:
         """Return the network of the diffusion, made of a model's parts."""
         return parts["unet"]

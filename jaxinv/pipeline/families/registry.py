@@ -13,6 +13,7 @@ from jaxinv.checks import shown
 from jaxinv.files.json_fields import check_field, shown_text
 from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.families.instaflow import InstaFlow
+from jaxinv.pipeline.families.pixels import Pixels
 from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
 from jaxinv.pipeline.families.stable_diffusion_xl import StableDiffusionXL
 from jaxinv.pipeline.families.video import AnimateDiff, JoinedAnimateDiff, LaVie
@@ -25,6 +26,7 @@ FAMILIES: tuple[Family, ...] = (
     AnimateDiff(),
     JoinedAnimateDiff(),
     LaVie(),
+    Pixels(),
 )
 
 #: Parts that generation and inversion do not use.
