@@ -18,6 +18,11 @@ from jaxinv.files.folders import check_regular, model_root
 from jaxinv.files.json_fields import check_field, naming, parse_json
 from jaxinv.models.registry import ComponentConfig, component_config
 from weights_convert.errors import WeightsError, as_weights_errors
+from weights_convert.quantized import (
+    refuse_gguf,
+    refuse_quantized_config,
+    refuse_quantized_tensors,
+)
 
 _STEMS = ("diffusion_pytorch_model", "model")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -80,7 +85,9 @@ def read_config(folder: Path) -> ComponentConfig:
     """
     path = folder / "config.json"
     with naming(path):
-        return component_config(read_json(path))
+        data = read_json(path)
+        refuse_quantized_config(data)
+        return component_config(data)
 
 
 def open_tensors(folder: Path, variant: str | None = None) -> list[StoredTensor]:
@@ -120,10 +127,12 @@ def open_file(file: Path, root: Path | None = None) -> list[StoredTensor]:
             named.
 
     Raises:
-        WeightsError: If the file is missing, broken, or names a tensor twice.
+        WeightsError: If the file is missing, broken, quantized, or names a tensor
+            twice.
     """
     try:
         check_regular(file, root)
+        refuse_gguf(file)
         _check_header(file)
         handle = safe_open(file, framework="numpy")
         names = list(handle.keys())
@@ -142,6 +151,7 @@ def open_file(file: Path, root: Path | None = None) -> list[StoredTensor]:
                 read=functools.partial(handle.get_tensor, name),
             )
         )
+    refuse_quantized_tensors(file, ((each.name, each.dtype) for each in tensors))
     return tensors
 
 
@@ -279,6 +289,8 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
             "load the model with diffusers' or transformers' from_pretrained(...) and "
             "write it with save_pretrained(..., safe_serialization=True)",
         )
+    for file in sorted(folder.glob("*.gguf")):
+        refuse_gguf(file)
     raise WeightsError(f"{folder} does not hold a *.safetensors file")
 
 
