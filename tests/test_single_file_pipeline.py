@@ -9,12 +9,16 @@ import numpy as np
 import original_layout
 import pytest
 import torch
+from cli_cases import expect_one_clear_line, run
 from safetensors.torch import load_file
 from sdxl_cases import edit, run_pipeline
 from single_files import AUTOENCODER, GENERATIONS, write, write_both
 
 import jaxinv as ji
 import weights_convert
+from jaxinv.cli import options
+from jaxinv.cli.commands.batch import _other_files
+from jaxinv.cli.prepare import prepare
 
 
 @pytest.fixture(scope="module", params=GENERATIONS)
@@ -168,3 +172,42 @@ def test_an_autoencoder_that_does_not_fit_is_refused(sd1, other, tmp_path, monke
         ji.load(sd1, vae="nowhere")
     with pytest.raises(ValueError, match="vae must be"):
         ji.load(sd1, vae=3)
+
+
+# --- the command line ---------------------------------------------------------------
+
+
+def test_the_command_line_takes_a_file_its_configurations_and_an_autoencoder(
+    sd1, other, tmp_path
+):
+    asked = options.Sampling(
+        model=str(sd1 / "model.safetensors"), config=sd1, vae=str(other[1])
+    )
+    ready = prepare(asked)
+    assert_same(ready.pipe.vae, weights_convert.load_component(other[0]))
+    assert_same(ready.pipe.network, ji.load(sd1).network)
+    record = ready.record()
+    assert (record["model"], record["vae"]) == ("model.safetensors", str(other[1]))
+    assert "vae" not in prepare(options.Sampling(model=str(sd1))).record()
+
+    command = ("sample", "--model", sd1, "--prompt", "a", "--out", tmp_path / "a.png")
+    expect_one_clear_line(run(*command, "--vae", "none"), "no autoencoder 'none'")
+    expect_one_clear_line(run(*command, "--config", sd1), "models in one file")
+    file = sd1 / "model.safetensors"
+    expect_one_clear_line(run("convert", file, tmp_path / "out"), "only folders are")
+
+
+def test_a_job_depends_on_the_contents_of_what_is_from_elsewhere(sd1, other, tmp_path):
+    def digests(vae, config):
+        return _other_files(options.Sampling(vae=str(vae), config=config))
+
+    folder = shutil.copytree(other[0], tmp_path / "vae")
+    config = shutil.copytree(sd1, tmp_path / "config")
+    before = digests(other[0], sd1)
+    assert before.keys() == {"vae", "config"}
+    assert digests(folder, config) == before
+    assert digests(other[1], config)["vae"] != before["vae"]
+    edit(folder / "config.json", sample_size=64)
+    edit(config / "unet/config.json", attention_head_dim=4)
+    after = digests(folder, config)
+    assert all(after[name] != before[name] for name in before)

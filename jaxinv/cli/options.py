@@ -8,6 +8,7 @@ dataclasses for fields of other dataclasses. :func:`unfold` passes the fields to
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -33,13 +34,22 @@ _SHARED = {
     "negative_prompt": ("Prompt from which guidance pushes away.",),
     "model": (
         "'emoji64' (inside this package), a diffusers folder, a folder made by 'jaxinv "
-        "convert', or a Hugging Face hub name.",
+        "convert', a safetensors file in the original layout, or a Hugging Face hub "
+        "name.",
         "-m",
     ),
     "revision": ("Branch, tag or commit on the hub.",),
     "lora": (
         "LoRA file (safetensors) to add to the model, with its scale: "
         "style.safetensors:0.8. Without a number the scale is 1; can be repeated.",
+    ),
+    "config": (
+        "For a model in one file: a diffusers folder with its configurations, "
+        "tokenizers and scheduler [those that diffusers takes for it].",
+    ),
+    "vae": (
+        "Autoencoder in place of the model's: a folder, a safetensors file or a hub "
+        "name.",
     ),
     "steps": ("Number of sampler steps.", "-n"),
     "guidance": (
@@ -128,6 +138,8 @@ class Sampling:
     negative_prompt: str = option("")
     model: str = option("emoji64")
     revision: str | None = option(None)
+    config: Path | None = option(None)
+    vae: str | None = option(None)
     lora: list[str] | None = option(None)
     steps: int = option(20)
     guidance: float | None = option(None)

@@ -94,7 +94,10 @@ class Prepared(NamedTuple):
     def record(self) -> dict[str, Any]:
         """Return the model and sampling settings, for a JSON file."""
         record = dataclasses.asdict(self.asked) | {"model": self.pipe.name}
-        del record["revision"], record["scheduler"], record["lora"]
+        for name in ("revision", "config", "scheduler", "lora"):
+            del record[name]
+        if record["vae"] is None:
+            del record["vae"]
         if self.pipe.lora:
             record["lora"] = [each._asdict() for each in self.pipe.lora]
         record["sampler_description"] = self.sampler.description
@@ -156,6 +159,10 @@ def prepare(
     lora = [_lora_file(each) for each in asked.lora or ()]
     if lora:
         loading["lora"] = lora
+    if asked.config is not None:
+        loading["config"] = asked.config
+    if asked.vae is not None:
+        loading["vae"] = asked.vae
     trained = ji.load(asked.model, revision=asked.revision, **loading)
     if asked.guidance is None:
         guidance = GUIDANCE if trained.family.guidable else 1.0

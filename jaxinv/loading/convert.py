@@ -46,6 +46,11 @@ def convert(
     """
     with atomic_folder(dst, overwrite=force) as partial:
         source = find_model(src, revision=revision)
+        if source.is_file():
+            raise ValueError(
+                f"{source} is a model in one file, which jaxinv.load reads as it is; "
+                "only folders are converted"
+            )
         found = read_parts(source, model_name(os.fspath(src), source)).index
         family = found.family
         own = {part: part_folder(source, part) for part in family.parts}

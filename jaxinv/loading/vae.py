@@ -14,7 +14,7 @@ from jaxinv.loading.find import Hub, find_part
 from jaxinv.models import AutoencoderKL, AutoencoderTiny
 from jaxinv.models.autoencoders.kl_config import AutoencoderKLConfig
 from jaxinv.models.registry import Component
-from weights_convert.reader import read_config
+from weights_convert.reader import read_config, weight_files
 from weights_convert.single_file import open_single_file
 
 #: A component, or the folder, file or hub name of one.
@@ -63,7 +63,7 @@ def choose_vae(vae: Vae, configs: Mapping[str, Any], **hub: Unpack[Hub]) -> Chos
         return ChosenVae(
             opened.configs["vae"], lambda **options: opened.load("vae", **options)
         )
-    folder = path / "vae" if (path / "model_index.json").is_file() else path
+    folder = _part_folder(path)
     config = read_config(folder)
     if config.class_name not in ("AutoencoderKL", "AutoencoderTiny"):
         raise ValueError(f"{folder} holds a {config.class_name}, not an autoencoder")
@@ -71,6 +71,24 @@ def choose_vae(vae: Vae, configs: Mapping[str, Any], **hub: Unpack[Hub]) -> Chos
     return ChosenVae(
         config, lambda **options: weights_convert.load_component(folder, **options)
     )
+
+
+def vae_files(vae: str, **hub: Unpack[Hub]) -> dict[str, Path]:
+    """Return the files that :func:`choose_vae` reads, by their names.
+
+    Args:
+        vae: The folder, file or hub name.
+        **hub: Options of the hub.
+    """
+    path = find_part(vae, "autoencoder", _FILES, **hub)
+    if path.is_file():
+        return {"vae.safetensors": path}
+    folder = _part_folder(path)
+    return {file.name: file for file in (folder / "config.json", *weight_files(folder))}
+
+
+def _part_folder(path: Path) -> Path:
+    return path / "vae" if (path / "model_index.json").is_file() else path
 
 
 def _check_latents(folder: Path, config: Any, own: Any) -> None:

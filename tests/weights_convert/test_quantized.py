@@ -28,9 +28,8 @@ def test_fp8_is_refused_wherever_it_is(folder, dtype):
     tensors = load_file(folder / FILE)
     name = str(np.random.default_rng(0).choice(sorted(tensors)))
     save_file(tensors | {name: tensors[name].to(dtype)}, folder / FILE)
-    with pytest.raises(
-        WeightsError, match=rf"in fp8 \(tensor '{name}' is F8_E"
-    ) as error:
+    message = rf"in fp8 \(tensor '{name}' is F8_E.*file in float16"
+    with pytest.raises(WeightsError, match=message):
         weights_convert.load_component(folder)
 
 

@@ -161,6 +161,27 @@ def batch(asked: Options) -> None:
             raise typer.Exit(ExitCode.NOT_CONVERGED)
 
 
+def _other_files(sampling: options.Sampling) -> dict[str, str]:
+    """Return the digests of what the model has from elsewhere, in place of names."""
+    from jaxinv.files.folders import files_below, model_root
+    from jaxinv.loading.vae import vae_files
+    from jaxinv.scale import jobs
+
+    found = {}
+    if sampling.vae is not None:
+        files = vae_files(sampling.vae, local_files_only=True)
+        found["vae"] = jobs.files_fingerprint(files)
+    if sampling.config is not None:
+        below = files_below(sampling.config, model_root(sampling.config))
+        files = {
+            path.relative_to(sampling.config).as_posix(): path
+            for path in below
+            if path.suffix in (".json", ".txt")
+        }
+        found["config"] = jobs.files_fingerprint(files)
+    return found
+
+
 def _prepare(
     output: Output, asked: Options
 ) -> tuple[Prepared, Callable[..., dict[str, Any]]]:
@@ -224,6 +245,7 @@ def _prepare(
     del settings["model"], settings["sampler_description"]
     if pipe.lora:
         settings["lora"] = [[each.sha256, each.scale] for each in pipe.lora]
+    settings |= _other_files(sampling)
     if asked.max_evals is not None:
         settings["max_evals"] = asked.max_evals
     engine = jobs.continuous(

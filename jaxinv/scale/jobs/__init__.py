@@ -17,7 +17,7 @@ from jaxinv.scale.jobs.interface import Answer, Engine, Request
 from jaxinv.scale.jobs.job import run_job
 from jaxinv.scale.jobs.manifest import Manifest, Row, read_manifest
 from jaxinv.scale.jobs.recorder import Counts
-from jaxinv.scale.jobs.settings import model_fingerprint
+from jaxinv.scale.jobs.settings import files_fingerprint, model_fingerprint
 from jaxinv.scale.jobs.work import EngineError, TooManyFailuresError
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Row",
     "TooManyFailuresError",
     "continuous",
+    "files_fingerprint",
     "model_fingerprint",
     "read_array",
     "read_detector",

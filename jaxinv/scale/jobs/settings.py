@@ -72,7 +72,8 @@ def model_fingerprint(folder: Path, variant: str | None = None) -> str:
     weights in another format.
 
     Args:
-        folder: A folder in diffusers' layout, or written by ``jaxinv convert``.
+        folder: A folder in diffusers' layout, or written by ``jaxinv convert``; or a
+            single file.
         variant: See :func:`jaxinv.load`.
 
     Returns:
@@ -83,7 +84,15 @@ def model_fingerprint(folder: Path, variant: str | None = None) -> str:
         ValueError: If a part of the model has no weights.
         OSError: If a file cannot be read.
     """
-    files = loaded_files(folder, variant)
+    return files_fingerprint(loaded_files(folder, variant))
+
+
+def files_fingerprint(files: Mapping[str, Path]) -> str:
+    """Return the SHA-256 of the contents of files and of the names given to them.
+
+    Raises:
+        OSError: If a file cannot be read.
+    """
     digest = hashlib.sha256()
     for name, content in zip(files, file_digests(files.values()), strict=True):
         digest.update(f"{name}\0{content}\n".encode())
