@@ -149,22 +149,22 @@ def test_an_empty_negative_prompt_is_zeros_and_its_encoding_is_not(pipe):
 
 
 @pytest.mark.parametrize(
-    ("name", "scheduler"),
+    ("name", "class_name", "steps"),
     [
-        ("Lightning", SCHEDULER | {"timestep_spacing": "trailing"}),
-        ("karras", SCHEDULER | {"use_karras_sigmas": True}),
+        ("Turbo", "EulerAncestralDiscreteScheduler", 1),
+        ("Lightning", "EulerDiscreteScheduler", 4),
     ],
 )
 def test_models_distilled_without_guidance_run_with_their_schedulers(
-    pipe, copy, noise, name, scheduler
+    copy, noise, name, class_name, steps
 ):
+    scheduler = SCHEDULER | {"_class_name": class_name, "timestep_spacing": "trailing"}
     write_json(copy / "scheduler/scheduler_config.json", scheduler)
-    found = ji.load(copy)
-    ours = generated(found.sampler(4), found.denoiser(PROMPT, guidance_scale=0), noise)
-    wanted = run_pipeline(
-        diffusers_pipeline(copy), noise, prompt=PROMPT, num_inference_steps=4,
-        guidance_scale=0.0,
-    )  # fmt: skip
+    write_index(copy, scheduler=["diffusers", class_name])
+    pipe, asked = ji.load(copy), {"guidance_scale": 0.0, "num_inference_steps": steps}
+    denoise = pipe.denoiser(PROMPT, guidance_scale=0)
+    ours = generated(pipe.sampler(steps), denoise, noise)
+    wanted = run_pipeline(diffusers_pipeline(copy), noise, prompt=PROMPT, **asked)
     assert relative_error(ours, wanted) < 1e-4
 
 
@@ -221,6 +221,11 @@ def test_samples_of_a_batch_have_their_own_prompts_and_sizes(pipe, noise):
         evaluated(pipe.denoiser("a"), noise),
     ]
     assert relative_error(found, np.stack(alone)) < 1e-5
+
+
+def test_options_of_a_prompt_that_is_encoded_are_refused(pipe):
+    with pytest.raises(ValueError, match="target_size would have no effect"):
+        pipe.denoiser(pipe.encode_prompt(PROMPT), target_size=(64, 64))
 
 
 def test_the_refiner_is_refused_by_name(copy):

@@ -477,7 +477,7 @@ class Pipeline:
                 ``jax.vmap`` hides the number) there are two evaluations, in one batched
                 call. :func:`jaxinv.guided` is the formula without this rule, which
                 gives the unconditional model at 0.
-            **options: Options of :meth:`encode_prompt`, for both prompts.
+            **options: Options of :meth:`encode_prompt`, for both prompts as texts.
 
         Returns:
             A callable pytree ``(z, t) -> f``. Neither text nor scale is part of the
@@ -550,6 +550,11 @@ class Pipeline:
             raise ValueError(
                 f"{self.family} has no classifier-free guidance: guidance_scale must "
                 f"be at most 1, got {scale}"
+            )
+        if options and not isinstance(prompt, str | None):
+            raise ValueError(
+                f"{', '.join(options)} would have no effect on a prompt that is "
+                "encoded already: pass options to encode_prompt"
             )
         positive = self._encoded(prompt, False, options)
         negative = None if alone else self._encoded(negative_prompt, True, options)

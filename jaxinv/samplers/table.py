@@ -245,7 +245,8 @@ def from_rows(
         ends: Levels at the ends of steps, if there are stages.
         data: Weights of the data predictions; None for zeros.
         noise: Weights of the noise predictions; None for zeros.
-        added: Weights of a stochastic sampler's noises in ``y[i-1]``.
+        added: Weights of a stochastic sampler's noises in ``y[i-1]``. If all are zero,
+            the sampler is deterministic.
 
     Returns:
         The table, in float64.
@@ -281,6 +282,8 @@ def from_rows(
         for total, part in ((of_u, what[:, 0]), (of_o, what[:, 1])):
             used = weights != 0
             total[used] += weights[used] * part[at[used]]
+    if added is not None and not np.any(added):
+        added = None  # one step to the data (SDXL-Turbo) adds no noise
     target = ode.unit[:n, None]
     of_u, of_o = of_u * target, of_o * target
     if not (np.all(np.isfinite(of_u)) and np.all(np.isfinite(of_o))):
