@@ -53,7 +53,7 @@ def noise(pipe):
 @pytest.fixture(scope="module")
 def problem(pipe):
     """The sampler of ten steps and the guided denoiser."""
-    with pytest.warns(UserWarning, match="last"):
+    with pytest.warns(ji.LossyGridWarning):
         sampler = pipe.sampler(10)
     return sampler, pipe.denoiser(PROMPT, NEGATIVE, GUIDANCE)
 

@@ -7,6 +7,7 @@ once, every parameter is filled, and every shape is checked.
 
 from weights_convert.component import load_component, save_component
 from weights_convert.errors import WeightsError
+from weights_convert.lavie import load_lavie
 from weights_convert.lora import merge_lora
 from weights_convert.rules import tensor_shapes
 from weights_convert.taesd import load_taesd
@@ -14,6 +15,7 @@ from weights_convert.taesd import load_taesd
 __all__ = [
     "WeightsError",
     "load_component",
+    "load_lavie",
     "load_taesd",
     "merge_lora",
     "save_component",

@@ -106,7 +106,7 @@ def filled_component(
     wanted = parameters(module)
     place = None if sharding is None else sharding_function(sharding)
     values = {}
-    for path, tensor in _match(where, config, wanted, tensors).items():
+    for path, tensor in match_tensors(where, config, wanted, tensors).items():
         value = from_torch(path, read_tensor(where, tensor))
         value = _cast(where, tensor, value, wanted[path].dtype)
         values[path] = jax.device_put(value, place and place(path, value.shape))
@@ -127,7 +127,7 @@ def _cast(
     return cast
 
 
-def _match(
+def match_tensors(
     folder: Path,
     config: ComponentConfig,
     wanted: Mapping[str, jax.ShapeDtypeStruct],

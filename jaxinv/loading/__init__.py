@@ -4,4 +4,5 @@
 * :mod:`jaxinv.loading.load`: from a folder to a model (``jaxinv.load``).
 * :mod:`jaxinv.loading.checkpoint`: networks as Orbax checkpoints.
 * :mod:`jaxinv.loading.convert`: from diffusers' folders to such checkpoints.
+* :mod:`jaxinv.loading.lavie`: from LaVie's published weights to a folder.
 """

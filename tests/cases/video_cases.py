@@ -10,6 +10,15 @@ from transformers import CLIPTextModel, CLIPTokenizer
 SIZE, FRAMES = 8, 3  # of the latents
 
 
+def randomized(model, seed=0):
+    """The model with random norms and biases, so that none of them can be missed."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
 def animatediff(diffusers_folder):
     """AnimateDiff's pipeline in diffusers, on the random image model's other parts."""
     torch.manual_seed(0)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_motion import randomized
 from torch_lavie import LaVie
 from torch_models import relative_error
+from video_cases import randomized
 
 import weights_convert
 from jaxinv.models import LaVieUNetConfig, UNet2DConditionConfig

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch_models import relative_error
+from video_cases import randomized
 
 import weights_convert
 from jaxinv.models import (
@@ -81,15 +82,6 @@ ADDED = UNetCondition(
     pooled=np.linspace(-1, 1, 10, dtype=np.float32),
     time_ids=np.array([512, 640, 0, 8, 512, 512], np.float32),
 )
-
-
-def randomized(model, seed=0):
-    """The model with random norms and biases, so that none of them can be missed."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def inputs(channels, size=(4, 8, 6), seed=0):

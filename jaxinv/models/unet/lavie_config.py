@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from jaxinv.checks import Range
 from jaxinv.models.config import (
@@ -68,6 +68,9 @@ class LaVieUNetConfig(ModelConfig):
 
     class_name = "UNet3DConditionModel"
     unsupported = _UNSUPPORTED
+    # The model has no conditions but the text.
+    addition_embed_type: ClassVar[None] = None
+    time_cond_proj_dim: ClassVar[None] = None
 
     sample_size: Size | None = None
     in_channels: Channels = 4
