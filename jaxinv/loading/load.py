@@ -30,6 +30,11 @@ from jaxinv.files.folders import (
 )
 from jaxinv.files.json_fields import naming
 from jaxinv.loading import checkpoint
+from jaxinv.loading.controlnet import (
+    ControlNets,
+    controlnet_folders,
+    load_controlnet,
+)
 from jaxinv.loading.find import Hub, find_model
 from jaxinv.loading.lora import LoraFiles, check_lora, merge_lora
 from jaxinv.loading.single_file import single_file_source
@@ -76,6 +81,7 @@ def load(
     schedule: NoiseSchedule | None = None,
     prediction_type: _PredictionType | None = None,
     lora: LoraFiles = (),
+    controlnet: ControlNets = None,
     attention: Implementation = None,
     remat: Remat = "none",
     sharding: ShardingRule | None = None,
@@ -118,6 +124,8 @@ def load(
             (``"epsilon"``).
         lora: LoRA files that are added to the parameters, each with its scale, such as
             ``[("style.safetensors", 0.8)]``; see :func:`jaxinv.merge_lora`.
+        controlnet: Folder or hub name of a ControlNet, or several, for models without
+            one; see :meth:`Pipeline.with_controlnet`.
         attention: Implementation of attention: ``"xla"``, ``"cudnn"`` (NVIDIA GPUs, 16
             bits) or None for JAX's own choice; see
             :func:`jaxinv.models.with_options`.
@@ -178,6 +186,7 @@ def load(
         if schedule is None:
             schedule = family.schedule(scheduler)
     check_lora(family, parts.configs, lora)
+    folders = controlnet_folders(controlnet, family, parts.configs, **hub)
     tokenizers = []
     for encoder, part in family.text_encoders.items():
         tokenizers.append(source.tokenizer(part))
@@ -209,7 +218,10 @@ def load(
         flags=frozenset(name for name, on in parts.index.flags.items() if on),
         frames=family.frames(network),
     )
-    return merge_lora(pipe, lora) if lora else pipe
+    pipe = merge_lora(pipe, lora) if lora else pipe
+    nets = [load_controlnet(each, sharding=sharding, **kinds) for each in folders]
+    nets = [with_options(net, attention=attention, remat=remat) for net in nets]
+    return pipe.with_controlnet(*nets) if nets else pipe
 
 
 def model_name(given: str, folder: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import weights_convert
 from jaxinv.checks import checked
 from jaxinv.files.digests import file_digests
+from jaxinv.models import ControlledUNet
 from jaxinv.models.registry import abstract_component
 from jaxinv.pipeline import Pipeline
 from jaxinv.pipeline.families import Family
@@ -52,12 +53,17 @@ def merge_lora(pipe: Pipeline, files: LoraFiles) -> Pipeline:
             styled = ji.merge_lora(pipe, [("style.safetensors", 0.8)])
             plain = ji.merge_lora(styled, [("style.safetensors", -0.8)])
     """
-    network = _network_part(pipe.family)
+    part, network = _network_part(pipe.family), pipe.network
+    controlled = isinstance(network, ControlledUNet)
     encoders = dict(zip(pipe.family.text_encoders, pipe.text_encoders, strict=True))
-    merged = weights_convert.merge_lora({network: pipe.network, **encoders}, files)
+    modules = {part: network.unet if controlled else network, **encoders}
+    merged = weights_convert.merge_lora(modules, files)
+    network = merged[part]
+    if controlled:
+        network = ControlledUNet(network, pipe.network.controlnets)
     return dataclasses.replace(
         pipe,
-        network=merged[network],
+        network=network,
         text_encoders=tuple(merged[part] for part in encoders),
         lora=_record(pipe.lora, files),
     )

@@ -33,9 +33,7 @@ def encode(vae: Autoencoder | None, image: Image) -> Float[Array, "*f h w c"]:
 
     See :meth:`Pipeline.encode`.
     """
-    pixels = jnp.asarray(image)
-    if pixels.dtype == jnp.uint8:
-        pixels = pixels.astype(jnp.float32) / 255
+    pixels = floats(image)
     if vae is None:
         return 2 * pixels - 1
     if pixels.ndim > 3:
@@ -44,6 +42,12 @@ def encode(vae: Autoencoder | None, image: Image) -> Float[Array, "*f h w c"]:
     latent = encoded.mode() if isinstance(encoded, DiagonalGaussian) else encoded
     shift, factor = _normalization(vae, latent.dtype)
     return (latent - shift) * factor
+
+
+def floats(image: Image) -> Float[Array, "*f h w k"]:
+    """Return an image's values in [0, 1]."""
+    pixels = jnp.asarray(image)
+    return pixels.astype(jnp.float32) / 255 if pixels.dtype == jnp.uint8 else pixels
 
 
 @jax.jit

@@ -39,12 +39,14 @@ from jaxinv.diffusion.denoiser import (
 from jaxinv.diffusion.diffusers_config import read_scheduler_config
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.inversion import InversionResult, invert
+from jaxinv.models import ControlledUNet, ControlNetModel
 from jaxinv.pipeline.conditions import (
     Condition,
     PromptedModel,
     as_in_diffusers,
     with_negative,
 )
+from jaxinv.pipeline.families.controlnet import check_controlnet, controlled_family
 from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.latents import (
     Autoencoder,
@@ -227,6 +229,36 @@ class Pipeline:
         """
         self.family.check_frames(self.network, frames)
         return dataclasses.replace(self, frames=frames)
+
+    @checked
+    def with_controlnet(self, *controlnets: ControlNetModel) -> "Pipeline":
+        """Return this model with ControlNets.
+
+        Their control images are arguments of :meth:`denoiser`; see
+        :mod:`jaxinv.pipeline.families.controlnet`. :func:`jaxinv.load` has them as an
+        option, ``controlnet``.
+
+        Args:
+            *controlnets: One or more, from :func:`weights_convert.load_component`, in
+                place of those that the model has.
+
+        Returns:
+            The model with another network and family.
+
+        Raises:
+            ValueError: If there is none, if one does not fit the model, or if
+                ControlNets of such a model are not implemented.
+        """
+        family = controlled_family(self.family)
+        if not controlnets:
+            raise ValueError("at least one ControlNet must be given")
+        unet = self.network
+        unet = unet.unet if isinstance(unet, ControlledUNet) else unet
+        vae = self.vae.config if self.vae is not None else None
+        for each in controlnets:
+            check_controlnet("", unet.config, vae, each.config)
+        network = ControlledUNet(unet, controlnets)
+        return dataclasses.replace(self, network=network, family=family)
 
     @checked
     def sampler(

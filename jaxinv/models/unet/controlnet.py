@@ -210,6 +210,11 @@ class ControlledUNet(nnx.Module):
         config: UNet2DConditionConfig = self.unet.config
         return config
 
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Data type of the UNet's computation."""
+        return self.unet.dtype
+
     def __call__(
         self,
         sample: Float[Array, "h w c"],

@@ -11,6 +11,10 @@ from typing import Any, NamedTuple
 
 from jaxinv.checks import shown
 from jaxinv.files.json_fields import check_field, shown_text
+from jaxinv.pipeline.families.controlnet import (
+    StableDiffusionControlNet,
+    StableDiffusionXLControlNet,
+)
 from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.families.instaflow import InstaFlow
 from jaxinv.pipeline.families.pixels import Pixels
@@ -27,6 +31,8 @@ FAMILIES: tuple[Family, ...] = (
     JoinedAnimateDiff(),
     LaVie(),
     Pixels(),
+    StableDiffusionControlNet(),
+    StableDiffusionXLControlNet(),
 )
 
 #: Parts that generation and inversion do not use.
