@@ -146,7 +146,7 @@ def test_controlnets_are_added_to_a_model_that_has_none(
     )
     assert relative_error(again, np.asarray(wanted)) < 1e-5
     # Two, one of which does not count.
-    both = plain.with_controlnet(net, net)
+    both = plain.with_controlnet([net, net])
     options = {"controlnet_conditioning_scale": [0.0, 1.0]}
     two = call(
         both.denoiser(PROMPT, control_image=[1 - image, image], **options), noise

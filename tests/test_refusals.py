@@ -24,11 +24,12 @@ SAME_PARTS = {
     "StableDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline",
     "AnimateDiffPipeline",
+    "StableDiffusionControlNetPipeline",
 }
 OTHER_PARTS = (
     "StableDiffusion3Pipeline", "FluxPipeline",
     "StableDiffusionUpscalePipeline", "StableDiffusionDepth2ImgPipeline",
-    "StableDiffusionControlNetPipeline", "StableDiffusionImageVariationPipeline",
+    "StableDiffusionImageVariationPipeline",
     "AnimateDiffSDXLPipeline", "StableVideoDiffusionPipeline",
     "LDMTextToImagePipeline", "LDMSuperResolutionPipeline", "KandinskyV22Pipeline",
     "IFPipeline", "PixArtAlphaPipeline", "StableUnCLIPPipeline", "AltDiffusionPipeline",

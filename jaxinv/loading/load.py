@@ -221,7 +221,7 @@ def load(
     pipe = merge_lora(pipe, lora) if lora else pipe
     nets = [load_controlnet(each, sharding=sharding, **kinds) for each in folders]
     nets = [with_options(net, attention=attention, remat=remat) for net in nets]
-    return pipe.with_controlnet(*nets) if nets else pipe
+    return pipe.with_controlnet(nets) if nets else pipe
 
 
 def model_name(given: str, folder: Path) -> str:

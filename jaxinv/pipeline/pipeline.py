@@ -19,7 +19,7 @@ References:
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -231,7 +231,9 @@ class Pipeline:
         return dataclasses.replace(self, frames=frames)
 
     @checked
-    def with_controlnet(self, *controlnets: ControlNetModel) -> "Pipeline":
+    def with_controlnet(
+        self, controlnets: ControlNetModel | Sequence[ControlNetModel]
+    ) -> "Pipeline":
         """Return this model with ControlNets.
 
         Their control images are arguments of :meth:`denoiser`; see
@@ -239,8 +241,8 @@ class Pipeline:
         option, ``controlnet``.
 
         Args:
-            *controlnets: One or more, from :func:`weights_convert.load_component`, in
-                place of those that the model has.
+            controlnets: One or several, from :func:`weights_convert.load_component`,
+                in place of those that the model has.
 
         Returns:
             The model with another network and family.
@@ -250,14 +252,16 @@ class Pipeline:
                 ControlNets of such a model are not implemented.
         """
         family = controlled_family(self.family)
-        if not controlnets:
-            raise ValueError("at least one ControlNet must be given")
+        single = isinstance(controlnets, ControlNetModel)
+        nets: Any = [controlnets] if single else controlnets
+        if not nets:
+            raise ValueError("controlnets must name at least one ControlNet")
         unet = self.network
         unet = unet.unet if isinstance(unet, ControlledUNet) else unet
         vae = self.vae.config if self.vae is not None else None
-        for each in controlnets:
+        for each in nets:
             check_controlnet("", unet.config, vae, each.config)
-        network = ControlledUNet(unet, controlnets)
+        network = ControlledUNet(unet, nets)
         return dataclasses.replace(self, network=network, family=family)
 
     @checked
