@@ -1,0 +1,1 @@
+"""Measure exact inversion for a model of every implemented family."""

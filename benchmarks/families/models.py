@@ -1,0 +1,156 @@
+"""A small random model of every family of networks, with the family's own condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import jaxinv as ji
+from jaxinv.models import (
+    LaVieUNet,
+    LaVieUNetConfig,
+    UNet2DConditionConfig,
+    UNet2DConditionModel,
+    UNet2DConfig,
+    UNet2DModel,
+    UNetCondition,
+    UNetMotionConfig,
+    UNetMotionModel,
+)
+
+WIDTH, POOLED, SIZE_FEATURES, FRAMES = 16, 8, 4, 3
+
+
+class Model(NamedTuple):
+    """A network to invert.
+
+    Attributes:
+        title: What it is, for the table.
+        network: The network.
+        shape: Shape of its samples.
+        schedule: Its schedule.
+        branch: Function from a key to a prompt's condition; None for a network that
+            takes no prompt.
+        samplers: Names of the samplers to invert; all if None.
+    """
+
+    title: str
+    network: Any
+    shape: tuple[int, ...]
+    schedule: ji.NoiseSchedule
+    branch: Callable[[jax.Array], Any] | None
+    samplers: tuple[str, ...] | None = None
+
+
+#: One block down and one up: what is compiled for each row are the loops around it.
+BLOCKS: dict[str, Any] = {
+    "block_out_channels": (16,),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+}
+DIFFUSION = ji.scaled_linear()
+
+
+def made(model: Any, config: Any, seed: int = 0) -> Any:
+    """Return a network with random parameters."""
+    return model(config, rngs=nnx.Rngs(seed))
+
+
+def image_config(**options: Any) -> UNet2DConditionConfig:
+    """Return the configuration of a small text-to-image UNet."""
+    return UNet2DConditionConfig(
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=2,
+        **BLOCKS,
+        **options,
+    )
+
+
+def text(key: jax.Array) -> jax.Array:
+    """Return the vectors of a random prompt."""
+    return jax.random.normal(key, (7, WIDTH))
+
+
+def stable_diffusion() -> Model:
+    """Return a UNet like that of Stable Diffusion."""
+    network = made(UNet2DConditionModel, image_config())
+    return Model("Stable Diffusion", network, (8, 8, 4), DIFFUSION, text)
+
+
+def sdxl() -> Model:
+    """Return a UNet like that of SDXL, given pooled vectors and image sizes."""
+    config = image_config(
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=SIZE_FEATURES,
+        projection_class_embeddings_input_dim=POOLED + 6 * SIZE_FEATURES,
+    )
+
+    def branch(key: jax.Array) -> UNetCondition:
+        sizes = jnp.array([64.0, 64, 0, 0, 64, 64])
+        return UNetCondition(text(key), jax.random.normal(key, (POOLED,)), sizes)
+
+    network = made(UNet2DConditionModel, config)
+    return Model("SDXL", network, (8, 8, 4), DIFFUSION, branch)
+
+
+def instaflow() -> Model:
+    """Return the UNet of a rectified flow."""
+    flow = ji.flow_matching(prediction_type="rectified_flow")
+    network = made(UNet2DConditionModel, image_config())
+    names = ("one step", "4 steps")
+    return Model("InstaFlow", network, (8, 8, 4), flow, text, names)
+
+
+def pixels() -> Model:
+    """Return an unconditional UNet of pixels."""
+    config = UNet2DConfig(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("AttnDownBlock2D",),
+        up_block_types=("AttnUpBlock2D",),
+        attention_head_dim=8,
+        **BLOCKS,
+    )
+    schedule = ji.linear(1e-4, 0.02)
+    return Model("DDPM, pixels", made(UNet2DModel, config), (8, 8, 3), schedule, None)
+
+
+def animatediff() -> Model:
+    """Return a UNet of video frames with motion modules."""
+    config = UNetMotionConfig(
+        down_block_types=("CrossAttnDownBlockMotion",),
+        up_block_types=("CrossAttnUpBlockMotion",),
+        cross_attention_dim=WIDTH,
+        num_attention_heads=2,
+        motion_num_attention_heads=2,
+        **BLOCKS,
+    )
+    network = made(UNetMotionModel, config)
+    shape = FRAMES, 8, 8, 4
+    return Model("AnimateDiff", network, shape, ji.linear(8.5e-4, 0.012), text)
+
+
+def lavie() -> Model:
+    """Return LaVie's UNet of video frames."""
+    config = LaVieUNetConfig(
+        down_block_types=("CrossAttnDownBlock3D",),
+        up_block_types=("CrossAttnUpBlock3D",),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=1,
+        **BLOCKS | {"block_out_channels": (32,)},
+    )
+    shape = FRAMES, 8, 8, 4
+    return Model("LaVie", made(LaVieUNet, config), shape, ji.linear(1e-4, 0.02), text)
+
+
+MODELS = {
+    each.__name__: each
+    for each in (stable_diffusion, sdxl, instaflow, pixels, animatediff, lavie)
+}
