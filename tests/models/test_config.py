@@ -74,6 +74,8 @@ def test_a_unet_option_that_is_not_implemented_is_named(option, value):
         ("up_block_types", ["UpDecoderBlock2D"]),
         ("act_fn", "tanh"),
         ("scaling", 1.0),
+        ("latents_mean", [0.0, 1.0]),
+        ("latents_std", [1.0, 1.0, 0.0, 1.0]),
     ],
 )
 def test_an_autoencoder_option_that_is_not_implemented_is_named(option, value):

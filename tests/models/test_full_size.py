@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from torch_models import from_torch, relative_error, to_torch
+from torch_models import relative_error, torch_unet
 
 import weights_convert
 from jaxinv.models import (
@@ -341,20 +341,26 @@ def test_every_tensor_of_the_published_layout_maps(name):
 
 
 @pytest.mark.slow
-def test_full_size_sd15_unet_equals_pytorch(tmp_path):
+@pytest.mark.parametrize(("name", "data"), [("sd15", SD15_UNET), ("sdxl", SDXL_UNET)])
+def test_a_full_size_unet_equals_pytorch(name, data, tmp_path):
+    # SDXL takes 10 GiB of memory, and as much on disk.
     torch.manual_seed(0)
-    model = diffusers.UNet2DConditionModel.from_config(SD15_UNET).eval()
-    model.save_pretrained(tmp_path / "unet")
+    model = diffusers.UNet2DConditionModel.from_config(data).eval()
+    model.save_pretrained(tmp_path / "unet", max_shard_size="1GB")
     rng = np.random.default_rng(0)
     sample = rng.standard_normal((32, 32, 4), np.float32)
-    context = rng.standard_normal((77, 768), np.float32)
-    with torch.no_grad():
-        wanted = model(
-            to_torch(sample), torch.tensor(321.5), torch.from_numpy(context)[None]
+    width = data["cross_attention_dim"]
+    condition = UNetCondition(rng.standard_normal((77, width), np.float32))
+    if name == "sdxl":
+        condition = condition._replace(
+            pooled=rng.standard_normal(1280, np.float32),
+            time_ids=np.array([256, 256, 0, 0, 256, 256], np.float32),
         )
-    wanted = from_torch(wanted.sample)
+    wanted = torch_unet(model, sample, 321.5, condition)
     del model
     gc.collect()
     unet = weights_convert.load_component(tmp_path / "unet")
-    found = jax.jit(lambda unet, *args: unet(*args))(unet, sample, 321.5, context)
-    assert relative_error(found, wanted) < 1e-4
+    found = jax.jit(lambda unet, *args: unet(*args))(unet, sample, 321.5, condition)
+    error = relative_error(found, wanted)
+    print(f"{name}: largest error {error:.1e} of the RMS")
+    assert error < 1e-4
