@@ -19,6 +19,7 @@ from sdxl_cases import (
 )
 
 import jaxinv as ji
+from jaxinv.loading.find import wanted_files
 
 PROMPT, NEGATIVE = "red cat", "blue"
 SIZES = {
@@ -226,6 +227,26 @@ def test_samples_of_a_batch_have_their_own_prompts_and_sizes(pipe, noise):
 def test_options_of_a_prompt_that_is_encoded_are_refused(pipe):
     with pytest.raises(ValueError, match="target_size would have no effect"):
         pipe.denoiser(pipe.encode_prompt(PROMPT), target_size=(64, 64))
+
+
+def test_both_encoders_are_fetched_from_the_hub_and_nothing_twice():
+    wanted = [
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "text_encoder_2/config.json",
+        "text_encoder_2/model.safetensors",
+        "tokenizer_2/vocab.json",
+        "tokenizer_2/merges.txt",
+    ]
+    others = [
+        "sd_xl_base_1.0.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "text_encoder_2/model.fp16.safetensors",
+        "text_encoder_2/flax_model.msgpack",
+        "vae_1_0/diffusion_pytorch_model.safetensors",
+    ]
+    assert sorted(wanted_files(wanted + others)) == sorted(wanted)
 
 
 def test_the_refiner_is_refused_by_name(copy):
