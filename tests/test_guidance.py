@@ -1,15 +1,18 @@
 """Guidance scales as diffusers' pipelines read them, at every place that takes one."""
 
+import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from typer.testing import CliRunner
 
 import jaxinv as ji
 from jaxinv.cli import app
+from jaxinv.models import UNet2DConditionModel, UNetCondition
 from jaxinv.pipeline.conditions import Condition, PromptedModel
 from jaxinv.scale import jobs
 
@@ -112,6 +115,23 @@ def test_a_negative_prompt_that_is_not_finite_has_no_effect_without_guidance(
     monkeypatch.setattr(type(tiny), "encode_prompt", spoilt)
     for found in place(tiny, z, NONE[:2]):
         np.testing.assert_allclose(found, with_prompt, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", PLACES[:-1])
+def test_a_scale_that_is_an_input_reaches_the_network(place, tiny, branches):
+    # LCM: no second branch, and scales of at most 1 have a meaning, too.
+    network = UNet2DConditionModel(
+        dataclasses.replace(tiny.network.config, time_cond_proj_dim=6),
+        rngs=nnx.Rngs(0),
+    )
+    pipe, (z, *_) = dataclasses.replace(tiny, network=network), branches
+    text, scales = pipe.encode_prompt(PROMPT), (0.5, 1.0, 8.0)
+    for scale, found in zip(scales, place(pipe, z, scales), strict=True):
+        condition = UNetCondition(text, guidance=jnp.float32(scale))
+        wanted = call(network, z, TIME, condition)
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+    other = call(network, z, TIME, condition._replace(guidance=jnp.float32(0)))
+    assert np.abs(wanted - other).max() > 1e-3
 
 
 def test_without_guidance_the_network_is_evaluated_once(tiny):
