@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -118,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--samples", type=int, default=4)
     add("--guidance", type=float, nargs="+", default=[1.0, 5.0])
     add("--families", nargs="+", choices=MODELS, default=[*MODELS])
-    add("--resume", help="JSON lines to continue from")
+    add("--resume", type=Path, help="JSON lines to continue from")
     arguments = parse(found, argv)
     kept, rows = Kept(arguments.resume, "cell", samples=arguments.samples), []
     for family in arguments.families:
