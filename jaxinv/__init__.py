@@ -67,6 +67,7 @@ from jaxinv.solvers import *  # noqa: F403
 if TYPE_CHECKING:
     from jaxinv.loading.load import load
     from jaxinv.loading.lora import merge_lora
+    from jaxinv.loading.textual_inversion import add_textual_inversion
     from jaxinv.pipeline import LatentDiffusion, Pipeline
 
 __all__ = [
@@ -91,6 +92,7 @@ __all__ = [
     "TimeGrid",
     "Trajectory",
     "UniInv",
+    "add_textual_inversion",
     "analysis",
     "as_denoiser",
     "certify",
@@ -143,6 +145,10 @@ def __getattr__(name: str) -> Any:
         from jaxinv.loading.lora import merge_lora
 
         return merge_lora
+    if name == "add_textual_inversion":
+        from jaxinv.loading.textual_inversion import add_textual_inversion
+
+        return add_textual_inversion
     if name in ("LatentDiffusion", "Pipeline"):
         from jaxinv.pipeline import Pipeline
 

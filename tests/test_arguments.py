@@ -103,7 +103,7 @@ CALLS = {
     "variance_exploding": {"sigma_min": 0.1, "sigma_max": 10.0},
     "with_midpoints": {"schedule": SCHEDULE, "grid": GRID},
 }  # fmt: skip
-LOAD_MODELS = {"load", "merge_lora"}
+LOAD_MODELS = {"add_textual_inversion", "load", "merge_lora"}
 SETTINGS = (
     ji.AIDI, ji.Algorithm1, ji.Algorithm2, ji.Anderson, ji.Explicit, ji.FixedPoint,
     ji.ForwardStep, ji.Gradient, ji.Naive, ji.NewtonKrylov, ji.NewtonTrajectory,
@@ -177,7 +177,8 @@ MODULES = (
     "jaxinv.analysis.conditioning", "jaxinv.analysis.convergence",
     "jaxinv.analysis.decoder", "jaxinv.analysis.tables", "jaxinv.apps.attacks",
     "jaxinv.apps.editing", "jaxinv.apps.masks", "jaxinv.loading.load",
-    "jaxinv.loading.lora", "jaxinv.scale.jobs.engine", "jaxinv.scale.jobs.job",
+    "jaxinv.loading.lora", "jaxinv.loading.textual_inversion",
+    "jaxinv.scale.jobs.engine", "jaxinv.scale.jobs.job",
     "jaxinv.scale.jobs.manifest",
 )  # fmt: skip
 

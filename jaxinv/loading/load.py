@@ -39,6 +39,11 @@ from jaxinv.loading.find import Hub, find_model
 from jaxinv.loading.lora import LoraFiles, check_lora, merge_lora
 from jaxinv.loading.single_file import single_file_source
 from jaxinv.loading.source import Parts, Source, with_vae
+from jaxinv.loading.textual_inversion import (
+    Words,
+    add_textual_inversion,
+    read_additions,
+)
 from jaxinv.loading.tokenizers import (
     TOKENIZER_FILES,
     check_vocabulary,
@@ -81,6 +86,7 @@ def load(
     schedule: NoiseSchedule | None = None,
     prediction_type: _PredictionType | None = None,
     lora: LoraFiles = (),
+    textual_inversion: Words = (),
     controlnet: ControlNets = None,
     attention: Implementation = None,
     remat: Remat = "none",
@@ -124,6 +130,9 @@ def load(
             (``"epsilon"``).
         lora: LoRA files that are added to the parameters, each with its scale, such as
             ``[("style.safetensors", 0.8)]``; see :func:`jaxinv.merge_lora`.
+        textual_inversion: Files of textual inversion, each with its word in prompts,
+            such as ``[("cat.safetensors", "<cat>")]``; see
+            :func:`jaxinv.add_textual_inversion`.
         controlnet: Folder or hub name of a ControlNet, or several, for models without
             one; see :meth:`Pipeline.with_controlnet`.
         attention: Implementation of attention: ``"xla"``, ``"cudnn"`` (NVIDIA GPUs, 16
@@ -192,6 +201,9 @@ def load(
         tokenizers.append(source.tokenizer(part))
         vocabulary = parts.configs[encoder].vocab_size
         check_vocabulary(source.place, tokenizers[-1], vocabulary)
+    widths = {part: parts.configs[part].hidden_size for part in family.text_encoders}
+    if textual_inversion:  # checked before the weights are read
+        read_additions(textual_inversion, widths, tokenizers)
     networks = {}
     for part, config in parts.configs.items():
         of_part, implementation = kinds, attention
@@ -219,6 +231,8 @@ def load(
         frames=family.frames(network),
     )
     pipe = merge_lora(pipe, lora) if lora else pipe
+    if textual_inversion:
+        pipe = add_textual_inversion(pipe, textual_inversion)
     nets = [load_controlnet(each, sharding=sharding, **kinds) for each in folders]
     nets = [with_options(net, attention=attention, remat=remat) for net in nets]
     return pipe.with_controlnet(nets) if nets else pipe

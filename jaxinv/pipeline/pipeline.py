@@ -103,6 +103,18 @@ class MergedLora(NamedTuple):
     scale: float
 
 
+class AddedWord(NamedTuple):
+    """Record of a word that textual inversion added to a model's vocabulary.
+
+    Attributes:
+        token: The word.
+        sha256: Digest of its file, hexadecimal.
+    """
+
+    token: str
+    sha256: str
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
@@ -124,6 +136,8 @@ class Pipeline:
         flags: Options of the folder's ``model_index.json`` that are on (static).
         frames: Number of frames of a video (static); None for images.
         lora: The LoRA files in the parameters, from :func:`jaxinv.merge_lora` (static).
+        words: The words of textual inversion in the vocabulary, from
+            :func:`jaxinv.add_textual_inversion` (static).
     """
 
     network: Any
@@ -143,6 +157,9 @@ class Pipeline:
     )
     frames: int | None = dataclasses.field(default=None, metadata={"static": True})
     lora: tuple[MergedLora, ...] = dataclasses.field(
+        default=(), metadata={"static": True}
+    )
+    words: tuple[AddedWord, ...] = dataclasses.field(
         default=(), metadata={"static": True}
     )
 

@@ -21,6 +21,7 @@ def token_ids(tokenizer: Any, longest: int, prompt: str) -> Int[np.ndarray, " l"
     Returns:
         The ids, int32.
     """
+    prompt = with_all_tokens(tokenizer, prompt)
     length = min(longest, tokenizer.model_max_length)
     ids = tokenizer(prompt, padding="max_length", max_length=length, truncation=True)
     needed = len(tokenizer(prompt)["input_ids"])
@@ -31,6 +32,31 @@ def token_ids(tokenizer: Any, longest: int, prompt: str) -> Int[np.ndarray, " l"
             stacklevel=2,
         )
     return np.asarray(ids["input_ids"], np.int32)
+
+
+def with_all_tokens(tokenizer: Any, prompt: str) -> str:
+    """Return a prompt with all tokens of the words of textual inversion in it.
+
+    A word of n vectors has the tokens ``word``, ``word_1``, ..., of which prompts name
+    the first.
+
+    Args:
+        tokenizer: The tokenizer.
+        prompt: The text.
+
+    Returns:
+        The text, as ``maybe_convert_prompt`` of diffusers returns it.
+    """
+    added = getattr(tokenizer, "added_tokens_encoder", {})
+    if not any(f"{token}_1" in added for token in added):
+        return prompt
+    for token in dict.fromkeys(tokenizer.tokenize(prompt)):
+        if token in added:
+            every = [token]
+            while f"{token}_{len(every)}" in added:
+                every.append(f"{token}_{len(every)}")
+            prompt = prompt.replace(token, " ".join(every))
+    return prompt
 
 
 @jax.jit
