@@ -103,6 +103,8 @@ class Prepared(NamedTuple):
         record["sampler_description"] = self.sampler.description
         if self.pipe.image_size != self.trained_size:
             record["image_size"] = self.pipe.image_size
+        if self.pipe.frames is not None:
+            record["frames"] = self.pipe.frames
         if self.scheduler is not None:
             # Its content: a file of the same name may hold another one.
             record |= {"sampler": self.sampler.name, "spacing": None}
@@ -121,6 +123,8 @@ def prepare(
     max_evals: int | None = None,
     size: options.Size | None = None,
     image: ReadImage | None = None,
+    videos: bool = False,
+    frames: int | None = None,
     **loading: Any,
 ) -> Prepared:
     """Check the names in a command, load its model and make its sampler.
@@ -135,6 +139,8 @@ def prepare(
         max_evals: See :func:`jaxinv.invert`.
         size: The size of generated images as typed.
         image: An image whose size is taken if the model can, unless it is resized.
+        videos: Whether the command takes models of videos.
+        frames: Number of frames as typed.
         **loading: Further options of :func:`jaxinv.load`.
 
     Returns:
@@ -167,9 +173,16 @@ def prepare(
     if asked.guidance is None:
         guidance = GUIDANCE if trained.family.guidable else 1.0
         asked = dataclasses.replace(asked, guidance=guidance)
+    if trained.frames is not None and not videos:
+        raise ValueError(
+            f"{trained.name} makes videos, but this command works on images; jaxinv "
+            "sample and jaxinv invert take videos, and so does Python"
+        )
+    if frames is not None:
+        trained = trained.at_frames(frames)
     pipe = _at_size(trained, size or options.Size())
-    if image is not None and not any(n % pipe.factor for n in image.pixels.shape[:2]):
-        pipe = pipe.at_size(image.pixels.shape[:2])
+    if image is not None and not any(n % pipe.factor for n in image.size):
+        pipe = pipe.at_size(image.size)
     config = None
     if asked.scheduler is None:
         found = make_sampler(

@@ -13,6 +13,7 @@ from jaxinv.cli.console import check_finite_image
 from jaxinv.cli.prepare import Prepared
 from jaxinv.cli.runs import Outcome
 from jaxinv.files.images import write_image
+from jaxinv.files.videos import write_video
 
 
 def certificate(outcome: Outcome) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def decoder(ready: Prepared, found: ji.DecoderInversion) -> dict[str, Any]:
 
 
 def save_image(path: Path, image: Any, what: str) -> None:
-    """Write an image.
+    """Write an image or a video.
 
     Raises:
         ValueError: If values are not finite; the message contains ``what``.
@@ -44,7 +45,12 @@ def save_image(path: Path, image: Any, what: str) -> None:
     """
     image = np.asarray(image)
     check_finite_image(image, what)
-    write_image(path, image)
+    write_picture(path, image)
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Write an image, or a video as an animated one."""
+    (write_image if image.ndim == 3 else write_video)(path, image)
 
 
 def table(title: str, rows: Iterable[tuple[str, ...]], *headers: str) -> Table:

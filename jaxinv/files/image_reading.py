@@ -36,12 +36,18 @@ class ReadImage(NamedTuple):
     """The pixels of an image file, and how reading altered them.
 
     Attributes:
-        pixels: 8-bit RGB values, shape (h, w, 3).
+        pixels: 8-bit RGB values, shape (h, w, 3); (f, h, w, 3) for a video.
         changes: One phrase for each alteration of the image.
     """
 
-    pixels: UInt8[np.ndarray, "h w 3"]
+    pixels: UInt8[np.ndarray, "*f h w 3"]
     changes: tuple[str, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        height, width = self.pixels.shape[-3:-1]
+        return height, width
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> ReadImage:
@@ -65,7 +71,7 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Re
             not finite, or has more pixels than ``max_pixels``.
     """
     path = Path(path)
-    with _opened(path, max_pixels) as image:
+    with opened(path, max_pixels) as image:
         try:
             read = _to_rgb(image)
         except MemoryError:
@@ -74,7 +80,7 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Re
                 f"{image.width}x{image.height} pixels"
             ) from None
         except Exception as error:  # decoders raise anything at all
-            raise _damaged(path, error) from None
+            raise damaged(path, error) from None
     if read is None:
         raise ValueError(f"{path} has values that are NaN or infinite")
     return read
@@ -91,11 +97,11 @@ def count_pixels(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
         FileNotFoundError: If the file does not exist.
         ValueError: If the header shows a file that :func:`read_image` refuses.
     """
-    with _opened(Path(path), max_pixels) as image:
+    with opened(Path(path), max_pixels) as image:
         return int(image.width * image.height)
 
 
-def _opened(path: Path, max_pixels: int) -> ImageFile.ImageFile:
+def opened(path: Path, max_pixels: int) -> ImageFile.ImageFile:
     """Open an image and check its size without decoding it."""
     try:
         check_regular(path)
@@ -115,7 +121,7 @@ def _opened(path: Path, max_pixels: int) -> ImageFile.ImageFile:
     except PermissionError:
         raise ValueError(f"{path} cannot be read: permission denied") from None
     except Exception as error:  # plugins raise anything at all
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
     if image.width * image.height > max_pixels:
         image.close()
         raise ValueError(
@@ -125,7 +131,8 @@ def _opened(path: Path, max_pixels: int) -> ImageFile.ImageFile:
     return image
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
+def damaged(path: Path, error: Exception) -> ValueError:
+    """Return the error for a file whose decoder failed."""
     reason = one_line(error)
     return ValueError(f"{path} is damaged: {reason}")
 

@@ -13,17 +13,19 @@ from jaxinv.files.image_reading import FORMATS, ReadImage, to_uint8
 
 
 def resize_image(
-    pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "height width 3"]:
+    pixels: UInt8[np.ndarray, "*f h w 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "*f height width 3"]:
     """Crop an image around its center to an aspect ratio, then resample it.
 
     Args:
-        pixels: 8-bit RGB values.
+        pixels: 8-bit RGB values of an image, or of all frames of a video.
         size: Wanted (height, width).
 
     Returns:
         8-bit RGB values of that size.
     """
+    if pixels.ndim > 3:
+        return np.stack([resize_image(frame, size) for frame in pixels])
     height, width = size
     fitted = ImageOps.fit(
         Image.fromarray(pixels), (width, height), Image.Resampling.LANCZOS
@@ -76,7 +78,7 @@ def fit_image(
     Raises:
         ValueError: If the image has another size and may not be resized.
     """
-    found = read.pixels.shape[:2]
+    found = read.size
     if found == size:
         return read
     way = describe_resize(found, size)

@@ -20,8 +20,8 @@ from jaxinv.cli.record import decibels
 from jaxinv.cli.samplers import lossy_note
 from jaxinv.diffusion.denoiser import Denoiser
 from jaxinv.files import check_writable_folder, write_array, write_json
-from jaxinv.files.image_reading import read_image
-from jaxinv.files.images import write_image
+from jaxinv.files.image_reading import ReadImage, read_image
+from jaxinv.files.videos import read_video
 from jaxinv.inversion import STRATEGIES
 from jaxinv.solvers import SOLVERS
 
@@ -33,7 +33,10 @@ _GAIN = 10.0
 class Options:
     """The options of ``jaxinv invert``."""
 
-    image: Path = argument("The image to invert.")
+    image: Path = argument(
+        "The image to invert; for models of videos an animated image, or a folder of "
+        "frames."
+    )
     prompt: str | None = option(None)
     sampling: options.Sampling
     strategy: str = option(
@@ -72,7 +75,8 @@ def invert(asked: Options) -> None:
     folder = asked.out or Path(f"{asked.image.stem}-inverted")
     with explained(output):
         check_writable_folder(folder, make=False)
-        read = read_image(asked.image, asked.reading.max_pixels)
+        whole = read_video if asked.image.is_dir() else read_image
+        read = whole(asked.image, asked.reading.max_pixels)
         ready = prepare(
             asked.sampling,
             strategy=asked.strategy,
@@ -80,7 +84,9 @@ def invert(asked: Options) -> None:
             decoder=asked.decoder_inversion,
             max_evals=asked.max_evals,
             image=None if asked.reading.resize else read,
+            videos=True,
         )
+        ready, read = _frames(ready, read, asked)
         read = ready.fit(output, asked.image, read, asked.reading.resize)
         denoise = ready.denoiser(asked.prompt)
         if asked.starts and ready.sampler.table.bidirectional:
@@ -123,8 +129,13 @@ def invert(asked: Options) -> None:
     }
     with explained(output):
         write_array(files["noise"], _values(state))
-        write_image(files["reconstruction"], np.asarray(pictures["rebuilt"]))
-        _draw_panel(report, ready.sampler.title, outcome.result.noise, **pictures)
+        record.write_picture(files["reconstruction"], np.asarray(pictures["rebuilt"]))
+        noise = outcome.result.noise
+        if ready.pipe.frames is not None:  # show the frame in the middle
+            middle = ready.pipe.frames // 2
+            noise = noise[middle]
+            pictures = {name: each[middle] for name, each in pictures.items()}
+        _draw_panel(report, ready.sampler.title, noise, **pictures)
         write_json(files["result"], report)
     output.show(
         _table(report),
@@ -134,6 +145,22 @@ def invert(asked: Options) -> None:
     if note := lossy_note(ready.sampler, ready.pipe.schedule):
         output.note(note)
     output.finish(report, _why_not(report, ready.sampler.table.history))
+
+
+def _frames(
+    ready: Prepared, read: ReadImage, asked: Options
+) -> tuple[Prepared, ReadImage]:
+    """Read all frames for a model of videos, and set its number of frames."""
+    if ready.pipe.frames is None:
+        if read.pixels.ndim > 3:
+            raise ValueError(
+                f"{asked.image} is a folder, which is read as the frames of a video, "
+                f"but {ready.pipe.name} makes images"
+            )
+        return ready, read
+    read = read_video(asked.image, asked.reading.max_pixels)
+    pipe = ready.pipe.at_frames(len(read.pixels))
+    return ready._replace(pipe=pipe), read
 
 
 def _preimages(

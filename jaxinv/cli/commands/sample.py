@@ -16,6 +16,7 @@ from jaxinv.cli.options import option
 from jaxinv.cli.prepare import prepare
 from jaxinv.files import check_writable_file, read_array
 from jaxinv.files.images import image_suffix
+from jaxinv.files.videos import check_video_suffix
 from jaxinv.sampling.state import state_of
 
 
@@ -34,13 +35,19 @@ class Options:
         "seed.",
     )
     size: options.Size
+    frames: int | None = option(
+        None, "Number of frames of a video [16, or the model's limit].", min=1
+    )
     out: Path = option(Path("sample.png"))
     as_json: bool = option(False)
 
 
 @options.unfold
 def sample(asked: Options) -> None:
-    """Generate an image from a prompt, deterministically for a given noise."""
+    """Generate an image from a prompt, deterministically for a given noise.
+
+    Models of videos write an animated PNG.
+    """
     output = Output(asked.as_json)
     with explained(output):
         if asked.seed is not None and asked.noise is not None:
@@ -48,7 +55,11 @@ def sample(asked: Options) -> None:
         image_suffix(asked.out)
         check_writable_file(asked.out, make=False)
         given = None if asked.noise is None else read_array(asked.noise)
-        ready = prepare(asked.sampling, size=asked.size)
+        ready = prepare(
+            asked.sampling, size=asked.size, videos=True, frames=asked.frames
+        )
+        if ready.pipe.frames is not None:
+            check_video_suffix(asked.out)
         start = _start(given, asked.seed, ready.pipe, ready.sampler.table)
         denoise = ready.denoiser(asked.prompt)
         check_writable_file(asked.out)
@@ -100,9 +111,9 @@ def _start(
 def _size_of(noise: np.ndarray, pipe: "ji.Pipeline") -> str:
     """Return a hint about the size of the image of a noise, if that is what differs."""
     size, channels = noise.shape[-3:-1], noise.shape[-1:]
-    if noise.ndim not in (3, 4) or channels != pipe.latent_shape[-1:]:
+    if noise.ndim not in (3, 4, 5) or channels != pipe.latent_shape[-1:]:
         return ""
-    if size == pipe.latent_shape[:2]:
+    if size == pipe.latent_shape[-3:-1]:
         return ""
     height, width = (each * pipe.factor for each in size)
     return f"; pass --height {height} --width {width} for this noise"
