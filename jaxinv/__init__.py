@@ -24,6 +24,7 @@ from jaxinv.diffusion.denoiser import (
     from_v,
     from_x0,
     guided,
+    thresholded,
 )
 from jaxinv.diffusion.diffusers_schedule import schedule_from_diffusers
 from jaxinv.diffusion.grid import LossyGridWarning, TimeGrid, time_grid
@@ -127,6 +128,7 @@ __all__ = [
     "sample_trajectory",
     "scaled_linear",
     "schedule_from_diffusers",
+    "thresholded",
     "time_grid",
     "variance_exploding",
 ]

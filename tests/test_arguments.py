@@ -65,6 +65,12 @@ CALLS = {
     "invert_stream": {"sampler": TABLE, "denoise": half, "samples": X, "lanes": 2},
     "ancestral": {"grid": GRID, "eta": 0.5},
     "clipped": {"denoise": half, "schedule": SCHEDULE, "clip": 1.0},
+    "thresholded": {
+        "denoise": half,
+        "schedule": SCHEDULE,
+        "ratio": 0.99,
+        "largest": 2.0,
+    },
     "ddim_inverse_diffusers": {"schedule": SCHEDULE, "num_steps": 20},
     "ddpm_inversion": {
         "sampler": STOCHASTIC, "denoise": half, "x0": X, "key": jax.random.key(0),

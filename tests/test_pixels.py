@@ -16,6 +16,15 @@ from jaxinv.loading.find import wanted_files
 from jaxinv.loading.load import loaded_files
 
 STEPS = 10
+LIMITS = {
+    "none": {"clip_sample": False},
+    "clip": {"clip_sample_range": 0.5},
+    "threshold": {
+        "thresholding": True,
+        "dynamic_thresholding_ratio": 0.8,
+        "sample_max_value": 1.5,
+    },
+}
 LOSSY = pytest.mark.filterwarnings("ignore::jaxinv.LossyGridWarning")
 
 
@@ -89,12 +98,41 @@ def pictures(pipeline, monkeypatch, *noises, **options):
 
 
 @LOSSY
-def test_a_trajectory_of_ddim_is_that_of_diffusers_pipeline(pair, monkeypatch):
-    pipe = ji.load(pair[1])
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_trajectory_of_ddim_is_that_of_diffusers_pipeline(
+    limit, tmp_path, monkeypatch
+):
+    import diffusers
+
+    theirs = write_pixel_model(tmp_path, diffusers.DDIMScheduler(**LIMITS[limit]))
+    pipe = ji.load(tmp_path)
     noise = noise_of(pipe)
-    wanted = pictures(pair[0], monkeypatch, noise)
-    found = pipe.generate(pipe.sampler(STEPS), pipe.denoiser(), noise)
+    wanted = pictures(theirs, monkeypatch, noise)
+    sampler, denoise = pipe.sampler(STEPS), pipe.denoiser()
+    found = pipe.generate(sampler, denoise, noise)
     assert np.abs(found - wanted).max() < 1e-5
+    plain = ji.as_denoiser(pipe.network, pipe.schedule)
+    if limit == "none":
+        np.testing.assert_array_equal(pipe.generate(sampler, plain, noise), found)
+    else:
+        with pytest.raises(ValueError, match="data predictions"):
+            pipe.generate(sampler, plain, noise)
+
+
+@pytest.mark.parametrize("limit", ["clip", "threshold"])
+def test_limited_data_are_inverted_with_a_certificate(tiny_pixels, limit):
+    pipe = tiny_pixels
+    denoise = ji.as_denoiser(pipe.network, pipe.schedule)
+    if limit == "clip":
+        denoise = ji.clipped(denoise, pipe.schedule, 0.5)
+    else:
+        denoise = ji.thresholded(denoise, pipe.schedule, 0.8, 1.5)
+    sampler = ji.ddim(ji.time_grid(pipe.schedule, 16))
+    data = ji.sample(sampler, denoise, noise_of(pipe))
+    found = ji.invert(sampler, denoise, data)
+    assert found.converged
+    again = ji.sample(sampler, denoise, found.noise)
+    assert ji.nmse_db(again, data) < -80
 
 
 @LOSSY

@@ -41,6 +41,7 @@ from benchmarks.schedules.compare import (
     relative_error,
 )
 from benchmarks.schedules.draw import Case, draw
+from jaxinv.diffusion.denoiser import limited
 
 # Of the cases in float32: programs are shared by the shape of a table.
 FLOAT32_STEPS = (4, 20, 50)
@@ -135,8 +136,8 @@ def float32_case(seed: int) -> tuple[str, float, float] | None:
     if sampler.num_steps != count:
         return None
     denoise = ji.as_denoiser(model, schedule)
-    if sampler.output is not None and sampler.output.clip is not None:
-        denoise = ji.clipped(denoise, schedule, sampler.output.clip)
+    if sampler.output is not None and sampler.output.is_limited:
+        denoise = limited(denoise, schedule, sampler.output)
     ours = float32_trajectory(sampler, denoise)
     ours = in_their_units(case, sampler, ours)
     return schedule.prediction_type, relative_error(ours, truth), theirs_error

@@ -212,12 +212,17 @@ def trajectory(table: Any, schedule: Any, noise: np.ndarray) -> np.ndarray:
     u, out = {n: noise * table.init_noise_scale / scale[n]}, {}
     for i in range(n, 0, -1):
         out[i] = float64_network(schedule, scale[i] * u[i], times[i])
-        if table.output is not None and table.output.clip is not None:
-            # The data prediction of the network, clipped.
+        if table.output is not None and table.output.is_limited:
+            # The data prediction of the network, clipped or thresholded.
             ode = ode_of(schedule.family, table.tau, schedule.output)
             data = ode.of_data[i] @ np.stack([u[i].ravel(), out[i].ravel()])
-            out[i] = np.clip(data, -table.output.clip, table.output.clip)
-            out[i] = out[i].reshape(u[i].shape)
+            data = data.reshape(u[i].shape)
+            out[i] = limited(data, table.output)
+            if table.output.keeps_noise:
+                # p L(D) + q e = a u + b D + p (L(D) - D)
+                a, b = table.a[i - 1, 0], table.b[i - 1, 0]
+                gain = (b + a * ode.signal[i]) / b
+                out[i] = data + gain * (out[i] - data)
         ages = range(min(table.history, n + 1 - i))
         u[i - 1] = sum(
             table.a[i - 1, j] * u[i + j] + table.b[i - 1, j] * out[i + j] for j in ages
@@ -225,6 +230,15 @@ def trajectory(table: Any, schedule: Any, noise: np.ndarray) -> np.ndarray:
         if table.noise is not None:
             u[i - 1] = u[i - 1] + table.noise[i - 1] * added_noise(n - i)
     return np.stack([scale[i] * u[i] for i in range(n, -1, -1)])
+
+
+def limited(data: np.ndarray, limit: Any) -> np.ndarray:
+    """Return a data prediction as a scheduler limits it."""
+    if limit.threshold is None:
+        return np.clip(data, -limit.clip, limit.clip)
+    ratio, largest = limit.threshold
+    s = np.clip(np.quantile(np.abs(data), ratio), 1, largest)
+    return np.clip(data, -s, s) / s
 
 
 def float64_network(schedule: Any, x: np.ndarray, t: float) -> np.ndarray:
@@ -258,7 +272,8 @@ def _in_diffusers(
     for name in ("sigmas", "alphas_cumprod", "final_alpha_cumprod"):
         if double and hasattr(scheduler, name):
             setattr(scheduler, name, getattr(scheduler, name).double())
-    x = torch.from_numpy(NOISE if double else NOISE.astype(np.float32))
+    # A batch of one: quantiles of thresholding are those of a sample.
+    x = torch.from_numpy(NOISE if double else NOISE.astype(np.float32))[None]
     x = x * float(getattr(scheduler, "init_noise_sigma", 1))
     timesteps = scheduler.timesteps
     if case.name == SCM:
@@ -269,14 +284,15 @@ def _in_diffusers(
     with float64_steps(scheduler) if double else contextlib.nullcontext():
         for step, t in enumerate(timesteps):
             out = network(torch, as_seen(x, t), t.to(x.dtype))
-            with adding(scheduler, torch.from_numpy(added_noise(step)).to(x.dtype)):
+            noise = torch.from_numpy(added_noise(step))[None].to(x.dtype)
+            with adding(scheduler, noise):
                 if case.name == COG_DPM:
                     x, old = scheduler.step(out, old, t, before, x)
                     before = t
                 else:
                     x = scheduler.step(out, t, x).prev_sample
             states.append(x)
-    return timesteps.double().numpy(), torch.stack(states).double().numpy()
+    return timesteps.double().numpy(), torch.cat(states).double().numpy()
 
 
 @contextlib.contextmanager

@@ -32,6 +32,8 @@ EULER_ANCESTRAL = "EulerAncestralDiscreteScheduler"
 COG_DDIM, COG_DPM = "CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"
 FLOW_HEUN, IPNDM = "FlowMatchHeunDiscreteScheduler", "IPNDMScheduler"
 SCM = "SCMScheduler"
+# Schedulers that clip the data prediction as this library does.
+CLIPS = (DDPM, DDPM_PARALLEL, DDIM, DDIM_PARALLEL, LCM)
 ON_TIMESTEPS = (DDIM, DDIM_PARALLEL, DDIM_INVERSE, DDPM, DDPM_PARALLEL, LCM, TCD)
 ON_TIMESTEPS += (COG_DDIM, COG_DPM)
 # With the shares in which they are drawn.
@@ -181,12 +183,15 @@ def _options(rng: Rng, name: str, steps: int) -> dict[str, Any]:
         config["timestep_spacing"] = one("leading", "trailing", "linspace")
     if flip(0.6):
         config["steps_offset"] = one(0, 1, 1, 2, int(rng.integers(0, 30)))
-    config["thresholding"] = flip(0.02)
+    config["thresholding"] = flip(0.1)
+    config["dynamic_thresholding_ratio"] = one(0.995, 0.8)
+    config["sample_max_value"] = one(1.0, 1.5, 3.0)
     if name in (*ON_TIMESTEPS, DPM, UNIPC, EULER, EULER_ANCESTRAL):
         config["rescale_betas_zero_snr"] = flip(0.15)
     if name in ON_TIMESTEPS:
         if flip(0.95):
-            config["clip_sample"] = flip(0.3 if name in (DDPM, DDPM_PARALLEL) else 0.03)
+            config["clip_sample"] = flip(0.3 if name in CLIPS else 0.03)
+        config["clip_sample_range"] = one(1.0, 0.5, 3.0)
         if flip(0.6):
             config["set_alpha_to_one"] = flip(0.5)
         if name in (DDPM, DDPM_PARALLEL):
@@ -194,7 +199,6 @@ def _options(rng: Rng, name: str, steps: int) -> dict[str, Any]:
                 *("fixed_small", "fixed_small_log", "fixed_large") * 3,
                 *("fixed_large_log", "learned", "learned_range"),
             )
-            config["clip_sample_range"] = one(1.0, 0.5, 3.0)
         if name in (LCM, TCD):
             config["original_inference_steps"] = one(50, 100, int(rng.integers(1, 400)))
             config["timestep_scaling"] = one(10.0, 0.1, float(rng.uniform(0, 20)))

@@ -48,11 +48,22 @@ class Output:
         kind: The prediction type.
         sigma_data: The standard deviation of the data in EDM's preconditioning.
         clip: The data prediction is clipped to [-clip, clip]; None for no clipping.
+        threshold: The quantile of dynamic thresholding and its largest value; None for
+            no thresholding.
+        keeps_noise: Whether steps take the noise from before the limit: diffusers'
+            DDIM. Only tables have this.
     """
 
     kind: PredictionType
     sigma_data: float | None = None
     clip: float | None = None
+    threshold: tuple[float, float] | None = None
+    keeps_noise: bool = False
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the data prediction is clipped or thresholded."""
+        return self.clip is not None or self.threshold is not None
 
     @classmethod
     def of(

@@ -11,6 +11,7 @@ References:
     diffusers 0.42, ``src/diffusers/schedulers``.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ from jaxinv.diffusion.diffusers_config import (
 from jaxinv.diffusion.diffusers_levels import Request
 from jaxinv.diffusion.diffusers_schedule import schedule_of_options
 from jaxinv.diffusion.grid import TimeGrid, warn_if_lossy
+from jaxinv.diffusion.prediction import Output
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.samplers.adams import deis, lms
 from jaxinv.samplers.diffusers_grid import SUPPORTED, make_diffusers_grid
@@ -69,7 +71,7 @@ from jaxinv.samplers.exponential import (
     lowered_last,
     multistep_orders,
 )
-from jaxinv.samplers.multistep import ddim_diffusers, ddim_inverse_diffusers, euler
+from jaxinv.samplers.multistep import ddim_inverse_diffusers, ddim_limited, euler
 from jaxinv.samplers.pndm import pndm
 from jaxinv.samplers.runge_kutta import heun, kdpm2
 from jaxinv.samplers.stochastic import ancestral, sde_dpm_solver
@@ -78,7 +80,6 @@ from jaxinv.samplers.unipc import unipc
 
 # Options that turn the method into something other than a table, or change the grid.
 _REFUSED = {
-    "thresholding": "the step depends on quantiles of the sample",
     "invert_sigmas": "this grid is not supported",
     "stochastic_sampling": "the sampler is not deterministic",
     "solver_p": "another solver takes the steps",
@@ -110,8 +111,12 @@ def sampler_from_diffusers(
     (and its Parallel version), EulerAncestralDiscreteScheduler, LCMScheduler,
     SCMScheduler (of states as its pipeline has them), TCDScheduler,
     CogVideoXDPMScheduler, and DPMSolverMultistepScheduler with ``sde-dpmsolver++``.
-    DDPMScheduler with ``clip_sample`` takes a denoiser of
-    :func:`jaxinv.clipped`.
+
+    Where the scheduler clips or thresholds the data prediction (``clip_sample``:
+    DDPMScheduler, DDIMScheduler, LCMScheduler; ``thresholding``: those, both DPMSolver
+    schedulers, DEIS and UniPC), the sampler takes a denoiser of :func:`jaxinv.clipped`
+    or :func:`jaxinv.thresholded`. DDIMScheduler then steps with the noise from before,
+    as in diffusers.
 
     The keyword arguments are those of the class's ``set_timesteps``. Pass the arguments
     that *the pipeline* of the image passed. Pipelines of Stable Diffusion pass none.
@@ -195,8 +200,11 @@ def table_from_options(
     _refuse_options(options, schedule)
     name = options["_class_name"]
     grid = make_diffusers_grid(options, schedule, request)
+    limit = data_limit(options)
     if name in (DDIM, DDIM_PARALLEL, COG_DDIM):
-        return ddim_diffusers(schedule, request.num_steps), grid
+        return ddim_limited(schedule, request.num_steps, None, limit), grid
+    if limit is not None:
+        grid = dataclasses.replace(grid, output=limit)
     if name == DDIM_INVERSE:
         return ddim_inverse_diffusers(schedule, request.num_steps), grid
     if name == SCM:
@@ -209,6 +217,22 @@ def table_from_options(
         skipped = options["skip_prk_steps"]
         return pndm(schedule, request.num_steps, skip_prk_steps=skipped), grid
     return _METHODS[name](options, grid), grid
+
+
+def data_limit(options: Mapping[str, Any]) -> Output | None:
+    """Return how a scheduler limits the data prediction; None if it does not.
+
+    Args:
+        options: From :func:`jaxinv.diffusion.diffusers_config.scheduler_options`.
+    """
+    # UniPC limits the data only where it steps with it.
+    if options.get("thresholding") and options.get("predict_x0", True):
+        values = (options["dynamic_thresholding_ratio"], options["sample_max_value"])
+        ratio, largest = map(float, values)
+        return Output("sample", threshold=(ratio, largest))
+    if options.get("clip_sample"):
+        return Output("sample", clip=float(options["clip_sample_range"]))
+    return None
 
 
 def _algorithm(
@@ -367,11 +391,14 @@ def _order(config: Mapping[str, Any]) -> int:
 def _refuse_options(options: Mapping[str, Any], schedule: NoiseSchedule) -> None:
     """Raise ValueError for options that make the scheduler something else."""
     name, flow = options["_class_name"], schedule.family == "flow"
-    if options.get("clip_sample") and name not in (DDPM, DDPM_PARALLEL):
+    if options.get("clip_sample") and name not in _CLIPS:
         raise ValueError(
-            "clip_sample (True by default in DDIMScheduler) clips every data "
-            f"prediction, but {name} also steps with the noise from before: only "
-            "clip_sample=False is supported"
+            f"clip_sample is not supported in {name}: only clip_sample=False is"
+        )
+    if options.get("thresholding") and (name not in _THRESHOLDS or flow):
+        where = "a flow" if flow else name
+        raise ValueError(
+            f"thresholding={shown(options['thresholding'])} is not supported in {where}"
         )
     for key, reason in _REFUSED.items():
         if options.get(key):
@@ -407,6 +434,9 @@ def _refuse_options(options: Mapping[str, Any], schedule: NoiseSchedule) -> None
         )
 
 
+# The schedulers that limit data predictions as they say.
+_CLIPS = (DDPM, DDPM_PARALLEL, DDIM, DDIM_PARALLEL, LCM)
+_THRESHOLDS = (*_CLIPS, DPM, SINGLESTEP, DEIS, UNIPC)
 _SPACINGS = (
     "use_karras_sigmas",
     "use_exponential_sigmas",

@@ -11,7 +11,6 @@ References:
     Distillation", arXiv:2402.19159, Algorithm 4.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from jaxtyping import Float
 
 from jaxinv.diffusion.diffusers_config import LCM
 from jaxinv.diffusion.grid import TimeGrid
-from jaxinv.diffusion.prediction import Output, signal_and_noise
+from jaxinv.diffusion.prediction import signal_and_noise
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.samplers.stochastic import full_noise, renewing
 from jaxinv.samplers.table import SamplerTable, from_predictions
@@ -49,9 +48,6 @@ def ddpm(options: Mapping[str, Any], grid: TimeGrid) -> SamplerTable:
             "fixed_small_log and fixed_large (learned variances are outputs of the "
             "network; fixed_large_log is NaN in diffusers)"
         )
-    if options["clip_sample"]:
-        clip = float(options["clip_sample_range"])
-        grid = dataclasses.replace(grid, output=Output("sample", clip=clip))
     posterior, up = full_noise(grid), full_noise(grid)
     if kind == "fixed_large":
         # beta = 1 - alpha^2 / alpha'^2, in the unit of y.

@@ -3,12 +3,14 @@ r"""Multistep samplers: constructors of :class:`~jaxinv.samplers.table.SamplerTa
 Each is a formula for a table of coefficients on a grid.
 """
 
+import dataclasses
 from typing import get_args
 
 import numpy as np
 
 from jaxinv.checks import checked
 from jaxinv.diffusion.grid import TimeGrid, check_num_steps, check_trailing, make_grid
+from jaxinv.diffusion.prediction import Output
 from jaxinv.diffusion.schedule import NoiseSchedule, TimestepSpacing
 from jaxinv.samplers.table import Levels, SamplerTable, from_predictions
 
@@ -75,6 +77,21 @@ def ddim_diffusers(
             diffusers does not have; also for spacing ``"trailing"`` with an N for which
             diffusers takes one more step, from the data as if it were noise.
     """
+    return ddim_limited(schedule, num_steps, spacing, None)
+
+
+def ddim_limited(
+    schedule: NoiseSchedule,
+    num_steps: int,
+    spacing: TimestepSpacing | None,
+    limit: Output | None,
+) -> SamplerTable:
+    """Return :func:`ddim_diffusers` of clipped or thresholded data.
+
+    Raises:
+        ValueError: If the last step has length zero, where diffusers limits the data
+            nevertheless.
+    """
     spacing = spacing or schedule.timestep_spacing
     if schedule.family != "vp" or spacing not in get_args(TimestepSpacing):
         raise ValueError(
@@ -90,6 +107,14 @@ def ddim_diffusers(
     target = np.where(previous >= 0, schedule.taus[np.maximum(previous, 0)], end)
     factor = schedule.scale(target) / grid.scale[:-1]
     data, noise = factor[:, None], (factor * target)[:, None]
+    if limit is not None:
+        if np.any(target == grid.tau[1:]):
+            raise ValueError(
+                "clip_sample and thresholding are not supported with a step of length "
+                "zero, from timestep 0 with set_alpha_to_one=False"
+            )
+        output = dataclasses.replace(limit, keeps_noise=True)
+        grid = dataclasses.replace(grid, output=output)
     return from_predictions(grid, data, noise, name="ddim_diffusers", order=1)
 
 

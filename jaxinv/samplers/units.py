@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinv.callables import Function
-from jaxinv.diffusion.denoiser import network_of
+from jaxinv.diffusion.denoiser import keeping_noise, network_of
 from jaxinv.diffusion.prediction import Output
 from jaxinv.samplers.ode import of_f_only
 from jaxinv.samplers.table import SamplerTable
@@ -58,21 +58,46 @@ def all_matched(
     """
     _check_noises(table, shape)
     found = [network_of(denoise) for denoise in denoisers]
+    if table.output is not None and table.output.keeps_noise:
+        found = [_keeping_noise(table, *pair) for pair in found]
     if all(output == table.output for _, output in found):
         return table, tuple(_function(*pair) for pair in found)
     if any(isinstance(denoise, Function) and denoise.output for denoise in denoisers):
         raise ValueError("a network's own output does not fit this sampler's table")
-    if table.output is not None and table.output.clip is not None:
-        raise ValueError(
-            f"{table.name!r} clips data predictions to {table.output.clip:g} "
-            "(clip_sample): pass jaxinv.clipped(denoiser, schedule, "
-            f"{table.output.clip:g})"
-        )
+    if table.output is not None and table.output.is_limited:
+        raise ValueError(f"{table.name!r} {_limit_text(table.output)}")
     functions = tuple(_function(denoise, None) for denoise in denoisers)
     converted = in_f(table)
     if table.output is not None:
         _check_digits(table, converted.b)
     return converted, functions
+
+
+def _keeping_noise(
+    table: SamplerTable, network: Any, output: Output | None
+) -> tuple[Any, Output | None]:
+    """Return a network of limited data for steps with the noise from before."""
+    assert table.output is not None, "only tables of limited data keep the noise"
+    if output != dataclasses.replace(table.output, keeps_noise=False):
+        return network, output  # it does not fit, or is what this returned before
+    a, b, signal = table.a[:, 0], table.b[:, 0], table.ode.signal[1:]
+    of_data = b + a * signal  # p of u' = p D + q e = a u + b D, for u = signal D + ...
+    return keeping_noise(network, table.model_time[1:], of_data / b), table.output
+
+
+def _limit_text(output: Output) -> str:
+    """Return what a table does with data predictions, and what to pass."""
+    if output.threshold is None:
+        given = f"{output.clip:g}"
+        return (
+            f"clips data predictions to {given} (clip_sample): pass "
+            f"jaxinv.clipped(denoiser, schedule, {given})"
+        )
+    ratio, largest = output.threshold
+    return (
+        "thresholds data predictions (thresholding): pass "
+        f"jaxinv.thresholded(denoiser, schedule, {ratio:g}, {largest:g})"
+    )
 
 
 def _check_noises(table: SamplerTable, shape: tuple[int, ...] | None) -> None:

@@ -278,8 +278,13 @@ ON_TIMESTEPS = [
 NO_CLIP = {"clip_sample": False}
 # Zero terminal SNR, CogVideoX's shift of it, and stochastic schedulers with the noises
 # that they add.
+LIMITS = [
+    NO_CLIP,
+    {"clip_sample": True, "clip_sample_range": 0.5},
+    {"thresholding": True, "dynamic_thresholding_ratio": 0.8, "sample_max_value": 1.5},
+]
 ADDED = {
-    DDIM: [options | NO_CLIP for options in ON_TIMESTEPS],
+    DDIM: [options | limit for options in ON_TIMESTEPS for limit in LIMITS],
     "CogVideoXDDIMScheduler": [
         options | NO_CLIP | {"snr_shift_scale": shift}
         for options in ON_TIMESTEPS
@@ -288,10 +293,10 @@ ADDED = {
     "CogVideoXDPMScheduler": [options | NO_CLIP for options in ON_TIMESTEPS],
     "DDIMInverseScheduler": [options | NO_CLIP for options in ON_TIMESTEPS],
     "DDPMScheduler": [
-        options | {"variance_type": variance, "clip_sample": clip}
+        options | limit | {"variance_type": variance}
         for options in ON_TIMESTEPS
         for variance in ("fixed_small", "fixed_small_log", "fixed_large")
-        for clip in (True, False)
+        for limit in LIMITS
     ],
     "EulerAncestralDiscreteScheduler": [
         options for options in ON_TIMESTEPS if options["prediction_type"] != "sample"
@@ -302,13 +307,15 @@ ADDED = {
     ],
     DPM: [
         options | {"algorithm_type": kind, "solver_order": order, "solver_type": rule}
-        for options in (*ON_TIMESTEPS[:3], {"use_karras_sigmas": True})
+        for options in (*ON_TIMESTEPS[:3], {"use_karras_sigmas": True}, LIMITS[2])
         for kind in ("dpmsolver++", "sde-dpmsolver++")
         for order in (1, 2, 3)
         for rule in ("midpoint", "heun")
     ],
-    UNIPC: ON_TIMESTEPS,
-    "LCMScheduler": ON_TIMESTEPS,
+    DEIS: [LIMITS[2]],
+    "DPMSolverSinglestepScheduler": [LIMITS[2]],
+    UNIPC: [*ON_TIMESTEPS, LIMITS[2], LIMITS[2] | {"predict_x0": False}],
+    "LCMScheduler": [options | limit for options in ON_TIMESTEPS for limit in LIMITS],
     "TCDScheduler": ON_TIMESTEPS,
     "IPNDMScheduler": [{}],
     "SCMScheduler": [
@@ -606,8 +613,10 @@ def test_the_grid_is_that_of_the_sampler(name):
     [
         (case("SASolverScheduler"), "supported are DPMSolverMultistepScheduler, DEIS"),
         (SCALED_LINEAR, "the scheduler None is not supported"),
-        (case("DDIMScheduler"), "only clip_sample=False"),
-        (case(DPM, thresholding=True), "thresholding=True is not supported"),
+        (case("HeunDiscreteScheduler", clip_sample=True), "only clip_sample=False"),
+        (case("DDIMScheduler", set_alpha_to_one=False), "a step of length zero"),
+        (case("TCDScheduler", thresholding=True), "thresholding=True is not supported"),
+        (case(DPM, thresholding=True, **FLOW), "is not supported in a flow"),
         (case("KDPM2DiscreteScheduler", prediction_type="sample"), "predict the data"),
         (case("PNDMScheduler", prediction_type="sample"), "predict the data"),
         (case("EulerDiscreteScheduler", interpolation_type="cubic"), "log_linear"),

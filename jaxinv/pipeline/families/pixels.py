@@ -29,11 +29,12 @@ from jaxinv.diffusion.denoiser import (
     ConditionalModel,
     Denoiser,
     as_denoiser,
-    clipped,
+    limited,
 )
 from jaxinv.diffusion.diffusers_config import DDIM, scheduler_options
 from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.families.fit import check_classes, size_pair
+from jaxinv.samplers.diffusers_sampler import data_limit
 
 if TYPE_CHECKING:
     from jaxinv.pipeline.pipeline import Pipeline
@@ -115,10 +116,8 @@ class Pixels(Family):
         if config.out_channels != config.in_channels:
             model = _Mean(model, config.in_channels)
         denoise = as_denoiser(model, pipe.schedule)
-        options = scheduler_options(json.loads(pipe.scheduler))
-        if options.get("clip_sample"):
-            return clipped(denoise, pipe.schedule, float(options["clip_sample_range"]))
-        return denoise
+        limit = data_limit(scheduler_options(json.loads(pipe.scheduler)))
+        return denoise if limit is None else limited(denoise, pipe.schedule, limit)
 
 
 @jax.tree_util.register_dataclass
