@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from cli_cases import OK, expect_one_clear_line, only_json, run
 from sdxl_cases import (
     POOLED,
     SIZE_FEATURES,
@@ -19,6 +20,8 @@ from sdxl_cases import (
 
 import jaxinv as ji
 import weights_convert
+from jaxinv.files.digests import file_digests
+from jaxinv.files.images import write_image
 
 PROMPT, NEGATIVE = "red cat", "blue"
 NET = {
@@ -256,3 +259,49 @@ def test_sdxl_with_a_control_image_predicts_what_diffusers_predicts(
     assert relative_error(found, wanted) < 1e-4
     black = ours.denoiser(PROMPT, NEGATIVE, 4.0, control_image=0 * image)
     assert relative_error(generated(ours.sampler(2), black, noise), wanted) > 1e-2
+
+
+def test_the_command_line_samples_and_inverts_with_a_control_image(
+    diffusers_folder, folder, image, tmp_path
+):
+    path, net = tmp_path / "edges.png", folder / "controlnet"
+    write_image(path, image)
+    common = ("--model", diffusers_folder, "--prompt", "red", "--steps", 3, "--json")
+    common += ("--controlnet", net, "--control-image", path, "--control-scale", 0.5)
+    result = run("sample", *common, "--out", tmp_path / "a.png")
+    assert result.exit_code == OK, result.output
+    record = only_json(result)
+    assert record["controlnet"] == [str(net)]
+    assert record["control"] == [
+        {"file": path.name, "sha256": next(file_digests([path])), "scale": 0.5}
+    ]
+    back = run(
+        "invert",
+        tmp_path / "a.png",
+        *common,
+        *("--decoder-inversion", "encoder", "--out", tmp_path / "found"),
+    )
+    assert back.exit_code == OK, back.output
+    assert only_json(back)["control"] == record["control"]
+
+
+def test_mistakes_with_control_images_are_explained(
+    diffusers_folder, folder, image, tmp_path
+):
+    path, small = tmp_path / "edges.png", tmp_path / "small.png"
+    write_image(path, image)
+    write_image(small, image[:, :28])
+    plain = ("sample", "--model", diffusers_folder, "--prompt", "red")
+    own = ("sample", "--model", folder, "--prompt", "red")
+    expect_one_clear_line(run(*plain, "--control-image", path), "--controlnet")
+    expect_one_clear_line(run(*own), "has a ControlNet", "--control-image")
+    both = ("--control-image", path, "--control-image", path)
+    expect_one_clear_line(run(*own, *both), "once for each ControlNet", "got 2")
+    size = ("--height", 32, "--width", 32)
+    expect_one_clear_line(run(*own, *size, "--control-image", small), "28x32", "32x32")
+    lone = ("--control-scale", 1, "--control-image", path, "--control-scale", 2)
+    expect_one_clear_line(run(*own, *lone), "got 2 for 1")
+    (tmp_path / "images").mkdir()
+    write_image(tmp_path / "images/a.png", image)
+    batch = ("batch", tmp_path / "images", tmp_path / "out", "--model", folder)
+    expect_one_clear_line(run(*batch), "has a ControlNet")

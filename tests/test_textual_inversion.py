@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from cli_cases import OK, only_json, run
 from safetensors.numpy import save_file
 from sdxl_cases import WIDTHS, diffusers_pipeline, write_sdxl_pipeline
 
@@ -140,3 +141,17 @@ def test_pickles_and_words_that_are_known_are_refused(tiny, files, tmp_path):
     for token in ("<red cat>", "<red cat>_1"):
         with pytest.raises(ValueError, match="in the tokenizer's vocabulary already"):
             ji.add_textual_inversion(once, [(files[0][0], token)])
+
+
+def test_the_command_line_adds_words_and_records_them(
+    diffusers_folder, files, tmp_path
+):
+    (cat, _), *_, (renamed, _) = files
+    result = run(
+        *("sample", "--model", diffusers_folder, "--prompt", "<my-cat> <cat>"),
+        *("--textual-inversion", cat, "--textual-inversion", f"{renamed}:<my-cat>"),
+        *("--steps", 3, "--out", tmp_path / "a.png", "--json"),
+    )
+    assert result.exit_code == OK, result.output
+    words = only_json(result)["words"]
+    assert [word["token"] for word in words] == ["<cat>", "<my-cat>"]

@@ -43,6 +43,11 @@ _SHARED = {
         "LoRA file (safetensors) to add to the model, with its scale: "
         "style.safetensors:0.8. Without a number the scale is 1; can be repeated.",
     ),
+    "textual_inversion": (
+        "File of textual inversion (safetensors) with its word in prompts: "
+        "cat.safetensors:<cat>. Without a word it is that of the file; can be "
+        "repeated.",
+    ),
     "config": (
         "For a model in one file: a diffusers folder with its configurations, "
         "tokenizers and scheduler [those that diffusers takes for it].",
@@ -141,11 +146,30 @@ class Sampling:
     config: Path | None = option(None)
     vae: str | None = option(None)
     lora: list[str] | None = option(None)
+    textual_inversion: list[str] | None = option(None)
     steps: int = option(20)
     guidance: float | None = option(None)
     sampler: str | None = option(None)
     spacing: str | None = option(None)
     scheduler: str | None = option(None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """Options for ControlNets and their images."""
+
+    controlnet: list[str] | None = option(
+        None,
+        "Folder or hub name of a ControlNet to add to the model; can be repeated.",
+    )
+    control_image: list[Path] | None = option(
+        None,
+        "Image for the ControlNet, as large as the generated one; once for each "
+        "ControlNet, in their order.",
+    )
+    control_scale: list[float] | None = option(
+        None, "Factor of what a ControlNet adds [1]; once for each control image."
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jaxinv as ji
 from jaxinv.cli import options
 from jaxinv.cli.console import Output, check_choice, check_guidance
+from jaxinv.cli.control import Control, check_control, read_control
 from jaxinv.cli.samplers import (
     EXACT_NAMES,
     OWN,
@@ -42,6 +43,7 @@ class Prepared(NamedTuple):
         scheduler: The configuration of the scheduler, or None for a named sampler.
         trained_size: (height, width) of the images that the model was trained on.
         max_evals: The limit on evaluations; None for the default.
+        control: Control images, for models with ControlNets.
     """
 
     pipe: "ji.Pipeline"  # imports Flax where it is evaluated
@@ -53,13 +55,17 @@ class Prepared(NamedTuple):
     scheduler: dict[str, Any] | None
     trained_size: tuple[int, int]
     max_evals: int | None = None
+    control: Control = Control()
 
     def denoiser(self, prompt: str | None) -> Denoiser:
         """Return the model with a prompt filled in, if it takes one."""
         guidance = self.asked.guidance
         assert guidance is not None, "prepare() fills it in"
         return self.pipe.denoiser(
-            self.prompt(prompt), self.asked.negative_prompt, guidance
+            self.prompt(prompt),
+            self.asked.negative_prompt,
+            guidance,
+            **self.control.arguments(),
         )
 
     def prompt(self, typed: str | None) -> str:
@@ -94,12 +100,15 @@ class Prepared(NamedTuple):
     def record(self) -> dict[str, Any]:
         """Return the model and sampling settings, for a JSON file."""
         record = dataclasses.asdict(self.asked) | {"model": self.pipe.name}
-        for name in ("revision", "config", "scheduler", "lora"):
+        for name in ("revision", "config", "scheduler", "lora", "textual_inversion"):
             del record[name]
         if record["vae"] is None:
             del record["vae"]
         if self.pipe.lora:
             record["lora"] = [each._asdict() for each in self.pipe.lora]
+        if self.pipe.words:
+            record["words"] = [each._asdict() for each in self.pipe.words]
+        record |= self.control.record()
         record["sampler_description"] = self.sampler.description
         if self.pipe.image_size != self.trained_size:
             record["image_size"] = self.pipe.image_size
@@ -123,6 +132,7 @@ def prepare(
     max_evals: int | None = None,
     size: options.Size | None = None,
     image: ReadImage | None = None,
+    control: options.Control | None = None,
     videos: bool = False,
     frames: int | None = None,
     **loading: Any,
@@ -138,7 +148,9 @@ def prepare(
         decoder: The method of decoder inversion as typed.
         max_evals: See :func:`jaxinv.invert`.
         size: The size of generated images as typed.
-        image: An image whose size is taken if the model can, unless it is resized.
+        image: An image whose size is taken if the model can, unless it is resized;
+            the first control image's if there is none and no size is typed.
+        control: ControlNets and control images as typed.
         videos: Whether the command takes models of videos.
         frames: Number of frames as typed.
         **loading: Further options of :func:`jaxinv.load`.
@@ -169,6 +181,16 @@ def prepare(
         loading["config"] = asked.config
     if asked.vae is not None:
         loading["vae"] = asked.vae
+    words = [_word(each) for each in asked.textual_inversion or ()]
+    if words:
+        loading["textual_inversion"] = words
+    images = Control()
+    if control is not None:
+        images = read_control(control)
+        if images.added:
+            loading["controlnet"] = images.added
+        if image is None and size in (None, options.Size()) and images.images:
+            image = images.images[0]
     trained = ji.load(asked.model, revision=asked.revision, **loading)
     if asked.guidance is None:
         guidance = GUIDANCE if trained.family.guidable else 1.0
@@ -183,6 +205,7 @@ def prepare(
     pipe = _at_size(trained, size or options.Size())
     if image is not None and not any(n % pipe.factor for n in image.size):
         pipe = pipe.at_size(image.size)
+    check_control(pipe, images)
     config = None
     if asked.scheduler is None:
         found = make_sampler(
@@ -202,7 +225,14 @@ def prepare(
         scheduler=config,
         trained_size=trained.image_size,
         max_evals=max_evals,
+        control=images,
     )
+
+
+def _word(typed: str) -> tuple[str, str | None]:
+    """Return a file and its word, typed as ``cat.safetensors:<cat>``."""
+    path, _, word = typed.rpartition(":")
+    return (path, word) if path and "/" not in word else (typed, None)
 
 
 def _lora_file(typed: str) -> tuple[str, float]:

@@ -245,6 +245,8 @@ def _prepare(
     del settings["model"], settings["sampler_description"]
     if pipe.lora:
         settings["lora"] = [[each.sha256, each.scale] for each in pipe.lora]
+    if pipe.words:
+        settings["words"] = [[each.token, each.sha256] for each in pipe.words]
     settings |= _other_files(sampling)
     if asked.max_evals is not None:
         settings["max_evals"] = asked.max_evals

@@ -39,6 +39,7 @@ class Options:
     )
     prompt: str | None = option(None)
     sampling: options.Sampling
+    control: options.Control
     strategy: str = option(
         "auto",
         f"{listed(STRATEGIES, {k: named.note for k, named in STRATEGIES.items()})}.",
@@ -85,6 +86,7 @@ def invert(asked: Options) -> None:
             max_evals=asked.max_evals,
             image=None if asked.reading.resize else read,
             videos=True,
+            control=asked.control,
         )
         ready, read = _frames(ready, read, asked)
         read = ready.fit(output, asked.image, read, asked.reading.resize)

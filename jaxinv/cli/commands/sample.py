@@ -34,6 +34,7 @@ class Options:
         "noise.npy of 'jaxinv invert' with the same sampler and steps, instead of a "
         "seed.",
     )
+    control: options.Control
     size: options.Size
     frames: int | None = option(
         None, "Number of frames of a video [16, or the model's limit].", min=1
@@ -56,7 +57,11 @@ def sample(asked: Options) -> None:
         check_writable_file(asked.out, make=False)
         given = None if asked.noise is None else read_array(asked.noise)
         ready = prepare(
-            asked.sampling, size=asked.size, videos=True, frames=asked.frames
+            asked.sampling,
+            size=asked.size,
+            control=asked.control,
+            videos=True,
+            frames=asked.frames,
         )
         if ready.pipe.frames is not None:
             check_video_suffix(asked.out)
