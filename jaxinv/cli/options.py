@@ -48,6 +48,10 @@ _SHARED = {
         "cat.safetensors:<cat>. Without a word it is that of the file; can be "
         "repeated.",
     ),
+    "prompt_chunks": (
+        "Number of chunks that prompts are read in; each holds as many tokens as the "
+        "text encoder reads.",
+    ),
     "config": (
         "For a model in one file: a diffusers folder with its configurations, "
         "tokenizers and scheduler [those that diffusers takes for it].",
@@ -141,6 +145,7 @@ class Sampling:
     """Options for the model and the sampler, which most commands have."""
 
     negative_prompt: str = option("")
+    prompt_chunks: int = option(1, min=1, max=64)
     model: str = option("emoji64")
     revision: str | None = option(None)
     config: Path | None = option(None)

@@ -102,8 +102,9 @@ class Prepared(NamedTuple):
         record = dataclasses.asdict(self.asked) | {"model": self.pipe.name}
         for name in ("revision", "config", "scheduler", "lora", "textual_inversion"):
             del record[name]
-        if record["vae"] is None:
-            del record["vae"]
+        for name, default in (("vae", None), ("prompt_chunks", 1)):
+            if record[name] == default:
+                del record[name]
         if self.pipe.lora:
             record["lora"] = [each._asdict() for each in self.pipe.lora]
         if self.pipe.words:
@@ -203,6 +204,8 @@ def prepare(
     if frames is not None:
         trained = trained.at_frames(frames)
     pipe = _at_size(trained, size or options.Size())
+    if asked.prompt_chunks > 1:
+        pipe = pipe.with_chunks(asked.prompt_chunks)
     if image is not None and not any(n % pipe.factor for n in image.size):
         pipe = pipe.at_size(image.size)
     check_control(pipe, images)

@@ -21,14 +21,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxinv.checks import AtLeastOne, checked
+from jaxinv.checks import AtLeastOne, Range, checked
 from jaxinv.decoder_inversion import DecoderInversion, Method, invert_decoder
 from jaxinv.diffusion.denoiser import (
     ConditionalModel,
@@ -58,7 +58,7 @@ from jaxinv.pipeline.latents import (
     encode,
 )
 from jaxinv.pipeline.scheduler import pipeline_request, pipeline_sampler
-from jaxinv.pipeline.text import token_ids
+from jaxinv.pipeline.text import num_chunks, token_ids
 from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.sample import sample
 from jaxinv.sampling.state import SamplerState
@@ -135,6 +135,8 @@ class Pipeline:
         pipeline: Class of the diffusers pipeline that the folder names (static).
         flags: Options of the folder's ``model_index.json`` that are on (static).
         frames: Number of frames of a video (static); None for images.
+        chunks: Number of chunks that a prompt is read in (static); see
+            :meth:`with_chunks`.
         lora: The LoRA files in the parameters, from :func:`jaxinv.merge_lora` (static).
         words: The words of textual inversion in the vocabulary, from
             :func:`jaxinv.add_textual_inversion` (static).
@@ -156,6 +158,7 @@ class Pipeline:
         default=frozenset(), metadata={"static": True}
     )
     frames: int | None = dataclasses.field(default=None, metadata={"static": True})
+    chunks: int = dataclasses.field(default=1, metadata={"static": True})
     lora: tuple[MergedLora, ...] = dataclasses.field(
         default=(), metadata={"static": True}
     )
@@ -280,6 +283,53 @@ class Pipeline:
             check_controlnet("", unet.config, vae, each.config)
         network = ControlledUNet(unet, nets)
         return dataclasses.replace(self, network=network, family=family)
+
+    @checked
+    def with_chunks(self, chunks: Annotated[int, Range(1, 64)]) -> "Pipeline":
+        """Return this model with longer prompts.
+
+        A text encoder reads so many tokens, usually 77. In n chunks it reads n times as
+        many, and the network attends to n times as many vectors: all prompts and
+        negative prompts of the model then have the same length. Models were trained on
+        one chunk.
+
+        Args:
+            chunks: Number of chunks; see :meth:`num_chunks`.
+
+        Returns:
+            The model with other ``chunks``.
+
+        Raises:
+            ValueError: If the number is not from 1 to 64, or if the model has no text
+                encoder.
+
+        Example:
+            >>> import jaxinv as ji
+            >>> pipe = ji.load("emoji64")
+            >>> prompt = " ".join(["red", "cat"] * 20)
+            >>> pipe.with_chunks(pipe.num_chunks(prompt)).tokenize(prompt).shape
+            (48,)
+        """
+        if not self.text_encoders:
+            raise ValueError(f"{self.name} has no text encoder, and so no prompts")
+        return dataclasses.replace(self, chunks=chunks)
+
+    @checked
+    def num_chunks(self, prompt: str) -> int:
+        """Return the number of chunks in which a prompt is read whole.
+
+        Args:
+            prompt: The text.
+
+        Returns:
+            The least number for :meth:`with_chunks`; 1 without text encoder.
+
+        Raises:
+            ValueError: If the prompt is not a string.
+        """
+        lengths = [each.config.max_position_embeddings for each in self.text_encoders]
+        pairs = zip(self.tokenizers, lengths, strict=True)
+        return max((num_chunks(*pair, prompt) for pair in pairs), default=1)
 
     @checked
     def sampler(
@@ -474,7 +524,7 @@ class Pipeline:
             encoder: Number of the text encoder, from 0.
 
         Returns:
-            The ids, int32.
+            The ids, int32; those of all ``chunks`` in order.
 
         Raises:
             ValueError: If the prompt is not a string, or the model has no such text
@@ -486,7 +536,7 @@ class Pipeline:
                 f"number {encoder}"
             )
         longest = self.text_encoders[encoder].config.max_position_embeddings
-        return token_ids(self.tokenizers[encoder], longest, prompt)
+        return token_ids(self.tokenizers[encoder], longest, prompt, self.chunks)
 
     @checked
     def encode_prompt(

@@ -1,5 +1,14 @@
-"""From a prompt to token ids, and from those to the vectors of a text encoder."""
+"""From a prompt to token ids, and from those to the vectors of a text encoder.
 
+A text encoder reads a fixed number of tokens, 77 with start and end. Longer prompts are
+cut, or read in chunks: each has its own start and end, the encoder reads one after the
+other, and the network attends to the vectors of all. The pooled vector is the first
+chunk's. This is common practice; the models were trained on one chunk. Weights of
+words, written ``(cat:1.3)``, are text like any other: the library that is kept for them
+(compel) needs PyTorch and has another syntax.
+"""
+
+import functools
 import warnings
 from typing import Any
 
@@ -9,29 +18,68 @@ from jaxtyping import Array, Int
 
 from jaxinv.models import CLIPTextModel, CLIPTextOutput
 
+_ENDS = 2  # tokens of a chunk that are not the prompt's: start and end
 
-def token_ids(tokenizer: Any, longest: int, prompt: str) -> Int[np.ndarray, " l"]:
+
+def token_ids(
+    tokenizer: Any, longest: int, prompt: str, chunks: int = 1
+) -> Int[np.ndarray, " l"]:
     """Convert a prompt to token ids, padded to a text encoder's length.
 
     Args:
         tokenizer: Any callable with the interface of transformers' tokenizers.
         longest: Number of tokens that the text encoder reads.
         prompt: The text. A text that is too long is cut, with a warning.
+        chunks: Number of chunks. Those that the text does not fill are padded.
 
     Returns:
-        The ids, int32.
+        The ids of all chunks in order, int32.
     """
     prompt = with_all_tokens(tokenizer, prompt)
-    length = min(longest, tokenizer.model_max_length)
-    ids = tokenizer(prompt, padding="max_length", max_length=length, truncation=True)
-    needed = len(tokenizer(prompt)["input_ids"])
-    if needed > length:
+    length = _length(tokenizer, longest)
+    whole = _ids(tokenizer, prompt)
+    needed = _chunks_of(whole, length)
+    if needed > chunks:
+        count = len(whole)
+        times = f"{chunks} chunks of " if chunks > 1 else ""
         warnings.warn(
-            f"the prompt has {needed} tokens, but the text encoder reads only "
-            f"{length}: the rest has no effect",
+            f"the prompt has {count} tokens, but the text encoder reads only "
+            f"{times}{length}: the rest has no effect ({needed} chunks would read it; "
+            "see Pipeline.with_chunks and --prompt-chunks)",
             stacklevel=2,
         )
-    return np.asarray(ids["input_ids"], np.int32)
+    pad = functools.partial(
+        tokenizer, padding="max_length", max_length=length, truncation=True
+    )
+    if chunks == 1:
+        return np.asarray(pad(prompt)["input_ids"], np.int32)
+    start, *words, end = whole
+    ids = np.tile(np.asarray(pad("")["input_ids"], np.int32), (chunks, 1))
+    size = length - _ENDS
+    for i in range(min(chunks, needed)):
+        chunk = [start, *words[i * size : (i + 1) * size], end]
+        ids[i, : len(chunk)] = chunk
+    return ids.reshape(-1)
+
+
+def num_chunks(tokenizer: Any, longest: int, prompt: str) -> int:
+    """Return the number of chunks in which a prompt is read whole, at least 1."""
+    whole = _ids(tokenizer, with_all_tokens(tokenizer, prompt))
+    return _chunks_of(whole, _length(tokenizer, longest))
+
+
+def _chunks_of(ids: list[int], length: int) -> int:
+    return max(1, -(-(len(ids) - _ENDS) // max(length - _ENDS, 1)))
+
+
+def _ids(tokenizer: Any, prompt: str) -> list[int]:
+    """Return all token ids of a prompt, without transformers' warning about many."""
+    ids: list[int] = tokenizer(prompt, verbose=False)["input_ids"]
+    return ids
+
+
+def _length(tokenizer: Any, longest: int) -> int:
+    return int(min(longest, tokenizer.model_max_length))
 
 
 def with_all_tokens(tokenizer: Any, prompt: str) -> str:
@@ -59,7 +107,25 @@ def with_all_tokens(tokenizer: Any, prompt: str) -> str:
     return prompt
 
 
-@jax.jit
-def encode_text(text_encoder: CLIPTextModel, ids: Int[Array, " l"]) -> CLIPTextOutput:
-    """Return a text encoder's output for one prompt."""
-    return text_encoder(ids)
+@functools.partial(jax.jit, static_argnames="chunks")
+def encode_text(
+    text_encoder: CLIPTextModel, ids: Int[Array, " l"], chunks: int = 1
+) -> CLIPTextOutput:
+    """Return a text encoder's output for one prompt.
+
+    Args:
+        text_encoder: The text encoder.
+        ids: From :func:`token_ids`.
+        chunks: Number of chunks in ``ids``.
+
+    Returns:
+        The vectors of all chunks in order, and the pooled vector of the first.
+    """
+    if chunks == 1:
+        return text_encoder(ids)
+    found = jax.vmap(text_encoder)(ids.reshape(chunks, -1))
+    return CLIPTextOutput(
+        found.last_hidden_state.reshape(len(ids), -1),
+        found.penultimate_hidden_state.reshape(len(ids), -1),
+        found.pooled[0],
+    )

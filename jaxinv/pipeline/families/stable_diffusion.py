@@ -61,9 +61,8 @@ class StableDiffusion(Family):
         self, pipe: "Pipeline", prompt: str, *, negative: bool, **options: Any
     ) -> PyTree:
         """Return the vectors (l, d) of the last layer after its normalization."""
-        return encode_text(
-            pipe.text_encoders[0], pipe.tokenize(prompt)
-        ).last_hidden_state
+        ids = pipe.tokenize(prompt)
+        return encode_text(pipe.text_encoders[0], ids, pipe.chunks).last_hidden_state
 
     def has_negative(self, pipe: "Pipeline") -> bool:
         """Return whether the guidance scale is not an input of the network (LCM)."""

@@ -126,7 +126,7 @@ class StableDiffusionXL(StableDiffusion):
         prefix = "negative_" if negative else ""
         second = options.get(f"{prefix}prompt_2") or prompt
         outputs = [
-            encode_text(encoder, pipe.tokenize(text, number))
+            encode_text(encoder, pipe.tokenize(text, number), pipe.chunks)
             for number, (encoder, text) in enumerate(
                 zip(pipe.text_encoders, (prompt, second), strict=True)
             )
