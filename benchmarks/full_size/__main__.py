@@ -6,7 +6,8 @@ Models are made of shapes alone, so that no weights are needed and nothing runs.
 Programs are compiled for this machine, without the cache of earlier ones. *Trace* is
 Python's part, from the call to XLA's input. *Memory* is XLA's report for the device
 above: parameters, and everything else of one image of 1024x1024 pixels. *TFLOP* are
-XLA's operations of one call, and of one step of loops.
+XLA's operations of one call. Of a loop XLA counts one step: an inversion's loops are
+its walk and those of its certificate.
 """
 
 import argparse

@@ -19,6 +19,7 @@ from jaxinv.models import (
     MotionAdapterConfig,
     UNet2DConditionConfig,
     UNet2DConfig,
+    UNetCondition,
     UNetMotionConfig,
 )
 
