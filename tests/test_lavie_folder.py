@@ -97,7 +97,9 @@ def test_the_schedule_is_that_of_the_published_settings(pipe):
     assert (pipe.schedule.family, pipe.schedule.prediction_type) == ("vp", "epsilon")
 
 
-def test_the_pickle_is_refused_with_a_line_that_converts_it(unet, published):
+def test_the_pickle_is_refused_with_a_line_that_converts_it(
+    unet, published, monkeypatch
+):
     path = published / "lavie_base.pt"
     torch.save({"ema": unet.state_dict(), "steps": 3}, path)
     config = LaVieUNetConfig.from_image(IMAGE_MODEL)
@@ -107,12 +109,20 @@ def test_the_pickle_is_refused_with_a_line_that_converts_it(unet, published):
         lavie_folder(path, published / "stable-diffusion", published / "other")
     assert not (published / "other").exists()
     _, _, line = str(caught.value).partition('python -c "')
-    line = line.removesuffix('"').replace("lavie_base.safetensors", "again.safetensors")
-    exec(line, {})  # what the line runs in Python
-    again = weights_convert.load_lavie(published / "again.safetensors", config)
+    program, _, names = line.partition('" ')
+    assert names == "lavie_base.pt lavie_base.safetensors"
+    files = ["-c", str(path), str(published / "again.safetensors")]
+    monkeypatch.setattr("sys.argv", files)
+    exec(program, {})  # what the line runs in Python
+    again = weights_convert.load_lavie(files[2], config)
     wanted = weights_convert.load_lavie(published / "lavie_base.safetensors", config)
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_folder_of_published_files_says_how_to_make_a_model(published):
+    with pytest.raises(ValueError, match=r"has no model_index\.json; .*lavie_folder"):
+        ji.load(published)
 
 
 def test_weights_of_another_model_are_refused_before_anything_is_written(published):

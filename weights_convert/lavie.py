@@ -16,15 +16,11 @@ from jaxinv.models import LaVieUNet, LaVieUNetConfig
 from jaxinv.models.parameters import parameters
 from jaxinv.models.registry import abstract_component
 from weights_convert.component import filled_component, match_tensors
-from weights_convert.errors import WeightsError
-from weights_convert.reader import StoredTensor, open_file
-
-_SUFFIX = ".safetensors"
-# LaVie's training code wraps the weights that its sampling code reads.
-_CONVERT = (
-    'python -c "import torch; from safetensors.torch import save_file; '
-    "w = torch.load('{0}', map_location='cpu', weights_only=True); w = w.get('ema', w);"
-    " save_file({{k: v.clone().contiguous() for k, v in w.items()}}, '{1}')\""
+from weights_convert.reader import (
+    CONVERSION,
+    StoredTensor,
+    open_file,
+    refuse_pickle,
 )
 
 
@@ -79,10 +75,5 @@ def check_lavie(path: str | os.PathLike[str], config: LaVieUNetConfig) -> None:
 def open_lavie(path: str | os.PathLike[str]) -> list[StoredTensor]:
     """Open the tensors of a file, which must not be a pickle."""
     path = Path(path)
-    if path.suffix != _SUFFIX:
-        line = _CONVERT.format(path, path.with_suffix(_SUFFIX))
-        raise WeightsError(
-            f"{path} is not safetensors. A pickle such as lavie_base.pt can run code "
-            f"when it is opened, and is refused. This line converts it: {line}"
-        )
+    refuse_pickle(path, f"{CONVERSION} {path.name} {path.stem}.safetensors")
     return open_file(path)

@@ -42,6 +42,16 @@ _Index = Annotated[
 _EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
 
 
+#: A command that writes safetensors, to be followed by the names of both files.
+#: The weights can be inside of "state_dict" (Stable Diffusion) or "ema" (LaVie).
+CONVERSION = (
+    'python -c "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], '
+    "weights_only=True, map_location='cpu'); d = d.get('state_dict', d.get('ema', d)); "
+    "s.save_file({k: v.contiguous().clone() for k, v in d.items() "
+    'if torch.is_tensor(v)}, sys.argv[2])"'
+)
+
+
 class StoredTensor(NamedTuple):
     """A tensor in a file.
 

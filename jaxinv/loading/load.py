@@ -316,7 +316,10 @@ def model_index(folder: Path) -> dict[str, Any]:
         return read_json(path)
     unet, scheduler = (part_folder(folder, part) for part in ("unet", "scheduler"))
     if unet != folder or scheduler != folder:
-        raise ValueError(f"{folder} is not a model: it has no model_index.json")
+        hint = ""
+        if any(folder.glob("lavie_base.*")):
+            hint = "; jaxinv.loading.lavie.lavie_folder makes a model of LaVie's files"
+        raise ValueError(f"{folder} is not a model: it has no model_index.json{hint}")
     named = read_json(folder / "config.json").get("_class_name")
     return {
         "_class_name": "DDPMPipeline",

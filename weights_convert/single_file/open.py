@@ -19,6 +19,7 @@ from jaxinv.models.registry import Component, ComponentConfig, component_config
 from weights_convert.component import filled_component
 from weights_convert.errors import WeightsError
 from weights_convert.reader import (
+    CONVERSION,
     StoredTensor,
     open_file,
     read_tensor,
@@ -28,13 +29,6 @@ from weights_convert.reader import (
 from weights_convert.rules import canonical_name, tensor_shapes
 from weights_convert.single_file import infer, layout, names
 from weights_convert.single_file.schedulers import scheduler_config
-
-_PICKLE = (
-    'python -c "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], '
-    "weights_only=True, map_location='cpu'); d = d.get('state_dict', d); s.save_file("
-    "{k: v.contiguous().clone() for k, v in d.items() if torch.is_tensor(v)}, "
-    'sys.argv[2])" model.ckpt model.safetensors'
-)
 
 
 class SingleFile(NamedTuple):
@@ -109,7 +103,7 @@ def open_single_file(
         WeightsError: If the file is a pickle, broken, or another kind of model; if a
             tensor is missing, has the wrong shape, or is not known.
     """
-    refuse_pickle(path, _PICKLE)
+    refuse_pickle(path, f"{CONVERSION} model.ckpt model.safetensors")
     return from_tensors(path, open_file(path), configs or {}, like)
 
 
