@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cli_cases import OK, expect_one_clear_line, only_json, run
+from safetensors.numpy import save_file
 from sdxl_cases import (
     POOLED,
     SIZE_FEATURES,
@@ -22,6 +23,8 @@ import jaxinv as ji
 import weights_convert
 from jaxinv.files.digests import file_digests
 from jaxinv.files.images import write_image
+from jaxinv.loading.convert import convert
+from jaxinv.models.parameters import parameters
 
 PROMPT, NEGATIVE = "red cat", "blue"
 NET = {
@@ -162,6 +165,25 @@ def test_controlnets_are_added_to_a_model_that_has_none(
         ),
         two,
     )
+
+
+def test_a_folder_is_converted_and_takes_a_lora(folder, pipe, noise, image, tmp_path):
+    again = ji.load(convert(folder, tmp_path / "converted"))
+    call = jax.jit(lambda denoise, z: denoise(z, 500.0))
+    np.testing.assert_array_equal(
+        call(again.denoiser(PROMPT, control_image=image), noise),
+        call(pipe.denoiser(PROMPT, control_image=image), noise),
+    )
+    file, name = tmp_path / "style.safetensors", "unet.time_embedding.linear_1"
+    down, up = np.ones((1, 16), np.float32), np.ones((64, 1), np.float32)
+    save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, file)
+    styled = ji.merge_lora(pipe, [(file, 2.0)]).network
+    change = styled.unet.time_embedding.linear_1.kernel[...]
+    change -= pipe.network.unet.time_embedding.linear_1.kernel[...]
+    np.testing.assert_allclose(change, 2.0, atol=1e-6)
+    own = parameters(pipe.network.controlnets[0])
+    for path, value in parameters(styled.controlnets[0]).items():
+        assert value is own[path]
 
 
 def test_a_batch_has_a_control_image_for_each_sample(pipe, noise, image):

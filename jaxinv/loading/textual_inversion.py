@@ -44,7 +44,9 @@ class Additions(NamedTuple):
 def add_textual_inversion(pipe: Pipeline, files: Words) -> Pipeline:
     """Add words of textual inversion to a model's vocabulary.
 
-    The model that is passed stays as it is.
+    The model that is passed stays as it is. As in transformers, a text encoder whose
+    configuration has the old ``eos_token_id`` 2 takes its pooled vector at the largest
+    token id, which is then a new word's; of published models this concerns SDXL's.
 
     Args:
         pipe: The model.

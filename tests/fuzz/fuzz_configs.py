@@ -13,6 +13,7 @@ from jaxinv.models import (
     AutoencoderKLConfig,
     AutoencoderTinyConfig,
     CLIPTextConfig,
+    ControlNetConfig,
     UNet2DConditionConfig,
 )
 from jaxinv.models.registry import abstract_component, component_config
@@ -55,6 +56,17 @@ CONFIGS: dict[str, Any] = {
         projection_class_embeddings_input_dim=30,
         time_cond_proj_dim=8,
         upcast_attention=None,
+    ),
+    "ControlNet": ControlNetConfig(
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=8,
+        attention_head_dim=(2, 4),
+        transformer_layers_per_block=(1, 1),
+        only_cross_attention=(False, False),
+        conditioning_embedding_out_channels=(2, 3),
     ),
     "autoencoder": AutoencoderKLConfig(
         down_block_types=("DownEncoderBlock2D",) * 2,

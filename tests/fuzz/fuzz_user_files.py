@@ -1,5 +1,6 @@
-"""Readers of files that a user names: watermark keys and manifests."""
+"""Readers of files that a user names: keys, manifests, LoRA, textual inversion."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from fuzz_harness import Reader
+from safetensors.numpy import save_file
 
 from jaxinv.apps.watermark import (
     gaussian_shading_key,
@@ -15,7 +17,10 @@ from jaxinv.apps.watermark import (
     write_key,
 )
 from jaxinv.apps.watermark.key_files import _digest
+from jaxinv.models import CLIPTextConfig, abstract_component
 from jaxinv.scale.jobs.manifest import Manifest, read_manifest
+from weights_convert.lora import open_lora
+from weights_convert.textual_inversion import Word, read_textual_inversion
 
 _SHAPE = (8, 8, 4)
 
@@ -66,7 +71,80 @@ def _rows(folder: Path, manifest: Manifest) -> None:
     manifest.fingerprint()
 
 
+_SAFETENSORS = ("safetensors", "safetensors", "bytes", "kind")
+
+
+@functools.cache
+def _text_encoder() -> Any:
+    config = CLIPTextConfig(
+        vocab_size=9, hidden_size=4, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=3,
+    )  # fmt: skip
+    return abstract_component(config)
+
+
+def _write_lora(folder: Path) -> None:
+    tensors = {}
+    for layer, outputs in (("self_attn.q_proj", 4), ("mlp.fc1", 8)):
+        name = f"text_encoder.text_model.encoder.layers.0.{layer}"
+        tensors[f"{name}.lora_A.weight"] = np.ones((2, 4), np.float32)
+        tensors[f"{name}.lora_B.weight"] = np.ones((outputs, 2), np.float16)
+        tensors[f"{name}.alpha"] = np.ones((), np.float32)
+    settings = {"text_encoder.lora_alpha": 3, "text_encoder.alpha_pattern": {"fc1": 1}}
+    save_file(
+        tensors,
+        folder / "style.safetensors",
+        {"lora_adapter_metadata": json.dumps(settings)},
+    )
+
+
+def _read_lora(folder: Path) -> Any:
+    changes = open_lora(
+        {"text_encoder": _text_encoder()}, [(folder / "style.safetensors", 1.0)]
+    )
+    return [terms[0][0].change() for terms in changes.values()]
+
+
+def _finite_changes(folder: Path, changes: list[np.ndarray]) -> None:
+    assert changes
+    assert {each.shape for each in changes} <= {(4, 4), (8, 4)}
+
+
+def _write_word(folder: Path) -> None:
+    word = {
+        "clip_l": np.ones((2, 4), np.float32),
+        "clip_g": np.ones((2, 5), np.float16),
+    }
+    save_file(word, folder / "word.safetensors")
+
+
+def _read_word(folder: Path) -> Word:
+    widths = {"text_encoder": 4, "text_encoder_2": 5}
+    return read_textual_inversion(folder / "word.safetensors", "<word>", widths)
+
+
+def _a_word(folder: Path, word: Word) -> None:
+    assert word.vectors
+    assert all(np.isfinite(each).all() for each in word.vectors.values())
+
+
 READERS: list[Reader] = [
+    Reader(
+        name="LoRA",
+        make=_write_lora,
+        damages={"style.safetensors": _SAFETENSORS},
+        read=_read_lora,
+        holds=_finite_changes,
+        follows_links=True,
+    ),
+    Reader(
+        name="textual inversion",
+        make=_write_word,
+        damages={"word.safetensors": _SAFETENSORS},
+        read=_read_word,
+        holds=_a_word,
+        follows_links=True,
+    ),
     *(
         Reader(
             name=f"key file {scheme}",

@@ -352,6 +352,8 @@ def test_what_cannot_be_merged_is_named(ours, tmp_path, tensors, message):
         ({"unet.use_dora": True}, "use_dora"),
         ({"unet.use_rslora": True}, "use_rslora"),
         ({"unet.lora_alpha": "4"}, "must be a number"),
+        ({"unet.lora_alpha": 10**400}, "must be a number"),
+        ({"unet.lora_alpha": float("inf")}, "must be a number"),
         ({"unet.alpha_pattern": {"(a+)+": 1}}, "alpha_pattern"),
         ([1], "not an object"),
     ],
@@ -448,3 +450,22 @@ def test_kohya_s_files_for_sdxl_name_layers_of_the_original_unet(tmp_path, seed)
         theirs[name] = weights_convert.load_component(tmp_path / f"fused_{name}")
     found = merge_lora(before, [(file, 0.6)])
     assert assert_same(found, theirs, before) == len(chosen)
+
+
+def test_a_transformer_s_layers_are_named_like_those_of_a_unet(ours, tmp_path):
+    """By PEFT with its own prefix, by Kohya with that of UNets."""
+    module = {"transformer": ours["unet"]}
+    merged = []
+    for style in ("peft", "kohya"):
+        new = {"A": "lora_down", "B": "lora_up"} if style == "kohya" else {}
+        tensors = {}
+        for role, value in zip("AB", PAIR.values(), strict=True):
+            stem = KOHYA if new else LAYER.replace("unet.", "transformer.")
+            tensors[f"{stem}.{new.get(role, f'lora_{role}')}.weight"] = value
+        save_file(tensors, tmp_path / f"{style}.safetensors")
+        file = tmp_path / f"{style}.safetensors"
+        merged.append(parameters(merge_lora(module, [(file, 1.0)])["transformer"]))
+    path = "mid_block.attentions.0.proj_in.kernel"
+    change = np.asarray(merged[0][path]) - np.asarray(parameters(ours["unet"])[path])
+    np.testing.assert_allclose(change, 2.0, atol=1e-6)
+    np.testing.assert_array_equal(merged[0][path], merged[1][path])

@@ -25,6 +25,7 @@ from weights_convert.reader import (
 _METADATA = "lora_adapter_metadata"  # where diffusers stores PEFT's settings
 # Settings of PEFT under which the change of a weight is another one.
 _OTHER_KINDS = ("use_dora", "use_rslora", "use_qalora", "lora_bias", "fan_in_fan_out")
+_MAX_ALPHA = 1e6
 _CONVERSION = (
     "safetensors.torch.save_file(torch.load(path, weights_only=True), "
     "'lora.safetensors')"
@@ -177,10 +178,11 @@ class _Alphas:
         return None if alpha is None else self._number(alpha)
 
     def _number(self, alpha: Any) -> float:
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+        if not number or not abs(alpha) <= _MAX_ALPHA:
             raise WeightsError(
-                f"{self.file}: lora_alpha of the file's {_METADATA} must be a number, "
-                f"got {shown(alpha)}"
+                f"{self.file}: lora_alpha of the file's {_METADATA} must be a number "
+                f"up to {_MAX_ALPHA:g}, got {shown(alpha)}"
             )
         return float(alpha)
 

@@ -4,6 +4,13 @@ A family with ControlNets is a family of images with one more part, whose networ
 :class:`~jaxinv.models.ControlledUNet`. Its residuals are computed at every evaluation,
 so that samplers and inverses see a network like any other.
 
+Further options of :meth:`jaxinv.Pipeline.denoiser`:
+
+* ``control_image``: (h, w, 3), floats in [0, 1] or ``uint8``, as large as the generated
+  image; a sequence of them for several ControlNets.
+* ``controlnet_conditioning_scale``: Factor of the residuals, 1 by default; a sequence
+  of them for several ControlNets.
+
 References:
     Zhang, Rao & Agrawala 2023, "Adding Conditional Control to Text-to-Image Diffusion
     Models", arXiv:2302.05543.
@@ -34,15 +41,7 @@ _PART: dict[str, tuple[str, ...]] = {"controlnet": ("ControlNetModel",)}
 
 
 class _Controlled(StableDiffusion):
-    """What ControlNets add to a family.
-
-    Further options of :meth:`jaxinv.Pipeline.denoiser`:
-
-    * ``control_image``: (h, w, 3), floats in [0, 1] or ``uint8``, as large as the
-      generated image; a sequence of them for several ControlNets.
-    * ``controlnet_conditioning_scale``: Factor of the residuals, 1 by default; a
-      sequence of them for several ControlNets.
-    """
+    """What ControlNets add to a family."""
 
     def check(self, where: Path, configs: Mapping[str, Any]) -> tuple[int, int]:
         """Check the family's own parts, and that the ControlNet fits the UNet."""
