@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import original_layout
 import pytest
 import torch
@@ -17,6 +18,7 @@ from jaxinv.models import (
     CLIPTextWithProjectionConfig,
     UNet2DConditionConfig,
 )
+from weights_convert import WeightsError
 from weights_convert.reader import StoredTensor
 from weights_convert.single_file.open import from_tensors
 
@@ -51,6 +53,13 @@ def meta_model(config):
             data = transformers.CLIPTextConfig(**config.to_dict())
             return getattr(transformers, config.class_name)(data)
         return getattr(diffusers, config.class_name).from_config(config.to_dict())
+
+
+def stored(tensors):
+    """Tensors of a file, of which only the header is read."""
+    return [
+        StoredTensor(key, tuple(x.shape), "F16", None) for key, x in tensors.items()
+    ]
 
 
 def original_file(configs):
@@ -97,8 +106,7 @@ def read_by_diffusers(part, config, file):
 @pytest.mark.parametrize("name", FILES)
 def test_every_tensor_maps_in_both_directions(name):
     configs, file = FILES[name], original_file(FILES[name])
-    stored = [StoredTensor(key, tuple(x.shape), "F16", None) for key, x in file.items()]
-    ours = from_tensors(Path("file"), stored, {})
+    ours = from_tensors(Path("file"), stored(file), {})
     assert ours.configs == configs
     for part, config in configs.items():
         layout = weights_convert.tensor_shapes(config)
@@ -107,13 +115,102 @@ def test_every_tensor_maps_in_both_directions(name):
         assert {key: tuple(x.shape) for key, x in theirs.items()} == layout
 
 
+def random_unet(rng):
+    """The configuration of a UNet with blocks, layers and depths at random."""
+    blocks = int(rng.integers(1, 5))
+    linear = bool(rng.integers(2))
+    channels = tuple(
+        (64 if linear else 32) * int(n) for n in rng.integers(1, 4, blocks)
+    )
+    kinds = [("", "CrossAttn")[int(n)] for n in rng.integers(2, size=2 * blocks)]
+    depths = tuple(int(n) for n in rng.integers(1, 4, blocks))
+    pooled = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 6 * 256 + 8,
+    }
+    return {
+        "in_channels": int(rng.integers(1, 5)),
+        "out_channels": int(rng.integers(1, 5)),
+        "down_block_types": tuple(f"{kind}DownBlock2D" for kind in kinds[:blocks]),
+        "up_block_types": tuple(f"{kind}UpBlock2D" for kind in kinds[blocks:]),
+        "block_out_channels": channels,
+        "layers_per_block": tuple(int(n) for n in rng.integers(1, 4, blocks)),
+        "transformer_layers_per_block": depths,
+        "cross_attention_dim": int(rng.integers(1, 20)),
+        "attention_head_dim": tuple(c // 64 for c in channels) if linear else 8,
+        "use_linear_projection": linear,
+        **(pooled if linear and rng.integers(2) else {}),
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_unets_are_inferred_from_their_tensors(seed):
+    config = UNet2DConditionConfig.from_dict(random_unet(np.random.default_rng(seed)))
+    tensors = original_layout.unet(meta_model(config))
+    ours = from_tensors(Path("file"), stored(tensors), {})
+    layout = weights_convert.tensor_shapes(config)
+    assert {x.name: x.shape for x in ours.tensors["unet"]} == layout
+    found = ours.configs["unet"]
+    assert found.heads == config.heads
+    assert found.context_widths == config.context_widths
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_autoencoders_are_inferred_from_their_tensors(seed):
+    rng = np.random.default_rng(seed)
+    blocks = int(rng.integers(1, 5))
+    config = AutoencoderKLConfig(
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        block_out_channels=tuple(32 * int(n) for n in rng.integers(1, 4, blocks)),
+        layers_per_block=int(rng.integers(1, 4)),
+        latent_channels=int(rng.integers(1, 9)),
+        use_quant_conv=bool(rng.integers(2)),
+        use_post_quant_conv=bool(rng.integers(2)),
+        sample_size=512,
+    )
+    tensors = original_layout.autoencoder(meta_model(config))
+    ours = from_tensors(Path("file"), stored(tensors), {})
+    assert ours.configs["vae"] == config
+    layout = weights_convert.tensor_shapes(config)
+    assert {x.name: x.shape for x in ours.tensors["vae"]} == layout
+
+
+def test_a_file_that_lacks_any_tensor_or_has_another_is_refused():
+    small = {"block_out_channels": (32,), "layers_per_block": 1}
+    unet = UNet2DConditionConfig(
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        **small,
+    )
+    file = {
+        f"model.diffusion_model.{name}": tensor
+        for name, tensor in original_layout.unet(meta_model(unet)).items()
+    } | {
+        f"first_stage_model.{name}": tensor
+        for name, tensor in original_layout.autoencoder(
+            meta_model(AutoencoderKLConfig(**small))
+        ).items()
+    }
+    for name in np.random.default_rng(0).choice(sorted(file), 5, replace=False):
+        rest = {key: tensor for key, tensor in file.items() if key != name}
+        for tensors in (rest, rest | {f"{name}_x": file[name]}):
+            with pytest.raises(WeightsError, match=r"missing|incomplete|no place"):
+                from_tensors(Path("file"), stored(tensors), {})
+
+
+def test_a_tensor_that_the_original_layout_does_not_have_is_named():
+    config = dataclasses.replace(UNet2DConditionConfig.sd15(), time_cond_proj_dim=256)
+    tensors = original_layout.unet(meta_model(UNet2DConditionConfig.sd15()))
+    with pytest.raises(WeightsError, match=r"time_embedding\.cond_proj\.weight, which"):
+        from_tensors(Path("file"), stored(tensors), {"unet": config})
+
+
 def test_blocks_of_uneven_depths_are_inferred():
     config = UNet2DConditionConfig.ssd1b()
     tensors = original_layout.unet(meta_model(config))
-    stored = [
-        StoredTensor(key, tuple(x.shape), "F16", None) for key, x in tensors.items()
-    ]
-    ours = from_tensors(Path("file"), stored, {})
+    ours = from_tensors(Path("file"), stored(tensors), {})
     layout = weights_convert.tensor_shapes(config)
     assert {x.name: x.shape for x in ours.tensors["unet"]} == layout
     assert ours.configs["unet"].heads == config.heads

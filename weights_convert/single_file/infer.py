@@ -90,6 +90,10 @@ def unet_config(shapes: Shapes, generation: Generation) -> dict[str, Any]:
     pooled = shapes.get("label_emb.0.0.weight")
     time_features = shapes["time_embed.0.weight"][0]
     depths = tuple(_depths(block) for block in down)
+    if down[-1][0].depth is None and "middle_block.1.proj_in.weight" in shapes:
+        # The middle has the depth that the last block would have.
+        middle = _count(shapes, "middle_block.1.transformer_blocks.", ".norm1.weight")
+        depths = (*depths[:-1], middle)
     up_depths = tuple(_depths(block) for block in up)
     config = {
         "_class_name": "UNet2DConditionModel",

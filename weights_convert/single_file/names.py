@@ -102,6 +102,9 @@ def original(name: str, config: ComponentConfig) -> Original:
         config: Configuration of the model that it belongs to; of a text encoder for
             OpenCLIP's layout.
 
+    Raises:
+        KeyError: If the original layout has no such tensor.
+
     Example:
         >>> config = UNet2DConditionConfig.sd15()
         >>> original("down_blocks.1.resnets.0.conv1.weight", config).name

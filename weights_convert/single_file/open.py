@@ -212,7 +212,13 @@ def _renamed(
         ]
     renamed, used = [], set()
     for name, shape in shapes.items():
-        source = names.original(name, config)
+        try:
+            source = names.original(name, config)
+        except KeyError:
+            raise WeightsError(
+                f"{path}: with the given configuration, the {part.place.part} has a "
+                f"tensor {name}, which the original layout does not have"
+            ) from None
         if source.name not in part.tensors:
             raise WeightsError(
                 f"{path}: tensor {part.place.prefix + source.name!r} is missing, which "
