@@ -33,9 +33,9 @@ _SHARED = {
     ),
     "negative_prompt": ("Prompt from which guidance pushes away.",),
     "model": (
-        "'emoji64' (inside this package), a diffusers folder, a folder made by 'jaxinv "
-        "convert', a safetensors file in the original layout, or a Hugging Face hub "
-        "name.",
+        "'emoji64' or 'emoji16' (inside this package), a diffusers folder, a folder "
+        "made by 'jaxinv convert', a safetensors file in the original layout, or a "
+        "Hugging Face hub name.",
         "-m",
     ),
     "revision": ("Branch, tag or commit on the hub.",),

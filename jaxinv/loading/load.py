@@ -95,12 +95,12 @@ def load(
     """Load a diffusion model.
 
     Args:
-        name_or_path: ``"emoji64"``, the model inside this package; a folder in
-            diffusers' layout; a folder that ``jaxinv convert`` wrote; a safetensors
-            file in the original layout of Stable Diffusion 1, 2 or XL; or a name on the
-            Hugging Face hub such as ``"stabilityai/stable-diffusion-2-1"``, which is
-            downloaded once and then read from the cache. Embedded names take precedence
-            over folders and files, and these over the hub.
+        name_or_path: ``"emoji64"`` or ``"emoji16"`` (pixels), inside this package; a
+            folder in diffusers' layout; a folder that ``jaxinv convert`` wrote; a
+            safetensors file in the original layout of Stable Diffusion 1, 2 or XL; or a
+            name on the Hugging Face hub such as ``"stabilityai/stable-diffusion-2-1"``,
+            which is downloaded once and then read from the cache. Embedded names take
+            precedence over folders and files, and these over the hub.
         dtype: Data type in which the networks compute. States, and so the solvers, stay
             in float32. Most autoencoders overflow in float16; those marked with
             ``force_upcast`` compute in float32 instead. CPUs do not compute in float16.
