@@ -204,7 +204,7 @@ def test_a_guided_latent_s_noise_is_found_and_certified(pipe, noise):
     table = pipe.sampler(10)
     denoise = pipe.denoiser(PROMPT, NEGATIVE, 5.0, **SIZES)
     latent = generated(table, denoise, noise)
-    result = jax.jit(ji.invert)(table, denoise, latent)
+    result = ji.invert(table, denoise, latent, strategy="stepwise")
     assert bool(result.converged)
     assert ji.nmse_db(result.noise, noise) < -80
 
