@@ -11,6 +11,10 @@ from flax import nnx
 
 import jaxinv as ji
 from jaxinv.models import (
+    ControlledCondition,
+    ControlledUNet,
+    ControlNetConfig,
+    ControlNetModel,
     LaVieUNet,
     LaVieUNetConfig,
     UNet2DConditionConfig,
@@ -21,6 +25,7 @@ from jaxinv.models import (
     UNetMotionConfig,
     UNetMotionModel,
 )
+from jaxinv.models.parameters import parameters, with_parameters
 
 WIDTH, POOLED, SIZE_FEATURES, FRAMES = 16, 8, 4, 3
 
@@ -53,11 +58,16 @@ BLOCKS: dict[str, Any] = {
     "norm_num_groups": 8,
 }
 DIFFUSION = ji.scaled_linear()
+#: Factor of the outputs: at guidance 5, steps of larger random outputs fold.
+OUTPUT = 0.3
 
 
 def made(model: Any, config: Any, seed: int = 0) -> Any:
-    """Return a network with random parameters."""
-    return model(config, rngs=nnx.Rngs(seed))
+    """Return a network with random parameters and a small output."""
+    network = model(config, rngs=nnx.Rngs(seed))
+    kernel = network.conv_out.kernel
+    kernel.set_value(OUTPUT * kernel.get_value())
+    return network
 
 
 def image_config(**options: Any) -> UNet2DConditionConfig:
@@ -98,6 +108,33 @@ def sdxl() -> Model:
 
     network = made(UNet2DConditionModel, config)
     return Model("SDXL", network, (8, 8, 4), DIFFUSION, branch)
+
+
+def controlnet() -> Model:
+    """Return a UNet with a ControlNet whose residuals are not zero."""
+    config = ControlNetConfig(
+        down_block_types=("CrossAttnDownBlock2D",),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=2,
+        conditioning_embedding_out_channels=(4, 4, 8),
+        **BLOCKS,
+    )
+    net = ControlNetModel(config, rngs=nnx.Rngs(1))
+    zero = {name for name in parameters(net) if "controlnet" in name}
+    values = {
+        name: 0.3 * jax.random.normal(jax.random.key(k), value.shape)
+        if name in zero
+        else value
+        for k, (name, value) in enumerate(parameters(net).items())
+    }
+    net = with_parameters(net, values)
+    network = ControlledUNet(made(UNet2DConditionModel, image_config()), [net])
+    image = jax.random.uniform(jax.random.key(2), (32, 32, 3))
+
+    def branch(key: jax.Array) -> ControlledCondition:
+        return ControlledCondition(text(key), (net.embed(image),), (jnp.ones(()),))
+
+    return Model("ControlNet", network, (8, 8, 4), DIFFUSION, branch)
 
 
 def instaflow() -> Model:
@@ -152,5 +189,13 @@ def lavie() -> Model:
 
 MODELS = {
     each.__name__: each
-    for each in (stable_diffusion, sdxl, instaflow, pixels, animatediff, lavie)
+    for each in (
+        stable_diffusion,
+        sdxl,
+        controlnet,
+        instaflow,
+        pixels,
+        animatediff,
+        lavie,
+    )
 }
