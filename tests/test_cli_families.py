@@ -51,7 +51,7 @@ def test_invert_certifies_the_noise(case, tmp_path):
 
 
 def test_edit_changes_the_image(case, tmp_path):
-    options = ("--target", "blue", "--out", tmp_path / "edited", "--json")
+    options = ("--target", "blue", *METHODS[:2], "--out", tmp_path / "edited", "--json")
     result = run("edit", case.image, *case.options, *options)
     assert result.exit_code == OK, result.output
     assert only_json(result)["latent_change_db"] > -80
