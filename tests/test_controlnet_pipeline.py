@@ -327,3 +327,10 @@ def test_mistakes_with_control_images_are_explained(
     write_image(tmp_path / "images/a.png", image)
     batch = ("batch", tmp_path / "images", tmp_path / "out", "--model", folder)
     expect_one_clear_line(run(*batch), "has a ControlNet")
+
+
+def test_a_job_is_refused_at_once_because_its_images_have_no_control_image(pipe):
+    from jaxinv.scale import jobs
+
+    with pytest.raises(ValueError, match="a control_image must be given"):
+        jobs.continuous(pipe, ji.ddim(ji.time_grid(pipe.schedule, 20)), lanes=2)

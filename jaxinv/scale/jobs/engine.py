@@ -62,7 +62,8 @@ def continuous(
         The engine.
 
     Raises:
-        ValueError: For settings that cannot be combined, before anything is compiled.
+        ValueError: For settings that cannot be combined, and for a model whose
+            condition has more than prompts (a control image, a class label).
     """
     mesh = make_mesh(devices=jax.local_devices()) if mesh is None else mesh
     machine, networks = decoder_machine(
@@ -98,6 +99,8 @@ def continuous(
     @functools.lru_cache(KEPT_PROMPTS)
     def text(prompt: str, negative: bool) -> Any:
         return jax.tree.map(np.asarray, pipe.encode_prompt(prompt, negative=negative))
+
+    text("", False)  # raises for models that need more than a prompt
 
     def entering(
         requests: Iterable[Request], conditions: dict[int, Condition]
