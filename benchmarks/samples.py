@@ -40,7 +40,7 @@ class Samples(NamedTuple):
     """What is inverted.
 
     Attributes:
-        conds: Text vectors, shape (b, l, d).
+        conds: Text vectors, shape (b, l, d); (b, 0) for models without text.
         noises: Unit noise, shape (b, h, w, c).
         uncond: Text vectors of the empty prompt, shape (l, d).
     """
@@ -80,11 +80,21 @@ class Outcome(NamedTuple):
 
 def make_samples(pipe: Any, count: int, seed: int) -> Samples:
     """Prompts in turn, each sample with a noise of its own."""
+    if not pipe.text_encoders:
+        noises = jax.random.normal(jax.random.key(seed), (count, *pipe.latent_shape))
+        return Samples(jnp.zeros((count, 0)), noises, jnp.zeros(0))
     prompts = [PROMPTS[k % len(PROMPTS)] for k in range(count)]
     vectors = {prompt: pipe.encode_prompt(prompt) for prompt in set(prompts)}
     noises = jax.random.normal(jax.random.key(seed), (count, *pipe.latent_shape))
     conds = jnp.stack([vectors[prompt] for prompt in prompts])
     return Samples(conds, noises, pipe.encode_prompt(""))
+
+
+def denoiser(pipe: Any, samples: Samples, cond: Any, scale: Any) -> Any:
+    """Return the model with the condition of one sample, if it takes one."""
+    if not pipe.text_encoders:
+        return pipe.denoiser()
+    return pipe.denoiser(cond, samples.uncond, scale)
 
 
 def make_sampler(pipe: Any, name: str, spacing: Any, steps: int) -> ji.SamplerTable:
@@ -109,7 +119,7 @@ def true_states(
 @jax.jit
 def _sample_group(pipe: Any, sampler: Any, samples: Samples, scale: Any) -> Any:
     def one(cond: Any, noise: Any) -> Any:
-        denoise = pipe.denoiser(cond, samples.uncond, scale)
+        denoise = denoiser(pipe, samples, cond, scale)
         return ji.sample_trajectory(sampler, denoise, noise)
 
     return each(one, samples.conds, samples.noises)
@@ -142,7 +152,7 @@ def inverter(**options: Any) -> Callable[..., tuple[ji.InversionResult, Any]]:
     @jax.jit
     def run(pipe: Any, sampler: Any, samples: Samples, scale: Any, truth: Any) -> Any:
         def one(cond: Any, states: Any) -> Any:
-            denoise = pipe.denoiser(cond, samples.uncond, scale)
+            denoise = denoiser(pipe, samples, cond, scale)
             result = ji.invert(
                 sampler,
                 denoise,
