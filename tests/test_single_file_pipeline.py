@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import diffusers
 import jax
@@ -172,6 +173,38 @@ def test_an_autoencoder_that_does_not_fit_is_refused(sd1, other, tmp_path, monke
         ji.load(sd1, vae="nowhere")
     with pytest.raises(ValueError, match="vae must be"):
         ji.load(sd1, vae=3)
+
+
+def test_the_vocabulary_and_an_autoencoder_come_from_the_hub(sd1, other, monkeypatch):
+    repositories = {
+        "openai/clip-vit-large-patch14": sd1 / "tokenizer",
+        "somebody/vae": other[0],
+    }
+    asked = {}
+
+    def fake_download(name, *, allow_patterns, token, cache_dir):
+        asked[name] = sorted(allow_patterns), token, cache_dir
+        return str(repositories[name])
+
+    def fake_info(self, name):
+        names = [path.name for path in repositories[name].iterdir()]
+        names += ["model.safetensors", "pytorch_model.bin", "tf_model.h5"]
+        files = [SimpleNamespace(rfilename=each) for each in names]
+        return SimpleNamespace(siblings=files)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fake_download)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fake_info)
+    pipe = ji.load(
+        sd1 / "model.safetensors", vae="somebody/vae", token="t", cache_dir="c"
+    )
+    assert_same(pipe.vae, weights_convert.load_component(other[0]))
+    assert pipe.tokenize("red").tolist() == ji.load(sd1).tokenize("red").tolist()
+    vocabulary = sorted(path.name for path in (sd1 / "tokenizer").iterdir())
+    weights = ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert asked == {
+        "openai/clip-vit-large-patch14": (vocabulary, "t", "c"),
+        "somebody/vae": (weights, "t", "c"),
+    }
 
 
 # --- the command line ---------------------------------------------------------------
