@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from flax import nnx
 from safetensors.numpy import save_file
 
 import weights_convert
+from jaxinv.models import UNet2DConditionConfig, UNet2DConditionModel
 from jaxinv.models.parameters import parameters
 from weights_convert import WeightsError
 from weights_convert.lora import merge_lora
@@ -469,3 +471,27 @@ def test_a_transformer_s_layers_are_named_like_those_of_a_unet(ours, tmp_path):
     change = np.asarray(merged[0][path]) - np.asarray(parameters(ours["unet"])[path])
     np.testing.assert_allclose(change, 2.0, atol=1e-6)
     np.testing.assert_array_equal(merged[0][path], merged[1][path])
+
+
+def test_a_unet_with_a_layer_that_the_original_layout_lacks_takes_files(tmp_path):
+    """A guidance scale is an input of LCM's UNets, which Kohya's names know as well."""
+    config = UNet2DConditionConfig(
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        block_out_channels=(8,),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        time_cond_proj_dim=6,
+    )
+    unet = UNet2DConditionModel(config, rngs=nnx.Rngs(0))
+    factors = {"down": np.ones((1, 6)), "up": np.ones((8, 1))}
+    for name in ("lora_unet_time_embedding_cond_proj", "unet.time_embedding.cond_proj"):
+        dot = "." if name.startswith("unet") else "_"
+        tensors = {f"{name}.lora{dot}{end}.weight": x for end, x in factors.items()}
+        save_file({k: x.astype(np.float32) for k, x in tensors.items()}, tmp_path / "f")
+        merged = merge_lora({"unet": unet}, [(tmp_path / "f", 2.0)])["unet"]
+        path = "time_embedding.cond_proj.kernel"
+        change = parameters(merged)[path] - parameters(unet)[path]
+        np.testing.assert_allclose(change, 2.0, atol=1e-6)

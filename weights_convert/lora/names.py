@@ -28,6 +28,7 @@ are looked up. For SDXL Kohya uses the names of the original layout
 (:mod:`weights_convert.single_file.names`).
 """
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -127,10 +128,11 @@ def layer_names(modules: Mapping[str, Any]) -> dict[str, Layer]:
 
 
 def _original_names(path: str, config: ComponentConfig) -> Iterator[str]:
-    """Yield the name of a UNet's layer in the original layout."""
+    """Yield the name of a UNet's layer in the original layout, if it has one."""
     if isinstance(config, UNet2DConditionConfig):
-        name = original(tensor_name(path, config), config).name
-        yield name.removesuffix(".weight")
+        with contextlib.suppress(KeyError):  # LCM's layers were never in that layout
+            name = original(tensor_name(path, config), config).name
+            yield name.removesuffix(".weight")
 
 
 def _spellings(path: str, config: ComponentConfig) -> Iterator[str]:
