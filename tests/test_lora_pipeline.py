@@ -9,6 +9,7 @@ import pytest
 import torch
 from cli_cases import OK, expect_one_clear_line, only_json, run
 from safetensors.numpy import save_file
+from video_cases import animatediff, save_parts
 
 import jaxinv as ji
 from jaxinv.models.parameters import parameters
@@ -106,6 +107,33 @@ def test_a_pipeline_records_what_is_in_its_parameters(tiny, files):
         found, wanted = parameters(found), parameters(wanted)
         for path in wanted:
             np.testing.assert_allclose(found[path], wanted[path], atol=1e-6)
+
+
+def test_scales_that_cancel_leave_no_record(tiny, files):
+    ((file, _), _), pipe = files, tiny
+    for scale in (0.1, 0.2, -0.3):
+        pipe = ji.merge_lora(pipe, [(file, scale)])
+    assert pipe.lora == ()
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_files_for_motion_modules_are_taken_when_a_model_is_loaded(
+    diffusers_folder, tmp_path, joined
+):
+    folder, file = tmp_path / "video", tmp_path / "motion.safetensors"
+    pipe, unet = animatediff(diffusers_folder)
+    pipe.save_pretrained(folder)
+    if not joined:
+        save_parts(pipe, unet, folder)
+    name = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_q"
+    rng = np.random.default_rng(0)
+    down, up = rng.normal(size=(2, 16)), rng.normal(size=(16, 2))
+    tensors = {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
+    save_file({key: x.astype(np.float32) for key, x in tensors.items()}, file)
+    plain, pipe = ji.load(folder), ji.load(folder, lora=[(file, 0.5)])
+    kernels = [parameters(each.network)[f"{name}.kernel"] for each in (plain, pipe)]
+    change = 0.5 * (up @ down).T
+    np.testing.assert_allclose(kernels[1] - kernels[0], change, atol=1e-6)
 
 
 def test_files_that_do_not_fit_are_refused_before_the_weights_are_read(

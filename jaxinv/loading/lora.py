@@ -20,6 +20,8 @@ from jaxinv.pipeline.families import Family
 from jaxinv.pipeline.pipeline import MergedLora
 from weights_convert.lora import open_lora
 
+# A sum of scales such as 0.1 + 0.2 - 0.3 is zero to rounding.
+_TAKEN_OUT = 1e-9
 #: LoRA files, each with its scale.
 LoraFiles: TypeAlias = Sequence[tuple[str | os.PathLike[str], float]]
 
@@ -81,8 +83,12 @@ def check_lora(family: Family, configs: Mapping[str, Any], files: LoraFiles) -> 
         ValueError: See :func:`merge_lora`.
     """
     if files:
-        parts = (_network_part(family), *family.text_encoders)
-        open_lora({part: abstract_component(configs[part]) for part in parts}, files)
+        modules = {part: abstract_component(configs[part]) for part in configs}
+        part, network = _network_part(family), family.network(modules)
+        if isinstance(network, ControlledUNet):
+            network = network.unet
+        encoders = {name: modules[name] for name in family.text_encoders}
+        open_lora({part: network, **encoders}, files)
 
 
 def _network_part(family: Family) -> str:
@@ -101,5 +107,5 @@ def _record(before: Sequence[MergedLora], files: LoraFiles) -> tuple[MergedLora,
     return tuple(
         MergedLora(file, digest, total)
         for (digest, file), total in totals.items()
-        if total
+        if abs(total) > _TAKEN_OUT
     )
