@@ -57,6 +57,21 @@ def test_a_name_says_it_with_a_warning_and_conversion_keeps_it(
     assert other.family != pipe.family
 
 
+def test_a_snapshot_in_the_hub_s_cache_has_the_name_of_its_repository(
+    diffusers_folder, tmp_path
+):
+    folder = tmp_path / "models--XCLiu--instaflow_0_9B_from_sd_1_5/snapshots/17f2a1"
+    shutil.copytree(diffusers_folder, folder)
+    with pytest.warns(UserWarning, match="InstaFlow by its name"):
+        pipe = ji.load(folder)
+    assert pipe.name == "XCLiu/instaflow_0_9B_from_sd_1_5"
+
+
+def test_a_prediction_type_does_not_fit_a_flow(instaflow_folder):
+    with pytest.raises(ValueError, match="'epsilon' does not fit this model of Insta"):
+        ji.load(instaflow_folder, prediction_type="epsilon")
+
+
 @pytest.mark.parametrize(
     ("name", "known"),
     [

@@ -114,6 +114,59 @@ def test_a_folder_of_configurations_counts_in_place_of_inference(sd1, tmp_path):
     assert_same(pipe, ji.load(sd1))
 
 
+def test_a_folder_of_configurations_of_other_parts_is_refused(sd1, tmp_path):
+    file = tmp_path / "model.safetensors"
+    shutil.copy(sd1 / "model.safetensors", file)
+    config = tmp_path / "config"
+    shutil.copytree(sd1, config, ignore=lambda *_: ["model.safetensors"])
+    for part, kind in (("motion_adapter", "MotionAdapter"), ("controlnet", None)):
+        name = kind or "ControlNetModel"
+        edit(config / "model_index.json", **{part: ["diffusers", name]})
+        with pytest.raises(ValueError, match=f"has a {part}.* does not hold"):
+            ji.load(file, config=config)
+        edit(config / "model_index.json", **{part: [None, None]})
+    unet = diffusers.UNet2DModel(block_out_channels=(32,) * 4)
+    unet.save_config(config / "unet")
+    with pytest.raises(ValueError, match="hold a UNet2DConditionModel"):
+        ji.load(file, config=config)
+
+
+def test_an_instaflow_in_one_file_is_one_by_its_name(sd1, tmp_path):
+    file, tokenizer = tmp_path / "instaflow_0_9B.safetensors", sd1 / "tokenizer"
+    shutil.copy(sd1 / "model.safetensors", file)
+    with pytest.warns(UserWarning, match="InstaFlow by its name"):
+        pipe = ji.load(file, tokenizer=tokenizer)
+    assert pipe.schedule.prediction_type == "rectified_flow"
+    other = ji.load(file, tokenizer=tokenizer, schedule=ji.scaled_linear())
+    assert other.schedule.family == "vp"
+
+
+def test_options_without_effect_are_refused(sd1):
+    file, tokenizer = sd1 / "model.safetensors", sd1 / "tokenizer"
+    with pytest.raises(ValueError, match="variant='fp16' is for folders"):
+        ji.load(file, tokenizer=tokenizer, variant="fp16")
+    schedule = ji.scaled_linear()
+    with pytest.raises(ValueError, match="does not fit the schedule"):
+        ji.load(sd1, prediction_type="sample", schedule=schedule)
+    pipe = ji.load(sd1, prediction_type="epsilon", schedule=schedule)
+    assert pipe.schedule.prediction_type == "epsilon"
+
+
+def test_links_out_of_folders_that_are_named_besides_the_file_are_refused(
+    sd1, tmp_path
+):
+    file, outside = sd1 / "model.safetensors", tmp_path / "outside"
+    for part, option in (("vae", "config"), ("tokenizer", "tokenizer"), ("vae", "vae")):
+        folder = tmp_path / f"{part}-{option}"
+        shutil.copytree(sd1, folder, ignore=lambda *_: ["model.safetensors"])
+        shutil.copytree(sd1 / part, outside / option)
+        shutil.rmtree(folder / part)
+        (folder / part).symlink_to(outside / option)
+        given = {"tokenizer": sd1 / "tokenizer", option: folder}
+        with pytest.raises(ValueError, match=f"{part} is a link that leads out"):
+            ji.load(file, **given)
+
+
 # --- autoencoders -------------------------------------------------------------------
 
 

@@ -9,7 +9,6 @@ reading, or an Orbax checkpoint that ``jaxinv convert`` wrote. PyTorch is not ne
 import functools
 import json
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +37,7 @@ from jaxinv.loading.controlnet import (
 from jaxinv.loading.find import Hub, find_model
 from jaxinv.loading.lora import LoraFiles, check_lora, merge_lora
 from jaxinv.loading.single_file import single_file_source
-from jaxinv.loading.source import Parts, Source, with_vae
+from jaxinv.loading.source import Parts, Source, as_named, with_vae
 from jaxinv.loading.textual_inversion import (
     Words,
     add_textual_inversion,
@@ -56,8 +55,6 @@ from jaxinv.models.layers.remat import Remat
 from jaxinv.models.options import check_attention, check_dtypes, with_options
 from jaxinv.pipeline import Pipeline
 from jaxinv.pipeline.families import read_index
-from jaxinv.pipeline.families.instaflow import InstaFlow, is_instaflow
-from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
 from weights_convert.reader import (
     has_variant,
     read_config,
@@ -174,15 +171,22 @@ def load(
     place = find_model(
         name_or_path, revision=revision, variant=variant, subfolder=subfolder, **hub
     )
+    if schedule is not None and prediction_type not in (None, schedule.prediction_type):
+        raise ValueError(
+            f"prediction_type={prediction_type!r} does not fit the schedule, of a "
+            f"network that predicts {schedule.prediction_type!r}"
+        )
+    instaflow = model_name(given, place) if schedule is None else ""
     if place.is_file():
+        if variant is not None:
+            raise ValueError(f"variant={variant!r} is for folders, unlike {place}")
         source = single_file_source(
-            place, config=config, tokenizer=tokenizer, vae=vae, **hub
+            place, config=config, tokenizer=tokenizer, vae=vae, name=instaflow, **hub
         )
     else:
         for option, value in (("config", config), ("tokenizer", tokenizer)):
             if value is not None:
                 raise ValueError(f"{option}= is for models in one file, unlike {place}")
-        instaflow = model_name(given, place) if schedule is None else ""
         source = folder_source(place, variant, instaflow)
         if vae is not None:
             source = with_vae(source, choose_vae(vae, source.parts.configs, **hub))
@@ -194,6 +198,11 @@ def load(
             scheduler = {**scheduler, "prediction_type": prediction_type}
         if schedule is None:
             schedule = family.schedule(scheduler)
+            if prediction_type is not None and schedule.family == "flow":
+                raise ValueError(
+                    f"prediction_type={prediction_type!r} does not fit this model of "
+                    f"{family}, whose schedule is a flow's: it predicts velocities"
+                )
     check_lora(family, parts.configs, lora)
     folders = controlnet_folders(controlnet, family, parts.configs, **hub)
     tokenizers = []
@@ -239,8 +248,16 @@ def load(
 
 
 def model_name(given: str, folder: Path) -> str:
-    """Return the name of a model, for reports."""
-    return folder.resolve().name if Path(given).expanduser().exists() else given
+    """Return the name of a model, for reports; that on the hub for what is cached."""
+    if not Path(given).expanduser().exists():
+        return given
+    if folder.is_file():
+        return folder.name
+    real = folder.resolve()
+    repository = real.parent.parent.name
+    if real.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return real.name
 
 
 def read_parts(folder: Path, name: str = "") -> Parts:
@@ -259,14 +276,7 @@ def read_parts(folder: Path, name: str = "") -> Parts:
     """
     root = model_root(folder)
     index = read_index(folder / "model_index.json", model_index(folder))
-    if index.family == StableDiffusion() and is_instaflow(name):
-        warnings.warn(
-            f"{name} is InstaFlow by its name: it is taken for a rectified flow, and "
-            "its folder's scheduler is not used; for another model of that name, pass "
-            "the schedule that it was trained with",
-            stacklevel=3,
-        )
-        index = index._replace(family=InstaFlow(), pipeline=InstaFlow.pipelines[0])
+    index = as_named(index, name)
     for part in index.family.parts:
         check_inside(folder / part, root)
         if not part_folder(folder, part).is_dir():

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
-from jaxinv.files.folders import model_root
+from jaxinv.files.folders import check_inside, model_root
 from jaxinv.loading.find import Hub, find_part
-from jaxinv.loading.source import Parts, Source, with_vae
+from jaxinv.loading.source import Parts, Source, as_named, with_vae
 from jaxinv.loading.tokenizers import TOKENIZER_FILES, load_tokenizer
 from jaxinv.loading.vae import Vae, choose_vae
 from jaxinv.pipeline.families import Family, read_index
@@ -31,6 +31,7 @@ def single_file_source(
     config: str | os.PathLike[str] | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     vae: Vae | None = None,
+    name: str = "",
     **hub: Unpack[Hub],
 ) -> Source:
     """Return the model of a file; its header is read, and no weights.
@@ -40,6 +41,7 @@ def single_file_source(
         config: See :func:`jaxinv.load`.
         tokenizer: See :func:`jaxinv.load`.
         vae: See :func:`jaxinv.load`.
+        name: Name of the model; see :func:`jaxinv.loading.source.as_named`.
         **hub: Options of the hub.
 
     Raises:
@@ -63,6 +65,12 @@ def single_file_source(
         scheduler_file = folder / "scheduler" / "scheduler_config.json"
         scheduler = read_json(scheduler_file)
         index = read_index(folder, read_json(folder / "model_index.json"))
+    index = as_named(index, name)
+    for part in index.family.networks:
+        if part not in configs:
+            raise ValueError(
+                f"{folder} has a {part} ({index.family}), which {path} does not hold"
+            )
     configs = {part: configs[part] for part in index.family.networks}
     vocabulary = folder if tokenizer is None else tokenizer
     found = find_part(vocabulary or _VOCABULARY, "tokenizer", _PATTERN, **hub)
@@ -85,7 +93,7 @@ def _tokenizer_reader(
 
     def read(part: str) -> Any:
         if (folder / part).is_dir():
-            return load_tokenizer(folder / part, model_root(folder / part))
+            return load_tokenizer(folder / part, model_root(folder))
         # OpenCLIP, which has another activation than OpenAI's CLIP, pads with token 0.
         first = encoders[part].hidden_act == "gelu"
         return load_tokenizer(folder, model_root(folder), pad_first=first)
@@ -105,10 +113,11 @@ def _config_folder(config: str | os.PathLike[str]) -> Path:
 
 def _configs(folder: Path) -> dict[str, Any]:
     """Return the configurations of the parts that a folder has."""
-    parts = ("unet", "vae", *_TOKENIZERS)
-    return {
-        part: read_config(folder / part) for part in parts if (folder / part).is_dir()
-    }
+    root = model_root(folder)
+    parts = [part for part in ("unet", "vae", *_TOKENIZERS) if (folder / part).is_dir()]
+    for part in parts:
+        check_inside(folder / part, root)
+    return {part: read_config(folder / part) for part in parts}
 
 
 def _index(configs: Mapping[str, Any]) -> dict[str, Any]:

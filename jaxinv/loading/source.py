@@ -6,12 +6,15 @@ have been read.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxinv.loading.vae import ChosenVae
 from jaxinv.pipeline.families import Index
+from jaxinv.pipeline.families.instaflow import InstaFlow, is_instaflow
+from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,27 @@ class Source:
     scheduler_file: Path
     tokenizer: Callable[[str], Any]
     read: Callable[..., Any]
+
+
+def as_named(index: Index, name: str) -> Index:
+    """Return what a model is by its index and, if it is an InstaFlow, its name.
+
+    InstaFlow has the parts of Stable Diffusion, so folders and files of it may say no
+    more than that. The name counts, with a warning.
+
+    Args:
+        index: What the model's folder or file says.
+        name: The model's name; the empty one says nothing.
+    """
+    if index.family != StableDiffusion() or not is_instaflow(name):
+        return index
+    warnings.warn(
+        f"{name} is InstaFlow by its name: it is taken for a rectified flow, and no "
+        "other scheduler is used; for another model of that name, pass the schedule "
+        "that it was trained with",
+        stacklevel=4,
+    )
+    return index._replace(family=InstaFlow(), pipeline=InstaFlow.pipelines[0])
 
 
 def with_vae(source: Source, vae: ChosenVae) -> Source:

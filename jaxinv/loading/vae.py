@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, Unpack
 
 import weights_convert
+from jaxinv.files.folders import check_inside, model_root
 from jaxinv.loading.find import Hub, find_part
 from jaxinv.models import AutoencoderKL, AutoencoderTiny
 from jaxinv.models.autoencoders.kl_config import AutoencoderKLConfig
@@ -88,7 +89,11 @@ def vae_files(vae: str, **hub: Unpack[Hub]) -> dict[str, Path]:
 
 
 def _part_folder(path: Path) -> Path:
-    return path / "vae" if (path / "model_index.json").is_file() else path
+    """Return the autoencoder's folder, of a model that the user named or its own."""
+    if not (path / "model_index.json").is_file():
+        return path
+    check_inside(path / "vae", model_root(path))
+    return path / "vae"
 
 
 def _check_latents(folder: Path, config: Any, own: Any) -> None:

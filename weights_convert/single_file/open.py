@@ -31,6 +31,15 @@ from weights_convert.single_file import infer, layout, names
 from weights_convert.single_file.schedulers import scheduler_config
 
 
+# The classes of parts that files in the original layout hold.
+_CLASSES = {
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModel",
+    "text_encoder_2": "CLIPTextModelWithProjection",
+}
+
+
 class SingleFile(NamedTuple):
     """A file in the original layout, of which only the header has been read.
 
@@ -115,6 +124,12 @@ def from_tensors(
 ) -> SingleFile:
     """Return the model that a file's tensors form; see :func:`open_single_file`."""
     parts = layout.parts(path, stored)
+    for name, given in configs.items():
+        if given.class_name != _CLASSES.get(name):
+            raise WeightsError(
+                f"{path}: the configuration for the {name} is that of a "
+                f"{given.class_name}, but such files hold a {_CLASSES.get(name)}"
+            )
     shapes = {
         name: {key: tensor.shape for key, tensor in part.tensors.items()}
         for name, part in parts.items()
