@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxinv as ji
+from jaxinv.models import UNetCondition
 
 PROMPT, NEGATIVE = "red cat", "blue"
 
@@ -283,6 +284,18 @@ def test_a_guidance_scale_that_is_not_finite_is_refused(tiny, scale):
 def test_a_prompt_that_is_no_text_is_refused(tiny, prompt):
     with pytest.raises(ValueError, match="prompt must be"):
         tiny.denoiser(prompt)
+
+
+def test_a_prompt_may_be_the_condition_of_a_network(tiny, latent):
+    text = tiny.encode_prompt(PROMPT)
+    found = tiny.denoiser(UNetCondition(text))(latent, 300.0)
+    np.testing.assert_array_equal(found, tiny.denoiser(text)(latent, 300.0))
+
+
+def test_half_a_character_is_refused(tiny):
+    for call in (tiny.denoiser, tiny.encode_prompt, tiny.num_chunks):
+        with pytest.raises(ValueError, match="a prompt must be Unicode text"):
+            call("red \ud83d")
 
 
 def test_a_prompt_that_does_not_fit_is_cut_with_a_warning(tiny):

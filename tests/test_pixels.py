@@ -228,6 +228,11 @@ def test_gray_images_of_a_class_without_the_predicted_variance(tmp_path):
     for label in (None, 4, -1, 2.0, "3"):
         with pytest.raises(ValueError, match="an integer from 0 to 3"):
             pipe.denoiser(class_label=label)
+    encoded = pipe.denoiser(pipe.encode_prompt("", class_label=3))
+    np.testing.assert_array_equal(encoded(noise, jnp.asarray(500)), found)
+    for label in (np.asarray(4), np.asarray(1.0), np.asarray([1])):
+        with pytest.raises(ValueError, match="an integer from 0 to 3"):
+            pipe.denoiser(label)
 
 
 def test_prompts_labels_and_guidance_are_refused(tiny_pixels):
@@ -237,6 +242,8 @@ def test_prompts_labels_and_guidance_are_refused(tiny_pixels):
         tiny_pixels.denoiser(class_label=3)
     with pytest.raises(ValueError, match="has no classifier-free guidance"):
         tiny_pixels.denoiser(guidance_scale=2.0)
+    with pytest.raises(ValueError, match="no negative prompt, got 'cat'"):
+        tiny_pixels.denoiser(negative_prompt="cat")
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,9 @@ def test_samples_of_a_batch_have_their_own_prompts_and_sizes(pipe, noise):
 def test_options_of_a_prompt_that_is_encoded_are_refused(pipe):
     with pytest.raises(ValueError, match="target_size would have no effect"):
         pipe.denoiser(pipe.encode_prompt(PROMPT), target_size=(64, 64))
+    negative = {"negative_original_size": (8, 8), "negative_target_size": (8, 8)}
+    with pytest.raises(ValueError, match="negative_target_size would have no effect"):
+        pipe.denoiser(PROMPT, pipe.encode_prompt(""), 3.0, **negative)
 
 
 def test_both_encoders_are_fetched_from_the_hub_and_nothing_twice():

@@ -118,6 +118,10 @@ def check_image(
         channels: Number of its channels.
         frames: None for an image.
     """
+    if not isinstance(image, jax.Array | np.ndarray):
+        raise ValueError(
+            f"expected an image as an array, got a value of type {type(image).__name__}"
+        )
     shape, dtype = jnp.shape(image), jnp.result_type(image)
     _check_shape("image" if frames is None else "video", shape, channels, frames)
     check_size(shape[-3:-1], factor)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxinv.checks import AtLeastOne, Range, checked
+from jaxinv.checks import AtLeastOne, Range, checked, shown
 from jaxinv.decoder_inversion import DecoderInversion, Method, invert_decoder
 from jaxinv.diffusion.denoiser import (
     ConditionalModel,
@@ -654,10 +654,18 @@ class Pipeline:
                 f"{self.family} has no classifier-free guidance: guidance_scale must "
                 f"be at most 1, got {scale}"
             )
-        if options and not isinstance(prompt, str | None):
+        for given, kind in ((prompt, ""), (negative_prompt, "negative_")):
+            lost = [name for name in options if name.startswith(kind)]
+            if lost and not isinstance(given, str | None):
+                raise ValueError(
+                    f"{', '.join(lost)} would have no effect on a prompt that is "
+                    "encoded already: pass options to encode_prompt"
+                )
+        empty = negative_prompt is None or isinstance(negative_prompt, str)
+        if not self.family.guidable and not (empty and not negative_prompt):
             raise ValueError(
-                f"{', '.join(options)} would have no effect on a prompt that is "
-                "encoded already: pass options to encode_prompt"
+                f"{self.family} has no classifier-free guidance, and so no negative "
+                f"prompt, got {shown(negative_prompt)}"
             )
         positive = self._encoded(prompt, False, options)
         negative = None if alone else self._encoded(negative_prompt, True, options)
@@ -673,16 +681,16 @@ class Pipeline:
         if prompt is None or isinstance(prompt, str):
             return self.family.encode(self, prompt or "", negative=negative, **options)
         leaves = jax.tree.leaves(prompt)
-        text = prompt if len(leaves) == 1 else leaves[0]
         if not leaves or not all(isinstance(x, jax.Array | np.ndarray) for x in leaves):
             raise ValueError(
                 "a prompt must be a string, or what encode_prompt() returns; got "
                 f"{type(prompt).__name__}"
             )
-        if np.ndim(text) != 2:
+        if self.text_encoders and np.ndim(leaves[0]) != 2:
             raise ValueError(
                 "a prompt must be a string, or what encode_prompt() returns, with "
-                f"vectors (l, d); got {type(prompt).__name__} of shape {text.shape}"
+                f"vectors (l, d); got {type(prompt).__name__} of shape "
+                f"{leaves[0].shape}"
             )
         return jax.tree.map(jnp.asarray, prompt)
 

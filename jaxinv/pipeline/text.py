@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
+from jaxinv.checks import shown
 from jaxinv.models import CLIPTextModel, CLIPTextOutput
 
 _ENDS = 2  # tokens of a chunk that are not the prompt's: start and end
@@ -94,7 +95,17 @@ def with_all_tokens(tokenizer: Any, prompt: str) -> str:
 
     Returns:
         The text, as ``maybe_convert_prompt`` of diffusers returns it.
+
+    Raises:
+        ValueError: If the text has a surrogate, which is half a character.
     """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"a prompt must be Unicode text, got {shown(prompt)}, with a part of a "
+            "character"
+        ) from None
     added = getattr(tokenizer, "added_tokens_encoder", {})
     if not any(f"{token}_1" in added for token in added):
         return prompt

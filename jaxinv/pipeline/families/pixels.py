@@ -32,6 +32,7 @@ from jaxinv.diffusion.denoiser import (
     limited,
 )
 from jaxinv.diffusion.diffusers_config import DDIM, scheduler_options
+from jaxinv.pipeline.conditions import Condition
 from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.families.fit import check_classes, size_pair
 from jaxinv.samplers.diffusers_sampler import data_limit
@@ -95,18 +96,17 @@ class Pixels(Family):
                 f"{pipe.name} has no text encoder and takes no prompt, got "
                 f"{shown(prompt)}"
             )
-        label, count = options.get("class_label"), pipe.network.config.num_class_embeds
-        if count is None:
-            if label is not None:
-                raise ValueError(f"{pipe.name} has no class labels, got {shown(label)}")
-            return None
-        known = not isinstance(label, jax.core.Tracer)
-        if known and not (isinstance(label, int | np.integer) and 0 <= label < count):
-            raise ValueError(
-                f"{pipe.name} takes a class_label, an integer from 0 to {count - 1}, "
-                f"got {shown(label)}"
-            )
-        return jnp.asarray(label)
+        return _label(pipe, options.get("class_label"))
+
+    def condition(
+        self,
+        pipe: "Pipeline",
+        prompt: PyTree,
+        negative_prompt: PyTree,
+        guidance_scale: Any,
+    ) -> Condition:
+        """Return the condition, whose label is checked: it may be anybody's array."""
+        return Condition(_label(pipe, prompt), negative_prompt, guidance_scale)
 
     def denoiser(
         self, pipe: "Pipeline", model: Denoiser | ConditionalModel
@@ -118,6 +118,26 @@ class Pixels(Family):
         denoise = as_denoiser(model, pipe.schedule)
         limit = data_limit(scheduler_options(json.loads(pipe.scheduler)))
         return denoise if limit is None else limited(denoise, pipe.schedule, limit)
+
+
+def _label(pipe: "Pipeline", label: Any) -> Array | None:
+    """Return a class label as an array, or None for an unconditional model."""
+    count = pipe.network.config.num_class_embeds
+    if count is None:
+        if label is not None:
+            raise ValueError(f"{pipe.name} has no class labels, got {shown(label)}")
+        return None
+    if not isinstance(label, jax.core.Tracer):
+        array = isinstance(label, jax.Array | np.ndarray) and label.ndim == 0
+        value = label.item() if array else label
+        if not (type(value) is int or isinstance(value, np.integer)) or not (
+            0 <= value < count
+        ):
+            raise ValueError(
+                f"{pipe.name} takes a class_label, an integer from 0 to {count - 1}, "
+                f"got {shown(label)}"
+            )
+    return jnp.asarray(label)
 
 
 @jax.tree_util.register_dataclass

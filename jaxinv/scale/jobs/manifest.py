@@ -109,6 +109,8 @@ def read_manifest(
             message names the first few, by line.
     """
     path = Path(path)
+    for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+        check_field(name, text, _FIELDS[name])
     default = Row("", prompt, negative_prompt, guidance)
     if path.is_dir():
         return _check_rows(Manifest(path, list(_rows_of_folder(path, default))), path)

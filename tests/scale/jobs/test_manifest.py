@@ -121,6 +121,13 @@ def test_a_wrong_csv_is_explained(tmp_path, lines, reason):
     assert reason in str(error.value)
 
 
+def test_a_default_prompt_is_checked_as_those_of_rows(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"path": "a.png"}')
+    for name in ("prompt", "negative_prompt"):
+        with pytest.raises(ValueError, match=f"{name}: expected text"):
+            read_manifest(path, **{name: "half a character: \ud83d"})
+
+
 def test_of_many_wrong_lines_the_first_are_named_and_the_others_counted(tmp_path):
     with pytest.raises(ValueError, match=r"line 1: .*line 5: .*; and 7 more"):
         read_manifest(write(tmp_path / "a.jsonl", *["{"] * 12))
