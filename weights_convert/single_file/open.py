@@ -30,7 +30,6 @@ from weights_convert.rules import canonical_name, tensor_shapes
 from weights_convert.single_file import infer, layout, names
 from weights_convert.single_file.schedulers import scheduler_config
 
-
 # The classes of parts that files in the original layout hold.
 _CLASSES = {
     "unet": "UNet2DConditionModel",
