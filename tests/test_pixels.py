@@ -13,7 +13,7 @@ import jaxinv as ji
 from jaxinv.cli import app
 from jaxinv.loading.convert import convert
 from jaxinv.loading.find import wanted_files
-from jaxinv.loading.load import loaded_files
+from jaxinv.loading.folder import loaded_files
 
 STEPS = 10
 LIMITS = {

@@ -11,7 +11,7 @@ from jaxinv.files.atomic import atomic_folder, write_json
 from jaxinv.files.folders import files_below, model_root, part_folder
 from jaxinv.loading import checkpoint
 from jaxinv.loading.find import find_model
-from jaxinv.loading.load import model_index, model_name, read_parts
+from jaxinv.loading.folder import model_index, model_name, read_parts
 from weights_convert import load_component
 from weights_convert.reader import read_json, stored_dtype
 

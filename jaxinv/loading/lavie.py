@@ -12,7 +12,7 @@ from jaxinv.files.atomic import atomic_folder, write_json
 from jaxinv.files.folders import files_below, model_root
 from jaxinv.loading.convert import copy_files
 from jaxinv.loading.find import find_model
-from jaxinv.loading.load import read_parts
+from jaxinv.loading.folder import read_parts
 from jaxinv.models import LaVieUNetConfig
 from weights_convert.lavie import check_lavie
 

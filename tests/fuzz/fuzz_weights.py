@@ -20,7 +20,7 @@ import weights_convert
 from jaxinv.files.folders import model_root
 from jaxinv.loading import checkpoint
 from jaxinv.loading.convert import copy_files
-from jaxinv.loading.load import loaded_files
+from jaxinv.loading.folder import loaded_files
 from jaxinv.loading.tokenizers import load_tokenizer
 from jaxinv.models.parameters import parameters
 from jaxinv.models.registry import abstract_component

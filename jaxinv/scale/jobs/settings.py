@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from jaxinv.files.digests import file_digests
-from jaxinv.loading.load import loaded_files
+from jaxinv.loading.folder import loaded_files
 from jaxinv.scale.jobs.folder import FORMAT
 from jaxinv.scale.jobs.manifest import Manifest
 

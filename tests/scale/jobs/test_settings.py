@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxinv as ji
 from jaxinv.loading.convert import convert
-from jaxinv.loading.load import loaded_files
+from jaxinv.loading.folder import loaded_files
 from jaxinv.scale.jobs import model_fingerprint
 
 
