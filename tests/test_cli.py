@@ -36,7 +36,7 @@ from jaxinv.decoder_inversion import METHODS
 from jaxinv.files.image_reading import read_image
 from jaxinv.inversion import Stepwise
 from jaxinv.inversion.strategies import FINISH, STRATEGIES
-from jaxinv.pipeline import pipeline
+from jaxinv.pipeline import images
 
 __all__ = ["picture", "small", "wide"]  # fixtures
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -173,7 +173,7 @@ def test_the_written_noise_is_sampled_to_the_written_reconstruction(
 def test_every_decoder_inversion_is_reported(
     picture, wide, tmp_path, monkeypatch, method
 ):
-    monkeypatch.setattr(pipeline, "encode", encode_blocks_badly)
+    monkeypatch.setattr(images, "encode", encode_blocks_badly)
     common = ("--prompt", "red", "--steps", 2, "--out", tmp_path, "--json")
     result = run("invert", picture, *common, "--decoder-inversion", method)
     record = only_json(result)["decoder_inversion"]

@@ -97,8 +97,8 @@ def encode_blocks_badly(vae, image):
 @pytest.fixture
 def wide(small, monkeypatch):
     """The small model, whose autoencoder is an exact pair of formulas."""
-    from jaxinv.pipeline import pipeline
+    from jaxinv.pipeline import images
 
-    monkeypatch.setattr(pipeline, "decode", decode_blocks)
-    monkeypatch.setattr(pipeline, "encode", encode_blocks)
+    monkeypatch.setattr(images, "decode", decode_blocks)
+    monkeypatch.setattr(images, "encode", encode_blocks)
     return small

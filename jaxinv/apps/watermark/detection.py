@@ -11,7 +11,10 @@ from jaxinv.apps.watermark.gaussian_shading import GaussianShadingKey
 from jaxinv.apps.watermark.tree_ring import TreeRingKey
 from jaxinv.apps.watermark.verdict import Score
 from jaxinv.decoder_inversion import Method
-from jaxinv.pipeline.pipeline import Image, ImageInversion, Pipeline, Prompt
+from jaxinv.pipeline.images import ImageInversion
+from jaxinv.pipeline.latents import Image
+from jaxinv.pipeline.pipeline import Pipeline
+from jaxinv.pipeline.prompts import Prompt
 from jaxinv.samplers.table import SamplerTable
 
 Key = TreeRingKey | GaussianShadingKey

@@ -9,7 +9,7 @@ import numpy as np
 from jaxinv.analysis.plausibility import noise_plausibility
 from jaxinv.decoder_inversion import DecoderInversion
 from jaxinv.inversion import InversionResult
-from jaxinv.pipeline.pipeline import ImageInversion
+from jaxinv.pipeline.images import ImageInversion
 from jaxinv.sampling.state import SamplerState
 from jaxinv.scale.jobs.interface import Answer
 

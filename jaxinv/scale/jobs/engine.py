@@ -17,8 +17,9 @@ from jaxinv.checks import AtLeastOne, checked
 from jaxinv.inversion.strategies import check_max_evals, make_plan, stage_names
 from jaxinv.mesh import make_mesh, place_model
 from jaxinv.pipeline.conditions import Condition, with_negative
+from jaxinv.pipeline.images import ImageInversion
 from jaxinv.pipeline.latents import decode, encode
-from jaxinv.pipeline.pipeline import ImageInversion, Pipeline
+from jaxinv.pipeline.pipeline import Pipeline
 from jaxinv.samplers.table import SamplerTable
 from jaxinv.scale.decoder_lanes import decoder_machine
 from jaxinv.scale.jobs.certificates import answer

@@ -1,0 +1,243 @@
+"""Between the prompts of a pipeline and the conditions that its network takes."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxinv.checks import checked, shown
+from jaxinv.diffusion.denoiser import (
+    ConditionalModel,
+    Denoiser,
+    conditioned,
+    guided,
+)
+from jaxinv.pipeline.conditions import (
+    Condition,
+    PromptedModel,
+    as_in_diffusers,
+    with_negative,
+)
+from jaxinv.pipeline.families.family import Family
+from jaxinv.pipeline.text import token_ids
+
+if TYPE_CHECKING:
+    from jaxinv.pipeline.pipeline import Pipeline
+
+#: A prompt as text, or as what ``encode_prompt`` returns.
+Prompt: TypeAlias = str | PyTree
+
+
+class PromptMethods:
+    """The methods of :class:`jaxinv.Pipeline` that take prompts."""
+
+    network: Any
+    text_encoders: tuple[Any, ...]
+    tokenizers: tuple[Any, ...]
+    family: Family
+    name: str
+    chunks: int
+
+    @property
+    def _whole(self) -> "Pipeline":
+        return self  # type: ignore[return-value]
+
+    @checked
+    def tokenize(self, prompt: str, encoder: int = 0) -> Int[np.ndarray, " l"]:
+        """Convert a prompt to token ids, padded to a text encoder's length.
+
+        Args:
+            prompt: The text. A text that is too long is cut, with a warning.
+            encoder: Number of the text encoder, from 0.
+
+        Returns:
+            The ids, int32; those of all ``chunks`` in order.
+
+        Raises:
+            ValueError: If the prompt is not a string, or the model has no such text
+                encoder.
+        """
+        if not 0 <= encoder < len(self.text_encoders):
+            raise ValueError(
+                f"{self.name} has {len(self.text_encoders)} text encoders, and none of "
+                f"number {encoder}"
+            )
+        longest = self.text_encoders[encoder].config.max_position_embeddings
+        return token_ids(self.tokenizers[encoder], longest, prompt, self.chunks)
+
+    @checked
+    def encode_prompt(
+        self, prompt: str, *, negative: bool = False, **options: Any
+    ) -> PyTree:
+        """Convert a prompt to what the network takes as its condition.
+
+        Args:
+            prompt: The text; the empty string means "no prompt".
+            negative: Whether it is a negative prompt. Some models encode an empty one
+                as zeros.
+            **options: Options of the family, such as SDXL's ``target_size``.
+
+        Returns:
+            One vector per token, (l, d), or a pytree with more than that.
+
+        Raises:
+            ValueError: If the prompt is not a string, or if an option is not one of the
+                family's.
+        """
+        self.family.check_options(options)
+        return self.family.encode(self._whole, prompt, negative=negative, **options)
+
+    @checked
+    def denoiser(
+        self,
+        prompt: Prompt | None = None,
+        negative_prompt: Prompt = "",
+        guidance_scale: float | Float[Array, ""] = 1.0,
+        **options: Any,
+    ) -> Denoiser:
+        """Return the model with a prompt filled in, for samplers and inverses.
+
+        Args:
+            prompt: The text, or its encoding from :meth:`encode_prompt`. Models without
+                a text encoder take none.
+            negative_prompt: The same for the prompt from which guidance pushes away.
+            guidance_scale: Weight s of classifier-free guidance, one number. As in
+                diffusers' pipelines, a scale of at most 1 gives the conditional model,
+                evaluated once per call. Above 1 (and if a caller's ``jax.jit`` or
+                ``jax.vmap`` hides the number) there are two evaluations, in one batched
+                call. :func:`jaxinv.guided` is the formula without this rule, which
+                gives the unconditional model at 0.
+            **options: Options of :meth:`encode_prompt`, for both prompts as texts.
+
+        Returns:
+            A callable pytree ``(z, t) -> f``. Neither text nor scale is part of the
+            compiled program: changing them does not compile again.
+
+        Raises:
+            ValueError: If a prompt is neither text nor an encoding, if it is missing,
+                if the scale is not one finite number, or if an option is not one of the
+                family's.
+        """
+        found = self._condition(prompt, negative_prompt, guidance_scale, options)
+        if found.negative_prompt is None:
+            model: Denoiser = conditioned(self.network, found.prompt)
+        else:
+            model = guided(self.network, *as_in_diffusers(found))
+        return self.family.denoiser(self._whole, model)  # type: ignore[return-value]
+
+    @checked
+    def conditional_denoiser(self, *, guided: bool = True) -> ConditionalModel:
+        """Return the model with its condition as an argument, for batches.
+
+        Args:
+            guided: Whether any condition has a guidance scale above 1. If not, only the
+                prompt of a condition has an effect, and the model is evaluated once per
+                call instead of twice.
+
+        Returns:
+            A callable pytree ``(z, t, condition) -> f``; see :meth:`condition`. Samples
+            with a scale of at most 1 use the conditional model alone.
+        """
+        guided = guided and self.family.has_negative(self._whole)
+        model = PromptedModel(self.network, guided)
+        return self.family.denoiser(self._whole, model)  # type: ignore[return-value]
+
+    @checked
+    def condition(
+        self,
+        prompt: Prompt | None = None,
+        negative_prompt: Prompt = "",
+        guidance_scale: float | Float[Array, ""] = 1.0,
+        **options: Any,
+    ) -> Condition:
+        """Return the condition of one sample; stack conditions with ``jax.tree.map``.
+
+        Args:
+            prompt: See :meth:`denoiser`.
+            negative_prompt: See :meth:`denoiser`.
+            guidance_scale: See :meth:`denoiser`.
+            **options: See :meth:`denoiser`.
+
+        Returns:
+            The condition of one sample. Without guidance its scale is 1 and its
+            negative prompt is the prompt.
+
+        Raises:
+            ValueError: If :meth:`denoiser` raises it.
+        """
+        found = self._condition(prompt, negative_prompt, guidance_scale, options)
+        return as_in_diffusers(with_negative(found))
+
+    def _condition(
+        self, prompt: Any, negative_prompt: Any, guidance_scale: Any, options: Any
+    ) -> Condition:
+        """Return a condition as the family makes it; see :meth:`Family.condition`."""
+        scale = _one_scale(guidance_scale)
+        self.family.check_options(options)
+        alone = not self.family.has_negative(self._whole)
+        alone |= isinstance(scale, float) and scale <= 1
+        if not self.family.guidable and isinstance(scale, float) and scale > 1:
+            raise ValueError(
+                f"{self.family} has no classifier-free guidance: guidance_scale must "
+                f"be at most 1, got {scale}"
+            )
+        for given, kind in ((prompt, ""), (negative_prompt, "negative_")):
+            lost = [name for name in options if name.startswith(kind)]
+            if lost and not isinstance(given, str | None):
+                raise ValueError(
+                    f"{', '.join(lost)} would have no effect on a prompt that is "
+                    "encoded already: pass options to encode_prompt"
+                )
+        empty = negative_prompt is None or isinstance(negative_prompt, str)
+        if not self.family.guidable and not (empty and not negative_prompt):
+            raise ValueError(
+                f"{self.family} has no classifier-free guidance, and so no negative "
+                f"prompt, got {shown(negative_prompt)}"
+            )
+        positive = self._encoded(prompt, False, options)
+        negative = None if alone else self._encoded(negative_prompt, True, options)
+        return self.family.condition(self._whole, positive, negative, scale)
+
+    def _encoded(
+        self, prompt: Any, negative: bool, options: Mapping[str, Any]
+    ) -> PyTree:
+        if prompt is None and self.text_encoders:
+            raise ValueError(
+                f"a prompt must be given to {self.name}; '' is the empty one"
+            )
+        if prompt is None or isinstance(prompt, str):
+            return self.family.encode(
+                self._whole, prompt or "", negative=negative, **options
+            )
+        leaves = jax.tree.leaves(prompt)
+        if not leaves or not all(isinstance(x, jax.Array | np.ndarray) for x in leaves):
+            raise ValueError(
+                "a prompt must be a string, or what encode_prompt() returns; got "
+                f"{type(prompt).__name__}"
+            )
+        if self.text_encoders and np.ndim(leaves[0]) != 2:
+            raise ValueError(
+                "a prompt must be a string, or what encode_prompt() returns, with "
+                f"vectors (l, d); got {type(prompt).__name__} of shape "
+                f"{leaves[0].shape}"
+            )
+        return jax.tree.map(jnp.asarray, prompt)
+
+
+def _one_scale(guidance_scale: Any) -> Any:
+    """Return the guidance scale as a number, or a tracer under a caller's jit."""
+    if np.ndim(guidance_scale) != 0:
+        raise ValueError(
+            "guidance_scale must be one number, got an array of shape "
+            f"{np.shape(guidance_scale)}; for one per sample, use jax.vmap"
+        )
+    if isinstance(guidance_scale, jax.core.Tracer):
+        return guidance_scale
+    scale = float(guidance_scale)
+    if not math.isfinite(scale):
+        raise ValueError(f"guidance_scale must be finite, got {scale}")
+    return scale
