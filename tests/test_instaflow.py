@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 import jaxinv as ji
+from jaxinv.cli import options
+from jaxinv.cli.commands import batch
+from jaxinv.cli.prepare import prepare
 from jaxinv.loading.convert import convert
 from jaxinv.pipeline.families.instaflow import is_instaflow
 
@@ -65,6 +68,26 @@ def test_a_snapshot_in_the_hub_s_cache_has_the_name_of_its_repository(
     with pytest.warns(UserWarning, match="InstaFlow by its name"):
         pipe = ji.load(folder)
     assert pipe.name == "XCLiu/instaflow_0_9B_from_sd_1_5"
+
+
+@pytest.mark.filterwarnings("ignore:.*InstaFlow by its name")
+def test_a_job_is_another_one_if_only_the_folder_s_name_differs(
+    diffusers_folder, tmp_path
+):
+    described = []
+    for name in ("one", "other", "instaflow"):
+        folder = shutil.copytree(diffusers_folder, tmp_path / name)
+        sampling = batch.Sampling(model=str(folder), sampler="ddim")
+        asked = batch.Options(
+            manifest=tmp_path,
+            out=tmp_path,
+            sampling=sampling,
+            size=options.Size(),
+            reading=options.Reading(),
+            hosts=batch.Processes(),
+        )
+        described.append(batch._settings(asked, prepare(sampling), "float32"))
+    assert described[0] == described[1] != described[2]
 
 
 def test_a_prediction_type_does_not_fit_a_flow(instaflow_folder):

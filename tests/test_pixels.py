@@ -279,6 +279,8 @@ def test_the_command_line_needs_no_prompt(pair, tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text("path\na.png\n")
     found = command("batch", "a.csv", "out", *model)
     assert found.exit_code == 0, found.output
+    kept = json.loads((tmp_path / "out/manifest.jsonl").read_text())
+    assert kept["guidance"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -287,6 +289,9 @@ def test_the_command_line_needs_no_prompt(pair, tmp_path, monkeypatch):
         (("sample", "-p", "cat"), "has no text encoder and takes no prompt"),
         (("sample", "-g", "3"), "has no classifier-free guidance"),
         (("edit", "a.png", "-p", "cat", "--target", "dog"), "images without prompts"),
+        (("batch", ".", "out", "-p", "cat"), "takes no prompt, got 'cat' for a.png"),
+        (("batch", ".", "out", "--negative-prompt", "x"), "takes no prompt, got 'x'"),
+        (("batch", ".", "out", "-g", "3"), "must be at most 1, got 3 for a.png"),
     ],
 )
 def test_the_command_line_refuses_prompts(pair, tmp_path, monkeypatch, words, message):
@@ -297,3 +302,4 @@ def test_the_command_line_refuses_prompts(pair, tmp_path, monkeypatch, words, me
     found = command(*words, "-m", pair[1], "-n", 16, "--spacing", "log-snr")
     assert found.exit_code == 2
     assert message in found.stderr
+    assert not (tmp_path / "out").exists()

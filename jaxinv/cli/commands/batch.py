@@ -14,6 +14,7 @@ import jax
 import typer
 from rich.markup import escape
 
+from jaxinv.checks import shown
 from jaxinv.cli import options, record
 from jaxinv.cli.commands.watermark import unguided_note
 from jaxinv.cli.console import ExitCode, Output, check_choice, check_guidance, explained
@@ -26,6 +27,8 @@ from jaxinv.scale import hosts
 
 if TYPE_CHECKING:
     from jaxinv.cli.batch_progress import JobProgress
+    from jaxinv.pipeline import Pipeline
+    from jaxinv.scale.jobs.manifest import Manifest
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -182,11 +185,58 @@ def _other_files(sampling: options.Sampling) -> dict[str, str]:
     return found
 
 
+def _settings(asked: Options, ready: Prepared, dtype: str) -> dict[str, Any]:
+    """Return what results depend on, besides the images: contents in place of names."""
+    from jaxinv.loading.find import find_model
+    from jaxinv.pipeline.families.instaflow import InstaFlow
+    from jaxinv.scale import jobs
+
+    sampling, pipe = asked.sampling, ready.pipe
+    # The files that were just loaded: a branch on the hub may have moved since.
+    folder = find_model(
+        sampling.model, revision=sampling.revision, local_files_only=True
+    )
+    settings = ready.record() | {
+        "model_sha256": jobs.model_fingerprint(folder),
+        "dtype": dtype,
+        "strategy": ready.strategy,
+        "decoder_inversion": ready.decoder,
+        "prompt": asked.prompt,
+    }
+    # One model may have two names, and one sampler two descriptions.
+    del settings["model"], settings["sampler_description"]
+    if pipe.family == InstaFlow():  # which a name alone may say
+        settings["family"] = pipe.family.name
+    if pipe.lora:
+        settings["lora"] = [[each.sha256, each.scale] for each in pipe.lora]
+    if pipe.words:
+        settings["words"] = [[each.token, each.sha256] for each in pipe.words]
+    settings |= _other_files(sampling)
+    if asked.max_evals is not None:
+        settings["max_evals"] = asked.max_evals
+    return settings
+
+
+def _check_rows(pipe: "Pipeline", manifest: "Manifest") -> None:
+    """Raise ValueError for a row with what the model does not take."""
+    for row in manifest.rows:
+        prompt = row.prompt or row.negative_prompt
+        if prompt and not pipe.text_encoders:
+            raise ValueError(
+                f"{pipe.name} has no text encoder and takes no prompt, got "
+                f"{shown(prompt)} for {row.path}"
+            )
+        if row.guidance > 1 and not pipe.family.guidable:
+            raise ValueError(
+                f"{pipe.family} has no classifier-free guidance: the guidance scale "
+                f"must be at most 1, got {row.guidance:g} for {row.path}"
+            )
+
+
 def _prepare(
     output: Output, asked: Options
 ) -> tuple[Prepared, Callable[..., dict[str, Any]]]:
     """Return the model, and the job as a function of its progress callback."""
-    from jaxinv.loading.find import find_model
     from jaxinv.scale import jobs
 
     keys = list(asked.detect or [])
@@ -196,13 +246,14 @@ def _prepare(
     sampling = dataclasses.replace(asked.sampling, guidance=guidance)
     if asked.no_noise and not keys:
         output.note("without --detect, --no-noise leaves only certificates")
-    rows = jobs.read_manifest(
+    read = functools.partial(
+        jobs.read_manifest,
         asked.manifest,
         prompt=asked.prompt,
         negative_prompt=sampling.negative_prompt,
-        guidance=GUIDANCE if guidance is None else check_guidance(guidance),
         extra_columns=asked.extra_columns,
     )
+    rows = read(guidance=GUIDANCE if guidance is None else check_guidance(guidance))
     dtype = check_choice("dtype", asked.dtype, _DTYPES)
     if asked.compilation_cache is not None:
         keep_programs(asked.compilation_cache)
@@ -219,6 +270,9 @@ def _prepare(
         size=asked.size,
     )
     pipe, table = ready.pipe, ready.sampler.table
+    if ready.asked.guidance != GUIDANCE and guidance is None:
+        rows = read(guidance=ready.asked.guidance)  # the model has another default
+    _check_rows(pipe, rows)
     detector = None
     if keys:
         from jaxinv.apps.watermark import key_shape
@@ -230,26 +284,7 @@ def _prepare(
             output.note(f"{len(said)} of {len(notes)} images: {said[0]}")
     if note := lossy_note(ready.sampler, pipe.schedule):
         output.note(note)
-    # The files that were just loaded: a branch on the hub may have moved since.
-    folder = find_model(
-        sampling.model, revision=sampling.revision, local_files_only=True
-    )
-    settings = ready.record() | {
-        "model_sha256": jobs.model_fingerprint(folder),
-        "dtype": dtype,
-        "strategy": ready.strategy,
-        "decoder_inversion": ready.decoder,
-        "prompt": asked.prompt,
-    }
-    # One model may have two names, and one sampler two descriptions.
-    del settings["model"], settings["sampler_description"]
-    if pipe.lora:
-        settings["lora"] = [[each.sha256, each.scale] for each in pipe.lora]
-    if pipe.words:
-        settings["words"] = [[each.token, each.sha256] for each in pipe.words]
-    settings |= _other_files(sampling)
-    if asked.max_evals is not None:
-        settings["max_evals"] = asked.max_evals
+    settings = _settings(asked, ready, dtype)
     engine = jobs.continuous(
         pipe,
         table,
