@@ -19,15 +19,14 @@ from jaxinv.apps.interpolation import interpolate
 from jaxinv.decoder_inversion import DecoderInversion, invert_decoder
 from jaxinv.diffusion.denoiser import (
     as_denoiser,
-    clipped,
     conditioned,
     from_v,
     from_x0,
     guided,
-    thresholded,
 )
 from jaxinv.diffusion.diffusers_schedule import schedule_from_diffusers
 from jaxinv.diffusion.grid import LossyGridWarning, TimeGrid, time_grid
+from jaxinv.diffusion.limits import clipped, thresholded
 from jaxinv.diffusion.schedule import (
     NoiseSchedule,
     cosine,

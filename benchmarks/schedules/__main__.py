@@ -41,7 +41,7 @@ from benchmarks.schedules.compare import (
     relative_error,
 )
 from benchmarks.schedules.draw import Case, draw
-from jaxinv.diffusion.denoiser import limited
+from jaxinv.diffusion.limits import limited
 
 # Of the cases in float32: programs are shared by the shape of a table.
 FLOAT32_STEPS = (4, 20, 50)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinv.callables import Function
-from jaxinv.diffusion.denoiser import keeping_noise, network_of
+from jaxinv.diffusion.denoiser import network_of
+from jaxinv.diffusion.limits import keeping_noise
 from jaxinv.diffusion.prediction import Output
 from jaxinv.samplers.ode import of_f_only
 from jaxinv.samplers.table import SamplerTable

@@ -29,9 +29,9 @@ from jaxinv.diffusion.denoiser import (
     ConditionalModel,
     Denoiser,
     as_denoiser,
-    limited,
 )
 from jaxinv.diffusion.diffusers_config import DDIM, scheduler_options
+from jaxinv.diffusion.limits import limited
 from jaxinv.pipeline.conditions import Condition
 from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.families.fit import check_classes, size_pair
