@@ -270,8 +270,9 @@ def _prepare(
         size=asked.size,
     )
     pipe, table = ready.pipe, ready.sampler.table
-    if ready.asked.guidance != GUIDANCE and guidance is None:
-        rows = read(guidance=ready.asked.guidance)  # the model has another default
+    default = ready.asked.guidance
+    if guidance is None and default is not None and default != GUIDANCE:
+        rows = read(guidance=default)  # the model has another default
     _check_rows(pipe, rows)
     detector = None
     if keys:
