@@ -115,6 +115,9 @@ def test_sdxl_has_a_matrix_for_each_text_encoder(tmp_path):
             "clip_g.* no place",
         ),
         ({"<cat>": vectors(0, 1)}, "a", "'a' is in the tokenizer's vocabulary"),
+        ({"<cat>": vectors(0, 1)}, "a_2", "'a' is in the tokenizer's vocabulary"),
+        ({"<cat>": vectors(0, 1)}, " \n", "Unicode text that is not blank"),
+        ({"<cat>": vectors(0, 1)}, "\ud83d", "Unicode text that is not blank"),
     ],
 )
 def test_files_that_do_not_fit_are_refused_before_the_weights_are_read(
@@ -141,6 +144,17 @@ def test_pickles_and_words_that_are_known_are_refused(tiny, files, tmp_path):
     for token in ("<red cat>", "<red cat>_1"):
         with pytest.raises(ValueError, match="in the tokenizer's vocabulary already"):
             ji.add_textual_inversion(once, [(files[0][0], token)])
+
+
+def test_vectors_that_the_parameters_type_cannot_hold_are_refused(
+    diffusers_folder, tmp_path
+):
+    file = tmp_path / "large.safetensors"
+    save_file({"<cat>": 1e5 * vectors(0, 1)}, file)
+    given = {"textual_inversion": [(file, None)], "param_dtype": "float16"}
+    with pytest.raises(ValueError, match="too large for float16"):
+        ji.load(diffusers_folder, dtype="bfloat16", **given)
+    ji.load(diffusers_folder, **given | {"param_dtype": "bfloat16"})
 
 
 def test_the_command_line_adds_words_and_records_them(

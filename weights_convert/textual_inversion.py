@@ -91,6 +91,12 @@ def read_textual_inversion(
         )
     if not token:
         raise WeightsError(f"{file} names no word: pass the token for it")
+    text = token.encode(errors="replace").decode()
+    if text != token or not token.strip():
+        raise WeightsError(
+            f"the word for {file} must be Unicode text that is not blank, got "
+            f"{shown(token)}"
+        )
     vectors = {}
     for tensor, part in places.items():
         if part is None or part not in widths:

@@ -117,7 +117,10 @@ def _add_tokens(
     """Add a word to a tokenizer, and return the vectors by token id."""
     known = tokenizer.get_vocab()
     tokens = [token, *(f"{token}_{i}" for i in range(1, len(vectors)))]
-    for each in [*tokens, f"{token}_1"]:
+    # A word that ends like a further vector of a known one would be read as that.
+    word, _, number = token.rpartition("_")
+    further = [word] if word and number.isdecimal() else []
+    for each in [*tokens, f"{token}_1", *further]:
         if each in known:
             raise ValueError(
                 f"the token {shown(each)} is in the tokenizer's vocabulary already: "
@@ -139,7 +142,13 @@ def _with_rows(encoder: CLIPTextModel, rows: Mapping[int, np.ndarray]) -> CLIPTe
     size = max(len(table), 1 + max(rows))
     table = jnp.pad(table, ((0, size - len(table)), (0, 0)))
     ids = np.array(list(rows))
-    values = np.stack(list(rows.values())).astype(table.dtype)
+    with np.errstate(over="ignore"):
+        values = np.stack(list(rows.values())).astype(table.dtype)
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"the vectors of a new word have values too large for {table.dtype}: load "
+            "the model with param_dtype=float32 or bfloat16"
+        )
     layer.embedding.set_value(table.at[ids].set(values))
     layer.num_embeddings = size
     new.config = dataclasses.replace(encoder.config, vocab_size=size)
