@@ -293,7 +293,9 @@ def test_the_command_line_samples_and_inverts_with_a_control_image(
     result = run("sample", *common, "--out", tmp_path / "a.png")
     assert result.exit_code == OK, result.output
     record = only_json(result)
-    assert record["controlnet"] == [str(net)]
+    ((name, digest),) = [tuple(each.values()) for each in record["controlnet"]]
+    assert name == str(net)
+    assert len(digest) == 64
     assert record["control"] == [
         {"file": path.name, "sha256": next(file_digests([path])), "scale": 0.5}
     ]

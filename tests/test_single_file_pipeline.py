@@ -18,7 +18,7 @@ from single_files import AUTOENCODER, GENERATIONS, write, write_both
 import jaxinv as ji
 import weights_convert
 from jaxinv.cli import options
-from jaxinv.cli.commands.batch import _other_files
+from jaxinv.cli.other_files import other_files
 from jaxinv.cli.prepare import prepare
 
 
@@ -274,7 +274,10 @@ def test_the_command_line_takes_a_file_its_configurations_and_an_autoencoder(
     assert_same(ready.pipe.network, ji.load(sd1).network)
     record = ready.record()
     assert (record["model"], record["vae"]) == ("model.safetensors", str(other[1]))
-    assert "vae" not in prepare(options.Sampling(model=str(sd1))).record()
+    for name, digest in other_files(asked).items():
+        assert record[f"{name}_sha256"] == digest
+    plain = prepare(options.Sampling(model=str(sd1))).record()
+    assert not {"vae", "vae_sha256", "config_sha256"} & plain.keys()
 
     command = ("sample", "--model", sd1, "--prompt", "a", "--out", tmp_path / "a.png")
     expect_one_clear_line(run(*command, "--vae", "none"), "no autoencoder 'none'")
@@ -285,7 +288,7 @@ def test_the_command_line_takes_a_file_its_configurations_and_an_autoencoder(
 
 def test_a_job_depends_on_the_contents_of_what_is_from_elsewhere(sd1, other, tmp_path):
     def digests(vae, config):
-        return _other_files(options.Sampling(vae=str(vae), config=config))
+        return other_files(options.Sampling(vae=str(vae), config=config))
 
     folder = shutil.copytree(other[0], tmp_path / "vae")
     config = shutil.copytree(sd1, tmp_path / "config")

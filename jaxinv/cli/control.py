@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jaxinv as ji
 from jaxinv.cli import options
+from jaxinv.cli.other_files import controlnet_digests
 from jaxinv.files.digests import file_digests
 from jaxinv.files.image_reading import ReadImage, read_image
 
@@ -38,7 +39,13 @@ class Control(NamedTuple):
         if not self.paths:
             return {}
         return {
-            "controlnet": list(self.added) or None,
+            "controlnet": [
+                {"name": name, "sha256": digest}
+                for name, digest in zip(
+                    self.added, controlnet_digests(self.added), strict=True
+                )
+            ]
+            or None,
             "control": [
                 {"file": path.name, "sha256": digest, "scale": scale}
                 for path, digest, scale in zip(

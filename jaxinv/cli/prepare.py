@@ -9,6 +9,7 @@ import jaxinv as ji
 from jaxinv.cli import options
 from jaxinv.cli.console import Output, check_choice, check_guidance
 from jaxinv.cli.control import Control, check_control, read_control
+from jaxinv.cli.other_files import other_files
 from jaxinv.cli.samplers import (
     EXACT_NAMES,
     OWN,
@@ -109,6 +110,8 @@ class Prepared(NamedTuple):
             record["lora"] = [each._asdict() for each in self.pipe.lora]
         if self.pipe.words:
             record["words"] = [each._asdict() for each in self.pipe.words]
+        for name, digest in other_files(self.asked).items():
+            record[f"{name}_sha256"] = digest
         record |= self.control.record()
         record["sampler_description"] = self.sampler.description
         if self.pipe.image_size != self.trained_size:

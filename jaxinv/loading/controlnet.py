@@ -10,7 +10,7 @@ from jaxinv.loading.find import Hub, find_part
 from jaxinv.models import ControlNetConfig, ControlNetModel
 from jaxinv.pipeline.families import Family
 from jaxinv.pipeline.families.controlnet import check_controlnet, controlled_family
-from weights_convert.reader import read_config
+from weights_convert.reader import read_config, weight_files
 
 _FILES = r"config\.json|diffusion_pytorch_model(\.fp16)?\.safetensors"
 
@@ -55,6 +55,17 @@ def controlnet_folders(
             raise ValueError(f"{folder} holds a {config.class_name}, no ControlNet")
         check_controlnet(f"{folder}: ", configs["unet"], configs["vae"], config)
     return folders
+
+
+def controlnet_files(name: str, **hub: Unpack[Hub]) -> dict[str, Path]:
+    """Return the files that are read of a ControlNet, by their names.
+
+    Args:
+        name: Its folder or hub name.
+        **hub: Options of the hub.
+    """
+    folder = find_part(name, "ControlNet", _FILES, **hub)
+    return {file.name: file for file in (folder / "config.json", *weight_files(folder))}
 
 
 def load_controlnet(folder: Path, **options: Any) -> ControlNetModel:

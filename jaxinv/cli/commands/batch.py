@@ -164,27 +164,6 @@ def batch(asked: Options) -> None:
             raise typer.Exit(ExitCode.NOT_CONVERGED)
 
 
-def _other_files(sampling: options.Sampling) -> dict[str, str]:
-    """Return the digests of what the model has from elsewhere, in place of names."""
-    from jaxinv.files.folders import files_below, model_root
-    from jaxinv.loading.vae import vae_files
-    from jaxinv.scale import jobs
-
-    found = {}
-    if sampling.vae is not None:
-        files = vae_files(sampling.vae, local_files_only=True)
-        found["vae"] = jobs.files_fingerprint(files)
-    if sampling.config is not None:
-        below = files_below(sampling.config, model_root(sampling.config))
-        files = {
-            path.relative_to(sampling.config).as_posix(): path
-            for path in below
-            if path.suffix in (".json", ".txt")
-        }
-        found["config"] = jobs.files_fingerprint(files)
-    return found
-
-
 def _settings(asked: Options, ready: Prepared, dtype: str) -> dict[str, Any]:
     """Return what results depend on, besides the images: contents in place of names."""
     from jaxinv.loading.find import find_model
@@ -203,15 +182,15 @@ def _settings(asked: Options, ready: Prepared, dtype: str) -> dict[str, Any]:
         "decoder_inversion": ready.decoder,
         "prompt": asked.prompt,
     }
-    # One model may have two names, and one sampler two descriptions.
-    del settings["model"], settings["sampler_description"]
+    # One model or part may have two names, and one sampler two descriptions.
+    for name in ("model", "vae", "sampler_description"):
+        settings.pop(name, None)
     if pipe.family == InstaFlow():  # which a name alone may say
         settings["family"] = pipe.family.name
     if pipe.lora:
         settings["lora"] = [[each.sha256, each.scale] for each in pipe.lora]
     if pipe.words:
         settings["words"] = [[each.token, each.sha256] for each in pipe.words]
-    settings |= _other_files(sampling)
     if asked.max_evals is not None:
         settings["max_evals"] = asked.max_evals
     return settings
