@@ -116,7 +116,8 @@ def sampler_from_diffusers(
     DDPMScheduler, DDIMScheduler, LCMScheduler; ``thresholding``: those, both DPMSolver
     schedulers, DEIS and UniPC), the sampler takes a denoiser of :func:`jaxinv.clipped`
     or :func:`jaxinv.thresholded`. DDIMScheduler then steps with the noise from before,
-    as in diffusers.
+    as in diffusers. Thresholding on levels between timesteps (Karras and the like) is
+    refused unless the network predicts the data.
 
     The keyword arguments are those of the class's ``set_timesteps``. Pass the arguments
     that *the pipeline* of the image passed. Pipelines of Stable Diffusion pass none.
@@ -204,6 +205,7 @@ def table_from_options(
     if name in (DDIM, DDIM_PARALLEL, COG_DDIM):
         return ddim_limited(schedule, request.num_steps, None, limit), grid
     if limit is not None:
+        _refuse_levels_between(options, schedule, grid)
         grid = dataclasses.replace(grid, output=limit)
     if name == DDIM_INVERSE:
         return ddim_inverse_diffusers(schedule, request.num_steps), grid
@@ -434,6 +436,30 @@ def _refuse_options(options: Mapping[str, Any], schedule: NoiseSchedule) -> None
         )
 
 
+def _refuse_levels_between(
+    options: Mapping[str, Any], schedule: NoiseSchedule, grid: TimeGrid
+) -> None:
+    """Raise ValueError for limited data on levels that are not those of their times.
+
+    A limited model has the data at the level of its time, diffusers at the level of the
+    step, which differ where spaced levels are between timesteps.
+    """
+    output = schedule.output
+    if output is not None and output.kind == "sample":
+        return  # the network's data are the same at every level
+    known = np.interp(grid.model_time[1:], schedule.model_times, schedule.taus)
+    with np.errstate(invalid="ignore"):  # an infinite level is a time's own
+        wrong = np.abs(grid.tau[1:] - known) > _LEVEL_TOLERANCE * known
+    if np.any(wrong):
+        raise ValueError(
+            f"thresholding={shown(options['thresholding'])} is not supported on noise "
+            "levels between timesteps (use_karras_sigmas and the like), unless the "
+            "network predicts the data"
+        )
+
+
+# Of a level, relative to that of its time; diffusers has float32.
+_LEVEL_TOLERANCE = 1e-4
 # The schedulers that limit data predictions as they say.
 _CLIPS = (DDPM, DDPM_PARALLEL, DDIM, DDIM_PARALLEL, LCM)
 _THRESHOLDS = (*_CLIPS, DPM, SINGLESTEP, DEIS, UNIPC)

@@ -617,6 +617,11 @@ def test_the_grid_is_that_of_the_sampler(name):
         (case("DDIMScheduler", set_alpha_to_one=False), "a step of length zero"),
         (case("TCDScheduler", thresholding=True), "thresholding=True is not supported"),
         (case(DPM, thresholding=True, **FLOW), "is not supported in a flow"),
+        *(
+            (case(name, thresholding=True, **{spaced: True}), "between timesteps")
+            for name in (DPM, DEIS, UNIPC, "DPMSolverSinglestepScheduler")
+            for spaced in ("use_karras_sigmas", "use_exponential_sigmas")
+        ),
         (case("KDPM2DiscreteScheduler", prediction_type="sample"), "predict the data"),
         (case("PNDMScheduler", prediction_type="sample"), "predict the data"),
         (case("EulerDiscreteScheduler", interpolation_type="cubic"), "log_linear"),
