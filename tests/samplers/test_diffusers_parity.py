@@ -18,8 +18,9 @@ import pytest
 import torch
 
 import jaxinv as ji
+from benchmarks.schedules import compare as comparison
 from benchmarks.schedules.__main__ import float32_case, run
-from benchmarks.schedules.compare import TOLERANCE, compare
+from benchmarks.schedules.compare import NOISE, TOLERANCE, compare, in_diffusers
 from benchmarks.schedules.draw import CLASSES, DDIM, DEIS, DPM, EDM_DPM, UNIPC, Case
 from jaxinv.samplers.units import matched
 
@@ -433,6 +434,23 @@ def test_ipndm_with_the_coefficients_of_ipndm_scheduler():
     rms = np.sqrt(np.mean(theirs**2, axis=(1, 2, 3)))
     # alpha = sqrt(1 - sigma^2) in float32 has a relative error of eps / alpha^2 = 3e-5.
     assert np.all(np.abs(ours - theirs).max(axis=(1, 2, 3)) <= TOLERANCE * rms)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", [DPM, UNIPC])
+def test_a_thresholded_denoiser_takes_the_steps_of_diffusers(name, prediction, float64):
+    # The other tests limit data themselves, at the levels of the table.
+    config = case(name, prediction_type=prediction, **LIMITS[2])
+    table, schedule = (
+        ji.sampler_from_diffusers(config, 8),
+        ji.schedule_from_diffusers(config),
+    )
+    model = ji.as_denoiser(lambda x, t: comparison.network(jnp, x, t), schedule)
+    ours = ji.sample(
+        table, ji.thresholded(model, schedule, 0.8, 1.5), jnp.asarray(NOISE)
+    )
+    theirs = in_diffusers(Case(name, config, 8, {}))[1][-1]
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_the_trajectories_of_these_tests_are_those_of_sample_trajectory():
