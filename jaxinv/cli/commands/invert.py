@@ -53,8 +53,9 @@ class Options:
     decoder_inversion: str = option("anderson")
     starts: int = option(
         0,
-        "Search from this many starts for other noises that lead to the same latent, "
-        "and report how many there are: of use for models of one or few steps.",
+        "Search from this many starts for noises that lead to the same latent, and "
+        "report how many different ones are found: of use for models of one or few "
+        "steps.",
         min=0,
     )
     reading: options.Reading
