@@ -110,7 +110,9 @@ def sampler_from_diffusers(
     Stochastic, and therefore to be given noises (``with_noises``), are DDPMScheduler
     (and its Parallel version), EulerAncestralDiscreteScheduler, LCMScheduler,
     SCMScheduler (of states as its pipeline has them), TCDScheduler,
-    CogVideoXDPMScheduler, and DPMSolverMultistepScheduler with ``sde-dpmsolver++``.
+    CogVideoXDPMScheduler, and DPMSolverMultistepScheduler with ``sde-dpmsolver++``. A
+    single step to the data adds no noise: its table is deterministic (``noise`` is
+    None).
 
     Where the scheduler clips or thresholds the data prediction (``clip_sample``:
     DDPMScheduler, DDIMScheduler, LCMScheduler; ``thresholding``: those, both DPMSolver

@@ -42,7 +42,9 @@ def ancestral(grid: TimeGrid, eta: Eta = 1.0) -> SamplerTable:
             its two variances, and k-diffusion's ancestral Euler.
 
     Returns:
-        A stochastic table with a memory of one state; see ``with_noises``.
+        A stochastic table with a memory of one state; see ``with_noises``. It is
+        deterministic, and takes no noises, where none is added: for an eta of 0, and
+        for one step to ``tau = 0``.
 
     Raises:
         ValueError: For a flow, or eta outside of [0, 1].
