@@ -30,9 +30,11 @@ def save_all(runs: Sequence[Any], out: Path) -> str:
     """Save the pictures beside the table; returns the Markdown that shows them."""
     stem = out.with_suffix("")
     pictures = {
-        "guidance": (against_guidance(runs), "NMSE against guidance, 20 steps"),
         "evaluations": (against_evaluations(runs), "NMSE against evaluations per step"),
     }
+    if len({run.cell.guidance for run in runs}) > 1:  # otherwise there are no lines
+        guidance = against_guidance(runs), "NMSE against guidance, 20 steps"
+        pictures = {"guidance": guidance, **pictures}
     lines = []
     out.parent.mkdir(parents=True, exist_ok=True)
     for name, (figure, title) in pictures.items():
