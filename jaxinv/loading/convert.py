@@ -52,13 +52,12 @@ def convert(
                 "only folders are converted"
             )
         found = read_parts(source, model_name(os.fspath(src), source)).index
-        family = found.family
-        own = {part: part_folder(source, part) for part in family.parts}
-        without = [part for part in family.parts if part not in family.networks]
+        own = {part: part_folder(source, part) for part in found.classes}
+        without = [part for part in found.classes if part not in found.networks]
         copied = [part for part in without if own[part] != source]
         for part in copied:  # refuse files that must not be copied, before converting
             list(files_below(source / part, model_root(source)))
-        for part in family.networks:
+        for part in found.networks:
             stored = stored_dtype(own[part]) if dtype is None else dtype
             module = load_component(own[part], param_dtype=jnp.dtype(stored))
             checkpoint.save_component(module, partial / part)

@@ -63,13 +63,11 @@ def read_parts(folder: Path, name: str = "") -> Parts:
     root = model_root(folder)
     index = read_index(folder / "model_index.json", model_index(folder))
     index = as_named(index, name)
-    for part in index.family.parts:
+    for part in index.classes:
         check_inside(folder / part, root)
         if not part_folder(folder, part).is_dir():
             raise ValueError(f"{folder} is incomplete: the folder {part} is missing")
-    configs = {
-        part: read_config(part_folder(folder, part)) for part in index.family.networks
-    }
+    configs = {part: read_config(part_folder(folder, part)) for part in index.networks}
     return Parts(index, configs, index.family.check(folder, configs))
 
 
@@ -87,7 +85,7 @@ def folder_source(folder: Path, variant: str | None, name: str = "") -> Source:
     parts = read_parts(folder, name)
     path = part_folder(folder, "scheduler") / "scheduler_config.json"
     root = model_root(folder)
-    read = _reader(folder, variant, parts.index.family.networks)
+    read = _reader(folder, variant, parts.index.networks)
     return Source(
         place=folder,
         parts=parts,
@@ -144,14 +142,15 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
     if folder.is_file():
         return {"model.safetensors": folder}
     root, path = model_root(folder), folder / "model_index.json"
-    family = read_index(path, model_index(folder)).family
+    index = read_index(path, model_index(folder))
     found = [path, part_folder(folder, "scheduler") / "scheduler_config.json"]
-    for tokenizer in family.text_encoders.values():
+    tokenizers = index.family.text_encoders.values()
+    for tokenizer in (part for part in tokenizers if part in index.classes):
         found += [folder / tokenizer / name for name in TOKENIZER_FILES]
         found += (folder / tokenizer).glob("tokenizer.*.json")  # for later versions
     if checkpoint.is_checkpoint(folder):
         found.append(folder / checkpoint.MARKER)
-    for part in family.networks:
+    for part in index.networks:
         check_inside(folder / part, root)
         if not part_folder(folder, part).is_dir():
             continue

@@ -185,14 +185,14 @@ def load(
                 )
     check_lora(family, parts.configs, lora)
     folders = controlnet_folders(controlnet, family, parts.configs, **hub)
-    tokenizers = []
+    tokenizers = {}
     for encoder, part in family.text_encoders.items():
-        tokenizers.append(source.tokenizer(part))
-        vocabulary = parts.configs[encoder].vocab_size
-        check_vocabulary(source.place, tokenizers[-1], vocabulary)
-    widths = {part: parts.configs[part].hidden_size for part in family.text_encoders}
+        if encoder in parts.configs:
+            tokenizers[encoder] = source.tokenizer(part)
+            vocabulary = parts.configs[encoder].vocab_size
+            check_vocabulary(source.place, tokenizers[encoder], vocabulary)
     if textual_inversion:  # checked before the weights are read
-        read_additions(textual_inversion, widths, tokenizers)
+        read_additions(textual_inversion, parts.configs, tokenizers)
     networks = {}
     for part, config in parts.configs.items():
         of_part, implementation = kinds, attention
@@ -208,8 +208,8 @@ def load(
     pipe = Pipeline(
         network=network,
         vae=networks.get("vae"),
-        text_encoders=tuple(networks[part] for part in family.text_encoders),
-        tokenizers=tuple(tokenizers),
+        text_encoders=tuple(networks.get(part) for part in family.text_encoders),
+        tokenizers=tuple(tokenizers.get(part) for part in family.text_encoders),
         family=family,
         schedule=schedule,
         image_size=parts.image_size,

@@ -55,10 +55,12 @@ def merge_lora(pipe: Pipeline, files: LoraFiles) -> Pipeline:
             styled = ji.merge_lora(pipe, [("style.safetensors", 0.8)])
             plain = ji.merge_lora(styled, [("style.safetensors", -0.8)])
     """
-    part, network = _network_part(pipe.family), pipe.network
+    part, network = pipe.family.network_part, pipe.network
     controlled = isinstance(network, ControlledUNet)
-    encoders = dict(zip(pipe.family.text_encoders, pipe.text_encoders, strict=True))
-    modules = {part: network.unet if controlled else network, **encoders}
+    modules = {
+        part: network.unet if controlled else network,
+        **pipe.present_text_encoders,
+    }
     merged = weights_convert.merge_lora(modules, files)
     network = merged[part]
     if controlled:
@@ -66,7 +68,7 @@ def merge_lora(pipe: Pipeline, files: LoraFiles) -> Pipeline:
     return dataclasses.replace(
         pipe,
         network=network,
-        text_encoders=tuple(merged[part] for part in encoders),
+        text_encoders=tuple(merged.get(part) for part in pipe.family.text_encoders),
         lora=_record(pipe.lora, files),
     )
 
@@ -84,16 +86,13 @@ def check_lora(family: Family, configs: Mapping[str, Any], files: LoraFiles) -> 
     """
     if files:
         modules = {part: abstract_component(configs[part]) for part in configs}
-        part, network = _network_part(family), family.network(modules)
+        part, network = family.network_part, family.network(modules)
         if isinstance(network, ControlledUNet):
             network = network.unet
-        encoders = {name: modules[name] for name in family.text_encoders}
+        encoders = {
+            name: modules[name] for name in family.text_encoders if name in modules
+        }
         open_lora({part: network, **encoders}, files)
-
-
-def _network_part(family: Family) -> str:
-    """Return the name of the network in diffusers' pipelines."""
-    return "transformer" if "transformer" in family.parts else "unet"
 
 
 def _record(before: Sequence[MergedLora], files: LoraFiles) -> tuple[MergedLora, ...]:

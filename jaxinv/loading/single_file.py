@@ -66,12 +66,12 @@ def single_file_source(
         scheduler = read_json(scheduler_file)
         index = read_index(folder, read_json(folder / "model_index.json"))
     index = as_named(index, name)
-    for part in index.family.networks:
+    for part in index.networks:
         if part not in configs:
             raise ValueError(
                 f"{folder} has a {part} ({index.family}), which {path} does not hold"
             )
-    configs = {part: configs[part] for part in index.family.networks}
+    configs = {part: configs[part] for part in index.networks}
     vocabulary = folder if tokenizer is None else tokenizer
     found = find_part(vocabulary or _VOCABULARY, "tokenizer", _PATTERN, **hub)
     source = Source(
@@ -89,7 +89,11 @@ def _tokenizer_reader(
     folder: Path, family: Family, configs: Mapping[str, Any]
 ) -> Callable[[str], Any]:
     """Return the function that reads the tokenizer of a part's name."""
-    encoders = {part: configs[name] for name, part in family.text_encoders.items()}
+    encoders = {
+        part: configs[name]
+        for name, part in family.text_encoders.items()
+        if name in configs
+    }
 
     def read(part: str) -> Any:
         if (folder / part).is_dir():

@@ -7,7 +7,7 @@ prompts it is written once (:func:`jaxinv.pipeline.text.with_all_tokens`).
 import copy
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxinv.checks import checked, shown
 from jaxinv.files.digests import file_digests
-from jaxinv.models import CLIPTextModel
+from jaxinv.models import CLIPTextConfig, CLIPTextModel
 from jaxinv.pipeline import Pipeline
 from jaxinv.pipeline.pipeline import AddedWord
 from weights_convert.textual_inversion import read_textual_inversion
@@ -30,13 +30,13 @@ class Additions(NamedTuple):
     """What new words add to a model.
 
     Attributes:
-        tokenizers: The tokenizers with the new tokens, in the model's order.
+        tokenizers: The tokenizers with the new tokens, by the text encoders' names.
         rows: For each text encoder, the embeddings of new token ids.
         words: The record of the words.
     """
 
-    tokenizers: tuple[Any, ...]
-    rows: tuple[dict[int, np.ndarray], ...]
+    tokenizers: dict[str, Any]
+    rows: dict[str, dict[int, np.ndarray]]
     words: tuple[AddedWord, ...]
 
 
@@ -68,47 +68,55 @@ def add_textual_inversion(pipe: Pipeline, files: Words) -> Pipeline:
             pipe = ji.add_textual_inversion(pipe, [("cat.safetensors", "<cat>")])
             denoise = pipe.denoiser("a photo of <cat>")
     """
-    encoders = dict(zip(pipe.family.text_encoders, pipe.text_encoders, strict=True))
-    widths = {part: each.config.hidden_size for part, each in encoders.items()}
-    added = read_additions(files, widths, pipe.tokenizers)
+    tokenizers = dict(zip(pipe.family.text_encoders, pipe.tokenizers, strict=True))
+    encoders = pipe.present_text_encoders
+    configs = {part: encoder.config for part, encoder in encoders.items()}
+    added = read_additions(files, configs, tokenizers)
+    longer = {
+        part: _with_rows(encoders[part], rows) for part, rows in added.rows.items()
+    }
     return dataclasses.replace(
         pipe,
-        tokenizers=added.tokenizers,
+        tokenizers=tuple((tokenizers | added.tokenizers).values()),
         text_encoders=tuple(
-            _with_rows(encoder, rows)
-            for encoder, rows in zip(pipe.text_encoders, added.rows, strict=True)
+            longer.get(part, encoder)
+            for part, encoder in zip(tokenizers, pipe.text_encoders, strict=True)
         ),
         words=pipe.words + added.words,
     )
 
 
 def read_additions(
-    files: Words, widths: Mapping[str, int], tokenizers: Iterable[Any]
+    files: Words, configs: Mapping[str, Any], tokenizers: Mapping[str, Any]
 ) -> Additions:
     """Read files of textual inversion and make the tokenizers with their words.
 
     Args:
         files: See :func:`add_textual_inversion`.
-        widths: Size of the vectors of each text encoder, by its name in diffusers.
-        tokenizers: The tokenizers of the text encoders. They are not changed.
+        configs: The configurations of the model's parts, by their names in diffusers.
+            Only CLIP's text encoders take words.
+        tokenizers: The tokenizers by the text encoders' names. They are not changed.
 
     Raises:
         ValueError: See :func:`add_textual_inversion`.
     """
+    widths = {
+        part: config.hidden_size
+        for part, config in configs.items()
+        if isinstance(config, CLIPTextConfig)
+    }
     words = [read_textual_inversion(file, token, widths) for file, token in files]
-    longer = [copy.deepcopy(each) for each in tokenizers]
-    rows: list[dict[int, np.ndarray]] = [{} for _ in longer]
+    longer = {part: copy.deepcopy(tokenizers[part]) for part in widths}
+    rows: dict[str, dict[int, np.ndarray]] = {part: {} for part in widths}
     for word in words:
-        for number, part in enumerate(widths):
-            if part in word.vectors:
-                added = _add_tokens(longer[number], word.token, word.vectors[part])
-                rows[number] |= added
+        for part, vectors in word.vectors.items():
+            rows[part] |= _add_tokens(longer[part], word.token, vectors)
     digests = file_digests(Path(file) for file, _ in files)
     record = tuple(
         AddedWord(word.token, digest)
         for word, digest in zip(words, digests, strict=True)
     )
-    return Additions(tuple(longer), tuple(rows), record)
+    return Additions(longer, rows, record)
 
 
 def _add_tokens(

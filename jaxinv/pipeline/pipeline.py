@@ -76,9 +76,11 @@ class Pipeline(ImageMethods, PromptMethods):
     Attributes:
         network: Map from ``(z, t, condition)`` to noise (or velocity, or data).
         vae: The autoencoder; None for models of pixels.
-        text_encoders: Maps from token ids to text vectors.
+        text_encoders: Maps from token ids to text vectors; None for each one that the
+            model does without.
         tokenizers: For each text encoder, a map from a prompt to token ids: any
-            callable with the interface of transformers' tokenizers (static).
+            callable with the interface of transformers' tokenizers (static); None for
+            each text encoder that is absent.
         family: What the condition consists of (static).
         schedule: Noise levels and prediction type (static).
         image_size: (height, width) of the images in pixels (static): those of training,
@@ -234,6 +236,11 @@ class Pipeline(ImageMethods, PromptMethods):
         """
         if not self.text_encoders:
             raise ValueError(f"{self.name} has no text encoder, and so no prompts")
+        if chunks > 1 and self.family.prompt_lengths:
+            raise ValueError(
+                f"{self.family} reads prompts whole, up to a number of tokens: chunks "
+                f"must be 1, got {chunks}"
+            )
         return dataclasses.replace(self, chunks=chunks)
 
     @checked
@@ -244,14 +251,22 @@ class Pipeline(ImageMethods, PromptMethods):
             prompt: The text.
 
         Returns:
-            The least number for :meth:`with_chunks`; 1 without text encoder.
+            The least number for :meth:`with_chunks`; 1 without text encoder, and for
+            models that do not read in chunks.
 
         Raises:
             ValueError: If the prompt is not a string.
         """
-        lengths = [each.config.max_position_embeddings for each in self.text_encoders]
-        pairs = zip(self.tokenizers, lengths, strict=True)
-        return max((num_chunks(*pair, prompt) for pair in pairs), default=1)
+        if self.family.prompt_lengths:
+            return 1
+        counts = [
+            num_chunks(tokenizer, encoder.config.max_position_embeddings, prompt)
+            for tokenizer, encoder in zip(
+                self.tokenizers, self.text_encoders, strict=True
+            )
+            if encoder is not None
+        ]
+        return max(counts, default=1)
 
     @checked
     def sampler(

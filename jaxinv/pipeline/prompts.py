@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxinv.checks import checked, shown
+from jaxinv.checks import AtLeastOne, checked, shown
 from jaxinv.diffusion.denoiser import (
     ConditionalModel,
     Denoiser,
@@ -23,7 +23,7 @@ from jaxinv.pipeline.conditions import (
     with_negative,
 )
 from jaxinv.pipeline.families.family import Family
-from jaxinv.pipeline.text import token_ids
+from jaxinv.pipeline.text import padded_ids, token_ids
 
 if TYPE_CHECKING:
     from jaxinv.pipeline.pipeline import Pipeline
@@ -46,28 +46,49 @@ class PromptMethods:
     def _whole(self) -> "Pipeline":
         return self  # type: ignore[return-value]
 
+    @property
+    def present_text_encoders(self) -> dict[str, Any]:
+        """The text encoders that are not None, by their names in diffusers."""
+        pairs = zip(self.family.text_encoders, self.text_encoders, strict=True)
+        return {part: encoder for part, encoder in pairs if encoder is not None}
+
     @checked
-    def tokenize(self, prompt: str, encoder: int = 0) -> Int[np.ndarray, " l"]:
+    def tokenize(
+        self, prompt: str, encoder: int = 0, length: AtLeastOne | None = None
+    ) -> Int[np.ndarray, " l"]:
         """Convert a prompt to token ids, padded to a text encoder's length.
 
         Args:
             prompt: The text. A text that is too long is cut, with a warning.
             encoder: Number of the text encoder, from 0.
+            length: Number of tokens; by default that of the family's pipeline for T5,
+                which reads any number, and CLIP's only one.
 
         Returns:
             The ids, int32; those of all ``chunks`` in order.
 
         Raises:
             ValueError: If the prompt is not a string, or the model has no such text
-                encoder.
+                encoder, or another length is asked of CLIP.
         """
         if not 0 <= encoder < len(self.text_encoders):
             raise ValueError(
                 f"{self.name} has {len(self.text_encoders)} text encoders, and none of "
                 f"number {encoder}"
             )
-        longest = self.text_encoders[encoder].config.max_position_embeddings
-        return token_ids(self.tokenizers[encoder], longest, prompt, self.chunks)
+        part = list(self.family.text_encoders)[encoder]
+        tokenizer, module = self.tokenizers[encoder], self.text_encoders[encoder]
+        if module is None:
+            raise ValueError(
+                f"{self.name} was loaded without {part}, which would read the prompt"
+            )
+        if part in self.family.prompt_lengths:
+            number = length or self.family.prompt_lengths[part]
+            return padded_ids(tokenizer, number, prompt)
+        longest = module.config.max_position_embeddings
+        if length not in (None, longest):
+            raise ValueError(f"{part} reads {longest} tokens, not length={length}")
+        return token_ids(tokenizer, longest, prompt, self.chunks)
 
     @checked
     def encode_prompt(

@@ -63,6 +63,29 @@ def token_ids(
     return ids.reshape(-1)
 
 
+def padded_ids(tokenizer: Any, length: int, prompt: str) -> Int[np.ndarray, " l"]:
+    """Convert a prompt to a chosen number of token ids, for text encoders such as T5.
+
+    Args:
+        tokenizer: Any callable with the interface of transformers' tokenizers.
+        length: Number of tokens.
+        prompt: The text. A text that is too long is cut, with a warning.
+
+    Returns:
+        The ids with the end token, padded on the right, int32.
+    """
+    check_unicode(prompt)
+    count = len(_ids(tokenizer, prompt))
+    if count > length:
+        warnings.warn(
+            f"the prompt has {count} tokens, of which the text encoder reads {length}: "
+            "the rest has no effect",
+            stacklevel=2,
+        )
+    found = tokenizer(prompt, padding="max_length", max_length=length, truncation=True)
+    return np.asarray(found["input_ids"], np.int32)
+
+
 def num_chunks(tokenizer: Any, longest: int, prompt: str) -> int:
     """Return the number of chunks in which a prompt is read whole, at least 1."""
     whole = _ids(tokenizer, with_all_tokens(tokenizer, prompt))
@@ -99,13 +122,7 @@ def with_all_tokens(tokenizer: Any, prompt: str) -> str:
     Raises:
         ValueError: If the text has a surrogate, which is half a character.
     """
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise ValueError(
-            f"a prompt must be Unicode text, got {shown(prompt)}, with a part of a "
-            "character"
-        ) from None
+    check_unicode(prompt)
     added = getattr(tokenizer, "added_tokens_encoder", {})
     if not any(f"{token}_1" in added for token in added):
         return prompt
@@ -116,6 +133,17 @@ def with_all_tokens(tokenizer: Any, prompt: str) -> str:
                 every.append(f"{token}_{len(every)}")
             prompt = prompt.replace(token, " ".join(every))
     return prompt
+
+
+def check_unicode(prompt: str) -> None:
+    """Raise ValueError for a text with a surrogate, which is half a character."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"a prompt must be Unicode text, got {shown(prompt)}, with a part of a "
+            "character"
+        ) from None
 
 
 @functools.partial(jax.jit, static_argnames="chunks")

@@ -5,7 +5,7 @@ All families share :class:`jaxinv.Pipeline`. A family states the parts that it h
 its network takes as its condition.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,6 +30,8 @@ class Family:
         parts: The parts of a ``model_index.json`` that a model must have, and the
             implemented classes of each. Those of the scheduler are checked by
             :func:`jaxinv.schedule_from_diffusers`.
+        optional: Parts that a folder may do without: ``null`` in its
+            ``model_index.json``. A text encoder that is absent needs no tokenizer.
         pipelines: Classes of the diffusers pipelines that alone are of this family;
             empty if the parts say it.
         scheduler: The scheduler's configuration, for families whose folders name
@@ -41,18 +43,23 @@ class Family:
         refused: Options of ``model_index.json`` that models of the family do not have,
             with what they say of a model.
         text_encoders: The parts that encode prompts, each with its tokenizer's part.
+        prompt_lengths: For text encoders that read any number of tokens (T5), the
+            number that prompts are padded to or cut at. Prompts of such a family are
+            never read in chunks.
         options: Names of the further arguments of :meth:`jaxinv.Pipeline.denoiser`.
         guidable: Whether there is a negative prompt, and so classifier-free guidance.
     """
 
     name: ClassVar[str]
     parts: ClassVar[Mapping[str, tuple[str, ...]]]
+    optional: ClassVar[tuple[str, ...]] = ()
     pipelines: ClassVar[tuple[str, ...]] = ()
     scheduler: ClassVar[Mapping[str, Any] | None] = None
     unused: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[Mapping[str, bool]] = {}
     refused: ClassVar[Mapping[str, str]] = {}
     text_encoders: ClassVar[Mapping[str, str]] = {}
+    prompt_lengths: ClassVar[Mapping[str, int]] = {}
     options: ClassVar[frozenset[str]] = frozenset()
     guidable: ClassVar[bool] = True
 
@@ -69,17 +76,31 @@ class Family:
         return self.name
 
     @property
-    def networks(self) -> tuple[str, ...]:
-        """The parts that have weights."""
-        without = {"scheduler", *self.text_encoders.values()}
-        return tuple(part for part in self.parts if part not in without)
+    def network_part(self) -> str:
+        """The name of the network in diffusers' pipelines."""
+        return "transformer" if "transformer" in self.parts else "unet"
+
+    def needed(self, named: Collection[str]) -> tuple[str, ...]:
+        """Return the parts that a model has, of those that its folder names.
+
+        Args:
+            named: Parts that are not ``null``.
+
+        Returns:
+            All of ``parts`` without optional ones that are not named, and without the
+            tokenizers of such text encoders.
+        """
+        absent = {part for part in self.optional if part not in named}
+        absent |= {self.text_encoders.get(part, part) for part in absent}
+        return tuple(part for part in self.parts if part not in absent)
 
     def check(self, where: Path, configs: Mapping[str, Any]) -> tuple[int, int]:
         """Return the image size of training, if a model's parts fit one another.
 
         Args:
             where: The model's folder, for messages.
-            configs: The configuration of each part that has weights.
+            configs: The configuration of each part that has weights, without optional
+                ones that are absent.
 
         Returns:
             (height, width) in pixels.
@@ -105,7 +126,7 @@ class Family:
 
     def network(self, parts: Mapping[str, Component]) -> Component:
         """Return the network of the diffusion, made of a model's parts."""
-        return parts["unet"]
+        return parts[self.network_part]
 
     def frames(self, network: Component) -> int | None:
         """Return the number of frames of a video by default; None for images."""

@@ -48,7 +48,7 @@ class Index(NamedTuple):
 
     Attributes:
         family: The family that has these parts.
-        classes: The class of each of its parts.
+        classes: The class of each of its parts, without optional ones that are absent.
         flags: The values of the options that the family reads.
         pipeline: Class of the diffusers pipeline.
     """
@@ -57,6 +57,12 @@ class Index(NamedTuple):
     classes: dict[str, str]
     flags: dict[str, bool]
     pipeline: str
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The parts that have weights."""
+        without = {"scheduler", *self.family.text_encoders.values()}
+        return tuple(part for part in self.classes if part not in without)
 
 
 def read_index(path: Path | str, index: Mapping[str, Any]) -> Index:
@@ -82,7 +88,7 @@ def read_index(path: Path | str, index: Mapping[str, Any]) -> Index:
         if complaint is None:
             return Index(
                 family,
-                {part: named[part] for part in family.parts},
+                {part: named[part] for part in family.needed(named)},
                 {
                     name: bool(flags.get(name, own))
                     for name, own in family.flags.items()
@@ -135,7 +141,7 @@ def _complaint(
             return (
                 f"sets the option {shown_text(name)}={shown(value)}, not true or false"
             )
-    for name in family.parts:
+    for name in family.needed(named):
         if name not in named:
             null = " (null)" if name in flags else ""
             return f"names no {name}{null}" + _others(family, named)
@@ -155,10 +161,11 @@ def _overlap(family: Family, named: Mapping[str, str]) -> int:
     """Return how many parts are a family's, less those that are not."""
     parts = family.parts.items()
     right = sum(name in named and named[name] in known for name, known in parts)
-    present = sum(name in named for name in family.parts)
+    needed = family.needed(named)
+    present = sum(name in named for name in needed)
     known = (*family.parts, *family.unused, *UNUSED)
     extra = sum(name not in known for name in named)
-    return 2 * present + right - 2 * extra - len(family.parts)
+    return 2 * present + right - 2 * extra - len(needed)
 
 
 def _others(family: Family, named: Mapping[str, Any]) -> str:
