@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PyTree
 
 from jaxinv.checks import AtLeastOne, checked
+from jaxinv.paths import stacked_axes
 
 #: Names of the mesh's axes: samples, and parts of parameters.
 DATA, MODEL = "data", "model"
@@ -72,9 +73,10 @@ def make_mesh(
 def parameter_rule(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
     """Return a rule that divides each parameter's largest dimension over ``model``.
 
-    Only dimensions that divide evenly are considered. Among equally large dimensions
-    the last is chosen, the output of a layer. A parameter without such a dimension is
-    copied to every device. All parameters are copied over ``data``.
+    Only dimensions that divide evenly are considered, and not the one that counts
+    stacked blocks, which a loop runs over. Among equally large dimensions the last is
+    chosen, the output of a layer. A parameter without such a dimension is copied to
+    every device. All parameters are copied over ``data``.
 
     Args:
         mesh: A mesh with an axis ``model``; without one, every device gets a copy.
@@ -86,8 +88,12 @@ def parameter_rule(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding
     parts = dict(mesh.shape).get(MODEL, 1)
 
     def rule(path: str, shape: tuple[int, ...]) -> NamedSharding:
-        del path
-        divisible = [(n, axis) for axis, n in enumerate(shape) if n and n % parts == 0]
+        first = stacked_axes(path)
+        divisible = [
+            (n, axis)
+            for axis, n in enumerate(shape)
+            if axis >= first and n and n % parts == 0
+        ]
         if parts == 1 or not divisible:
             return NamedSharding(mesh, P())
         spec: list[str | None] = [None] * len(shape)

@@ -1,7 +1,7 @@
 """Loading and saving of one component in a diffusers folder."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -15,6 +15,7 @@ from jaxinv.mesh import ShardingRule, sharding_function
 from jaxinv.models import CLIPTextConfig
 from jaxinv.models.parameters import parameters, with_parameters
 from jaxinv.models.registry import Component, ComponentConfig, abstract_component
+from jaxinv.paths import stacked_axes
 from weights_convert.errors import WeightsError
 from weights_convert.reader import (
     StoredTensor,
@@ -26,7 +27,7 @@ from weights_convert.reader import (
 from weights_convert.rules import (
     canonical_name,
     from_torch,
-    tensor_name,
+    tensor_names,
     to_torch,
     torch_shape,
 )
@@ -106,11 +107,30 @@ def filled_component(
     wanted = parameters(module)
     place = None if sharding is None else sharding_function(sharding)
     values = {}
-    for path, tensor in match_tensors(where, config, wanted, tensors).items():
-        value = from_torch(path, read_tensor(where, tensor))
-        value = _cast(where, tensor, value, wanted[path].dtype)
+    for path, found in match_tensors(where, config, wanted, tensors).items():
+        value = _read(where, path, found, wanted[path])
         values[path] = jax.device_put(value, place and place(path, value.shape))
     return with_parameters(module, values)
+
+
+def _read(
+    where: Path,
+    path: str,
+    tensors: Sequence[StoredTensor],
+    wanted: jax.ShapeDtypeStruct,
+) -> np.ndarray:
+    """Read a parameter from its tensors, one per block if it is stacked."""
+
+    def block(tensor: StoredTensor) -> np.ndarray:
+        value = from_torch(path, read_tensor(where, tensor))
+        return _cast(where, tensor, value, wanted.dtype)
+
+    if not stacked_axes(path):
+        return block(tensors[0])
+    stacked = np.empty(wanted.shape, wanted.dtype)
+    for i, tensor in enumerate(tensors):
+        stacked[i] = block(tensor)
+    return stacked
 
 
 def _cast(
@@ -132,42 +152,58 @@ def match_tensors(
     config: ComponentConfig,
     wanted: Mapping[str, jax.ShapeDtypeStruct],
     tensors: Iterable[StoredTensor],
-) -> dict[str, StoredTensor]:
-    """Match every parameter with one tensor, and every tensor with a parameter."""
-    paths = {tensor_name(path, config): path for path in wanted}
-    shapes = {path: torch_shape(path, x.shape) for path, x in wanted.items()}
+) -> dict[str, list[StoredTensor]]:
+    """Match every parameter with its tensors, and every tensor with a parameter.
+
+    Args:
+        folder: The folder or file, for messages.
+        config: Configuration of the model.
+        wanted: Its parameters by path.
+        tensors: The tensors.
+
+    Returns:
+        The tensors of each parameter: one, or one per block if it is stacked.
+
+    Raises:
+        WeightsError: If a tensor is missing, not used, or has the wrong shape.
+    """
+    names = {path: tensor_names(path, config) for path in wanted}
+    shapes = {
+        name: torch_shape(path, wanted[path].shape)
+        for path, ours in names.items()
+        for name in ours
+    }
     found: dict[str, StoredTensor] = {}
     for tensor in tensors:
         name = canonical_name(tensor.name, config)
         if name is None:
             continue
-        if name not in paths:
+        if name not in shapes:
             raise WeightsError(
                 f"{folder}: tensor {tensor.shown} of shape {tensor.shape} has no "
                 f"place in {type(config).__name__.removesuffix('Config')} with this "
                 "config.json"
             )
-        path = paths[name]
-        if path in found:
+        if name in found:
             raise WeightsError(
-                f"{folder}: tensors {found[path].shown} and "
+                f"{folder}: tensors {found[name].shown} and "
                 f"{tensor.shown} are the same weight"
             )
-        if tensor.shape != shapes[path]:
+        if tensor.shape != shapes[name]:
             raise WeightsError(
                 f"{folder}: tensor {tensor.shown} has shape {tensor.shape}, but "
-                f"config.json requires {shapes[path]}"
+                f"config.json requires {shapes[name]}"
             )
         require_floats(folder, tensor)
-        found[path] = tensor
-    missing = [name for name, path in paths.items() if path not in found]
+        found[name] = tensor
+    missing = [name for name in shapes if name not in found]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise WeightsError(
-            f"{folder}: tensor {missing[0]!r} of shape {shapes[paths[missing[0]]]} "
+            f"{folder}: tensor {missing[0]!r} of shape {shapes[missing[0]]} "
             f"is missing{more}"
         )
-    return found
+    return {path: [found[name] for name in ours] for path, ours in names.items()}
 
 
 def save_component(
@@ -188,8 +224,10 @@ def save_component(
     config = module.config
     tensors = {}
     for path, value in parameters(module).items():
-        array = to_torch(path, np.asarray(value))
-        tensors[tensor_name(path, config)] = np.ascontiguousarray(array, dtype)
+        array = np.asarray(value)
+        blocks = array if stacked_axes(path) else [array]
+        for name, block in zip(tensor_names(path, config), blocks, strict=True):
+            tensors[name] = np.ascontiguousarray(to_torch(path, block), dtype)
     stem = "model" if isinstance(config, CLIPTextConfig) else "diffusion_pytorch_model"
     with atomic_folder(folder) as partial:
         write_json(partial / "config.json", config.to_dict(), indent=2)

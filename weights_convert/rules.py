@@ -14,6 +14,9 @@ the tensor's name except for its last part:
     any            bias            bias
     =============  ==============  =========================
 
+Identical blocks are stacked (:mod:`jaxinv.paths`): one parameter holds the tensors of
+all blocks along its first axis. The functions here translate one block of it.
+
 The exceptions:
 
 * Autoencoders and UNets of pixels saved by early versions of diffusers name the
@@ -33,6 +36,7 @@ import numpy as np
 from jaxinv.models import AutoencoderKLConfig, CLIPTextConfig, UNet2DConfig
 from jaxinv.models.parameters import parameters
 from jaxinv.models.registry import ComponentConfig, abstract_component
+from jaxinv.paths import members, stacked_axes
 
 _LEAVES = dict.fromkeys(("kernel", "scale", "embedding", "frequencies"), "weight") | {
     "bias": "bias"
@@ -53,11 +57,24 @@ _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
 
 
+def tensor_names(path: str, config: ComponentConfig) -> tuple[str, ...]:
+    """Return the names of a parameter's tensors, one per block if it is stacked.
+
+    Args:
+        path: The parameter's path.
+        config: Configuration of the model that it belongs to.
+
+    Returns:
+        The names, in the order of the blocks.
+    """
+    return tuple(tensor_name(member, config) for member in members(path))
+
+
 def tensor_name(path: str, config: ComponentConfig) -> str:
     """Return the name under which PyTorch stores a parameter.
 
     Args:
-        path: The parameter's path.
+        path: The path of the parameter, or of one block of it.
         config: Configuration of the model that it belongs to.
 
     Returns:
@@ -83,17 +100,23 @@ def canonical_name(name: str, config: ComponentConfig) -> str | None:
 
 
 def torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape in which PyTorch stores a parameter of shape ``shape``."""
+    """Return the shape in which PyTorch stores a parameter, or one block of it.
+
+    Args:
+        path: The parameter's path.
+        shape: The parameter's shape, with the axis of its blocks if it is stacked.
+    """
+    shape = shape[stacked_axes(path) :]
     return tuple(shape[axis] for axis in _axes(path, len(shape), _TO_TORCH))
 
 
 def from_torch(path: str, tensor: np.ndarray) -> np.ndarray:
-    """Return a tensor of PyTorch in the layout of the parameter at ``path``."""
+    """Return a tensor in the layout of the parameter at ``path``, or of one block."""
     return tensor.transpose(_axes(path, tensor.ndim, _FROM_TORCH))
 
 
 def to_torch(path: str, value: np.ndarray) -> np.ndarray:
-    """Return the parameter at ``path`` in PyTorch's layout."""
+    """Return the parameter at ``path``, or one block of it, in PyTorch's layout."""
     return value.transpose(_axes(path, value.ndim, _TO_TORCH))
 
 
@@ -116,8 +139,9 @@ def tensor_shapes(config: ComponentConfig) -> dict[str, tuple[int, ...]]:
     """
     wanted = parameters(abstract_component(config))
     return {
-        tensor_name(path, config): torch_shape(path, x.shape)
+        name: torch_shape(path, x.shape)
         for path, x in wanted.items()
+        for name in tensor_names(path, config)
     }
 
 

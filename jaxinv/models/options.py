@@ -23,7 +23,6 @@ from jaxinv.models.layers.attention import Attention, Implementation
 from jaxinv.models.layers.flash import has_cudnn
 from jaxinv.models.layers.remat import Remat
 from jaxinv.models.registry import Component
-from jaxinv.models.text_encoders.clip import CLIPAttention
 
 _Component = TypeVar("_Component", bound=Component)
 
@@ -117,7 +116,7 @@ def with_options(
     check_attention(attention, module.dtype)
     new: _Component = jax.tree.map(lambda x: x, module)  # new objects, same arrays
     for _, layer in nnx.iter_modules(new):
-        if isinstance(layer, Attention | CLIPAttention):
+        if hasattr(layer, "implementation"):
             layer.implementation = attention
         # Attention inside a transformer belongs to the transformer's block.
         if isinstance(layer, Attention) and not layer.residual:

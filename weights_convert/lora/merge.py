@@ -16,6 +16,9 @@ from weights_convert.lora.file import LowRank, read_lora
 from weights_convert.lora.names import Layer, layer_names
 from weights_convert.rules import from_torch, torch_shape
 
+#: The changes of a kernel, each with its scale, by block; None if it is not stacked.
+_Blocks = dict[int | None, list[tuple[LowRank, float]]]
+
 
 def merge_lora(
     modules: Mapping[str, Any],
@@ -50,9 +53,12 @@ def merge_lora(
     """
     changes = open_lora(modules, files)
     values = {part: parameters(modules[part]) for part in {x.part for x in changes}}
-    for layer, terms in changes.items():
-        value = values[layer.part][layer.path]
-        values[layer.part][layer.path] = _changed(layer, value, terms)
+    kernels: dict[tuple[str, str], _Blocks] = {}
+    for (part, path, block), terms in changes.items():
+        kernels.setdefault((part, path), {})[block] = terms
+    for (part, path), blocks in kernels.items():
+        value = values[part][path]
+        values[part][path] = _changed(f"{part}.{path}", value, blocks)
     return {
         part: with_parameters(module, values[part]) if part in values else module
         for part, module in modules.items()
@@ -97,28 +103,30 @@ def open_lora(
     return changes
 
 
-def _changed(
-    layer: Layer,
-    value: jax.Array,
-    terms: Sequence[tuple[LowRank, float]],
-) -> jax.Array:
-    """Return a layer's kernel after all its changes."""
-    shape = torch_shape(layer.path, value.shape)
-    total = np.zeros(shape, np.float32)
-    for low_rank, scale in terms:
-        total += np.float32(scale) * low_rank.change().reshape(shape)
-    change = from_torch(layer.path, total)
+def _changed(path: str, value: jax.Array, blocks: _Blocks) -> jax.Array:
+    """Return a kernel after all its changes, by block if it is stacked."""
     value = jnp.asarray(value)
-    shards = []
-    for shard in value.addressable_shards:
-        before = np.asarray(shard.data)
-        with np.errstate(over="ignore"):
-            after = (before + change[shard.index]).astype(before.dtype)
-        if not np.isfinite(after).all():
-            files = ", ".join(str(low_rank.file) for low_rank, _ in terms)
-            raise WeightsError(
-                f"{layer.part}.{layer.path} has values too large for {before.dtype} "
-                f"after the changes of {files}"
-            )
-        shards.append(jax.device_put(after, shard.device))
-    return jax.make_array_from_single_device_arrays(value.shape, value.sharding, shards)
+    shards = value.addressable_shards
+    parts = [np.array(shard.data) for shard in shards]
+    for block, terms in blocks.items():
+        total = np.zeros(torch_shape(path, value.shape), np.float32)
+        for low_rank, scale in terms:
+            total += np.float32(scale) * low_rank.change().reshape(total.shape)
+        change = from_torch(path, total)
+        for shard, part in zip(shards, parts, strict=True):
+            index: tuple[Any, ...] = shard.index
+            if block is not None:
+                own = range(value.shape[0])[index[0]]
+                if block not in own:
+                    continue
+                part, index = part[own.index(block)], index[1:]
+            with np.errstate(over="ignore"):
+                part[...] = (part + change[index]).astype(part.dtype)
+            if not np.isfinite(part).all():
+                files = ", ".join(str(low_rank.file) for low_rank, _ in terms)
+                raise WeightsError(
+                    f"{path} has values too large for {part.dtype} after the changes "
+                    f"of {files}"
+                )
+    placed = [jax.device_put(x, s.device) for x, s in zip(parts, shards, strict=True)]
+    return jax.make_array_from_single_device_arrays(value.shape, value.sharding, placed)

@@ -37,6 +37,7 @@ from jaxinv.checks import shown
 from jaxinv.models import UNet2DConditionConfig
 from jaxinv.models.parameters import parameters
 from jaxinv.models.registry import ComponentConfig
+from jaxinv.paths import members, stacked_axes
 from weights_convert.errors import WeightsError
 from weights_convert.rules import tensor_name
 from weights_convert.single_file.names import original
@@ -94,10 +95,12 @@ class Layer(NamedTuple):
     Attributes:
         part: Name of the part, such as ``unet``.
         path: Path of its kernel among the part's parameters.
+        block: Its place along the kernel's first axis, if that is stacked.
     """
 
     part: str
     path: str
+    block: int | None = None
 
 
 def layer_names(modules: Mapping[str, Any]) -> dict[str, Layer]:
@@ -115,16 +118,23 @@ def layer_names(modules: Mapping[str, Any]) -> dict[str, Layer]:
         for path in parameters(module):
             if not path.endswith(".kernel"):
                 continue
-            layer = Layer(part, path)
-            for name in _spellings(path, module.config):
-                found[f"{part}.{name}"] = layer
-                if part in _NETWORKS:
+            for i, member in enumerate(members(path)):
+                layer = Layer(part, path, i if stacked_axes(path) else None)
+                for name in _layer_names(part, member, module.config):
                     found[name] = layer
-                for prefix in _KOHYA_PREFIXES.get(part, ()):
-                    found[prefix + name.replace(".", "_")] = layer
-            for name in _original_names(path, module.config):
-                found["lora_unet_" + name.replace(".", "_")] = layer
     return found
+
+
+def _layer_names(part: str, path: str, config: ComponentConfig) -> Iterator[str]:
+    """Yield all names of one layer."""
+    for name in _spellings(path, config):
+        yield f"{part}.{name}"
+        if part in _NETWORKS:
+            yield name
+        for prefix in _KOHYA_PREFIXES.get(part, ()):
+            yield prefix + name.replace(".", "_")
+    for name in _original_names(path, config):
+        yield "lora_unet_" + name.replace(".", "_")
 
 
 def _original_names(path: str, config: ComponentConfig) -> Iterator[str]:

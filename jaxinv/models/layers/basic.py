@@ -144,13 +144,28 @@ class LayerFactory(NamedTuple):
             **self._common("embedding"),
         )
 
-    def layer_norm(self, features: int, *, epsilon: float = 1e-5) -> nnx.LayerNorm:
-        """Return a layer normalization over the last axis."""
+    def layer_norm(
+        self, features: int, *, epsilon: float = 1e-5, affine: bool = True
+    ) -> nnx.LayerNorm:
+        """Return a layer normalization over the last axis, learned if ``affine``."""
         return nnx.LayerNorm(
             features,
             epsilon=epsilon,
+            use_scale=affine,
+            use_bias=affine,
             use_fast_variance=False,
             **self._common("scale", "bias"),
+        )
+
+    def rms_norm(
+        self, features: int, *, epsilon: float = 1e-6, affine: bool = True
+    ) -> nnx.RMSNorm:
+        """Return a division by the root of the mean square over the last axis."""
+        return nnx.RMSNorm(
+            features,
+            epsilon=epsilon,
+            use_scale=affine,
+            **self._common("scale"),
         )
 
     def group_norm(
@@ -382,11 +397,17 @@ def gelu(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=False)
 
 
+def gelu_tanh(x: Array) -> Array:
+    """Apply GELU with its approximation by a hyperbolic tangent."""
+    return jax.nn.gelu(x, approximate=True)
+
+
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
     "mish": jax.nn.mish,
     "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
     "relu": jax.nn.relu,
     "quick_gelu": quick_gelu,
 }
