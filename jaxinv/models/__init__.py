@@ -18,6 +18,8 @@ from jaxinv.models.text_encoders.clip import (
     CLIPTextOutput,
     CLIPTextWithProjectionConfig,
 )
+from jaxinv.models.transformers.flux import FluxCondition, FluxTransformer2DModel
+from jaxinv.models.transformers.flux_config import FluxTransformer2DConfig
 from jaxinv.models.unet.condition import UNetCondition
 from jaxinv.models.unet.config import UNet2DConditionConfig
 from jaxinv.models.unet.config_2d import UNet2DConfig
@@ -49,6 +51,9 @@ __all__ = [
     "ControlledCondition",
     "ControlledUNet",
     "DiagonalGaussian",
+    "FluxCondition",
+    "FluxTransformer2DConfig",
+    "FluxTransformer2DModel",
     "LaVieUNet",
     "LaVieUNetConfig",
     "MotionAdapter",

@@ -18,6 +18,8 @@ from jaxinv.models.text_encoders.clip import (
     CLIPTextModelWithProjection,
     CLIPTextWithProjectionConfig,
 )
+from jaxinv.models.transformers.flux import FluxTransformer2DModel
+from jaxinv.models.transformers.flux_config import FluxTransformer2DConfig
 from jaxinv.models.unet.config import UNet2DConditionConfig
 from jaxinv.models.unet.config_2d import UNet2DConfig
 from jaxinv.models.unet.controlnet import ControlNetModel
@@ -36,6 +38,7 @@ Component = (
     | LaVieUNet
     | ControlNetModel
     | UNet2DModel
+    | FluxTransformer2DModel
     | AutoencoderKL
     | AutoencoderTiny
     | CLIPTextModel
@@ -47,6 +50,7 @@ ComponentConfig = (
     | LaVieUNetConfig
     | ControlNetConfig
     | UNet2DConfig
+    | FluxTransformer2DConfig
     | AutoencoderKLConfig
     | AutoencoderTinyConfig
     | CLIPTextConfig
@@ -59,6 +63,7 @@ _MODELS: dict[type[ComponentConfig], Any] = {
     LaVieUNetConfig: LaVieUNet,
     ControlNetConfig: ControlNetModel,
     UNet2DConfig: UNet2DModel,
+    FluxTransformer2DConfig: FluxTransformer2DModel,
     AutoencoderKLConfig: AutoencoderKL,
     AutoencoderTinyConfig: AutoencoderTiny,
     CLIPTextConfig: CLIPTextModel,
