@@ -20,6 +20,8 @@ from jaxinv.models.text_encoders.clip import (
 )
 from jaxinv.models.transformers.flux import FluxCondition, FluxTransformer2DModel
 from jaxinv.models.transformers.flux_config import FluxTransformer2DConfig
+from jaxinv.models.transformers.sd3 import SD3Condition, SD3Transformer2DModel
+from jaxinv.models.transformers.sd3_config import SD3TransformerConfig
 from jaxinv.models.unet.condition import UNetCondition
 from jaxinv.models.unet.config import UNet2DConditionConfig
 from jaxinv.models.unet.config_2d import UNet2DConfig
@@ -58,6 +60,9 @@ __all__ = [
     "LaVieUNetConfig",
     "MotionAdapter",
     "MotionAdapterConfig",
+    "SD3Condition",
+    "SD3Transformer2DModel",
+    "SD3TransformerConfig",
     "UNet2DConditionConfig",
     "UNet2DConditionModel",
     "UNet2DConfig",

@@ -20,6 +20,8 @@ from jaxinv.models.text_encoders.clip import (
 )
 from jaxinv.models.transformers.flux import FluxTransformer2DModel
 from jaxinv.models.transformers.flux_config import FluxTransformer2DConfig
+from jaxinv.models.transformers.sd3 import SD3Transformer2DModel
+from jaxinv.models.transformers.sd3_config import SD3TransformerConfig
 from jaxinv.models.unet.config import UNet2DConditionConfig
 from jaxinv.models.unet.config_2d import UNet2DConfig
 from jaxinv.models.unet.controlnet import ControlNetModel
@@ -39,6 +41,7 @@ Component = (
     | ControlNetModel
     | UNet2DModel
     | FluxTransformer2DModel
+    | SD3Transformer2DModel
     | AutoencoderKL
     | AutoencoderTiny
     | CLIPTextModel
@@ -51,6 +54,7 @@ ComponentConfig = (
     | ControlNetConfig
     | UNet2DConfig
     | FluxTransformer2DConfig
+    | SD3TransformerConfig
     | AutoencoderKLConfig
     | AutoencoderTinyConfig
     | CLIPTextConfig
@@ -64,6 +68,7 @@ _MODELS: dict[type[ComponentConfig], Any] = {
     ControlNetConfig: ControlNetModel,
     UNet2DConfig: UNet2DModel,
     FluxTransformer2DConfig: FluxTransformer2DModel,
+    SD3TransformerConfig: SD3Transformer2DModel,
     AutoencoderKLConfig: AutoencoderKL,
     AutoencoderTinyConfig: AutoencoderTiny,
     CLIPTextConfig: CLIPTextModel,
