@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from jaxinv.files.atomic import atomic_folder, write_json
 from jaxinv.mesh import ShardingRule, sharding_function
-from jaxinv.models import CLIPTextConfig
+from jaxinv.models import CLIPTextConfig, T5Config
 from jaxinv.models.parameters import parameters, with_parameters
 from jaxinv.models.registry import Component, ComponentConfig, abstract_component
 from jaxinv.paths import stacked_axes
@@ -174,8 +174,10 @@ def match_tensors(
         for name in ours
     }
     found: dict[str, StoredTensor] = {}
+    tensors = list(tensors)
+    everything = {tensor.name for tensor in tensors}
     for tensor in tensors:
-        name = canonical_name(tensor.name, config)
+        name = canonical_name(tensor.name, config, everything)
         if name is None:
             continue
         if name not in shapes:
@@ -228,7 +230,11 @@ def save_component(
         blocks = array if stacked_axes(path) else [array]
         for name, block in zip(tensor_names(path, config), blocks, strict=True):
             tensors[name] = np.ascontiguousarray(to_torch(path, block), dtype)
-    stem = "model" if isinstance(config, CLIPTextConfig) else "diffusion_pytorch_model"
+    stem = (
+        "model"
+        if isinstance(config, CLIPTextConfig | T5Config)
+        else "diffusion_pytorch_model"
+    )
     with atomic_folder(folder) as partial:
         write_json(partial / "config.json", config.to_dict(), indent=2)
         # transformers refuses files that do not name the framework of their layout.

@@ -24,16 +24,26 @@ The exceptions:
 * The text encoder's tensors are published with the prefix ``text_model.``, except for
   its projection. Recent versions of transformers omit the prefix of encoders without
   projection. Both are read; the prefix is written, because all versions read it.
+* The table of relative positions that all blocks of T5 share belongs to the first
+  block's tensors. Its token embeddings are also published as
+  ``encoder.embed_tokens.weight``; where both names occur they are one tensor, and
+  ``shared.weight`` counts, as in transformers.
 * Constants that are stored with the weights, such as the embedding ``pe`` of frames in
   motion modules, keep their names.
 * ``position_ids`` is a buffer that counts from zero, not a weight.
 """
 
 import re
+from collections.abc import Collection
 
 import numpy as np
 
-from jaxinv.models import AutoencoderKLConfig, CLIPTextConfig, UNet2DConfig
+from jaxinv.models import (
+    AutoencoderKLConfig,
+    CLIPTextConfig,
+    T5Config,
+    UNet2DConfig,
+)
 from jaxinv.models.parameters import parameters
 from jaxinv.models.registry import ComponentConfig, abstract_component
 from jaxinv.paths import members, stacked_axes
@@ -50,6 +60,9 @@ _LEGACY_ATTENTION = {
 _LEGACY_NAME = re.compile(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(\w+)")
 _CLIP_PREFIX = "text_model."
 _CLIP_PROJECTION = "text_projection"
+_T5_TABLE = "encoder.relative_attention_bias"
+_T5_TABLE_IN_TORCH = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias"
+_T5_TOKENS, _T5_TOKENS_AGAIN = "shared.weight", "encoder.embed_tokens.weight"
 _BUFFERS = ("embeddings.position_ids",)
 
 # Axes of a kernel in terms of PyTorch's axes, by number of dimensions.
@@ -81,13 +94,28 @@ def tensor_name(path: str, config: ComponentConfig) -> str:
         The tensor's name.
     """
     module, leaf = path.rsplit(".", 1)
+    if isinstance(config, T5Config) and module == _T5_TABLE:
+        module = _T5_TABLE_IN_TORCH
     clip = isinstance(config, CLIPTextConfig) and module != _CLIP_PROJECTION
     prefix = _CLIP_PREFIX if clip else ""
     return f"{prefix}{module}.{_LEAVES.get(leaf, leaf)}"
 
 
-def canonical_name(name: str, config: ComponentConfig) -> str | None:
-    """Return a tensor's current name, or None for a buffer that is not a weight."""
+def canonical_name(
+    name: str, config: ComponentConfig, others: Collection[str] = ()
+) -> str | None:
+    """Return a tensor's current name, or None for what is not a weight of its own.
+
+    Args:
+        name: The tensor's name.
+        config: Configuration of the model that it belongs to.
+        others: Names of all tensors of the model.
+
+    Returns:
+        The name; None for buffers, and for the second name of a tensor that has two.
+    """
+    if isinstance(config, T5Config) and name == _T5_TOKENS_AGAIN:
+        return None if _T5_TOKENS in others else _T5_TOKENS
     if isinstance(config, CLIPTextConfig):
         if name == f"{_CLIP_PROJECTION}.weight":
             return name

@@ -232,7 +232,7 @@ def wanted_files(
     for part in dict.fromkeys(part for family in FAMILIES for part in family.parts):
         folder = _inside(subfolder, part)
         inside = [f for f in files if f.rpartition("/")[0] == folder]
-        wanted += [f for f in inside if f.endswith((".json", ".txt"))]
+        wanted += [f for f in inside if f.endswith((".json", ".txt", ".model"))]
         weights = [f for f in inside if f.endswith(".safetensors")]
         if variant != "non_ema":
             weights = [f for f in weights if not _is_variant(f, "non_ema")]

@@ -91,7 +91,9 @@ def folder_source(folder: Path, variant: str | None, name: str = "") -> Source:
         parts=parts,
         scheduler=read_json(path),
         scheduler_file=path,
-        tokenizer=lambda part: load_tokenizer(folder / part, root),
+        tokenizer=lambda part: load_tokenizer(
+            folder / part, root, parts.index.classes[part]
+        ),
         read=lambda part, **options: read(part_folder(folder, part), **options),
     )
 

@@ -14,11 +14,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.checks import shown
-from jaxinv.models import CLIPTextModel, CLIPTextOutput
+from jaxinv.models import CLIPTextModel, CLIPTextOutput, T5EncoderModel
 
+#: Classes of T5's tokenizers, for the parts of a family.
+T5_TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast")
 _ENDS = 2  # tokens of a chunk that are not the prompt's: start and end
 
 
@@ -144,6 +146,16 @@ def check_unicode(prompt: str) -> None:
             f"a prompt must be Unicode text, got {shown(prompt)}, with a part of a "
             "character"
         ) from None
+
+
+@jax.jit
+def encode_tokens(
+    text_encoder: T5EncoderModel,
+    ids: Int[Array, " l"],
+    attention_mask: Bool[Array, " l"] | None = None,
+) -> Float[Array, "l d"]:
+    """Return T5's vectors of one prompt; see :class:`T5EncoderModel`."""
+    return text_encoder(ids, attention_mask)
 
 
 @functools.partial(jax.jit, static_argnames="chunks")

@@ -30,11 +30,12 @@ def dot_product_attention(
     value: Float[Array, "k n d"],
     *,
     is_causal: bool = False,
-    bias: Float[Array, "n q k"] | None = None,
+    bias: Float[Array, "#n #q k"] | None = None,
+    scale: float | None = None,
     upcast: bool = False,
     implementation: Implementation = None,
 ) -> Float[Array, "q n d"]:
-    """Compute scaled dot-product attention with ``n`` heads of size ``d``.
+    """Compute dot-product attention with ``n`` heads of size ``d``.
 
     Args:
         query: One vector per head and query.
@@ -42,6 +43,7 @@ def dot_product_attention(
         value: One vector per head and key.
         is_causal: Whether query i sees only the keys up to i.
         bias: Added to the scaled products before the softmax; XLA computes it.
+        scale: Factor of the products; ``1 / sqrt(d)`` if None.
         upcast: Whether to compute in float32 at least. Without it, the weights are
             rounded to the dtype of ``query`` after the softmax, which is in float32.
         implementation: ``"xla"``, ``"cudnn"``, or None for JAX's own choice (XLA, as of
@@ -55,7 +57,7 @@ def dot_product_attention(
     """
     dtype = query.dtype
     if implementation == "cudnn":
-        if bias is None and flash_takes(query.shape[-1], dtype):
+        if bias is None and scale is None and flash_takes(query.shape[-1], dtype):
             return flash_attention(query, key, value, is_causal)
         implementation = "xla"
     if upcast:
@@ -67,11 +69,13 @@ def dot_product_attention(
             key,
             value,
             bias=bias,
+            scale=scale,
             is_causal=is_causal,
             implementation=implementation,
         ).astype(dtype)
     # JAX's implementation rounds the softmax to float32, also for float64 inputs.
-    logits = jnp.einsum("qnd,knd->nqk", query, key) / jnp.sqrt(query.shape[-1])
+    logits = jnp.einsum("qnd,knd->nqk", query, key)
+    logits = logits / jnp.sqrt(query.shape[-1]) if scale is None else logits * scale
     if bias is not None:
         logits = logits + bias
     if is_causal:
