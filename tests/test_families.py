@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sd3_cases import write_sd3_pipeline
 from sdxl_cases import (
     POOLED,
     SIZE_FEATURES,
@@ -28,6 +29,7 @@ from jaxinv.pipeline.families.controlnet import (
 from jaxinv.pipeline.families.instaflow import InstaFlow
 from jaxinv.pipeline.families.pixels import Pixels
 from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
+from jaxinv.pipeline.families.stable_diffusion_3 import StableDiffusion3
 from jaxinv.pipeline.families.stable_diffusion_xl import StableDiffusionXL
 from jaxinv.pipeline.families.video import AnimateDiff, JoinedAnimateDiff, LaVie
 
@@ -37,6 +39,7 @@ GIVEN = {
     StableDiffusion: {"prompt": "red"},
     InstaFlow: {"prompt": "red"},
     StableDiffusionXL: {"prompt": "red"},
+    StableDiffusion3: {"prompt": "red", "max_sequence_length": 4},
     AnimateDiff: {"prompt": "red"},
     JoinedAnimateDiff: {"prompt": "red"},
     Pixels: {},
@@ -63,6 +66,8 @@ def write(family, folder, diffusers_folder, instaflow_folder):
         shutil.copytree(instaflow_folder, folder)
     elif family in (StableDiffusionXL, StableDiffusionXLControlNet):
         write_sdxl_pipeline(folder)
+    elif family is StableDiffusion3:
+        write_sd3_pipeline(folder)
     elif family is Pixels:
         write_pixel_model(folder, diffusers.DDIMScheduler(clip_sample=False))
     else:

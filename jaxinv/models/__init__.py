@@ -20,6 +20,10 @@ from jaxinv.models.text_encoders.clip import (
 )
 from jaxinv.models.text_encoders.t5 import T5EncoderModel, UMT5EncoderModel
 from jaxinv.models.text_encoders.t5_config import T5Config, UMT5Config
+from jaxinv.models.transformers.flux import FluxCondition, FluxTransformer2DModel
+from jaxinv.models.transformers.flux_config import FluxTransformer2DConfig
+from jaxinv.models.transformers.sd3 import SD3Condition, SD3Transformer2DModel
+from jaxinv.models.transformers.sd3_config import SD3TransformerConfig
 from jaxinv.models.unet.condition import UNetCondition
 from jaxinv.models.unet.config import UNet2DConditionConfig
 from jaxinv.models.unet.config_2d import UNet2DConfig
@@ -51,10 +55,16 @@ __all__ = [
     "ControlledCondition",
     "ControlledUNet",
     "DiagonalGaussian",
+    "FluxCondition",
+    "FluxTransformer2DConfig",
+    "FluxTransformer2DModel",
     "LaVieUNet",
     "LaVieUNetConfig",
     "MotionAdapter",
     "MotionAdapterConfig",
+    "SD3Condition",
+    "SD3Transformer2DModel",
+    "SD3TransformerConfig",
     "T5Config",
     "T5EncoderModel",
     "UMT5Config",

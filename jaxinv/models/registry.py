@@ -20,6 +20,10 @@ from jaxinv.models.text_encoders.clip import (
 )
 from jaxinv.models.text_encoders.t5 import T5EncoderModel, UMT5EncoderModel
 from jaxinv.models.text_encoders.t5_config import T5Config, UMT5Config
+from jaxinv.models.transformers.flux import FluxTransformer2DModel
+from jaxinv.models.transformers.flux_config import FluxTransformer2DConfig
+from jaxinv.models.transformers.sd3 import SD3Transformer2DModel
+from jaxinv.models.transformers.sd3_config import SD3TransformerConfig
 from jaxinv.models.unet.config import UNet2DConditionConfig
 from jaxinv.models.unet.config_2d import UNet2DConfig
 from jaxinv.models.unet.controlnet import ControlNetModel
@@ -38,6 +42,8 @@ Component = (
     | LaVieUNet
     | ControlNetModel
     | UNet2DModel
+    | FluxTransformer2DModel
+    | SD3Transformer2DModel
     | AutoencoderKL
     | AutoencoderTiny
     | CLIPTextModel
@@ -50,6 +56,8 @@ ComponentConfig = (
     | LaVieUNetConfig
     | ControlNetConfig
     | UNet2DConfig
+    | FluxTransformer2DConfig
+    | SD3TransformerConfig
     | AutoencoderKLConfig
     | AutoencoderTinyConfig
     | CLIPTextConfig
@@ -63,6 +71,8 @@ _MODELS: dict[type[ComponentConfig], Any] = {
     LaVieUNetConfig: LaVieUNet,
     ControlNetConfig: ControlNetModel,
     UNet2DConfig: UNet2DModel,
+    FluxTransformer2DConfig: FluxTransformer2DModel,
+    SD3TransformerConfig: SD3Transformer2DModel,
     AutoencoderKLConfig: AutoencoderKL,
     AutoencoderTinyConfig: AutoencoderTiny,
     CLIPTextConfig: CLIPTextModel,

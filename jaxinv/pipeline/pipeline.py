@@ -143,7 +143,8 @@ class Pipeline(ImageMethods, PromptMethods):
             The model with another ``image_size``, and so another ``latent_shape``.
 
         Raises:
-            ValueError: If the size is not a multiple of ``factor``.
+            ValueError: If the size is not a multiple of ``factor``, or if the network
+                does not take latents of that size.
 
         Example:
             >>> import jaxinv as ji
@@ -151,6 +152,8 @@ class Pipeline(ImageMethods, PromptMethods):
             (16, 24, 4)
         """
         check_size(image_size, self.factor)
+        *_, rows, columns, _ = self.latent_shape_of(image_size)
+        self.family.check_latent_size(self.network, (rows, columns))
         return dataclasses.replace(self, image_size=image_size)
 
     @checked
@@ -314,7 +317,6 @@ class Pipeline(ImageMethods, PromptMethods):
         config = read_scheduler_config(given)
         pipe = self if image_size is None else self.at_size(image_size)
         *_, rows, columns, _ = pipe.latent_shape
-        request = pipeline_request(
-            self.pipeline, config, num_steps, (rows, columns), request
-        )
+        tokens = self.family.num_tokens(self.network, (rows, columns))
+        request = pipeline_request(self.pipeline, config, num_steps, tokens, request)
         return pipeline_sampler(self.schedule, config, num_steps, request)

@@ -10,7 +10,7 @@ its own, not the scheduler's:
 * InstaFlow's steps through these sigmas without its scheduler.
 
 ``mu`` is the shift for the image size. It is linear in the number n of tokens, which
-are patches of 2x2 latent pixels:
+are patches of the latent, mostly of 2x2 pixels:
 
     mu = base_shift + (max_shift - base_shift) (n - n_base) / (n_max - n_base)
 
@@ -39,9 +39,6 @@ from jaxinv.files.json_fields import check_field
 from jaxinv.samplers.diffusers_sampler import sampler_from_diffusers
 from jaxinv.samplers.table import SamplerTable
 
-#: Latent pixels along each side of a token of SD3's and FLUX's transformers.
-PATCH_SIZE = 2
-
 
 class Passed(NamedTuple):
     """What a pipeline passes to its scheduler.
@@ -68,17 +65,11 @@ PIPELINES: dict[str, Passed] = {
 }
 
 
-def num_tokens(latent_size: tuple[int, int]) -> int:
-    """Return the number of tokens of a latent of size (height, width)."""
-    height, width = latent_size
-    return (height // PATCH_SIZE) * (width // PATCH_SIZE)
-
-
 def pipeline_request(
     pipeline: str,
     config: Mapping[str, Any],
     num_steps: int,
-    latent_size: tuple[int, int],
+    num_tokens: int,
     given: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what a pipeline passes to ``set_timesteps`` besides the number of steps.
@@ -87,7 +78,7 @@ def pipeline_request(
         pipeline: Class of the pipeline.
         config: Configuration of its scheduler.
         num_steps: N.
-        latent_size: (height, width) of the latent.
+        num_tokens: Number of tokens of the latent.
         given: ``sigmas``, ``timesteps`` and ``mu`` of the caller, used instead of the
             pipeline's. Values of None count as not given.
 
@@ -116,7 +107,7 @@ def pipeline_request(
     dynamic = bool(options.get("use_dynamic_shifting"))
     if dynamic and passed.max_shift is not None and "mu" not in request:
         known = {**config, **options}
-        request["mu"] = _image_shift(known, num_tokens(latent_size), passed.max_shift)
+        request["mu"] = _image_shift(known, num_tokens, passed.max_shift)
     return request
 
 

@@ -17,6 +17,7 @@ from jaxinv.models import (
     CLIPTextWithProjectionConfig,
     ControlNetConfig,
     MotionAdapterConfig,
+    SD3TransformerConfig,
     UNet2DConditionConfig,
     UNet2DConfig,
     UNetCondition,
@@ -172,6 +173,8 @@ SD21_TEXT = SD15_TEXT | {
     "num_hidden_layers": 23,
     "projection_dim": 512,
 }
+# CLIP ViT-L/14 as SD3 has it, with its projection.
+SD3_TEXT = SD15_TEXT | {"architectures": ["CLIPTextModelWithProjection"]}
 SDXL_TEXT_2 = SD21_TEXT | {
     "architectures": ["CLIPTextModelWithProjection"],
     "hidden_size": 1280,
@@ -278,8 +281,51 @@ CONTROLNET_CANNY_SDXL = CONTROLNET_CANNY | {
     "upcast_attention": None,
     "use_linear_projection": True,
 }
+# stabilityai/stable-diffusion-3-medium, 3.5-medium and 3.5-large.
+SD3_TRANSFORMER = {
+    "_class_name": "SD3Transformer2DModel",
+    "attention_head_dim": 64,
+    "caption_projection_dim": 1536,
+    "in_channels": 16,
+    "joint_attention_dim": 4096,
+    "num_attention_heads": 24,
+    "num_layers": 24,
+    "out_channels": 16,
+    "patch_size": 2,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 192,
+    "sample_size": 128,
+}
+SD35_MEDIUM_TRANSFORMER = SD3_TRANSFORMER | {
+    "dual_attention_layers": list(range(13)),
+    "pos_embed_max_size": 384,
+    "qk_norm": "rms_norm",
+}
+SD35_LARGE_TRANSFORMER = SD3_TRANSFORMER | {
+    "caption_projection_dim": 2432,
+    "dual_attention_layers": [],
+    "num_attention_heads": 38,
+    "num_layers": 38,
+    "qk_norm": "rms_norm",
+}
 
 MODELS = {
+    "sd3-transformer": (
+        SD3_TRANSFORMER,
+        SD3TransformerConfig.sd3_medium(),
+        2_084_951_104,
+    ),
+    "sd35-medium-transformer": (
+        SD35_MEDIUM_TRANSFORMER,
+        SD3TransformerConfig.sd35_medium(),
+        2_469_663_936,
+    ),
+    "sd35-large-transformer": (
+        SD35_LARGE_TRANSFORMER,
+        SD3TransformerConfig.sd35_large(),
+        8_146_280_768,
+    ),
+    "sd3-text": (SD3_TEXT, CLIPTextWithProjectionConfig.sd15(), 123_650_304),
     "sd15-controlnet": (CONTROLNET_CANNY, ControlNetConfig.sd15(), 361_279_120),
     "sdxl-controlnet": (CONTROLNET_CANNY_SDXL, ControlNetConfig.sdxl(), 1_251_014_160),
     "ddpm-256-pixels": (DDPM_256, UNet2DConfig.ddpm_256(), 113_673_219),
@@ -309,7 +355,9 @@ MODELS = {
 def published_layout(name, data):
     """Names and shapes of the tensors that PyTorch stores, without memory."""
     with torch.device("meta"):
-        if "motion" in name:
+        if "transformer" in name:
+            model = getattr(diffusers, data["_class_name"]).from_config(data)
+        elif "motion" in name:
             kind = "UNetMotionModel" if "unet" in name else "MotionAdapter"
             model = getattr(diffusers, kind).from_config(data)
         elif "controlnet" in name:

@@ -21,6 +21,9 @@ from jaxinv.pipeline.conditions import Condition
 if TYPE_CHECKING:
     from jaxinv.pipeline.pipeline import Pipeline
 
+#: Latent pixels along each side of a token of SD3's and FLUX's pipelines.
+PATCH_SIZE = 2
+
 
 class Family:
     """A family of models; instances have no state, and all of a class are equal.
@@ -135,6 +138,19 @@ class Family:
     def check_frames(self, network: Component, frames: int) -> None:
         """Raise ValueError unless the network takes videos of so many frames."""
         raise ValueError(f"{self.name} makes images, which have no frames")
+
+    def check_latent_size(self, network: Component, size: tuple[int, int]) -> None:
+        """Raise ValueError unless the network takes latents of a (height, width)."""
+
+    def num_tokens(self, network: Component, size: tuple[int, int]) -> int:
+        """Return the number of tokens that shift a sampler's levels (``mu``).
+
+        Args:
+            network: The network.
+            size: (height, width) of a latent.
+        """
+        rows, columns = size
+        return (rows // PATCH_SIZE) * (columns // PATCH_SIZE)
 
     def encode(
         self, pipe: "Pipeline", prompt: str, *, negative: bool, **options: Any

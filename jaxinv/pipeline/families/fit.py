@@ -58,12 +58,14 @@ def check_latents(where: Path, network: Any, vae: AutoencoderConfig) -> None:
             f"(in_channels){made_for}; the autoencoder's latents have {channels}, "
             "which is all that a text-to-image network takes"
         )
-    if network.out_channels != channels:
+    outputs = network.out_channels
+    outputs = network.in_channels if outputs is None else outputs
+    if outputs != channels:
         learned = " (a learned variance is not implemented)"
         raise ValueError(
-            f"{where}: the {kind} has {network.out_channels} output channels "
+            f"{where}: the {kind} has {outputs} output channels "
             f"(out_channels), but the autoencoder's latents have {channels}"
-            + (learned if network.out_channels == 2 * channels else "")
+            + (learned if outputs == 2 * channels else "")
         )
 
 

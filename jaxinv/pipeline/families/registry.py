@@ -19,6 +19,7 @@ from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.families.instaflow import InstaFlow
 from jaxinv.pipeline.families.pixels import Pixels
 from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
+from jaxinv.pipeline.families.stable_diffusion_3 import StableDiffusion3
 from jaxinv.pipeline.families.stable_diffusion_xl import StableDiffusionXL
 from jaxinv.pipeline.families.video import AnimateDiff, JoinedAnimateDiff, LaVie
 
@@ -27,6 +28,7 @@ FAMILIES: tuple[Family, ...] = (
     InstaFlow(),
     StableDiffusion(),
     StableDiffusionXL(),
+    StableDiffusion3(),
     AnimateDiff(),
     JoinedAnimateDiff(),
     LaVie(),
