@@ -1,9 +1,11 @@
 """Reading of LoRA files, with all names and shapes checked before any value is read."""
 
+import functools
+import itertools
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,14 +63,14 @@ class LowRank(NamedTuple):
 
 def read_lora(
     file: str | os.PathLike[str],
-    names: Mapping[str, Layer],
+    names: Mapping[str, tuple[Layer, ...]],
     shapes: Mapping[Layer, tuple[int, ...]],
 ) -> dict[Layer, LowRank]:
     """Open a LoRA file and match its tensors with a model's layers.
 
     Args:
         file: A safetensors file.
-        names: The layers by name, from
+        names: The layer or layers of each name, from
             :func:`weights_convert.lora.names.layer_names`.
         shapes: Shape of each layer's weight in PyTorch's layout.
 
@@ -89,20 +91,21 @@ def read_lora(
         except WeightsError as error:
             raise WeightsError(f"{file}: {error}") from None
         if name not in names:
-            parts = ", ".join(sorted({layer.part for layer in names.values()}))
+            parts = ", ".join(sorted({layer.part for layer, *_ in names.values()}))
             raise WeightsError(
                 f"{file}: tensor {shown(tensor.name)} of shape {tensor.shape} has no "
                 f"place in this model: no dense layer or convolution of its {parts} "
                 "has this name"
             )
-        roles = found.setdefault(names[name], {})
-        if role in roles:
-            raise WeightsError(
-                f"{file}: tensors {shown(roles[role].name)} and {shown(tensor.name)} "
-                "belong to the same layer"
-            )
         require_floats(file, tensor)
-        roles[role] = tensor
+        for layer, piece in _pieces(file, tensor, role, names[name], shapes):
+            roles = found.setdefault(layer, {})
+            if role in roles:
+                raise WeightsError(
+                    f"{file}: tensors {shown(roles[role].name)} and "
+                    f"{shown(tensor.name)} belong to the same layer"
+                )
+            roles[role] = piece
     if not found:
         raise WeightsError(f"{file} holds no tensors")
     alphas = _Alphas(file)
@@ -110,6 +113,41 @@ def read_lora(
         layer: _low_rank(file, roles, shapes[layer], alphas.of(layer.part, roles))
         for layer, roles in found.items()
     }
+
+
+def _pieces(
+    file: Path,
+    tensor: StoredTensor,
+    role: str,
+    layers: Sequence[Layer],
+    shapes: Mapping[Layer, tuple[int, ...]],
+) -> Iterator[tuple[Layer, StoredTensor]]:
+    """Yield the part of a tensor that belongs to each of the layers of its name.
+
+    Layers that are one in the file share its inputs, so A and alpha are theirs all.
+    """
+    if len(layers) == 1 or role != "B":
+        yield from ((layer, tensor) for layer in layers)
+        return
+    ends = list(itertools.accumulate(shapes[layer][0] for layer in layers))
+    if tensor.shape[:1] != (ends[-1],):
+        raise WeightsError(
+            f"{file}: tensor {shown(tensor.name)} has shape {tensor.shape}, but the "
+            f"model's layers have {ends[-1]} outputs"
+        )
+    for layer, end in zip(layers, ends, strict=True):
+        rows = slice(end - shapes[layer][0], end)
+        yield (
+            layer,
+            tensor._replace(
+                shape=(rows.stop - rows.start, *tensor.shape[1:]),
+                read=functools.partial(_rows, tensor, rows),
+            ),
+        )
+
+
+def _rows(tensor: StoredTensor, rows: slice) -> np.ndarray:
+    return tensor.read()[rows]
 
 
 def _low_rank(

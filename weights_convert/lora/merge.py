@@ -94,7 +94,8 @@ def open_lora(
     values = {part: parameters(module) for part, module in modules.items()}
     shapes = {
         layer: torch_shape(layer.path, values[layer.part][layer.path].shape)
-        for layer in names.values()
+        for layers in names.values()
+        for layer in layers
     }
     changes: dict[Layer, list[tuple[LowRank, float]]] = {}
     for file, scale in files:

@@ -8,6 +8,8 @@ layers in their own ways:
     early diffusers     ``unet.....attn1.processor.to_q`` (``to_out``)
     Kohya               ``lora_unet_mid_block_attentions_0_proj_in``
     Kohya, SDXL         ``lora_unet_middle_block_1_proj_in``
+    Kohya, FLUX         ``lora_unet_double_blocks_0_img_attn_qkv``
+    ComfyUI, FLUX       ``diffusion_model.double_blocks.0.img_attn.qkv``
     ==================  ================================================
 
 and roles as follows:
@@ -25,7 +27,8 @@ and roles as follows:
 Kohya's names cannot be parsed, because its underscores stand for dots and underscores
 alike. All names that a model's layers can have are therefore listed, and a file's names
 are looked up. For SDXL Kohya uses the names of the original layout
-(:mod:`weights_convert.single_file.names`).
+(:mod:`weights_convert.single_file.names`), and for FLUX those of the original code
+(:mod:`weights_convert.lora.flux`), some of whose layers are several layers here.
 """
 
 import contextlib
@@ -34,11 +37,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from jaxinv.checks import shown
-from jaxinv.models import UNet2DConditionConfig
+from jaxinv.models import FluxTransformer2DConfig, UNet2DConditionConfig
 from jaxinv.models.parameters import parameters
 from jaxinv.models.registry import ComponentConfig
 from jaxinv.paths import members, stacked_axes
 from weights_convert.errors import WeightsError
+from weights_convert.lora.flux import original_layers
 from weights_convert.rules import tensor_name
 from weights_convert.single_file.names import original
 
@@ -103,7 +107,7 @@ class Layer(NamedTuple):
     block: int | None = None
 
 
-def layer_names(modules: Mapping[str, Any]) -> dict[str, Layer]:
+def layer_names(modules: Mapping[str, Any]) -> dict[str, tuple[Layer, ...]]:
     """Return the layers of a pipeline by all names that LoRA files give them.
 
     Args:
@@ -111,9 +115,10 @@ def layer_names(modules: Mapping[str, Any]) -> dict[str, Layer]:
             ``text_encoder``.
 
     Returns:
-        Dense layers and convolutions.
+        Dense layers and convolutions. A name stands for one of them, or for several
+        whose outputs one layer has after another.
     """
-    found: dict[str, Layer] = {}
+    found: dict[str, tuple[Layer, ...]] = {}
     for part, module in modules.items():
         for path in parameters(module):
             if not path.endswith(".kernel"):
@@ -121,7 +126,12 @@ def layer_names(modules: Mapping[str, Any]) -> dict[str, Layer]:
             for i, member in enumerate(members(path)):
                 layer = Layer(part, path, i if stacked_axes(path) else None)
                 for name in _layer_names(part, member, module.config):
-                    found[name] = layer
+                    found[name] = (layer,)
+        if isinstance(module.config, FluxTransformer2DConfig):
+            for name, own in original_layers(module.config):
+                layers = tuple(found[f"{part}.{each}"][0] for each in own)
+                kohya = "lora_unet_" + name.replace(".", "_")
+                found |= dict.fromkeys((name, f"diffusion_model.{name}", kohya), layers)
     return found
 
 
