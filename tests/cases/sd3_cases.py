@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import transformers
 from conftest import MAX_TOKENS, write_tokenizer
+from t5_cases import write_t5_encoder, write_t5_tokenizer
 
 # Sizes of CLIP's vectors, of their pooled vectors, and of the network's text vectors.
 WIDTHS, POOLED, JOINT = (8, 12), (6, 10), 24
@@ -46,12 +47,12 @@ def sd3_transformer(**options) -> diffusers.SD3Transformer2DModel:
     return randomized(diffusers.SD3Transformer2DModel(**TRANSFORMER | options))
 
 
-def write_sd3_pipeline(folder: Path, t5=None, **options) -> None:
+def write_sd3_pipeline(folder: Path, *, t5: bool = False, **options) -> None:
     """Saves a random pipeline: 16x16 pixels, factor 2, latents of 16 channels.
 
     Args:
         folder: The folder.
-        t5: T5's encoder and tokenizer; None for a pipeline without.
+        t5: Whether it has T5's encoder.
         **options: Options of the transformer.
     """
     torch.manual_seed(0)
@@ -68,7 +69,11 @@ def write_sd3_pipeline(folder: Path, t5=None, **options) -> None:
     network = sd3_transformer(**options)
     with torch.no_grad():  # gentle, so that few steps have an exact inverse
         network.proj_out.weight *= 0.3
-    encoder, tokenizer = (None, None) if t5 is None else t5
+    encoder, tokenizer = None, None
+    if t5:
+        write_t5_tokenizer(folder / "tokenizer_3")
+        tokenizer = transformers.T5Tokenizer.from_pretrained(folder / "tokenizer_3")
+        encoder = write_t5_encoder(folder / "text_encoder_3", d_model=JOINT)
     diffusers.StableDiffusion3Pipeline(
         transformer=network,
         vae=_vae(),

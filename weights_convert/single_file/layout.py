@@ -64,10 +64,12 @@ _PROJECTION = re.compile(
 # Stable Diffusion 2 was trained on OpenCLIP without its last layer.
 _LAST_LAYER = re.compile(r"transformer\.resblocks\.23\..*")
 
+_FOLDER_ONLY = ", which is read from a folder in diffusers' layout"
 _OTHERS = {
     "SDXL's refiner": r"conditioner\.embedders\.0\.model\.",
-    "a model of Stable Diffusion 3": r"(model\.diffusion_model\.)?joint_blocks\.",
-    "a model of FLUX": r"(model\.diffusion_model\.)?double_blocks\.",
+    f"a model of Stable Diffusion 3{_FOLDER_ONLY}":
+        r"(model\.diffusion_model\.)?joint_blocks\.",
+    f"a model of FLUX{_FOLDER_ONLY}": r"(model\.diffusion_model\.)?double_blocks\.",
     "a ControlNet in the original layout": r"control_model\.|input_hint_block\.",
     "a LoRA, which is an addition to a model": r"lora_|.*\.lora_(A|B|up|down)\.",
     "a textual inversion, which is an addition to a text encoder":

@@ -114,7 +114,14 @@ class Family:
         raise NotImplementedError
 
     def schedule(self, scheduler: Mapping[str, Any]) -> NoiseSchedule:
-        """Return the schedule of training, from the scheduler's configuration."""
+        """Return the schedule of training, from the scheduler's configuration.
+
+        Where the shift of a flow depends on the image size, it is the configuration's
+        ``shift``, near that of training: :meth:`jaxinv.Pipeline.sampler` computes that
+        of a size, and every shift is one of the same process.
+        """
+        if scheduler.get("use_dynamic_shifting") is True:
+            scheduler = {**scheduler, "use_dynamic_shifting": False}
         return schedule_from_diffusers(scheduler)
 
     def has_negative(self, pipe: "Pipeline") -> bool:

@@ -15,15 +15,16 @@ References:
     ``pipelines/stable_diffusion_3/pipeline_stable_diffusion_3.py``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxinv.checks import Range
 from jaxinv.files.json_fields import check_field
-from jaxinv.models import SD3Condition
+from jaxinv.models import CLIPTextOutput, SD3Condition
 from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.families.fit import (
     check_classes,
@@ -31,7 +32,7 @@ from jaxinv.pipeline.families.fit import (
     latent_image_size,
 )
 from jaxinv.pipeline.families.stable_diffusion import AUTOENCODERS, TOKENIZERS
-from jaxinv.pipeline.text import encode_text
+from jaxinv.pipeline.text import T5_TOKENIZERS, encode_text, encode_tokens
 
 if TYPE_CHECKING:
     from jaxinv.pipeline.pipeline import Pipeline
@@ -66,7 +67,7 @@ class StableDiffusion3(Family):
         "text_encoder_3": ("T5EncoderModel",),
         "tokenizer": TOKENIZERS,
         "tokenizer_2": TOKENIZERS,
-        "tokenizer_3": ("T5Tokenizer", "T5TokenizerFast"),
+        "tokenizer_3": T5_TOKENIZERS,
         "scheduler": (),
     }
     optional = (_T5,)
@@ -128,21 +129,38 @@ class StableDiffusion3(Family):
         for name, value in options.items():
             check_field(name, value, _OPTIONS[name])
         prefix = "negative_" if negative else ""
-        texts = [prompt, options.get(f"{prefix}prompt_2") or prompt]
-        outputs = [
-            encode_text(pipe.text_encoders[i], pipe.tokenize(texts[i], i))
-            for i in range(len(_CLIPS))
+        texts = [prompt] + [
+            options.get(f"{prefix}prompt_{n}") or prompt for n in (2, 3)
         ]
-        vectors = [output.penultimate_hidden_state for output in outputs]
-        lengths = [len(each) for each in vectors]
-        if lengths[0] != lengths[1]:
-            raise ValueError(
-                f"the CLIP tokenizers of {pipe.name} must give equally many tokens, "
-                f"got {lengths[0]} and {lengths[1]} (model_max_length)"
-            )
-        clip = jnp.concatenate(vectors, axis=-1)
+        outputs = _clip_outputs(pipe, texts)
+        clip = jnp.concatenate([x.penultimate_hidden_state for x in outputs], axis=-1)
         width = pipe.network.config.joint_attention_dim
         clip = jnp.pad(clip, ((0, 0), (0, width - clip.shape[-1])))
         length = options.get("max_sequence_length", self.prompt_lengths[_T5])
-        text = jnp.concatenate([clip, jnp.zeros((length, width), clip.dtype)])
-        return SD3Condition(text, jnp.concatenate([each.pooled for each in outputs]))
+        text = jnp.concatenate([clip, _t5_vectors(pipe, texts[2], length, width)])
+        return SD3Condition(text, jnp.concatenate([x.pooled for x in outputs]))
+
+
+def _clip_outputs(pipe: "Pipeline", texts: Sequence[str]) -> list[CLIPTextOutput]:
+    """Return the outputs of both CLIP encoders, which have equally many vectors."""
+    outputs = [
+        encode_text(pipe.text_encoders[i], pipe.tokenize(texts[i], i))
+        for i in range(len(_CLIPS))
+    ]
+    lengths = [len(output.last_hidden_state) for output in outputs]
+    if lengths[0] != lengths[1]:
+        raise ValueError(
+            f"the CLIP tokenizers of {pipe.name} must give equally many tokens, got "
+            f"{lengths[0]} and {lengths[1]} (model_max_length)"
+        )
+    return outputs
+
+
+def _t5_vectors(
+    pipe: "Pipeline", prompt: str, length: int, width: int
+) -> Float[Array, "l d"]:
+    """Return T5's vectors of a prompt; zeros for a model without T5."""
+    encoder = pipe.text_encoders[2]
+    if encoder is None or length == 0:
+        return jnp.zeros((length, width), pipe.network.dtype)
+    return encode_tokens(encoder, pipe.tokenize(prompt, 2, length))
