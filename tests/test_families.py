@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flux_cases import write_flux_pipeline
 from sd3_cases import write_sd3_pipeline
 from sdxl_cases import (
     POOLED,
@@ -26,6 +27,7 @@ from jaxinv.pipeline.families.controlnet import (
     StableDiffusionControlNet,
     StableDiffusionXLControlNet,
 )
+from jaxinv.pipeline.families.flux import Flux
 from jaxinv.pipeline.families.instaflow import InstaFlow
 from jaxinv.pipeline.families.pixels import Pixels
 from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
@@ -40,6 +42,7 @@ GIVEN = {
     InstaFlow: {"prompt": "red"},
     StableDiffusionXL: {"prompt": "red"},
     StableDiffusion3: {"prompt": "red", "max_sequence_length": 4},
+    Flux: {"prompt": "red", "max_sequence_length": 4},
     AnimateDiff: {"prompt": "red"},
     JoinedAnimateDiff: {"prompt": "red"},
     Pixels: {},
@@ -68,6 +71,8 @@ def write(family, folder, diffusers_folder, instaflow_folder):
         write_sdxl_pipeline(folder)
     elif family is StableDiffusion3:
         write_sd3_pipeline(folder)
+    elif family is Flux:
+        write_flux_pipeline(folder)
     elif family is Pixels:
         write_pixel_model(folder, diffusers.DDIMScheduler(clip_sample=False))
     else:
@@ -97,8 +102,10 @@ def model(request, diffusers_folder, instaflow_folder, tmp_path_factory):
 
 
 def loaded(folder):
-    """The model; videos of three frames."""
+    """The model; videos of three frames, and FLUX below its 1024 pixels."""
     pipe = ji.load(folder)
+    if pipe.image_size[0] > 32:
+        pipe = pipe.at_size((16, 16))
     return pipe if pipe.frames is None else pipe.at_frames(3)
 
 

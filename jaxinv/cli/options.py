@@ -63,7 +63,8 @@ _SHARED = {
     "steps": ("Number of sampler steps.", "-n"),
     "guidance": (
         "Classifier-free guidance scale; at most 1 disables guidance, as in diffusers "
-        "[3; 1 for models without prompts].",
+        "[3; 1 for models without guidance]. FLUX.1 dev is given the number as an "
+        "input [3.5].",
         "-g",
     ),
     "sampler": (

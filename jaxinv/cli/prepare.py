@@ -197,7 +197,8 @@ def prepare(
             image = images.images[0]
     trained = ji.load(asked.model, revision=asked.revision, **loading)
     if asked.guidance is None:
-        guidance = GUIDANCE if trained.family.guidable else 1.0
+        usual = trained.family.usual_guidance(trained)
+        guidance = GUIDANCE if usual is None else usual
         asked = dataclasses.replace(asked, guidance=guidance)
     if trained.frames is not None and not videos:
         raise ValueError(

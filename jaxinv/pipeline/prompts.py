@@ -131,7 +131,9 @@ class PromptMethods:
                 evaluated once per call. Above 1 (and if a caller's ``jax.jit`` or
                 ``jax.vmap`` hides the number) there are two evaluations, in one batched
                 call. :func:`jaxinv.guided` is the formula without this rule, which
-                gives the unconditional model at 0.
+                gives the unconditional model at 0. Networks that were distilled with
+                the scale as an input (LCM, FLUX.1 dev) are given the number as it is,
+                1 by default; FLUX's pipeline in diffusers has 3.5.
             **options: Options of :meth:`encode_prompt`, for both prompts as texts.
 
         Returns:
@@ -155,9 +157,9 @@ class PromptMethods:
         """Return the model with its condition as an argument, for batches.
 
         Args:
-            guided: Whether any condition has a guidance scale above 1. If not, only the
-                prompt of a condition has an effect, and the model is evaluated once per
-                call instead of twice.
+            guided: Whether any condition has a guidance scale above 1 (of FLUX, a
+                ``true_cfg_scale``). If not, only the prompt of a condition has an
+                effect, and the model is evaluated once per call instead of twice.
 
         Returns:
             A callable pytree ``(z, t, condition) -> f``; see :meth:`condition`. Samples
@@ -198,14 +200,14 @@ class PromptMethods:
     ) -> Condition:
         """Return a condition as the family makes it; see :meth:`Family.condition`."""
         scale = _one_scale(guidance_scale)
+        if isinstance(scale, float):
+            self.family.check_guidance(self._whole, scale)
+        free, name, options = scale, self.family.scale_option, dict(options)
+        if name is not None:
+            free = _one_scale(options.pop(name, 1.0), name)
         self.family.check_options(options)
         alone = not self.family.has_negative(self._whole)
-        alone |= isinstance(scale, float) and scale <= 1
-        if not self.family.guidable and isinstance(scale, float) and scale > 1:
-            raise ValueError(
-                f"{self.family} has no classifier-free guidance: guidance_scale must "
-                f"be at most 1, got {scale}"
-            )
+        alone |= isinstance(free, float) and free <= 1
         for given, kind in ((prompt, ""), (negative_prompt, "negative_")):
             lost = [name for name in options if name.startswith(kind)]
             if lost and not isinstance(given, str | None):
@@ -221,7 +223,8 @@ class PromptMethods:
             )
         positive = self._encoded(prompt, False, options)
         negative = None if alone else self._encoded(negative_prompt, True, options)
-        return self.family.condition(self._whole, positive, negative, scale)
+        found = self.family.condition(self._whole, positive, negative, scale)
+        return found if negative is None else found._replace(guidance_scale=free)
 
     def _encoded(
         self, prompt: Any, negative: bool, options: Mapping[str, Any]
@@ -249,16 +252,19 @@ class PromptMethods:
         return jax.tree.map(jnp.asarray, prompt)
 
 
-def _one_scale(guidance_scale: Any) -> Any:
-    """Return the guidance scale as a number, or a tracer under a caller's jit."""
-    if np.ndim(guidance_scale) != 0:
+def _one_scale(scale: Any, name: str = "guidance_scale") -> Any:
+    """Return a scale as a number, or a tracer under a caller's jit."""
+    if np.ndim(scale) != 0:
         raise ValueError(
-            "guidance_scale must be one number, got an array of shape "
-            f"{np.shape(guidance_scale)}; for one per sample, use jax.vmap"
+            f"{name} must be one number, got an array of shape "
+            f"{np.shape(scale)}; for one per sample, use jax.vmap"
         )
-    if isinstance(guidance_scale, jax.core.Tracer):
-        return guidance_scale
-    scale = float(guidance_scale)
-    if not math.isfinite(scale):
-        raise ValueError(f"guidance_scale must be finite, got {scale}")
-    return scale
+    if isinstance(scale, jax.core.Tracer):
+        return scale
+    try:
+        number = float(scale)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {shown(scale)}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}")
+    return number

@@ -22,6 +22,7 @@ from jaxinv.cli.options import argument, option
 from jaxinv.cli.prepare import GUIDANCE, Prepared, prepare
 from jaxinv.cli.programs import keep_programs
 from jaxinv.cli.samplers import ONE_ARRAY_NAMES, SAMPLER_NAMES, lossy_note
+from jaxinv.files.json_fields import naming
 from jaxinv.mesh import make_mesh
 from jaxinv.scale import hosts
 
@@ -205,11 +206,8 @@ def _check_rows(pipe: "Pipeline", manifest: "Manifest") -> None:
                 f"{pipe.name} has no text encoder and takes no prompt, got "
                 f"{shown(prompt)} for {row.path}"
             )
-        if row.guidance > 1 and not pipe.family.guidable:
-            raise ValueError(
-                f"{pipe.family} has no classifier-free guidance: the guidance scale "
-                f"must be at most 1, got {row.guidance:g} for {row.path}"
-            )
+        with naming(row.path):
+            pipe.family.check_guidance(pipe, row.guidance)
 
 
 def _prepare(
@@ -270,7 +268,8 @@ def _prepare(
         table,
         strategy=ready.strategy,
         decoder=ready.decoder,
-        guided=any(row.guidance > 1 for row in rows.rows),
+        guided=pipe.family.scale_option is None
+        and any(row.guidance > 1 for row in rows.rows),
         lanes=asked.batch_size * mesh.shape["data"],
         mesh=mesh,
         max_evals=ready.max_evals,

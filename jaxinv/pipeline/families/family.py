@@ -50,6 +50,8 @@ class Family:
             number that prompts are padded to or cut at. Prompts of such a family are
             never read in chunks.
         options: Names of the further arguments of :meth:`jaxinv.Pipeline.denoiser`.
+        scale_option: The option that is the scale of classifier-free guidance, for
+            models to whose networks ``guidance_scale`` is an input (FLUX).
         guidable: Whether there is a negative prompt, and so classifier-free guidance.
     """
 
@@ -64,6 +66,7 @@ class Family:
     text_encoders: ClassVar[Mapping[str, str]] = {}
     prompt_lengths: ClassVar[Mapping[str, int]] = {}
     options: ClassVar[frozenset[str]] = frozenset()
+    scale_option: ClassVar[str | None] = None
     guidable: ClassVar[bool] = True
 
     def __eq__(self, other: object) -> bool:
@@ -128,6 +131,18 @@ class Family:
         """Return whether guidance evaluates the network for a negative prompt, too."""
         return self.guidable
 
+    def usual_guidance(self, pipe: "Pipeline") -> float | None:
+        """Return the scale to use where none is asked for; None for the caller's."""
+        return None if self.guidable else 1.0
+
+    def check_guidance(self, pipe: "Pipeline", scale: float) -> None:
+        """Raise ValueError for a scale above 1 of a model without guidance."""
+        if not self.guidable and scale > 1:
+            raise ValueError(
+                f"{self} has no classifier-free guidance: the guidance scale must be "
+                f"at most 1, got {scale:g}"
+            )
+
     def scheduler_config(
         self, pipeline: str, config: Mapping[str, Any]
     ) -> Mapping[str, Any]:
@@ -181,7 +196,8 @@ class Family:
     ) -> Condition:
         """Return the condition of one sample, from prompts that are encoded.
 
-        Families whose networks take the scale as an input fill it in here.
+        Families whose networks take the scale as an input fill it in here. If there is
+        a negative prompt, the caller fills in the scale of ``scale_option``.
 
         Args:
             pipe: The model.
@@ -204,7 +220,8 @@ class Family:
         """Raise ValueError for options that the family does not have."""
         for name in options:
             if name not in self.options:
-                known = ", ".join(sorted(self.options)) or "none"
+                own = {self.scale_option} - {None} | self.options
+                known = ", ".join(sorted(map(str, own))) or "none"
                 raise ValueError(
                     f"{self.name} has no option {shown(name)} (options: {known})"
                 )

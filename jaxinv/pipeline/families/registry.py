@@ -16,6 +16,7 @@ from jaxinv.pipeline.families.controlnet import (
     StableDiffusionXLControlNet,
 )
 from jaxinv.pipeline.families.family import Family
+from jaxinv.pipeline.families.flux import Flux
 from jaxinv.pipeline.families.instaflow import InstaFlow
 from jaxinv.pipeline.families.pixels import Pixels
 from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
@@ -29,6 +30,7 @@ FAMILIES: tuple[Family, ...] = (
     StableDiffusion(),
     StableDiffusionXL(),
     StableDiffusion3(),
+    Flux(),
     AnimateDiff(),
     JoinedAnimateDiff(),
     LaVie(),
