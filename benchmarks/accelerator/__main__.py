@@ -1,15 +1,18 @@
-"""What an accelerator makes of Stable Diffusion's size, beside compiled PyTorch.
+"""What an accelerator makes of published sizes, beside compiled PyTorch.
 
-    python -m benchmarks.accelerator [--small] [--dtype bfloat16] [--batch 1 4 16 32]
+    python -m benchmarks.accelerator [--small] [--models sd21 sd3 flux] [--batch 1 4 16]
 
-The UNet of Stable Diffusion 2.1 with random weights, the same in both frameworks, on
-whatever device there is: one call of the model, and whole inversions. Cells are kept
+The networks of Stable Diffusion 2.1, Stable Diffusion 3.5 medium and FLUX.1 dev with
+random weights, the same in both frameworks, on whatever device there is: one call of
+the network, and whole inversions. FLUX takes its guidance as a number; the others are
+also called with both branches of classifier-free guidance. Cells are kept
 beside the table as JSON lines; a later run measures what it is asked for again and
 leaves the other cells of the same device. PyTorch shares the device's memory: with
 ``XLA_PYTHON_CLIENT_PREALLOCATE=false`` in the environment JAX takes what it needs only.
 """
 
 import argparse
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +28,7 @@ from benchmarks.accelerator.jax_calls import (
     model_call,
     ways,
 )
-from benchmarks.accelerator.model import FULL, SMALL, Size, jax_unet
+from benchmarks.accelerator.model import SIZES, Size, jax_network
 from benchmarks.accelerator.tables import report
 from benchmarks.accelerator.torch_calls import torch_calls
 from benchmarks.report import parse, parser, provenance, read_lines, save
@@ -42,7 +45,8 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
     found = parser("accelerator", __doc__)
     add, dtypes = found.add_argument, ("bfloat16", "float16", "float32")
     modes = ("default", "reduce-overhead", "max-autotune", "eager")
-    add("--small", action="store_true", help="a small UNet")
+    add("--small", action="store_true", help="small networks of the same kinds")
+    add("--models", nargs="+", choices=SIZES, default=[*SIZES])
     add("--dtype", nargs="+", choices=dtypes, default=["bfloat16"])
     add("--batch", type=int, nargs="+", default=[1, 4, 16, 32])
     add("--parts", nargs="+", choices=PARTS, default=[*PARTS])
@@ -75,17 +79,18 @@ def measure(
         yield {"what": "call", **cell}
     if set(arguments.parts) == {"torch"}:
         return
-    unet = jax_unet(size, dtype)
-    flops = {guided: call_flops(size, unet, guided) for guided in (False, True)}
+    network = jax_network(size, dtype)
+    branches = (False, True)[: 1 + size.kind.guidable]
+    flops = {guided: call_flops(size, network, guided) for guided in branches}
     peak, source = peak_flops(dtype)
     kernels = ["xla"]
     if has_cudnn() and dtype != "float32":
         kernels.append("cudnn")
     for kernel in kernels:
-        model = with_options(unet, attention=kernel)  # type: ignore[arg-type]
+        model = with_options(network, attention=kernel)  # type: ignore[arg-type]
         common = {"framework": f"JAX, {kernel}", "peak": peak, "peak_source": source}
         for batch in arguments.batch:
-            for guided in (False, True) if "call" in arguments.parts else ():
+            for guided in branches if "call" in arguments.parts else ():
                 options = size, model, batch, guided, arguments.repeats
                 cell = fitting(model_call, *options)
                 output, other = cell.pop("output", None), outputs.get((batch, guided))
@@ -94,7 +99,7 @@ def measure(
                     cell["to_torch"] = float(error)
                 cell |= {"batch": batch, "guided": guided}
                 yield {"what": "call", "flops": batch * flops[guided], **common, **cell}
-            for name, way in ways(arguments.rows, arguments.steps).items():
+            for name, way in ways(size, arguments.rows, arguments.steps).items():
                 # Whole inversions with the best kernel that there is.
                 if name.split(",")[0] not in arguments.parts or kernel != kernels[-1]:
                     continue
@@ -103,10 +108,10 @@ def measure(
                 cell = fitting(inversion, size, model, *options, runs)
                 yield {
                     "what": name,
-                    "guided": True,
+                    "guided": size.kind.guidable,
                     "batch": batch,
                     "steps": arguments.steps,
-                    "flops": cell.get("evaluations", 0) * flops[True],
+                    "flops": cell.get("evaluations", 0) * flops[branches[-1]],
                     **common,
                     **cell,
                 }
@@ -124,11 +129,11 @@ def fitting(run: Callable[..., dict[str, Any]], *options: Any) -> dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = arguments_of(argv)
-    size = SMALL if arguments.small else FULL
     kept = arguments.out.with_name(f"{arguments.out.stem}-cells.jsonl")
     cells = {_key(cell): cell for cell in read_lines(kept)}
     made = provenance(arguments.command)  # of the code that runs, not of later commits
-    for dtype in arguments.dtype:
+    for name, dtype in itertools.product(arguments.models, arguments.dtype):
+        size = SIZES[name][arguments.small]
         for measured in measure(size, dtype, arguments):
             cell = {
                 "device": jax.devices()[0].device_kind,

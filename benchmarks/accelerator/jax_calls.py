@@ -20,12 +20,18 @@ from jaxinv.models import with_options
 Way = tuple[Callable[..., ji.SamplerTable], Callable[[int], Any]]
 
 
-def ways(rows: int, steps: int) -> dict[str, Way]:
+def ways(size: Size, rows: int, steps: int) -> dict[str, Way]:
     """Ways to invert by name; a call of the trajectory has so many latents at most."""
 
     def trajectory(batch: int) -> ji.Trajectory:
         return ji.Trajectory(chunk=min(steps, max(1, rows // batch)))
 
+    if size.schedule.family == "flow":
+        return {
+            "naive, Euler": (ji.euler, lambda batch: "naive"),
+            "stepwise, Euler": (ji.euler, lambda batch: "stepwise"),
+            "trajectory, Euler": (ji.euler, trajectory),
+        }
     return {
         "naive, DDIM": (ji.ddim, lambda batch: "naive"),
         "stepwise, DDIM": (ji.ddim, lambda batch: "stepwise"),
@@ -33,20 +39,20 @@ def ways(rows: int, steps: int) -> dict[str, Way]:
     }
 
 
-def call(guided: bool, unet: Any, inputs: Inputs) -> Any:
+def call(guided: bool, network: Any, inputs: Inputs) -> Any:
     """Predictions for a batch, each sample at its own time."""
 
-    def one(x: Any, t: Any, text: Any) -> Any:
+    def one(x: Any, t: Any, condition: Any) -> Any:
         if not guided:
-            return unet(x, t, text)
-        return ji.guided(unet, text, inputs.uncond, GUIDANCE)(x, t)
+            return network(x, t, condition)
+        return ji.guided(network, condition, inputs.uncond, GUIDANCE)(x, t)
 
-    return jax.vmap(one)(inputs.x, inputs.t, inputs.texts)
+    return jax.vmap(one)(inputs.x, inputs.t, inputs.conditions)
 
 
-def call_flops(size: Size, unet: Any, guided: bool) -> int:
+def call_flops(size: Size, network: Any, guided: bool) -> int:
     """Operations of one call for one image, however attention is computed."""
-    plain = with_options(unet, attention="xla")
+    plain = with_options(network, attention="xla")
     return product_flops(functools.partial(call, guided), plain, make_inputs(size, 1))
 
 
@@ -68,30 +74,38 @@ def measured(function: Any, arguments: Any, repeats: int) -> tuple[dict[str, Any
 
 
 def model_call(
-    size: Size, unet: Any, batch: int, guided: bool, repeats: int
+    size: Size, network: Any, batch: int, guided: bool, repeats: int
 ) -> dict[str, Any]:
     """Time the model call; the cell has its output."""
     inputs = jax.tree.map(jnp.asarray, make_inputs(size, batch))
-    cell, out = measured(functools.partial(call, guided), (unet, inputs), repeats)
+    cell, out = measured(functools.partial(call, guided), (network, inputs), repeats)
     return cell | {"output": np.asarray(out)}
 
 
 def inversion(
-    size: Size, unet: Any, batch: int, steps: int, way: Way, guidance: float, runs: int
+    size: Size,
+    network: Any,
+    batch: int,
+    steps: int,
+    way: Way,
+    guidance: float,
+    runs: int,
 ) -> dict[str, Any]:
     """Time an inversion of a batch of latents, and what it took."""
     constructor, strategy = way
-    sampler = constructor(ji.time_grid(ji.scaled_linear(), steps))
+    sampler = constructor(ji.time_grid(size.schedule, steps))
     inputs = jax.tree.map(jnp.asarray, make_inputs(size, batch))
 
-    def run(unet: Any, sampler: Any, inputs: Inputs, scale: Any) -> Any:
-        def one(x0: Any, text: Any) -> ji.InversionResult:
-            denoise = ji.guided(unet, text, inputs.uncond, scale)
+    def run(network: Any, sampler: Any, inputs: Inputs, scale: Any) -> Any:
+        def one(x0: Any, condition: Any) -> ji.InversionResult:
+            denoise = ji.conditioned(network, condition)
+            if size.kind.guidable:
+                denoise = ji.guided(network, condition, inputs.uncond, scale)
             return ji.invert(sampler, denoise, x0, strategy=strategy(batch))
 
-        return each(one, inputs.x, inputs.texts)
+        return each(one, inputs.x, inputs.conditions)
 
-    arguments = unet, sampler, inputs, jnp.float32(guidance)
+    arguments = network, sampler, inputs, jnp.float32(guidance)
     cell, result = measured(run, arguments, runs)
     return cell | {
         "evaluations": int(jnp.sum(result.num_evals)),

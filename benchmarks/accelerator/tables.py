@@ -16,6 +16,10 @@ layers, attention), and of inversions only evaluations that some image needed. A
 call has less of them in JAX than two unguided ones, as PyTorch makes them: what comes
 before the first look at the text is computed once for both branches."""
 
+NOT_RUN = """\
+**On an accelerator, at published sizes: not run.** The command without `--small` does
+that."""
+
 REDUCED = """\
 **These are numbers of a CPU{small}: they show that the benchmark runs,
 and say nothing about accelerators.**"""
@@ -35,7 +39,9 @@ def report(cells: Sequence[Cell]) -> str:
         groups.setdefault((cell["device"], cell["size"], cell["dtype"]), []).append(
             cell
         )
-    parts = ["# Stable Diffusion's size on an accelerator", INTRODUCTION]
+    parts = ["# Published sizes on an accelerator, beside PyTorch", INTRODUCTION]
+    if all(device == "cpu" for device, *_ in groups):
+        parts.append(NOT_RUN)
     parts += [_group(*key, members) for key, members in sorted(groups.items())]
     return "\n\n".join(parts) + "\n"
 
@@ -43,7 +49,7 @@ def report(cells: Sequence[Cell]) -> str:
 def _group(device: str, size: str, dtype: str, cells: list[Cell]) -> str:
     parts = [f"## {device}, {dtype}: {size}"]
     if device == "cpu":
-        small = "" if size.startswith("Stable") else " at reduced size"
+        small = " at reduced size" if " with " in size else ""
         parts.append(REDUCED.format(small=small))
         load = max(cell["load"] for cell in cells)
         parts.append(

@@ -1,13 +1,14 @@
-"""The same model call in PyTorch: diffusers' UNet, compiled, attention by SDPA."""
+"""The same model call in PyTorch: diffusers' network, compiled, attention by SDPA."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.accelerator.model import Inputs, Size, make_inputs, torch_unet
+from benchmarks.accelerator.model import Inputs, Kind, Size, make_inputs, torch_network
 from benchmarks.timing import seconds
 
 GUIDANCE = 5.0
@@ -16,29 +17,44 @@ GUIDANCE = 5.0
 class Call(torch.nn.Module):
     """A model call: unguided, or guided with both branches in one batch."""
 
-    def __init__(self, unet: torch.nn.Module, guided: bool) -> None:
+    def __init__(self, network: torch.nn.Module, kind: Kind, guided: bool) -> None:
         super().__init__()
-        self.unet, self.guided = unet, guided
+        self.network, self.kind, self.guided = network, kind, guided
 
-    def forward(self, x: Tensor, t: Tensor, texts: Tensor, uncond: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, conditions: Any, uncond: Any) -> Tensor:
         """Predictions for a batch, each sample at its own time."""
         if not self.guided:
-            return self.unet(x, t, texts, return_dict=False)[0]
-        both = torch.cat([uncond.expand_as(texts), texts])
+            return self.predict(x, t, conditions)
+        both = jax.tree.map(
+            lambda a, b: torch.cat([a.expand_as(b), b]), uncond, conditions
+        )
         x, t = torch.cat([x, x]), torch.cat([t, t])
-        without, with_text = self.unet(x, t, both, return_dict=False)[0].chunk(2)
+        without, with_text = self.predict(x, t, both).chunk(2)
         return without + GUIDANCE * (with_text - without)
 
+    def predict(self, x: Tensor, t: Tensor, condition: Any) -> Tensor:
+        """Predictions of one branch, as diffusers' pipelines call the network."""
+        given = self.kind.torch_inputs(condition, x)
+        if not self.kind.packed:
+            return self.network(x, timestep=t, **given, return_dict=False)[0]
+        b, c, h, w = x.shape
+        tokens = x.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+        tokens = tokens.reshape(b, h * w // 4, 4 * c)
+        out = self.network(tokens, timestep=t / 1000, **given, return_dict=False)[0]
+        out = out.view(b, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5)
+        return out.reshape(b, c, h, w)
 
-def tensors(inputs: Inputs, device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+
+def tensors(inputs: Inputs, device: str, dtype: torch.dtype) -> tuple[Any, ...]:
     """Return inputs channels first, latents strided channels last, float32 times."""
-    x, t, texts, uncond = (torch.from_numpy(np.array(array)) for array in inputs)
+    x, t, *conditions = jax.tree.map(lambda a: torch.from_numpy(np.array(a)), inputs)
     x = (
         x.permute(0, 3, 1, 2)
         .to(device, dtype)
         .contiguous(memory_format=torch.channels_last)
     )
-    return x, t.to(device), texts.to(device, dtype), uncond.to(device, dtype)
+    conditions = jax.tree.map(lambda a: a.to(device, dtype), conditions)
+    return x, t.to(device), *conditions
 
 
 def torch_calls(
@@ -59,12 +75,12 @@ def torch_calls(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")  # TF32, as JAX has by default
     kind = getattr(torch, dtype)
-    unet = torch_unet(size, kind, device)
+    network = torch_network(size, kind, device)
     cells = []
     for batch in batches:
         given = tensors(make_inputs(size, batch), device, kind)
-        for guided in (False, True):
-            call: Any = Call(unet, guided)
+        for guided in (False, True)[: 1 + size.kind.guidable]:
+            call: Any = Call(network, size.kind, guided)
             if how != "eager":
                 torch.compiler.reset()  # no dynamic shapes: a program for each batch
                 call = torch.compile(call, mode=how, fullgraph=True, dynamic=False)

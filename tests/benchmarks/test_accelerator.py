@@ -1,6 +1,7 @@
 """The accelerator benchmark counts truly, compares like with like, and reports all."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -14,16 +15,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.accelerator import __main__ as accelerator
 from benchmarks.accelerator import flops as accelerator_flops
 from benchmarks.accelerator.flops import peak_flops, product_flops
-from benchmarks.accelerator.jax_calls import call_flops
-from benchmarks.accelerator.model import SMALL, Size, make_inputs, torch_unet
+from benchmarks.accelerator.jax_calls import call, call_flops, ways
+from benchmarks.accelerator.model import (
+    SIZES,
+    jax_network,
+    make_inputs,
+    torch_network,
+)
 from benchmarks.accelerator.tables import report
 from benchmarks.accelerator.torch_calls import Call, tensors
 from jaxinv.models import abstract_component
 
+F32 = jnp.dtype("float32")
+SMALL = SIZES["sd21"][1]
 # As few layers as there can be: compiling them is what takes the time.
-TINY = Size(
-    "tiny",
-    dataclasses.replace(
+TINY = SMALL._replace(
+    name="tiny",
+    config=dataclasses.replace(
         SMALL.config,
         block_out_channels=(16,),
         down_block_types=("CrossAttnDownBlock2D",),
@@ -32,22 +40,35 @@ TINY = Size(
         attention_head_dim=2,
         cross_attention_dim=16,
     ),
-    8,
-    5,
+    latent=8,
+    tokens=5,
 )
+
+
+def tiny(name):
+    """Return the least network of a kind."""
+    if name == "sd21":
+        return TINY
+    size = SIZES[name][1]
+    layers = {"num_layers": 1, "num_single_layers": 1, "dual_attention_layers": ()}
+    fields = {field.name for field in dataclasses.fields(size.config)}
+    config = dataclasses.replace(
+        size.config, **{key: value for key, value in layers.items() if key in fields}
+    )
+    return size._replace(config=config, latent=8, tokens=5)
 
 
 def test_operations_are_those_that_pytorch_counts():
     abstract = abstract_component(SMALL.config)
     found = {guided: call_flops(SMALL, abstract, guided) for guided in (False, True)}
-    unet = torch_unet(SMALL, torch.float32, "cpu")
+    network = torch_network(SMALL, torch.float32, "cpu")
     given = tensors(make_inputs(SMALL, 1), "cpu", torch.float32)
     wanted = {}
     for guided in (False, True):
         # PyTorch counts attention on a CPU only where it is made of matrix products.
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            Call(unet, guided)(*given)
+            Call(network, SMALL.kind, guided)(*given)
         wanted[guided] = counter.get_total_flops()
     assert abs(found[False] - wanted[False]) < 0.01 * wanted[False]
     # Guided, the two branches share here what comes before the text.
@@ -83,13 +104,41 @@ def test_the_peak_is_the_datasheets_or_measured(monkeypatch):
     assert peak_flops(jnp.bfloat16) == (3e12, "datasheet")
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_every_network_is_the_same_in_both_frameworks(name):
+    size = tiny(name)
+    network = torch_network(size, torch.float32, "cpu")
+    given = make_inputs(size, 2)
+    with torch.no_grad():
+        right = Call(network, size.kind, False)(*tensors(given, "cpu", torch.float32))
+    found = jax.jit(functools.partial(call, False))(jax_network(size, F32), given)
+    right = right.permute(0, 2, 3, 1).numpy()
+    assert found.shape == right.shape == given.x.shape
+    assert np.linalg.norm(found - right) < 1e-4 * np.linalg.norm(right)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_sizes_can_be_called_by_shape(name):
+    size = SIZES[name][0]
+    inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _few(size))
+    network = abstract_component(size.config)
+    out = jax.eval_shape(functools.partial(call, False), network, inputs)
+    assert out.shape == inputs.x.shape
+
+
+def _few(size):
+    """Return inputs at a fraction of the size; shapes do not depend on it."""
+    return make_inputs(size._replace(latent=8, tokens=5), 1)
+
+
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
     """The cells and the table of one tiny run."""
     out = tmp_path_factory.mktemp("accelerator") / "table.md"
-    arguments = "--small --dtype float32 --batch 1 --steps 3 --rows 3 --repeats 1"
+    arguments = "--small --models sd21 --dtype float32 --batch 1 --steps 3 --rows 3"
+    arguments += " --repeats 1"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accelerator, "SMALL", TINY)
+        patch.setitem(accelerator.SIZES, "sd21", (TINY, TINY))
         accelerator.main([*arguments.split(), "--torch", "eager", "--out", str(out)])
     lines = (out.parent / "table-cells.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines], out.read_text()
@@ -148,6 +197,8 @@ def test_what_could_not_be_measured_is_in_the_table_with_its_reason():
     assert "| PyTorch, default | no | 1 | not measured: no compiler | - |" in text
     assert "| naive, DDIM | JAX, xla | 1 | 20 | not measured: out of memory |" in text
     assert "say nothing" not in text  # it is no CPU
+    assert "not run" not in text
+    assert "not run" in report([cell | {"device": "cpu", "load": 0.5}])
 
 
 def test_a_batch_that_does_not_fit_is_a_row_and_not_the_end():
@@ -166,6 +217,12 @@ def test_inputs_of_a_smaller_batch_are_those_of_a_larger_one():
     pairs = zip(make_inputs(TINY, 2), make_inputs(TINY, 3), strict=True)
     for few, many in pairs:
         np.testing.assert_array_equal(few, many[: len(few)])
+
+
+def test_flows_are_inverted_along_their_own_sampler():
+    assert [name.split(", ")[1] for name in ways(SIZES["flux"][1], 4, 2)] == [
+        "Euler"
+    ] * 3
 
 
 def test_bad_arguments_are_refused(capsys):
