@@ -25,9 +25,7 @@ class Call(torch.nn.Module):
         """Predictions for a batch, each sample at its own time."""
         if not self.guided:
             return self.predict(x, t, conditions)
-        both = jax.tree.map(
-            lambda a, b: torch.cat([a.expand_as(b), b]), uncond, conditions
-        )
+        both = _both(uncond, conditions)
         x, t = torch.cat([x, x]), torch.cat([t, t])
         without, with_text = self.predict(x, t, both).chunk(2)
         return without + GUIDANCE * (with_text - without)
@@ -43,6 +41,14 @@ class Call(torch.nn.Module):
         out = self.network(tokens, timestep=t / 1000, **given, return_dict=False)[0]
         out = out.view(b, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5)
         return out.reshape(b, c, h, w)
+
+
+def _both(uncond: Any, conditions: Any) -> Any:
+    """Return both branches' conditions; torch.compile traces no tree of JAX."""
+    if isinstance(conditions, tuple):
+        pairs = zip(uncond, conditions, strict=True)
+        return type(conditions)(*(_both(*pair) for pair in pairs))  # type: ignore[misc]
+    return torch.cat([uncond.expand_as(conditions), conditions])
 
 
 def tensors(inputs: Inputs, device: str, dtype: torch.dtype) -> tuple[Any, ...]:

@@ -6,8 +6,9 @@ Noise -> sampler -> data -> inversion -> noise -> sampler -> data, for small net
 every family with random parameters (seeded), given the family's own condition, both
 branches of guidance included. The networks have the layers of the published ones, in
 another number and width, and outputs of a third of their size, so that few steps at
-guidance 5 do not fold. What is measured is whether the inverse is as exact for each of
-them, not what the published weights do.
+guidance 5 do not fold. FLUX.1 is given the guidance as a number, and called once. What
+is measured is whether the inverse is as exact for each of them, not what the published
+weights do.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
@@ -48,6 +50,8 @@ SAMPLERS: dict[str, Any] = {
     "2M": lambda schedule: ji.dpmpp_2m(ji.time_grid(schedule, STEPS)),
     "one step": lambda schedule: flow_steps(1),
     "4 steps": lambda schedule: flow_steps(4),
+    "Euler, 8 steps": lambda schedule: ji.euler(ji.time_grid(schedule, 8)),
+    "Euler, 28 steps": lambda schedule: ji.euler(ji.time_grid(schedule, 28)),
 }
 DIFFUSION = ("DDIM", "2M")
 
@@ -61,6 +65,9 @@ def measure(model: Model, name: str, guidance: float, samples: int) -> dict[str,
         network = model.network
         if model.branch is None:
             inner = ji.conditioned(network, None)
+        elif model.distilled:
+            condition = model.branch(keys[0])._replace(guidance=jnp.float32(guidance))
+            inner = ji.conditioned(network, condition)
         elif guidance > 1:
             inner = ji.guided(network, *map(model.branch, keys[:2]), guidance)
         else:

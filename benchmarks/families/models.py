@@ -15,8 +15,14 @@ from jaxinv.models import (
     ControlledUNet,
     ControlNetConfig,
     ControlNetModel,
+    FluxCondition,
+    FluxTransformer2DConfig,
+    FluxTransformer2DModel,
     LaVieUNet,
     LaVieUNetConfig,
+    SD3Condition,
+    SD3Transformer2DModel,
+    SD3TransformerConfig,
     UNet2DConditionConfig,
     UNet2DConditionModel,
     UNet2DConfig,
@@ -41,6 +47,7 @@ class Model(NamedTuple):
         branch: Function from a key to a prompt's condition; None for a network that
             takes no prompt.
         samplers: Names of the samplers to invert; all if None.
+        distilled: Whether the guidance scale is an input of the network.
     """
 
     title: str
@@ -49,6 +56,7 @@ class Model(NamedTuple):
     schedule: ji.NoiseSchedule
     branch: Callable[[jax.Array], Any] | None
     samplers: tuple[str, ...] | None = None
+    distilled: bool = False
 
 
 #: One block down and one up: what is compiled for each row are the loops around it.
@@ -58,6 +66,8 @@ BLOCKS: dict[str, Any] = {
     "norm_num_groups": 8,
 }
 DIFFUSION = ji.scaled_linear()
+#: Shift of the times of flows, as SD3 has it.
+SHIFT = 3.0
 #: Factor of the outputs: at guidance 5, steps of larger random outputs fold.
 OUTPUT = 0.3
 
@@ -65,7 +75,8 @@ OUTPUT = 0.3
 def made(model: Any, config: Any, seed: int = 0) -> Any:
     """Return a network with random parameters and a small output."""
     network = model(config, rngs=nnx.Rngs(seed))
-    kernel = network.conv_out.kernel
+    last = network.conv_out if hasattr(network, "conv_out") else network.proj_out
+    kernel = last.kernel
     kernel.set_value(OUTPUT * kernel.get_value())
     return network
 
@@ -187,6 +198,52 @@ def lavie() -> Model:
     return Model("LaVie", made(LaVieUNet, config), shape, ji.linear(1e-4, 0.02), text)
 
 
+EULER = ("Euler, 8 steps", "Euler, 28 steps")
+TRANSFORMER: dict[str, Any] = {
+    "num_layers": 3,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": WIDTH,
+    "pooled_projection_dim": POOLED,
+}
+
+
+def sd3() -> Model:
+    """Return a transformer like that of Stable Diffusion 3.5 medium."""
+    config = SD3TransformerConfig(
+        sample_size=8,
+        pos_embed_max_size=8,
+        caption_projection_dim=32,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+        **TRANSFORMER,
+    )
+    network = made(SD3Transformer2DModel, config)
+
+    def branch(key: jax.Array) -> SD3Condition:
+        return SD3Condition(text(key), jax.random.normal(key, (POOLED,)))
+
+    flow = ji.flow_matching(shift=SHIFT)
+    return Model("SD3", network, (8, 8, 16), flow, branch, EULER)
+
+
+def flux() -> Model:
+    """Return a transformer like that of FLUX.1 dev."""
+    config = FluxTransformer2DConfig(
+        num_single_layers=3,
+        axes_dims_rope=(4, 6, 6),
+        guidance_embeds=True,
+        **TRANSFORMER,
+    )
+    network = made(FluxTransformer2DModel, config)
+
+    def branch(key: jax.Array) -> FluxCondition:
+        return FluxCondition(text(key), jax.random.normal(key, (POOLED,)))
+
+    flow = ji.flow_matching(shift=SHIFT)
+    return Model("FLUX.1", network, (8, 8, 16), flow, branch, EULER, distilled=True)
+
+
 MODELS = {
     each.__name__: each
     for each in (
@@ -197,5 +254,7 @@ MODELS = {
         pixels,
         animatediff,
         lavie,
+        sd3,
+        flux,
     )
 }
