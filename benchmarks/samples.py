@@ -125,11 +125,12 @@ def _sample_group(pipe: Any, sampler: Any, samples: Samples, scale: Any) -> Any:
     return each(one, samples.conds, samples.noises)
 
 
-def each(one: Callable[..., Any], *arrays: Any) -> Any:
+def each(one: Callable[..., Any], *trees: Any) -> Any:
     """``vmap``; but a batch of one runs as a single sample does, with real branches."""
-    if len(arrays[0]) > 1:
-        return jax.vmap(one)(*arrays)
-    return jax.tree.map(lambda x: x[None], one(*(x[0] for x in arrays)))
+    if len(jax.tree.leaves(trees)[0]) > 1:
+        return jax.vmap(one)(*trees)
+    first = jax.tree.map(lambda x: x[0], trees)
+    return jax.tree.map(lambda x: x[None], one(*first))
 
 
 def groups(count: int, batch: int) -> list[slice]:
