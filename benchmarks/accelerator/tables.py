@@ -12,7 +12,8 @@ Random weights, the same in both frameworks; activations channels last; the stat
 sampler in float32 whatever the network's data type. *Guided* calls evaluate two
 branches for each image, in one batch. Times are medians with the device synchronised,
 without compiling. The share of the peak counts the products alone (convolutions, dense
-layers, attention), and of inversions only evaluations that some image needed. A guided
+layers, attention), and of inversions only evaluations that some image needed; XLA's
+count has the body of a loop over stacked blocks only once. A guided
 call has less of them in JAX than two unguided ones, as PyTorch makes them: what comes
 before the first look at the text is computed once for both branches."""
 
@@ -114,11 +115,11 @@ def _inversions(cells: list[Cell], calls: list[Cell]) -> str:
         "converged | seconds | images/s | over its evaluations | share of peak | "
         "program, MiB | device peak so far, MiB"
     )
-    # What the evaluations of an image cost in guided calls of the same batch.
+    # What the evaluations of an image cost in the same calls of the same batch.
     known = {
-        (c["framework"], c["batch"]): c["seconds"] / c["batch"]
+        (c["framework"], c["batch"], c["guided"]): c["seconds"] / c["batch"]
         for c in calls
-        if c["guided"] and "seconds" in c
+        if "seconds" in c
     }
     rows: list[tuple[Any, ...]] = []
     for cell in cells:
@@ -126,7 +127,8 @@ def _inversions(cells: list[Cell], calls: list[Cell]) -> str:
         if "reason" in cell:
             rows.append((*start, _missing(cell), *["-"] * 7))
             continue
-        spent, each = cell["seconds"], known.get((cell["framework"], cell["batch"]))
+        spent = cell["seconds"]
+        each = known.get((cell["framework"], cell["batch"], cell["guided"]))
         over = spent / (cell["evaluations"] * each) if each else None
         naive = cell["what"].startswith("naive")
         rows.append(
