@@ -29,7 +29,9 @@ The exceptions:
   ``encoder.embed_tokens.weight``; where both names occur they are one tensor, and
   ``shared.weight`` counts, as in transformers.
 * Constants that are stored with the weights, such as the embedding ``pe`` of frames in
-  motion modules, keep their names.
+  motion modules, keep their names, and so do the tables and norms of Wan
+  (``scale_shift_table``, ``gamma``).
+* Convolutions of videos have a third axis of space: OIDHW and DHWIO.
 * ``position_ids`` is a buffer that counts from zero, not a weight.
 """
 
@@ -66,8 +68,8 @@ _T5_TOKENS, _T5_TOKENS_AGAIN = "shared.weight", "encoder.embed_tokens.weight"
 _BUFFERS = ("embeddings.position_ids",)
 
 # Axes of a kernel in terms of PyTorch's axes, by number of dimensions.
-_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
-_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
+_FROM_TORCH = {5: (2, 3, 4, 1, 0), 4: (2, 3, 1, 0), 2: (1, 0)}
+_TO_TORCH = {5: (4, 3, 0, 1, 2), 4: (3, 2, 0, 1), 2: (1, 0)}
 
 
 def tensor_names(path: str, config: ComponentConfig) -> tuple[str, ...]:
@@ -93,12 +95,12 @@ def tensor_name(path: str, config: ComponentConfig) -> str:
     Returns:
         The tensor's name.
     """
-    module, leaf = path.rsplit(".", 1)
+    module, dot, leaf = path.rpartition(".")
     if isinstance(config, T5Config) and module == _T5_TABLE:
         module = _T5_TABLE_IN_TORCH
     clip = isinstance(config, CLIPTextConfig) and module != _CLIP_PROJECTION
     prefix = _CLIP_PREFIX if clip else ""
-    return f"{prefix}{module}.{_LEAVES.get(leaf, leaf)}"
+    return f"{prefix}{module}{dot}{_LEAVES.get(leaf, leaf)}"
 
 
 def canonical_name(

@@ -9,6 +9,8 @@ from jaxinv.models.autoencoders.kl import AutoencoderKL, DiagonalGaussian
 from jaxinv.models.autoencoders.kl_config import AutoencoderKLConfig
 from jaxinv.models.autoencoders.tiny import AutoencoderTiny
 from jaxinv.models.autoencoders.tiny_config import AutoencoderTinyConfig
+from jaxinv.models.autoencoders.wan import AutoencoderKLWan
+from jaxinv.models.autoencoders.wan_config import AutoencoderKLWanConfig
 from jaxinv.models.options import with_options
 from jaxinv.models.registry import abstract_component, component_config
 from jaxinv.models.text_encoders.clip import (
@@ -24,6 +26,8 @@ from jaxinv.models.transformers.flux import FluxCondition, FluxTransformer2DMode
 from jaxinv.models.transformers.flux_config import FluxTransformer2DConfig
 from jaxinv.models.transformers.sd3 import SD3Condition, SD3Transformer2DModel
 from jaxinv.models.transformers.sd3_config import SD3TransformerConfig
+from jaxinv.models.transformers.wan import WanTransformer3DModel
+from jaxinv.models.transformers.wan_config import WanTransformer3DConfig
 from jaxinv.models.unet.condition import UNetCondition
 from jaxinv.models.unet.config import UNet2DConditionConfig
 from jaxinv.models.unet.config_2d import UNet2DConfig
@@ -43,6 +47,8 @@ from jaxinv.models.unet.unet_2d import UNet2DModel
 __all__ = [
     "AutoencoderKL",
     "AutoencoderKLConfig",
+    "AutoencoderKLWan",
+    "AutoencoderKLWanConfig",
     "AutoencoderTiny",
     "AutoencoderTinyConfig",
     "CLIPTextConfig",
@@ -76,6 +82,8 @@ __all__ = [
     "UNetCondition",
     "UNetMotionConfig",
     "UNetMotionModel",
+    "WanTransformer3DConfig",
+    "WanTransformer3DModel",
     "abstract_component",
     "component_config",
     "with_options",

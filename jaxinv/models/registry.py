@@ -11,6 +11,8 @@ from jaxinv.models.autoencoders.kl import AutoencoderKL
 from jaxinv.models.autoencoders.kl_config import AutoencoderKLConfig
 from jaxinv.models.autoencoders.tiny import AutoencoderTiny
 from jaxinv.models.autoencoders.tiny_config import AutoencoderTinyConfig
+from jaxinv.models.autoencoders.wan import AutoencoderKLWan
+from jaxinv.models.autoencoders.wan_config import AutoencoderKLWanConfig
 from jaxinv.models.layers.basic import ShapesOnly
 from jaxinv.models.text_encoders.clip import (
     CLIPTextConfig,
@@ -24,6 +26,8 @@ from jaxinv.models.transformers.flux import FluxTransformer2DModel
 from jaxinv.models.transformers.flux_config import FluxTransformer2DConfig
 from jaxinv.models.transformers.sd3 import SD3Transformer2DModel
 from jaxinv.models.transformers.sd3_config import SD3TransformerConfig
+from jaxinv.models.transformers.wan import WanTransformer3DModel
+from jaxinv.models.transformers.wan_config import WanTransformer3DConfig
 from jaxinv.models.unet.config import UNet2DConditionConfig
 from jaxinv.models.unet.config_2d import UNet2DConfig
 from jaxinv.models.unet.controlnet import ControlNetModel
@@ -46,6 +50,8 @@ Component = (
     | SD3Transformer2DModel
     | AutoencoderKL
     | AutoencoderTiny
+    | AutoencoderKLWan
+    | WanTransformer3DModel
     | CLIPTextModel
     | T5EncoderModel
 )
@@ -60,6 +66,8 @@ ComponentConfig = (
     | SD3TransformerConfig
     | AutoencoderKLConfig
     | AutoencoderTinyConfig
+    | AutoencoderKLWanConfig
+    | WanTransformer3DConfig
     | CLIPTextConfig
     | T5Config
 )
@@ -75,6 +83,8 @@ _MODELS: dict[type[ComponentConfig], Any] = {
     SD3TransformerConfig: SD3Transformer2DModel,
     AutoencoderKLConfig: AutoencoderKL,
     AutoencoderTinyConfig: AutoencoderTiny,
+    AutoencoderKLWanConfig: AutoencoderKLWan,
+    WanTransformer3DConfig: WanTransformer3DModel,
     CLIPTextConfig: CLIPTextModel,
     CLIPTextWithProjectionConfig: CLIPTextModelWithProjection,
     T5Config: T5EncoderModel,

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinv.models.layers.convolution import _lax, _shifted, conv_general_dilated
+from jaxinv.models.layers.convolution import (
+    _lax,
+    _shifted,
+    conv_frames,
+    conv_general_dilated,
+)
 
 # Kernel, strides, padding before and after.
 CASES = [(3, 1, (1, 1)), (1, 1, (0, 0)), (3, 2, (0, 1)), (3, 2, (1, 1)), (5, 3, (2, 0))]
@@ -127,3 +132,19 @@ def test_a_derivative_in_16_bits_is_rounded_once_as_the_convolution_is():
 
     options = ((1, 1), ((1, 1), (1, 1)), None)
     assert error(_shifted(*half, *options)) < 1.2 * error(_lax(*half, *options))
+
+
+@pytest.mark.parametrize(
+    ("window", "strides", "pad"),
+    [((3, 3, 3), (1, 1, 1), 1), ((3, 1, 1), (2, 1, 1), 0), ((1, 2, 2), (1, 2, 2), 0)],
+)
+def test_convolutions_of_videos_are_those_of_lax(window, strides, pad):
+    x, kernel = random(2, 5, 6, 8, 3), random(*window, 3, 4, seed=1)
+    padding = ((0, 0), (pad, pad), (pad, pad))
+    wanted = jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
+    found = conv_frames(x, kernel, strides, padding)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="time must not be padded"):
+        conv_frames(x, kernel, strides, ((1, 1), *padding[1:]))

@@ -48,19 +48,19 @@ class DiagonalGaussian(NamedTuple):
         log_var: Logarithm of the variance of each component, within [-30, 20].
     """
 
-    mean: Float[Array, "h w c"]
-    log_var: Float[Array, "h w c"]
+    mean: Float[Array, "*f h w c"]
+    log_var: Float[Array, "*f h w c"]
 
     @property
-    def std(self) -> Float[Array, "h w c"]:
+    def std(self) -> Float[Array, "*f h w c"]:
         """Standard deviation of each component."""
         return jnp.exp(0.5 * self.log_var)
 
-    def mode(self) -> Float[Array, "h w c"]:
+    def mode(self) -> Float[Array, "*f h w c"]:
         """Return the most likely value, which is the mean."""
         return self.mean
 
-    def sample(self, key: PRNGKeyArray) -> Float[Array, "h w c"]:
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "*f h w c"]:
         """Draw one sample.
 
         Args:

@@ -19,7 +19,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxinv.models.layers.convolution import conv_general_dilated
+from jaxinv.models.layers.convolution import conv_frames, conv_general_dilated
 
 
 class GroupNorm(nnx.Module):
@@ -122,6 +122,29 @@ class LayerFactory(NamedTuple):
             padding=(padding, padding),
             use_bias=use_bias,
             conv_general_dilated=conv_general_dilated,
+            **self._common("kernel", "bias"),
+        )
+
+    def conv_3d(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, int, int],
+        *,
+        stride: tuple[int, int, int] = (1, 1, 1),
+        padding: int = 0,
+    ) -> nnx.Conv:
+        """Return a convolution over frames, rows and columns.
+
+        ``padding`` is that of rows and columns, on both sides; time is not padded.
+        """
+        return nnx.Conv(
+            in_channels,
+            out_channels,
+            kernel,
+            strides=stride,
+            padding=((0, 0), (padding, padding), (padding, padding)),
+            conv_general_dilated=conv_frames,
             **self._common("kernel", "bias"),
         )
 
