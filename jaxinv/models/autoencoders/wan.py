@@ -239,7 +239,7 @@ class UpBlock(nnx.Module):
         self.resnets = nnx.List(
             [ResidualBlock(width, out_channels, make) for width in widths]
         )
-        self.upsamplers = nnx.List([])
+        self.upsamplers: nnx.List = nnx.List([])
 
     def __call__(self, x: Frames, past: Past) -> tuple[Frames, Past]:
         """Apply the layers to a chunk."""

@@ -129,9 +129,9 @@ class LayerFactory(NamedTuple):
         self,
         in_channels: int,
         out_channels: int,
-        kernel: tuple[int, int, int],
+        kernel: tuple[int, ...],
         *,
-        stride: tuple[int, int, int] = (1, 1, 1),
+        stride: tuple[int, ...] = (1, 1, 1),
         padding: int = 0,
     ) -> nnx.Conv:
         """Return a convolution over frames, rows and columns.

@@ -68,7 +68,7 @@ def conv_general_dilated(
 def conv_frames(
     x: Float[Array, "b f h w c"],
     kernel: Float[Array, "n k l c d"],
-    strides: tuple[int, int, int],
+    strides: tuple[int, ...],
     padding: Padding,
     **options: Any,
 ) -> Float[Array, "b g m o d"]:
