@@ -67,6 +67,7 @@ from jaxinv.solvers import *  # noqa: F403
 if TYPE_CHECKING:
     from jaxinv.loading.load import load
     from jaxinv.loading.lora import merge_lora
+    from jaxinv.loading.prompts import save_prompts
     from jaxinv.loading.textual_inversion import add_textual_inversion
     from jaxinv.pipeline import LatentDiffusion, Pipeline
 
@@ -125,6 +126,7 @@ __all__ = [
     "sample",
     "sample_batch",
     "sample_trajectory",
+    "save_prompts",
     "scaled_linear",
     "schedule_from_diffusers",
     "thresholded",
@@ -146,6 +148,10 @@ def __getattr__(name: str) -> Any:
         from jaxinv.loading.lora import merge_lora
 
         return merge_lora
+    if name == "save_prompts":
+        from jaxinv.loading.prompts import save_prompts
+
+        return save_prompts
     if name == "add_textual_inversion":
         from jaxinv.loading.textual_inversion import add_textual_inversion
 

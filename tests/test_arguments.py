@@ -109,7 +109,7 @@ CALLS = {
     "variance_exploding": {"sigma_min": 0.1, "sigma_max": 10.0},
     "with_midpoints": {"schedule": SCHEDULE, "grid": GRID},
 }  # fmt: skip
-LOAD_MODELS = {"add_textual_inversion", "load", "merge_lora"}
+LOAD_MODELS = {"add_textual_inversion", "load", "merge_lora", "save_prompts"}
 SETTINGS = (
     ji.AIDI, ji.Algorithm1, ji.Algorithm2, ji.Anderson, ji.Explicit, ji.FixedPoint,
     ji.ForwardStep, ji.Gradient, ji.Naive, ji.NewtonKrylov, ji.NewtonTrajectory,

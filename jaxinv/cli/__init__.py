@@ -18,6 +18,7 @@ from jaxinv.cli.commands.batch import batch
 from jaxinv.cli.commands.convert import convert
 from jaxinv.cli.commands.demo import demo
 from jaxinv.cli.commands.edit import edit
+from jaxinv.cli.commands.encode import encode
 from jaxinv.cli.commands.interpolate import interpolate
 from jaxinv.cli.commands.invert import invert
 from jaxinv.cli.commands.sample import sample
@@ -25,7 +26,7 @@ from jaxinv.cli.commands.watermark import app as watermark
 from jaxinv.cli.programs import keep_programs
 
 app = typer.Typer(name="jaxinv", no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (demo, invert, batch, sample, edit, interpolate, convert):
+for command in (demo, invert, batch, sample, edit, interpolate, encode, convert):
     app.command()(command)
 app.add_typer(watermark)
 

@@ -31,6 +31,10 @@ _SHARED = {
         "Prompt that describes the image; required by models that take one.",
         "-p",
     ),
+    "prompt_embeddings": (
+        "File of 'jaxinv encode': prompts are looked up in it by their texts, and the "
+        "text encoders are not loaded. Without --prompt, its only prompt.",
+    ),
     "negative_prompt": ("Prompt from which guidance pushes away.",),
     "model": (
         "'emoji64' or 'emoji16' (inside this package), a diffusers folder, a folder "
@@ -142,17 +146,24 @@ def argument(help: str, **settings: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
-    """Options for the model and the sampler, which most commands have."""
+class Encoding:
+    """Options for the model and how it reads prompts, which most commands have."""
 
-    negative_prompt: str = option("")
     prompt_chunks: int = option(1, min=1, max=64)
     model: str = option("emoji64")
     revision: str | None = option(None)
     config: Path | None = option(None)
-    vae: str | None = option(None)
     lora: list[str] | None = option(None)
     textual_inversion: list[str] | None = option(None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling(Encoding):
+    """Options for the model and the sampler, which most commands have."""
+
+    negative_prompt: str = option("")
+    prompt_embeddings: Path | None = option(None)
+    vae: str | None = option(None)
     steps: int = option(20)
     guidance: float | None = option(None)
     sampler: str | None = option(None)

@@ -75,6 +75,11 @@ class Prepared(NamedTuple):
         Raises:
             ValueError: If it is missing.
         """
+        saved = self.pipe.prompts
+        if typed is None and saved is not None:
+            texts = saved.texts(negative=False)
+            if len(texts) == 1:
+                return texts[0]
         if typed is None and self.pipe.text_encoders:
             raise ValueError(
                 f"Missing option '--prompt' (or -p): {self.pipe.name} makes images of "
@@ -106,6 +111,9 @@ class Prepared(NamedTuple):
         for name, default in (("vae", None), ("prompt_chunks", 1)):
             if record[name] == default:
                 del record[name]
+        del record["prompt_embeddings"]
+        if self.pipe.prompts is not None:
+            record["prompt_embeddings_sha256"] = self.pipe.prompts.sha256
         if self.pipe.lora:
             record["lora"] = [each._asdict() for each in self.pipe.lora]
         if self.pipe.words:
@@ -178,16 +186,11 @@ def prepare(
                 f"--solver needs --strategy stepwise; {strategy} has no choice of "
                 "solvers"
             )
-    lora = [_lora_file(each) for each in asked.lora or ()]
-    if lora:
-        loading["lora"] = lora
-    if asked.config is not None:
-        loading["config"] = asked.config
+    loading |= model_options(asked)
     if asked.vae is not None:
         loading["vae"] = asked.vae
-    words = [_word(each) for each in asked.textual_inversion or ()]
-    if words:
-        loading["textual_inversion"] = words
+    if asked.prompt_embeddings is not None:
+        loading |= {"prompts": asked.prompt_embeddings, "text_encoders": False}
     images = Control()
     if control is not None:
         images = read_control(control)
@@ -195,7 +198,7 @@ def prepare(
             loading["controlnet"] = images.added
         if image is None and size in (None, options.Size()) and images.images:
             image = images.images[0]
-    trained = ji.load(asked.model, revision=asked.revision, **loading)
+    trained = ji.load(**loading)
     if asked.guidance is None:
         usual = trained.family.usual_guidance(trained)
         guidance = GUIDANCE if usual is None else usual
@@ -207,7 +210,7 @@ def prepare(
         )
     if frames is not None:
         trained = trained.at_frames(frames)
-    pipe = _at_size(trained, size or options.Size())
+    pipe = at_size(trained, size or options.Size())
     if asked.prompt_chunks > 1:
         pipe = pipe.with_chunks(asked.prompt_chunks)
     if image is not None and not any(n % pipe.factor for n in image.size):
@@ -234,6 +237,18 @@ def prepare(
         max_evals=max_evals,
         control=images,
     )
+
+
+def model_options(asked: options.Encoding) -> dict[str, Any]:
+    """Return the arguments of :func:`jaxinv.load` for options as typed."""
+    loading: dict[str, Any] = {"name_or_path": asked.model, "revision": asked.revision}
+    if lora := [_lora_file(each) for each in asked.lora or ()]:
+        loading["lora"] = lora
+    if words := [_word(each) for each in asked.textual_inversion or ()]:
+        loading["textual_inversion"] = words
+    if asked.config is not None:
+        loading["config"] = asked.config
+    return loading
 
 
 def _word(typed: str) -> tuple[str, str | None]:
@@ -287,7 +302,7 @@ def _is_embedded(model: str) -> bool:
     return model in embedded_models()
 
 
-def _at_size(pipe: "ji.Pipeline", size: options.Size) -> "ji.Pipeline":
+def at_size(pipe: "ji.Pipeline", size: options.Size) -> "ji.Pipeline":
     """Return a model for images of a size, of which parts may be missing."""
     height, width = (
         given or own

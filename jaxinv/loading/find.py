@@ -9,7 +9,7 @@ import importlib.resources
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict, Unpack
 
@@ -46,6 +46,8 @@ def find_model(
     local_files_only: bool = False,
     variant: str | None = None,
     subfolder: str | None = None,
+    text_encoders: bool | Sequence[str] = True,
+    network: bool = True,
 ) -> Path:
     """Return a model's folder or file, downloading it if necessary.
 
@@ -59,6 +61,8 @@ def find_model(
         local_files_only: Whether to use only the hub's cache.
         variant: The set of weights to download, if there are several.
         subfolder: Folder inside the repository or folder that holds the model.
+        text_encoders: The text encoders whose weights to download.
+        network: Whether to download the network's weights.
 
     Returns:
         The folder or file.
@@ -92,7 +96,11 @@ def find_model(
             # other missing files.
             least=_inside(subfolder, "model_index.json"),
             choose=lambda files: wanted_files(
-                files, variant=variant, subfolder=subfolder
+                files,
+                variant=variant,
+                subfolder=subfolder,
+                text_encoders=text_encoders,
+                network=network,
             ),
             revision=revision,
             token=token,
@@ -212,7 +220,12 @@ def _download(
 
 
 def wanted_files(
-    files: list[str], *, variant: str | None = None, subfolder: str | None = None
+    files: list[str],
+    *,
+    variant: str | None = None,
+    subfolder: str | None = None,
+    text_encoders: bool | Sequence[str] = True,
+    network: bool = True,
 ) -> list[str]:
     """Return the files of a hub repository that a pipeline needs.
 
@@ -224,15 +237,24 @@ def wanted_files(
         files: Paths of all files in the repository.
         variant: The variant, such as ``"fp16"`` for ``model.fp16.safetensors``.
         subfolder: Folder inside the repository that holds the pipeline.
+        text_encoders: The text encoders whose weights are needed; True for all.
+        network: Whether the network's weights are needed.
 
     Returns:
         Paths of the files to download.
     """
     wanted = [_inside(subfolder, "model_index.json"), *_flat(files, subfolder)]
+    encoders = {part for family in FAMILIES for part in family.text_encoders}
     for part in dict.fromkeys(part for family in FAMILIES for part in family.parts):
         folder = _inside(subfolder, part)
         inside = [f for f in files if f.rpartition("/")[0] == folder]
         wanted += [f for f in inside if f.endswith((".json", ".txt", ".model"))]
+        if not (
+            _wanted(part, text_encoders)
+            if part in encoders
+            else network or part == "vae"
+        ):
+            continue
         weights = [f for f in inside if f.endswith(".safetensors")]
         if variant != "non_ema":
             weights = [f for f in weights if not _is_variant(f, "non_ema")]
@@ -243,6 +265,10 @@ def wanted_files(
             or weights
         )
     return wanted
+
+
+def _wanted(part: str, chosen: bool | Sequence[str]) -> bool:
+    return chosen if isinstance(chosen, bool) else part in chosen
 
 
 def _flat(files: list[str], subfolder: str | None) -> list[str]:

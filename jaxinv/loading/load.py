@@ -8,13 +8,14 @@ reading, or an Orbax checkpoint that ``jaxinv convert`` wrote. PyTorch is not ne
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding
 from jax.typing import DTypeLike
 
-from jaxinv.checks import checked
+from jaxinv.checks import checked, shown
 from jaxinv.diffusion.schedule import NoiseSchedule
 from jaxinv.files.json_fields import naming
 from jaxinv.loading.controlnet import (
@@ -24,9 +25,10 @@ from jaxinv.loading.controlnet import (
 )
 from jaxinv.loading.find import Hub, find_model
 from jaxinv.loading.folder import folder_source, model_name
-from jaxinv.loading.lora import LoraFiles, check_lora, merge_lora
+from jaxinv.loading.lora import LoraFiles, changeable, merge_into
+from jaxinv.loading.prompts import check_prompts, read_prompts
 from jaxinv.loading.single_file import single_file_source
-from jaxinv.loading.source import with_vae
+from jaxinv.loading.source import Source, with_vae
 from jaxinv.loading.textual_inversion import (
     Words,
     add_textual_inversion,
@@ -37,10 +39,12 @@ from jaxinv.loading.tokenizers import (
 )
 from jaxinv.loading.vae import Vae, choose_vae
 from jaxinv.mesh import ShardingRule
+from jaxinv.models import abstract_component
 from jaxinv.models.layers.attention import Implementation
 from jaxinv.models.layers.remat import Remat
 from jaxinv.models.options import check_attention, check_dtypes, with_options
 from jaxinv.pipeline import Pipeline
+from weights_convert.lora import open_lora
 
 _PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
@@ -65,6 +69,9 @@ def load(
     lora: LoraFiles = (),
     textual_inversion: Words = (),
     controlnet: ControlNets = None,
+    text_encoders: bool | Sequence[str] = True,
+    prompts: str | os.PathLike[str] | None = None,
+    network: bool = True,
     attention: Implementation = None,
     remat: Remat = "none",
     sharding: ShardingRule | None = None,
@@ -112,6 +119,13 @@ def load(
             :func:`jaxinv.add_textual_inversion`.
         controlnet: Folder or hub name of a ControlNet, or several, for models without
             one; see :meth:`Pipeline.with_controlnet`.
+        text_encoders: Whether to load the text encoders, or the names of those to load,
+            such as ``["text_encoder", "text_encoder_2"]`` for Stable Diffusion 3
+            without T5. Without any, prompts are encodings or saved ones.
+        prompts: A file of :func:`jaxinv.save_prompts`, whose prompts are then known by
+            their texts. It needs ``text_encoders=False``.
+        network: Whether to load the network's parameters. A model without them only
+            encodes prompts and images.
         attention: Implementation of attention: ``"xla"``, ``"cudnn"`` (NVIDIA GPUs, 16
             bits) or None for JAX's own choice; see
             :func:`jaxinv.models.with_options`.
@@ -140,6 +154,10 @@ def load(
         ((64, 64), (16, 16, 4))
     """
     check_attention(attention, dtype)
+    if prompts is not None and text_encoders is not False:
+        raise ValueError("prompts= needs text_encoders=False, which it replaces")
+    if controlnet is not None and not network:
+        raise ValueError("controlnet= needs the network")
     given = os.fspath(name_or_path)
     kinds = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype or dtype)}
     check_dtypes(**kinds, platform=_platform(sharding))
@@ -149,7 +167,13 @@ def load(
         "local_files_only": local_files_only,
     }
     place = find_model(
-        name_or_path, revision=revision, variant=variant, subfolder=subfolder, **hub
+        name_or_path,
+        revision=revision,
+        variant=variant,
+        subfolder=subfolder,
+        text_encoders=text_encoders,
+        network=network,
+        **hub,
     )
     if schedule is not None and prediction_type not in (None, schedule.prediction_type):
         raise ValueError(
@@ -183,30 +207,37 @@ def load(
                     f"prediction_type={prediction_type!r} does not fit this model of "
                     f"{family}, whose schedule is a flow's: it predicts velocities"
                 )
-    check_lora(family, parts.configs, lora)
+    all_parts = changeable(family, parts.configs) if lora else {}
+    open_lora(all_parts, lora)  # checked before the weights are read
     folders = controlnet_folders(controlnet, family, parts.configs, **hub)
+    chosen = _chosen(source, text_encoders, network)
     tokenizers = {}
     for encoder, part in family.text_encoders.items():
-        if encoder in parts.configs:
+        if encoder in chosen:
             tokenizers[encoder] = source.tokenizer(part)
             vocabulary = parts.configs[encoder].vocab_size
             check_vocabulary(source.place, tokenizers[encoder], vocabulary)
-    if textual_inversion:  # checked before the weights are read
-        read_additions(textual_inversion, parts.configs, tokenizers)
+    if textual_inversion:
+        read_additions(textual_inversion, _of(chosen, parts.configs), tokenizers)
+    saved = None if prompts is None else read_prompts(prompts)
     networks = {}
-    for part, config in parts.configs.items():
+    for part, of_this in _of(chosen, parts.configs).items():
         of_part, implementation = kinds, attention
         half = kinds["dtype"] == jnp.float16
-        if half and getattr(config, "force_upcast", False):
+        if half and getattr(of_this, "force_upcast", False):
             of_part = dict.fromkeys(kinds, jnp.dtype(jnp.float32))
         if part == "vae" and attention == "cudnn":
             implementation = None  # its single head is too large for cuDNN
         module = source.read(part, sharding=sharding, **of_part)
         networks[part] = with_options(module, attention=implementation, remat=remat)
+    for part, of_this in parts.configs.items():
+        if part not in networks and part not in family.text_encoders:
+            networks[part] = abstract_component(of_this, **kinds)
     # Parts that are joined form a new module, which needs the options again.
-    network = with_options(family.network(networks), attention=attention, remat=remat)
+    whole = family.network(networks)
+    whole = with_options(whole, attention=attention, remat=remat)
     pipe = Pipeline(
-        network=network,
+        network=whole,
         vae=networks.get("vae"),
         text_encoders=tuple(networks.get(part) for part in family.text_encoders),
         tokenizers=tuple(tokenizers.get(part) for part in family.text_encoders),
@@ -217,14 +248,52 @@ def load(
         scheduler=json.dumps(scheduler, sort_keys=True),
         pipeline=parts.index.pipeline,
         flags=frozenset(name for name, on in parts.index.flags.items() if on),
-        frames=family.frames(network),
+        frames=family.frames(whole),
+        prompts=saved,
     )
-    pipe = merge_lora(pipe, lora) if lora else pipe
+    if prompts is not None:
+        check_prompts(prompts, pipe)
+    pipe = merge_into(pipe, lora, all_parts) if lora else pipe
     if textual_inversion:
         pipe = add_textual_inversion(pipe, textual_inversion)
     nets = [load_controlnet(each, sharding=sharding, **kinds) for each in folders]
     nets = [with_options(net, attention=attention, remat=remat) for net in nets]
     return pipe.with_controlnet(nets) if nets else pipe
+
+
+def _chosen(
+    source: Source, text_encoders: bool | Sequence[str], network: bool
+) -> tuple[str, ...]:
+    """Return the parts whose weights are read.
+
+    Raises:
+        ValueError: If a text encoder is named that the model does not have.
+    """
+    family, present = source.parts.index.family, source.parts.configs
+    if not network and not family.text_encoders:
+        raise ValueError(f"{source.place} has no text encoder, so it needs its network")
+    encoders = set(family.text_encoders)
+    if not isinstance(text_encoders, bool):
+        for name in text_encoders:
+            if name not in encoders or name not in present:
+                known = ", ".join(
+                    each for each in family.text_encoders if each in present
+                )
+                raise ValueError(
+                    f"{source.place} has no text encoder {shown(name)} (it has: "
+                    f"{known or 'none'})"
+                )
+    wanted = encoders if text_encoders is True else set(text_encoders or ())
+    return tuple(
+        part
+        for part in present
+        if (part in wanted if part in encoders else network or part == "vae")
+    )
+
+
+def _of(parts: Sequence[str], configs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configurations of some parts."""
+    return {part: configs[part] for part in parts}
 
 
 def _platform(sharding: ShardingRule | None) -> str:

@@ -18,7 +18,6 @@ from jaxinv.models.registry import abstract_component
 from jaxinv.pipeline import Pipeline
 from jaxinv.pipeline.families import Family
 from jaxinv.pipeline.pipeline import MergedLora
-from weights_convert.lora import open_lora
 
 # A sum of scales such as 0.1 + 0.2 - 0.3 is zero to rounding.
 _TAKEN_OUT = 1e-9
@@ -55,13 +54,26 @@ def merge_lora(pipe: Pipeline, files: LoraFiles) -> Pipeline:
             styled = ji.merge_lora(pipe, [("style.safetensors", 0.8)])
             plain = ji.merge_lora(styled, [("style.safetensors", -0.8)])
     """
+    return merge_into(pipe, files, {})
+
+
+def merge_into(pipe: Pipeline, files: LoraFiles, absent: Mapping[str, Any]) -> Pipeline:
+    """Add LoRA files to a model of which not all parts were loaded.
+
+    Args:
+        pipe: The model.
+        files: See :func:`merge_lora`.
+        absent: The text encoders that it does without, abstract. Files may hold changes
+            of them, which have no effect.
+    """
     part, network = pipe.family.network_part, pipe.network
     controlled = isinstance(network, ControlledUNet)
-    modules = {
+    present = {
         part: network.unet if controlled else network,
         **pipe.present_text_encoders,
     }
-    merged = weights_convert.merge_lora(modules, files)
+    merged = weights_convert.merge_lora({**absent, **present}, files)
+    merged = {part: merged[part] for part in present}
     network = merged[part]
     if controlled:
         network = ControlledUNet(network, pipe.network.controlnets)
@@ -73,26 +85,19 @@ def merge_lora(pipe: Pipeline, files: LoraFiles) -> Pipeline:
     )
 
 
-def check_lora(family: Family, configs: Mapping[str, Any], files: LoraFiles) -> None:
-    """Raise unless LoRA files fit a model, before its weights are read.
+def changeable(family: Family, configs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a model that LoRA files can change, abstract.
 
     Args:
         family: The model's family.
         configs: The configuration of each part that has weights.
-        files: See :func:`merge_lora`.
-
-    Raises:
-        ValueError: See :func:`merge_lora`.
     """
-    if files:
-        modules = {part: abstract_component(configs[part]) for part in configs}
-        part, network = family.network_part, family.network(modules)
-        if isinstance(network, ControlledUNet):
-            network = network.unet
-        encoders = {
-            name: modules[name] for name in family.text_encoders if name in modules
-        }
-        open_lora({part: network, **encoders}, files)
+    modules = {part: abstract_component(configs[part]) for part in configs}
+    network = family.network(modules)
+    if isinstance(network, ControlledUNet):
+        network = network.unet
+    encoders = {name: modules[name] for name in family.text_encoders if name in modules}
+    return {family.network_part: network, **encoders}
 
 
 def _record(before: Sequence[MergedLora], files: LoraFiles) -> tuple[MergedLora, ...]:

@@ -37,6 +37,7 @@ from jaxinv.pipeline.latents import (
     check_size,
 )
 from jaxinv.pipeline.prompts import PromptMethods
+from jaxinv.pipeline.saved_prompts import SavedPrompts
 from jaxinv.pipeline.scheduler import pipeline_request, pipeline_sampler
 from jaxinv.pipeline.text import num_chunks
 from jaxinv.samplers.table import SamplerTable
@@ -75,6 +76,7 @@ class Pipeline(ImageMethods, PromptMethods):
 
     Attributes:
         network: Map from ``(z, t, condition)`` to noise (or velocity, or data).
+            Its parameters are abstract in a model that only encodes.
         vae: The autoencoder; None for models of pixels.
         text_encoders: Maps from token ids to text vectors; None for each one that the
             model does without.
@@ -95,6 +97,8 @@ class Pipeline(ImageMethods, PromptMethods):
         lora: The LoRA files in the parameters, from :func:`jaxinv.merge_lora` (static).
         words: The words of textual inversion in the vocabulary, from
             :func:`jaxinv.add_textual_inversion` (static).
+        prompts: Prompts of :func:`jaxinv.save_prompts`, which are known by their texts;
+            None for none (static).
     """
 
     network: Any
@@ -119,6 +123,9 @@ class Pipeline(ImageMethods, PromptMethods):
     )
     words: tuple[AddedWord, ...] = dataclasses.field(
         default=(), metadata={"static": True}
+    )
+    prompts: SavedPrompts | None = dataclasses.field(
+        default=None, metadata={"static": True}
     )
 
     def __repr__(self) -> str:

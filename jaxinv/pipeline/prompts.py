@@ -23,6 +23,7 @@ from jaxinv.pipeline.conditions import (
     with_negative,
 )
 from jaxinv.pipeline.families.family import Family
+from jaxinv.pipeline.saved_prompts import SavedPrompt, SavedPrompts
 from jaxinv.pipeline.text import padded_ids, token_ids
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class PromptMethods:
     family: Family
     name: str
     chunks: int
+    prompts: SavedPrompts | None
 
     @property
     def _whole(self) -> "Pipeline":
@@ -103,13 +105,17 @@ class PromptMethods:
             **options: Options of the family, such as SDXL's ``target_size``.
 
         Returns:
-            One vector per token, (l, d), or a pytree with more than that.
+            One vector per token, (l, d), or a pytree with more than that. Without text
+            encoders, the encoding of that text among the saved ``prompts``.
 
         Raises:
             ValueError: If the prompt is not a string, or if an option is not one of the
-                family's.
+                family's; or if the model has no text encoder, and no such prompt among
+                the saved ones.
         """
         self.family.check_options(options)
+        if self.text_encoders and not self.present_text_encoders:
+            return self._saved(prompt, negative, options)
         return self.family.encode(self._whole, prompt, negative=negative, **options)
 
     @checked
@@ -165,6 +171,7 @@ class PromptMethods:
             A callable pytree ``(z, t, condition) -> f``; see :meth:`condition`. Samples
             with a scale of at most 1 use the conditional model alone.
         """
+        self._check_network()
         guided = guided and self.family.has_negative(self._whole)
         model = PromptedModel(self.network, guided)
         return self.family.denoiser(self._whole, model)  # type: ignore[return-value]
@@ -200,6 +207,7 @@ class PromptMethods:
     ) -> Condition:
         """Return a condition as the family makes it; see :meth:`Family.condition`."""
         scale = _one_scale(guidance_scale)
+        self._check_network()
         if isinstance(scale, float):
             self.family.check_guidance(self._whole, scale)
         free, name, options = scale, self.family.scale_option, dict(options)
@@ -226,6 +234,25 @@ class PromptMethods:
         found = self.family.condition(self._whole, positive, negative, scale)
         return found if negative is None else found._replace(guidance_scale=free)
 
+    def _check_network(self) -> None:
+        """Raise ValueError for a model that only encodes."""
+        if is_abstract(self.network):
+            raise ValueError(f"{self.name} was loaded without its network")
+
+    def _saved(self, prompt: str, negative: bool, options: Mapping[str, Any]) -> PyTree:
+        """Return the saved encoding of a prompt."""
+        if self.prompts is None:
+            raise ValueError(
+                f"{self.name} was loaded without text encoders: pass what "
+                "encode_prompt() returned, or load it with prompts= and a file of "
+                "jaxinv.save_prompts"
+            )
+        if options:
+            raise ValueError(
+                f"{', '.join(options)} would have no effect on saved prompts"
+            )
+        return self.prompts.find(SavedPrompt(prompt, negative), self._whole)
+
     def _encoded(
         self, prompt: Any, negative: bool, options: Mapping[str, Any]
     ) -> PyTree:
@@ -234,9 +261,7 @@ class PromptMethods:
                 f"a prompt must be given to {self.name}; '' is the empty one"
             )
         if prompt is None or isinstance(prompt, str):
-            return self.family.encode(
-                self._whole, prompt or "", negative=negative, **options
-            )
+            return self.encode_prompt(prompt or "", negative=negative, **options)
         leaves = jax.tree.leaves(prompt)
         if not leaves or not all(isinstance(x, jax.Array | np.ndarray) for x in leaves):
             raise ValueError(
@@ -250,6 +275,12 @@ class PromptMethods:
                 f"{leaves[0].shape}"
             )
         return jax.tree.map(jnp.asarray, prompt)
+
+
+def is_abstract(network: Any) -> bool:
+    """Return whether a network's parameters are shapes without values."""
+    leaf = next(iter(jax.tree.leaves(network)), None)
+    return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def _one_scale(scale: Any, name: str = "guidance_scale") -> Any:

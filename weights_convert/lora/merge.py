@@ -31,7 +31,7 @@ def merge_lora(
 
     Args:
         modules: The models by their names in diffusers, such as ``{"unet": unet,
-            "text_encoder": text_encoder}``.
+            "text_encoder": text_encoder}``. Abstract ones stay as they are.
         files: Safetensors files, each with its scale.
 
     Returns:
@@ -58,6 +58,8 @@ def merge_lora(
         kernels.setdefault((part, path), {})[block] = terms
     for (part, path), blocks in kernels.items():
         value = values[part][path]
+        if isinstance(value, jax.ShapeDtypeStruct):
+            continue
         values[part][path] = _changed(f"{part}.{path}", value, blocks)
     return {
         part: with_parameters(module, values[part]) if part in values else module

@@ -208,6 +208,10 @@ def _check_rows(pipe: "Pipeline", manifest: "Manifest") -> None:
             )
         with naming(row.path):
             pipe.family.check_guidance(pipe, row.guidance)
+        if pipe.prompts is not None:  # raises for texts that are not among them
+            pipe.encode_prompt(row.prompt)
+            if row.guidance > 1:
+                pipe.encode_prompt(row.negative_prompt, negative=True)
 
 
 def _prepare(

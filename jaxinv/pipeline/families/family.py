@@ -49,6 +49,7 @@ class Family:
         prompt_lengths: For text encoders that read any number of tokens (T5), the
             number that prompts are padded to or cut at. Prompts of such a family are
             never read in chunks.
+        sized_prompts: Whether what ``encode`` returns depends on the image size.
         options: Names of the further arguments of :meth:`jaxinv.Pipeline.denoiser`.
         scale_option: The option that is the scale of classifier-free guidance, for
             models to whose networks ``guidance_scale`` is an input (FLUX).
@@ -65,6 +66,7 @@ class Family:
     refused: ClassVar[Mapping[str, str]] = {}
     text_encoders: ClassVar[Mapping[str, str]] = {}
     prompt_lengths: ClassVar[Mapping[str, int]] = {}
+    sized_prompts: ClassVar[bool] = False
     options: ClassVar[frozenset[str]] = frozenset()
     scale_option: ClassVar[str | None] = None
     guidable: ClassVar[bool] = True

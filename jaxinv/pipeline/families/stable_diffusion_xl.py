@@ -88,6 +88,7 @@ class StableDiffusionXL(StableDiffusion):
         "text_encoder": "tokenizer",
         "text_encoder_2": "tokenizer_2",
     }
+    sized_prompts = True
     options = frozenset([*_OPTIONS, *(f"negative_{name}" for name in _OPTIONS)])
 
     def check(self, where: Path, configs: Mapping[str, Any]) -> tuple[int, int]:

@@ -101,18 +101,18 @@ def continuous(
     def text(prompt: str, negative: bool) -> Any:
         return jax.tree.map(np.asarray, pipe.encode_prompt(prompt, negative=negative))
 
-    text("", False)  # raises for models that need more than a prompt
+    if pipe.prompts is None:
+        text("", False)  # raises for models that need more than a prompt
 
     def entering(
         requests: Iterable[Request], conditions: dict[int, Condition]
     ) -> Iterator[tuple[int, NextStage]]:
         for request in requests:
-            found = pipe.family.condition(
-                pipe,
-                text(request.prompt, False),
-                text(request.negative_prompt, True),
-                np.float32(request.guidance),
-            )
+            positive = negative = text(request.prompt, False)
+            if request.guidance > 1:
+                negative = text(request.negative_prompt, True)
+            scale = np.float32(request.guidance)
+            found = pipe.family.condition(pipe, positive, negative, scale)
             conditions[request.index] = jax.tree.map(np.asarray, with_negative(found))
             yield request.index, NextStage(0, request.pixels)
 
