@@ -1,0 +1,1 @@
+"""What the depth of a transformer costs before it runs."""
