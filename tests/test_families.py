@@ -19,6 +19,7 @@ from sdxl_cases import (
 from test_controlnet_pipeline import write_controlnet
 from test_pixels import write_pixel_model
 from video_cases import animatediff, save_parts
+from wan_cases import write_wan_pipeline
 
 import jaxinv as ji
 from jaxinv.loading.convert import convert
@@ -34,6 +35,7 @@ from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
 from jaxinv.pipeline.families.stable_diffusion_3 import StableDiffusion3
 from jaxinv.pipeline.families.stable_diffusion_xl import StableDiffusionXL
 from jaxinv.pipeline.families.video import AnimateDiff, JoinedAnimateDiff, LaVie
+from jaxinv.pipeline.families.wan import Wan
 
 CONTROL = {"control_image": np.full((32, 32, 3), 0.5, np.float32)}
 #: What each family's denoiser is given besides a negative prompt and a scale.
@@ -45,6 +47,7 @@ GIVEN = {
     Flux: {"prompt": "red", "max_sequence_length": 4},
     AnimateDiff: {"prompt": "red"},
     JoinedAnimateDiff: {"prompt": "red"},
+    Wan: {"prompt": "red", "max_sequence_length": 4},
     Pixels: {},
     StableDiffusionControlNet: {"prompt": "red", **CONTROL},
     StableDiffusionXLControlNet: {"prompt": "red", **CONTROL},
@@ -73,6 +76,8 @@ def write(family, folder, diffusers_folder, instaflow_folder):
         write_sd3_pipeline(folder)
     elif family is Flux:
         write_flux_pipeline(folder)
+    elif family is Wan:
+        write_wan_pipeline(folder)
     elif family is Pixels:
         write_pixel_model(folder, diffusers.DDIMScheduler(clip_sample=False))
     else:

@@ -12,6 +12,7 @@ from jaxinv.diffusion.denoiser import (
     Denoiser,
 )
 from jaxinv.inversion import InversionResult, invert
+from jaxinv.models import AutoencoderKLWan
 from jaxinv.pipeline.latents import (
     Autoencoder,
     Image,
@@ -76,7 +77,8 @@ class ImageMethods:
     def latent_shape(self) -> tuple[int, ...]:
         """Shape (h, w, c) of the latent of an image of ``image_size``.
 
-        That of a video of ``frames`` frames is (f, h, w, c).
+        That of a video is (f, h, w, c), where f is ``frames``, or 1 + (``frames`` - 1)
+        / 4 if the autoencoder also shortens videos (Wan).
         """
         return self.latent_shape_of(self.image_size)
 
@@ -84,7 +86,15 @@ class ImageMethods:
         """Return the shape of the latent of an image or video of another size."""
         rows, columns = (each // self.factor for each in image_size)
         frames = () if self.frames is None else (self.frames,)
+        if isinstance(self.vae, AutoencoderKLWan):
+            frames = tuple(map(self.vae.config.latent_frames, frames))
         return *frames, rows, columns, self.latent_channels
+
+    def _check_image(self, image: Any) -> None:
+        """Raise ValueError unless an image, or a video, can be encoded."""
+        check_image(image, self.factor, self.image_channels, self.frames)
+        if isinstance(self.vae, AutoencoderKLWan):
+            self.vae.config.check_frames(len(image))
 
     @checked
     def encode(self, image: Image) -> Float[Array, "*f h w c"]:
@@ -103,7 +113,7 @@ class ImageMethods:
             ValueError: If the image has another shape, dtype, range, or NaNs. Under
                 ``jax.jit`` and ``jax.vmap`` only shape and dtype are known and checked.
         """
-        check_image(image, self.factor, self.image_channels, self.frames)
+        self._check_image(image)
         return encode(self.vae, image)
 
     @checked
@@ -157,7 +167,7 @@ class ImageMethods:
         Raises:
             ValueError: If :meth:`encode` or :func:`jaxinv.invert_decoder` raises it.
         """
-        check_image(image, self.factor, self.image_channels, self.frames)
+        self._check_image(image)
         return invert_decoder(
             jax.tree_util.Partial(encode, self.vae),
             jax.tree_util.Partial(decode, self.vae),

@@ -4,9 +4,10 @@ r"""Conversion of one image to a latent and back, by an autoencoder (E, D).
 
 with ``scale = 1 / scaling_factor`` and ``shift = shift_factor``, one number each, or
 ``scale = latents_std / scaling_factor`` and ``shift = latents_mean``, one number per
-channel (Playground v2.5).
+channel (Playground v2.5, and Wan, without ``scaling_factor``).
 Models of pixels have no autoencoder: their z is 2 image - 1. Videos are encoded and
 decoded frame by frame, so that the memory needed does not grow with their length.
+Autoencoders of videos (Wan) take them whole, and bound the memory themselves.
 
 The functions do not check their arguments; :class:`jaxinv.Pipeline` and the
 engine of jobs check images first.
@@ -21,22 +22,27 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, UInt8
 
 from jaxinv.decoder_inversion import framewise
-from jaxinv.models import AutoencoderKL, AutoencoderTiny, DiagonalGaussian
+from jaxinv.models import (
+    AutoencoderKL,
+    AutoencoderKLWan,
+    AutoencoderTiny,
+    DiagonalGaussian,
+)
 
 Image = Float[Array, "*f h w k"] | UInt8[Array, "*f h w k"] | np.ndarray
-Autoencoder = AutoencoderKL | AutoencoderTiny
+Autoencoder = AutoencoderKL | AutoencoderTiny | AutoencoderKLWan
 
 
 @jax.jit
 def encode(vae: Autoencoder | None, image: Image) -> Float[Array, "*f h w c"]:
-    """Encode an image, or a video frame by frame, without checks.
+    """Encode an image or a video, without checks.
 
     See :meth:`Pipeline.encode`.
     """
     pixels = floats(image)
     if vae is None:
         return 2 * pixels - 1
-    if pixels.ndim > 3:
+    if pixels.ndim > 3 and not isinstance(vae, AutoencoderKLWan):
         return framewise(jax.tree_util.Partial(encode, vae))(pixels)
     encoded = vae.encode(2 * pixels - 1)
     latent = encoded.mode() if isinstance(encoded, DiagonalGaussian) else encoded
@@ -52,11 +58,11 @@ def floats(image: Image) -> Float[Array, "*f h w k"]:
 
 @jax.jit
 def decode(vae: Autoencoder | None, latent: ArrayLike) -> Float[Array, "*f H W k"]:
-    """Decode a latent, or those of a video one by one, without checks or clipping."""
+    """Decode the latent of an image or a video, without checks or clipping."""
     latents = jnp.asarray(latent)
     if vae is None:
         return (latents + 1) / 2
-    if latents.ndim > 3:
+    if latents.ndim > 3 and not isinstance(vae, AutoencoderKLWan):
         return framewise(jax.tree_util.Partial(decode, vae))(latents)
     shift, factor = _normalization(vae, latents.dtype)
     return (vae.decode(latents / factor + shift) + 1) / 2
@@ -68,7 +74,7 @@ def _normalization(vae: Autoencoder, dtype: Any) -> tuple[Any, Any]:
     mean, std = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
     if mean is None or std is None:
         return config.shift_factor or 0.0, config.scaling_factor
-    factor = config.scaling_factor / np.asarray(std)
+    factor = getattr(config, "scaling_factor", 1.0) / np.asarray(std)
     return jnp.asarray(mean, dtype), jnp.asarray(factor, dtype)
 
 

@@ -3,7 +3,7 @@ r"""The steps of a diffusers pipeline: its scheduler, and what it passes to it.
 A pipeline calls ``scheduler.set_timesteps(N, ...)``, and the arguments that it adds are
 its own, not the scheduler's:
 
-* Stable Diffusion's pipelines add nothing;
+* Stable Diffusion's and Wan's pipelines add nothing;
 * Stable Diffusion 3's adds ``mu`` if the scheduler has ``use_dynamic_shifting``;
 * FLUX's adds ``mu`` and ``sigmas = 1, 1 - 1/N, ..., 1/N`` (but no sigmas if the
   scheduler has ``use_flow_sigmas``);
@@ -60,6 +60,7 @@ PIPELINES: dict[str, Passed] = {
     "StableDiffusionXLPipeline": Passed(),
     "StableDiffusion3Pipeline": Passed(max_shift=1.16),
     "FluxPipeline": Passed(sigmas=True, max_shift=1.15),
+    "WanPipeline": Passed(),
     "InstaFlowPipeline": Passed(sigmas=True),
     "RectifiedFlowPipeline": Passed(sigmas=True),
 }

@@ -129,19 +129,20 @@ class AutoencoderKLWanConfig(ModelConfig):
         """Channels of the latent."""
         return self.z_dim
 
-    def check_frames(self, frames: int) -> None:
+    @staticmethod
+    def check_frames(frames: int) -> None:
         """Raise ValueError unless videos of so many frames can be encoded."""
-        factor = self.scale_factor_temporal
-        if frames < 1 or frames % factor != 1:
+        if frames < 1 or frames % CHUNK != 1:
             raise ValueError(
-                f"the number of frames must be 1 more than a multiple of {factor} (1, "
-                f"{1 + factor}, {1 + 2 * factor}, ...), got {frames}: the autoencoder "
-                f"encodes the first frame alone and then {factor} at a time"
+                f"the number of frames must be 1 more than a multiple of {CHUNK} (1, "
+                f"{1 + CHUNK}, {1 + 2 * CHUNK}, ...), got {frames}: the autoencoder "
+                f"encodes the first frame alone and then {CHUNK} at a time"
             )
 
-    def latent_frames(self, frames: int) -> int:
+    @staticmethod
+    def latent_frames(frames: int) -> int:
         """Return the number of frames of the latent of a video."""
-        return (frames - 1) // self.scale_factor_temporal + 1
+        return (frames - 1) // CHUNK + 1
 
     @classmethod
     def wan21(cls) -> Self:

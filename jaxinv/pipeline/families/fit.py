@@ -6,8 +6,9 @@ from typing import Any
 
 from jaxinv.models.autoencoders.kl_config import AutoencoderKLConfig
 from jaxinv.models.autoencoders.tiny_config import AutoencoderTinyConfig
+from jaxinv.models.autoencoders.wan_config import AutoencoderKLWanConfig
 
-AutoencoderConfig = AutoencoderKLConfig | AutoencoderTinyConfig
+AutoencoderConfig = AutoencoderKLConfig | AutoencoderTinyConfig | AutoencoderKLWanConfig
 
 # Purpose of UNets with more than 4 input channels, for latents of 4 channels.
 _EXTRA_CHANNELS = {

@@ -23,6 +23,7 @@ from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
 from jaxinv.pipeline.families.stable_diffusion_3 import StableDiffusion3
 from jaxinv.pipeline.families.stable_diffusion_xl import StableDiffusionXL
 from jaxinv.pipeline.families.video import AnimateDiff, JoinedAnimateDiff, LaVie
+from jaxinv.pipeline.families.wan import Wan
 
 #: Of two families with the same parts, the first one with the pipeline's class counts.
 FAMILIES: tuple[Family, ...] = (
@@ -34,6 +35,7 @@ FAMILIES: tuple[Family, ...] = (
     AnimateDiff(),
     JoinedAnimateDiff(),
     LaVie(),
+    Wan(),
     Pixels(),
     StableDiffusionControlNet(),
     StableDiffusionXLControlNet(),
