@@ -46,6 +46,7 @@ def test_encoder_and_decoder_equal_those_of_diffusers(pair, frames):
     assert np.mean((wanted > 0) & (wanted < 1)) > 0.9
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_frames(pair):
     def temporary(frames):
         latents = jax.ShapeDtypeStruct((frames, 2, 2, 4), jnp.float32)
