@@ -18,16 +18,20 @@ from jaxinv.cli import app
 from jaxinv.loading.convert import convert
 from jaxinv.pipeline.families import read_index
 
-# diffusers' pipelines that run Stable Diffusion's parts, whatever they do with them.
-# Some have other UNets in fact: of those, the configurations tell.
+# diffusers' pipelines that run a family's parts, whatever they do with them. Some have
+# other networks in fact: of those, the configurations tell.
 SAME_PARTS = {
     "StableDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline",
     "AnimateDiffPipeline",
     "StableDiffusionControlNetPipeline",
+    "StableDiffusion3Pipeline",
+    "FluxPipeline",
 }
+# What all models of latents have that are accepted, and all flow transformers.
+LATENT = {"unet", "vae", "text_encoder", "tokenizer", "scheduler"}
+TRANSFORMER = LATENT - {"unet"} | {"transformer", "text_encoder_2", "tokenizer_2"}
 OTHER_PARTS = (
-    "StableDiffusion3Pipeline", "FluxPipeline",
     "StableDiffusionUpscalePipeline", "StableDiffusionDepth2ImgPipeline",
     "StableDiffusionImageVariationPipeline",
     "AnimateDiffSDXLPipeline", "StableVideoDiffusionPipeline",
@@ -111,7 +115,7 @@ def test_every_pipeline_of_diffusers_is_judged_by_its_parts():
         assert "Stable Diffusion (unet, vae, text_encoder, tokenizer" in message
     for name in accepted:
         parts = set(inspect.signature(getattr(diffusers, name).__init__).parameters)
-        latent = {"unet", "vae", "text_encoder", "tokenizer", "scheduler"} <= parts
+        latent = parts >= LATENT or parts >= TRANSFORMER
         assert latent or parts - {"self"} == {"unet", "scheduler"}
 
 
