@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flux_cases import write_flux_pipeline
+from pixart_cases import write_pixart_pipeline
 from sd3_cases import write_sd3_pipeline
 from sdxl_cases import (
     POOLED,
@@ -30,6 +31,7 @@ from jaxinv.pipeline.families.controlnet import (
 )
 from jaxinv.pipeline.families.flux import Flux
 from jaxinv.pipeline.families.instaflow import InstaFlow
+from jaxinv.pipeline.families.pixart import PixArt, PixArtAlpha
 from jaxinv.pipeline.families.pixels import Pixels
 from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
 from jaxinv.pipeline.families.stable_diffusion_3 import StableDiffusion3
@@ -45,6 +47,7 @@ GIVEN = {
     StableDiffusionXL: {"prompt": "red"},
     StableDiffusion3: {"prompt": "red", "max_sequence_length": 4},
     Flux: {"prompt": "red", "max_sequence_length": 4},
+    PixArt: {"prompt": "red", "max_sequence_length": 4},
     AnimateDiff: {"prompt": "red"},
     JoinedAnimateDiff: {"prompt": "red"},
     Wan: {"prompt": "red", "max_sequence_length": 4},
@@ -52,8 +55,9 @@ GIVEN = {
     StableDiffusionControlNet: {"prompt": "red", **CONTROL},
     StableDiffusionXLControlNet: {"prompt": "red", **CONTROL},
 }
-#: Folders of LaVie are made from its published file (test_lavie_folder.py).
-ELSEWHERE = {LaVie}
+#: Folders of LaVie are made from its published file (test_lavie_folder.py);
+#: PixArt-alpha is in test_pixart.py.
+ELSEWHERE = {LaVie, PixArtAlpha}
 
 
 def with_controlnet(folder, name, **options):
@@ -74,6 +78,8 @@ def write(family, folder, diffusers_folder, instaflow_folder):
         write_sdxl_pipeline(folder)
     elif family is StableDiffusion3:
         write_sd3_pipeline(folder)
+    elif family is PixArt:
+        write_pixart_pipeline(folder)
     elif family is Flux:
         write_flux_pipeline(folder)
     elif family is Wan:

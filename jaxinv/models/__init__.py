@@ -24,6 +24,11 @@ from jaxinv.models.text_encoders.t5 import T5EncoderModel, UMT5EncoderModel
 from jaxinv.models.text_encoders.t5_config import T5Config, UMT5Config
 from jaxinv.models.transformers.flux import FluxCondition, FluxTransformer2DModel
 from jaxinv.models.transformers.flux_config import FluxTransformer2DConfig
+from jaxinv.models.transformers.pixart import (
+    PixArtCondition,
+    PixArtTransformer2DModel,
+)
+from jaxinv.models.transformers.pixart_config import PixArtTransformerConfig
 from jaxinv.models.transformers.sd3 import SD3Condition, SD3Transformer2DModel
 from jaxinv.models.transformers.sd3_config import SD3TransformerConfig
 from jaxinv.models.transformers.wan import WanTransformer3DModel
@@ -68,6 +73,9 @@ __all__ = [
     "LaVieUNetConfig",
     "MotionAdapter",
     "MotionAdapterConfig",
+    "PixArtCondition",
+    "PixArtTransformer2DModel",
+    "PixArtTransformerConfig",
     "SD3Condition",
     "SD3Transformer2DModel",
     "SD3TransformerConfig",

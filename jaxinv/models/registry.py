@@ -24,6 +24,8 @@ from jaxinv.models.text_encoders.t5 import T5EncoderModel, UMT5EncoderModel
 from jaxinv.models.text_encoders.t5_config import T5Config, UMT5Config
 from jaxinv.models.transformers.flux import FluxTransformer2DModel
 from jaxinv.models.transformers.flux_config import FluxTransformer2DConfig
+from jaxinv.models.transformers.pixart import PixArtTransformer2DModel
+from jaxinv.models.transformers.pixart_config import PixArtTransformerConfig
 from jaxinv.models.transformers.sd3 import SD3Transformer2DModel
 from jaxinv.models.transformers.sd3_config import SD3TransformerConfig
 from jaxinv.models.transformers.wan import WanTransformer3DModel
@@ -48,6 +50,7 @@ Component = (
     | UNet2DModel
     | FluxTransformer2DModel
     | SD3Transformer2DModel
+    | PixArtTransformer2DModel
     | AutoencoderKL
     | AutoencoderTiny
     | AutoencoderKLWan
@@ -64,6 +67,7 @@ ComponentConfig = (
     | UNet2DConfig
     | FluxTransformer2DConfig
     | SD3TransformerConfig
+    | PixArtTransformerConfig
     | AutoencoderKLConfig
     | AutoencoderTinyConfig
     | AutoencoderKLWanConfig
@@ -81,6 +85,7 @@ _MODELS: dict[type[ComponentConfig], Any] = {
     UNet2DConfig: UNet2DModel,
     FluxTransformer2DConfig: FluxTransformer2DModel,
     SD3TransformerConfig: SD3Transformer2DModel,
+    PixArtTransformerConfig: PixArtTransformer2DModel,
     AutoencoderKLConfig: AutoencoderKL,
     AutoencoderTinyConfig: AutoencoderTiny,
     AutoencoderKLWanConfig: AutoencoderKLWan,

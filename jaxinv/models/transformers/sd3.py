@@ -195,7 +195,7 @@ def _stored_table(
 
 
 def position_table(
-    size: tuple[int, int], base: int, features: int
+    size: tuple[int, int], base: int, features: int, scale: float = 1.0
 ) -> Float[np.ndarray, "h w d"]:
     """Return sines and cosines of the columns, then of the rows, of a grid.
 
@@ -203,6 +203,7 @@ def position_table(
         size: (height, width) of the grid. It spans ``base`` units whatever its size.
         base: Height and width of the grid of training.
         features: Number of features, a multiple of 4.
+        scale: Divisor of the positions.
 
     Returns:
         The table, float32.
@@ -216,6 +217,7 @@ def position_table(
     def waves(count: int) -> np.ndarray:
         # Positions are rounded to float32, as those of training were.
         places = np.arange(count, dtype=np.float32) / np.float32(count / base)
+        places = places / np.float32(scale)
         phase = np.multiply.outer(places.astype(np.float64), frequencies)
         return np.concatenate([np.sin(phase), np.cos(phase)], -1).astype(np.float32)
 

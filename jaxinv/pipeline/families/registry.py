@@ -18,6 +18,7 @@ from jaxinv.pipeline.families.controlnet import (
 from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.families.flux import Flux
 from jaxinv.pipeline.families.instaflow import InstaFlow
+from jaxinv.pipeline.families.pixart import PixArt, PixArtAlpha
 from jaxinv.pipeline.families.pixels import Pixels
 from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
 from jaxinv.pipeline.families.stable_diffusion_3 import StableDiffusion3
@@ -37,6 +38,8 @@ FAMILIES: tuple[Family, ...] = (
     LaVie(),
     Wan(),
     Pixels(),
+    PixArtAlpha(),
+    PixArt(),
     StableDiffusionControlNet(),
     StableDiffusionXLControlNet(),
 )
