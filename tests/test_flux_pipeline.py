@@ -75,6 +75,9 @@ def test_prompts_and_guidance_are_those_of_diffusers(dev, noise):
     assert relative_error(found.text, text[0]) < 1e-4
     assert relative_error(found.pooled, pooled[0]) < 1e-4
 
+    with pytest.warns(UserWarning, match="16: only T5 reads the rest"):
+        assert pipe.tokenize(" ".join(20 * ["red"])).shape == (16,)
+
     # The guidance scale and the one of the negative prompt are apart.
     options = {
         "prompt": PROMPT, "negative_prompt": "blue", "negative_prompt_2": "a dog",

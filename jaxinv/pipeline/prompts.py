@@ -90,7 +90,8 @@ class PromptMethods:
         longest = module.config.max_position_embeddings
         if length not in (None, longest):
             raise ValueError(f"{part} reads {longest} tokens, not length={length}")
-        return token_ids(tokenizer, longest, prompt, self.chunks)
+        beside_t5 = bool(self.family.prompt_lengths)
+        return token_ids(tokenizer, longest, prompt, self.chunks, beside_t5=beside_t5)
 
     @checked
     def encode_prompt(

@@ -25,7 +25,12 @@ _ENDS = 2  # tokens of a chunk that are not the prompt's: start and end
 
 
 def token_ids(
-    tokenizer: Any, longest: int, prompt: str, chunks: int = 1
+    tokenizer: Any,
+    longest: int,
+    prompt: str,
+    chunks: int = 1,
+    *,
+    beside_t5: bool = False,
 ) -> Int[np.ndarray, " l"]:
     """Convert a prompt to token ids, padded to a text encoder's length.
 
@@ -34,6 +39,7 @@ def token_ids(
         longest: Number of tokens that the text encoder reads.
         prompt: The text. A text that is too long is cut, with a warning.
         chunks: Number of chunks. Those that the text does not fill are padded.
+        beside_t5: Whether T5 reads the text, too, and nothing is read in chunks.
 
     Returns:
         The ids of all chunks in order, int32.
@@ -45,10 +51,15 @@ def token_ids(
     if needed > chunks:
         count = len(whole)
         times = f"{chunks} chunks of " if chunks > 1 else ""
+        rest = (
+            "only T5 reads the rest"
+            if beside_t5
+            else f"the rest has no effect ({needed} chunks would read it; see "
+            "Pipeline.with_chunks and --prompt-chunks)"
+        )
         warnings.warn(
             f"the prompt has {count} tokens, but the text encoder reads only "
-            f"{times}{length}: the rest has no effect ({needed} chunks would read it; "
-            "see Pipeline.with_chunks and --prompt-chunks)",
+            f"{times}{length}: {rest}",
             stacklevel=2,
         )
     pad = functools.partial(
