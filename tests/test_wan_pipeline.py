@@ -144,12 +144,20 @@ def test_models_of_wan_22_are_refused_by_name(both, tmp_path, edit, reason):
 def test_a_model_without_its_text_encoder_takes_vectors(both, pipe, tmp_path):
     edit = {"text_encoder": [None, None], "tokenizer": [None, None]}
     alone = ji.load(changed(both[0], tmp_path / "copy", edit))
-    with pytest.raises(ValueError, match="loaded without text_encoder"):
+    with pytest.raises(ValueError, match="loaded without text encoders"):
         alone.denoiser("red", **LENGTH)
     vectors = pipe.encode_prompt("red", **LENGTH)
     one, two = pipe.denoiser(vectors), alone.denoiser(vectors)
     for a, b in zip(*map(jax.tree.leaves, (one, two)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_another_autoencoder_of_the_same_latents_is_chosen(both, diffusers_folder):
+    folder, _ = both
+    pipe = ji.load(folder, vae=folder / "vae")
+    assert ji.load(folder, vae=pipe.vae).vae.config == pipe.vae.config
+    with pytest.raises(ValueError, match=r"holds a AutoencoderKL$"):
+        ji.load(folder, vae=diffusers_folder / "vae")
 
 
 def test_prompts_are_cleaned():

@@ -12,14 +12,16 @@ from typing import Any, NamedTuple, TypeAlias, Unpack
 import weights_convert
 from jaxinv.files.folders import check_inside, model_root
 from jaxinv.loading.find import Hub, find_part
-from jaxinv.models import AutoencoderKL, AutoencoderTiny
+from jaxinv.models import AutoencoderKL, AutoencoderKLWan, AutoencoderTiny
 from jaxinv.models.autoencoders.kl_config import AutoencoderKLConfig
 from jaxinv.models.registry import Component
 from weights_convert.reader import read_config, weight_files
 from weights_convert.single_file import open_single_file
 
 #: A component, or the folder, file or hub name of one.
-Vae: TypeAlias = str | os.PathLike[str] | AutoencoderKL | AutoencoderTiny
+Vae: TypeAlias = (
+    str | os.PathLike[str] | AutoencoderKL | AutoencoderTiny | AutoencoderKLWan
+)
 
 _FILES = r"config\.json|diffusion_pytorch_model(\.fp16)?\.safetensors"
 
@@ -50,7 +52,7 @@ def choose_vae(vae: Vae, configs: Mapping[str, Any], **hub: Unpack[Hub]) -> Chos
         ValueError: If it is no autoencoder, or one of another latent space.
         FileNotFoundError: If it does not exist.
     """
-    if isinstance(vae, AutoencoderKL | AutoencoderTiny):
+    if isinstance(vae, AutoencoderKL | AutoencoderTiny | AutoencoderKLWan):
         return ChosenVae(vae.config, lambda **options: vae)
     own = configs.get("vae")
     path = find_part(vae, "autoencoder", _FILES, **hub)
@@ -66,7 +68,8 @@ def choose_vae(vae: Vae, configs: Mapping[str, Any], **hub: Unpack[Hub]) -> Chos
         )
     folder = _part_folder(path)
     config = read_config(folder)
-    if config.class_name not in ("AutoencoderKL", "AutoencoderTiny"):
+    kinds = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderKLWan")
+    if config.class_name not in kinds:
         raise ValueError(f"{folder} holds a {config.class_name}, not an autoencoder")
     _check_latents(folder, config, own)
     return ChosenVae(

@@ -4,6 +4,7 @@ import random
 
 import diffusers
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -135,6 +136,13 @@ def test_every_tensor_of_the_published_layout_maps(name):
         model = getattr(diffusers, config.class_name).from_config(data)
     assert layout == {key: tuple(x.shape) for key, x in model.state_dict().items()}
     assert sum(map(np.prod, layout.values())) == size
+
+
+def test_a_16_bit_network_returns_the_dtype_of_its_sample():
+    config = WanTransformer3DConfig.from_dict(TINY)
+    model = abstract_component(config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    found = jax.eval_shape(call, model, *inputs(TINY))
+    assert found.dtype == jnp.float32
 
 
 def test_latents_and_text_that_do_not_fit_are_refused():
