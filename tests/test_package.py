@@ -65,7 +65,7 @@ for blocked in ("flax", "transformers", "orbax", "PIL", "typer", "rich"):
 import jaxinv as ji
 
 needs_flax = {{"load", "merge_lora", "LatentDiffusion", "Pipeline"}}
-needs_flax |= {{"add_textual_inversion"}}
+needs_flax |= {{"add_textual_inversion", "save_prompts"}}
 for name in set(ji.__all__) - needs_flax:
     getattr(ji, name)
 sampler = ji.ddim(ji.time_grid(ji.scaled_linear(), 20))

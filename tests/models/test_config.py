@@ -95,8 +95,8 @@ def test_a_text_encoder_of_another_kind_is_refused():
 
 
 def test_a_class_that_is_not_implemented_is_named():
-    with pytest.raises(ValueError, match="FluxTransformer2DModel"):
-        component_config({"_class_name": "FluxTransformer2DModel"})
+    with pytest.raises(ValueError, match="AuraFlowTransformer2DModel"):
+        component_config({"_class_name": "AuraFlowTransformer2DModel"})
     with pytest.raises(ValueError, match="no class"):
         component_config({"hidden_size": 3})
 
