@@ -138,6 +138,7 @@ RESULT = ji.InversionResult(
     converged=np.bool(True),
     reconstruction=np.float32(2.5e-7),
     solved=np.bool(True),
+    rounding=np.float32(0),
     state_converged=np.bool(True),
     state_reconstruction=np.float32(2.5e-7),
     stages=np.int32(1),

@@ -305,6 +305,7 @@ def unwind_exactly(
         state_reconstruction=verified.state_reconstruction,
         stages=jnp.ones((), jnp.int32),
         stopped=jnp.zeros((), bool),
+        rounding=jnp.zeros_like(verified.reconstruction),
     )
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.checks import figures, verdict
 from jaxinv.inversion.row_residuals import per_level
-from jaxinv.inversion.verification import Verified
+from jaxinv.inversion.verification import Verified, with_both
 from jaxinv.samplers.table import SamplerTable
 from jaxinv.sampling.state import SamplerState, state_of
 
@@ -51,8 +51,8 @@ class InversionResult(NamedTuple):
             errors, the second from the noise with values changed by a unit in the last
             place.
         solved: Whether every step that ``noise`` depends on met the solver's tolerance,
-            shape (). Steps amplify errors: this alone does not prove the
-            reconstruction.
+            or is as exact as the network's rounding allows, shape (). Steps amplify
+            errors: this alone does not prove the reconstruction.
         state_converged: Verdict on ``state``, shape ().
         state_reconstruction: ``|sample(state) - x0| / |x0|``, shape (), over all arrays
             if a state was inverted. For plain floats it is the larger of two errors,
@@ -62,6 +62,10 @@ class InversionResult(NamedTuple):
             (): ``"auto"`` continues with the next stage if one did not converge.
         stopped: Whether ``max_evals`` ended the inversion before it converged, shape
             (): in stage number ``stages`` of the plan, or before the next.
+        rounding: Rounding of the steps' results, relative like ``residual``, shape ():
+            the largest that was measured, where solvers stagnated; 0 if none did. No
+            state solves a step more exactly. About 1e-3 for networks that compute in 16
+            bits (:mod:`jaxinv.solvers.rounding`).
     """
 
     noise: Float[Array, "*shape"]
@@ -79,6 +83,7 @@ class InversionResult(NamedTuple):
     state_reconstruction: Float[Array, ""]
     stages: Int[Array, ""]
     stopped: Bool[Array, ""]
+    rounding: Float[Array, ""]
 
     def __repr__(self) -> str:
         """Return the verdict in one line, without the arrays."""
@@ -130,4 +135,5 @@ def wrap_up(
         state_reconstruction=verified.state_reconstruction,
         stages=jnp.asarray(verified.stages, jnp.int32),
         stopped=jnp.asarray(solved.stopped) & ~verified.noise_is_found,
+        rounding=jnp.max(jnp.asarray(with_both(solved).rounding)),
     )

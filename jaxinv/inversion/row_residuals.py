@@ -110,6 +110,13 @@ def residuals(
     return residual, level_norms(residual) / at_least_tiny(level_norms(after))
 
 
+def norms_after(
+    start: Float[Array, "*shape"], states: Float[Array, "n *shape"]
+) -> Float[Array, "n"]:
+    """Return the norms of the states that the rows should reproduce, above zero."""
+    return at_least_tiny(level_norms(jnp.concatenate([start[None], states[:-1]])))
+
+
 def approximate_inverse(
     table: SamplerTable,
     slopes: Float[Array, "n"],

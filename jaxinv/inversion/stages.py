@@ -18,9 +18,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.inversion.row_residuals import default_row_rtol
 from jaxinv.loops import Loop, once, run
 from jaxinv.norms import natural_unit
 from jaxinv.samplers.table import SamplerTable
+from jaxinv.solvers.rounding import ROUNDINGS
 
 #: A number of evaluations.
 Evals = Int[Array, ""] | np.integer | int
@@ -38,12 +40,15 @@ class Solved(NamedTuple):
         iterations: Iterations for each level, shape (N,).
         num_evals: Evaluations of the model, shape ().
         depth: Number of sequential evaluations, shape ().
-        solved: Whether every row that the noise depends on met the tolerance, shape ().
+        solved: Whether every row that the noise depends on met the tolerance, or is
+            within :data:`~jaxinv.solvers.rounding.ROUNDINGS` of its rounding, shape ().
         state_solved: Whether every row that the *state* at the noise end of a
             bidirectional sampler depends on met the tolerance, shape (); None if these
             are all rows.
         stopped: Whether the limit on evaluations ended a stage, or kept one that was
             needed from starting, shape ().
+        rounding: The measured rounding of the rows, relative like ``errors``, shape
+            (N,); 0 for rows where no solver stagnated; None where none was measured.
     """
 
     states: Float[Array, "n *shape"]
@@ -54,6 +59,15 @@ class Solved(NamedTuple):
     solved: Bool[Array, ""]
     state_solved: Bool[Array, ""] | None = None
     stopped: Bool[Array, ""] | bool = False
+    rounding: Float[Array, "n"] | None = None
+
+    @property
+    def limited(self) -> Bool[Array, ""]:
+        """Whether rounding forbids a later stage to solve the rows more exactly."""
+        if self.rounding is None:
+            return jnp.zeros((), bool)
+        least = default_row_rtol(self.rounding.dtype)
+        return jnp.asarray(self.solved) & (jnp.max(ROUNDINGS * self.rounding) > least)
 
 
 class Task(NamedTuple):

@@ -47,6 +47,7 @@ class Climb(NamedTuple):
         errors: Relative residuals of the solved steps.
         iterations: Iterations of the solved steps.
         solved: Whether the solved steps met the tolerance.
+        rounding: Measured rounding of the solved steps.
         evals: Evaluations of the model by finished solves.
     """
 
@@ -59,6 +60,7 @@ class Climb(NamedTuple):
     errors: Float[Array, "n"]
     iterations: Int[Array, "n"]
     solved: Bool[Array, "n"]
+    rounding: Float[Array, "n"]
     evals: Int[Array, ""]
 
 
@@ -101,6 +103,7 @@ class Stepwise(Stage):
                 errors=jnp.full((n,), jnp.inf, x0.dtype),
                 iterations=jnp.zeros((n,), jnp.int32),
                 solved=jnp.zeros((n,), bool),
+                rounding=jnp.zeros((n,), x0.dtype),
                 evals=jnp.zeros((), jnp.int32),
             )
             return climb._replace(inner=level(climb).begin())
@@ -138,6 +141,7 @@ class Stepwise(Stage):
                 errors=put(climb.errors, solution.residual),
                 iterations=put(climb.iterations, solution.iterations),
                 solved=put(climb.solved, solution.converged),
+                rounding=put(climb.rounding, solution.rounding),
             )
 
         def finish(climb: Climb) -> Solved:
@@ -149,6 +153,7 @@ class Stepwise(Stage):
                 spent(climb),
                 jnp.all(climb.solved),
                 stopped=(climb.i <= n) & (spent(climb) >= task.max_evals),
+                rounding=climb.rounding,
             )
 
         return Loop(

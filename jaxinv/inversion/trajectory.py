@@ -15,7 +15,9 @@ A sweep costs N evaluations, which can run in parallel. Rows near the data conve
 first. With ``chunk`` set, levels are evaluated in chunks (bounded memory), and chunks
 below which every row has met the tolerance are not evaluated again (a moving window).
 
-If the residual grows, or does not improve for long, the iteration restarts from the
+If the residual stagnates, two more sweeps measure the rounding of the rows
+(:mod:`jaxinv.solvers.rounding`), below which no trajectory is more exact. If it grows,
+or does not improve for long, the iteration restarts from the
 best trajectory so far, with an empty history and smaller steps. Samples that do not
 converge are left to Newton's method on the same equations
 (:mod:`jaxinv.inversion.trajectory_newton`).
@@ -31,15 +33,17 @@ from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxinv.checks import AtLeastOne, Positive, Tolerance, Whole, checked
 from jaxinv.diffusion.denoiser import Denoiser
+from jaxinv.inversion.levels import evaluate_levels, number_of_calls
 from jaxinv.inversion.naive import Naive
 from jaxinv.inversion.row_residuals import (
     default_row_rtol,
     gaussian_sizes,
     level_norms,
+    norms_after,
     per_level,
     residuals,
 )
@@ -54,10 +58,14 @@ from jaxinv.inversion.trajectory_secants import (
 from jaxinv.loops import Loop
 from jaxinv.norms import at_least_tiny
 from jaxinv.samplers.table import SamplerTable
-from jaxinv.sampling.sample import evaluate
+from jaxinv.solvers.rounding import ROUNDINGS, beside, rounding_of
 
 # Sweeps continue to this fraction of the tolerance, unless this many do not improve it.
 AIM, FLOOR_SWEEPS = 0.4, 3
+
+# Rounding is measured after this many sweeps without a better trajectory, if the best
+# one has so small an error: less than networks of 16 bits can lose.
+STAGNANT_SWEEPS, COARSEST = 5, 2.0**-4
 
 # A solution close to the states of sampling is found quickly or does not exist.
 REFINING_SWEEPS = 40
@@ -72,9 +80,9 @@ class Trajectory(Stage):
         history: m, the number of earlier sweeps to use, each of which stores two
             trajectories. It is reduced if N m would exceed 2000.
         max_sweeps: Largest number of sweeps.
-        rtol: Largest relative residual of a converged row; None for 5e-6 in float32 and
-            2.5e-13 in float64. Sweeps continue to 0.4 of that, where only rounding
-            remains, as long as they improve the trajectory.
+        rtol: Largest relative residual of a converged row, unless its rounding is
+            larger; None for 5e-6 in float32 and 2.5e-13 in float64. Sweeps continue to
+            0.4 of that as long as they improve the trajectory.
         largest_step: Largest change of a state in a sweep, relative to its size; a
             tenth of that after each restart. None for 0.3 for tables with a memory of
             one state, and 3 otherwise (measured).
@@ -150,11 +158,18 @@ class Trajectory(Stage):
                 iterations=jnp.zeros((n,), jnp.int32),
                 evals=evals,
                 depth=depth,
+                probes=zero,
+                best_residual=jnp.zeros_like(guess),
+                plus=jnp.zeros_like(guess),
+                rounding=jnp.zeros((n,), start.dtype),
             )
+
+        def solved(s: _State) -> Array:
+            return s.best_errors <= jnp.maximum(rtol, ROUNDINGS * s.rounding)
 
         def wanted(s: _State) -> Array:
             # Until only rounding remains, or nothing improves.
-            good = (s.best_error <= rtol) & (s.since_best >= FLOOR_SWEEPS)
+            good = jnp.all(solved(s)) & (s.since_best >= FLOOR_SWEEPS)
             return (
                 active
                 & (s.sweep < most)
@@ -163,11 +178,12 @@ class Trajectory(Stage):
             )
 
         def affordable(s: _State) -> Array:
-            cost = _calls(table.num_rows, s.lowest, self.chunk)[1]
+            lowest = jnp.where(_probing(s, rtol), 0, s.lowest)
+            cost = number_of_calls(table.num_rows, lowest, self.chunk)[1]
             return s.evals + cost <= task.max_evals
 
         def advance(s: _State) -> _State:
-            return _sweep(table, denoise, start, self, aim, s)
+            return _sweep(table, denoise, start, self, aim, _probing(s, rtol), s)
 
         def finish(s: _State) -> Solved:
             return Solved(
@@ -176,8 +192,9 @@ class Trajectory(Stage):
                 s.iterations,
                 s.evals,
                 s.depth,
-                s.best_error <= rtol,
+                jnp.all(solved(s)),
                 stopped=wanted(s) & ~affordable(s),
+                rounding=s.rounding,
             )
 
         return Loop(
@@ -186,7 +203,7 @@ class Trajectory(Stage):
             advance,
             finish,
             # The solved steps of the best trajectory.
-            steps=lambda s: jnp.sum(s.best_errors <= rtol),
+            steps=lambda s: jnp.sum(solved(s)),
         )
 
     def _rtol(self, start: Array) -> float:
@@ -209,6 +226,16 @@ class _State(NamedTuple):
     iterations: Array
     evals: Array
     depth: Array
+    probes: Array  # sweeps beside the best trajectory, up to 2
+    best_residual: Array  # of all rows at the best trajectory, and on one side of it
+    plus: Array
+    rounding: Array  # of all rows; 0 before it is measured
+
+
+def _probing(s: _State, rtol: float) -> Array:
+    """Return whether the next sweep measures rounding, beside the best trajectory."""
+    stagnates = (s.since_best >= STAGNANT_SWEEPS) & (s.best_error <= COARSEST)
+    return stagnates & (s.probes < 2) & (s.best_error > rtol)
 
 
 def first_guess(
@@ -224,64 +251,19 @@ def first_guess(
     return growth.reshape((-1,) + (1,) * start.ndim) * start
 
 
-def evaluate_levels(
-    table: SamplerTable,
-    denoise: Denoiser,
-    states: Float[Array, "n *shape"],
-    outputs: Float[Array, "n *shape"],
-    lowest: Int[Array, ""],
-    chunk: AtLeastOne | None,
-) -> tuple[Float[Array, "n *shape"], Int[Array, ""], Int[Array, ""]]:
-    """Evaluate the model at all levels above ``lowest``.
-
-    Args:
-        table: The table.
-        denoise: The denoiser.
-        states: ``u[1] .. u[N]``.
-        outputs: Known outputs, which are kept for levels that are not evaluated.
-        lowest: Levels up to this one keep their outputs (only with ``chunk``).
-        chunk: Number of levels per call; None for one call of all levels.
-
-    Returns:
-        The outputs, the number of evaluations, and the number of calls.
-    """
-    n = states.shape[0]
-
-    def call(levels: Array, y: Array) -> Array:
-        return jax.vmap(lambda i, y: evaluate(table, denoise, i, y))(levels, y)
-
-    calls, evals = _calls(n, lowest, chunk)
-    if chunk is None or chunk >= n:
-        return call(jnp.arange(1, n + 1), states), evals, calls
-    # Chunks start at the noise end, so that only the last one, near the data, overlaps.
-
-    def body(c: Array, outputs: Array) -> Array:
-        begin = jnp.maximum(n - (c + 1) * chunk, 0)
-        y = jax.lax.dynamic_slice_in_dim(states, begin, chunk)
-        f = call(begin + 1 + jnp.arange(chunk), y)
-        return jax.lax.dynamic_update_slice_in_dim(outputs, f, begin, 0)
-
-    return jax.lax.fori_loop(0, calls, body, outputs), evals, calls
-
-
-def _calls(n: int, lowest: Array, chunk: int | None) -> tuple[Array, Array]:
-    """Return the number of calls of a sweep, and of its evaluations."""
-    one = jnp.ones((), jnp.int32)
-    if chunk is None or chunk >= n:
-        return one, n * one
-    calls = (n - lowest + chunk - 1) // chunk
-    return calls, calls * chunk
-
-
 def _sweep(
     table: SamplerTable,
     denoise: Denoiser,
     start: Float[Array, "*shape"],
     settings: Trajectory,
     aim: Array,
+    probing: Array,
     s: _State,
 ) -> _State:
-    """Evaluate the model at all levels, and move all states."""
+    """Evaluate the model at all levels, and move all states.
+
+    A sweep that is ``probing`` evaluates beside the best trajectory, and moves nothing.
+    """
     n = table.num_rows
     largest = settings.largest_step
     if largest is None:
@@ -291,10 +273,19 @@ def _sweep(
     # Sizes of unit noise: a state that is zero may change by a fraction of that.
     typical = jnp.asarray(table.ode.noise[1:]) * float(start.size) ** 0.5
 
+    side = jnp.where(s.probes == 0, 1, -1).astype(start.dtype)
+    states = jnp.where(probing, beside(s.best, s.best_error, side), s.states)
     outputs, evals, calls = evaluate_levels(
-        table, denoise, s.states, s.outputs, s.lowest, settings.chunk
+        table,
+        denoise,
+        states,
+        s.outputs,
+        jnp.where(probing, 0, s.lowest),
+        settings.chunk,
     )
-    residual, errors = residuals(table, start, s.states, outputs)
+    s = s._replace(evals=s.evals + evals, depth=s.depth + calls)
+    residual, errors = residuals(table, start, states, outputs)
+    probed = _probed(start, residual, s)
     worst = jnp.max(errors)  # NaN if any error is NaN
     better = worst < s.best_error
     best = jnp.where(better, s.states, s.best)
@@ -317,7 +308,7 @@ def _sweep(
     shorten = jnp.where(length > allowed, allowed / length, 1)
     proposed = s.states + per_level(shorten, step) * step
 
-    return _State(
+    moved = s._replace(
         sweep=s.sweep + 1,
         states=jnp.where(restart, best, proposed),
         last=s.states,
@@ -331,6 +322,20 @@ def _sweep(
         since_best=jnp.where(restart, 0, since_best),
         restarts=s.restarts + restart,
         iterations=s.iterations + (levels >= s.lowest),
-        evals=s.evals + evals,
-        depth=s.depth + calls,
+        best_residual=jnp.where(better, residual, s.best_residual),
+    )
+    return jax.tree.map(lambda a, b: jnp.where(probing, a, b), probed, moved)
+
+
+def _probed(start: Array, residual: Array, s: _State) -> _State:
+    """Return the state after a sweep beside the best trajectory."""
+    axes = tuple(range(1, residual.ndim))
+    size = rounding_of(s.best_residual, s.plus, residual, axes)
+    return s._replace(
+        probes=s.probes + 1,
+        iterations=s.iterations + 1,
+        plus=jnp.where(s.probes == 0, residual, s.plus),
+        rounding=jnp.where(
+            s.probes == 1, size / norms_after(start, s.best), s.rounding
+        ),
     )

@@ -19,17 +19,17 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxinv.checks import AtLeastOne, Tolerance, checked
+from jaxinv.inversion.levels import evaluate_levels
 from jaxinv.inversion.row_residuals import (
     approximate_inverse,
     default_row_rtol,
-    level_norms,
+    norms_after,
     per_level,
     residuals,
 )
 from jaxinv.inversion.stages import Solved, Stage, Task
-from jaxinv.inversion.trajectory import evaluate_levels, first_guess
+from jaxinv.inversion.trajectory import first_guess
 from jaxinv.loops import run
-from jaxinv.norms import at_least_tiny
 from jaxinv.samplers.table import SamplerTable
 from jaxinv.solvers import NewtonKrylov
 
@@ -64,7 +64,7 @@ class NewtonTrajectory(Stage):
         n = table.num_rows
         rtol = default_row_rtol(start.dtype) if self.rtol is None else self.rtol
         guess = first_guess(table, start) if known is None else known.states
-        weights = per_level(1 / _norms_after(start, guess), guess)
+        weights = per_level(1 / norms_after(start, guess), guess)
         slopes = jnp.asarray(table.ode.slopes, start.dtype)[1:]
         zero = jnp.zeros((), jnp.int32)
 
@@ -83,7 +83,7 @@ class NewtonTrajectory(Stage):
         calls = jnp.asarray(task.max_evals, jnp.int32) // n
         iteration = newton.loop(
             # Relative to the current states, as in the certificate.
-            lambda u: rows(u)[0] / per_level(_norms_after(start, states(u)), u),
+            lambda u: rows(u)[0] / per_level(norms_after(start, states(u)), u),
             jnp.zeros_like(guess),
             slope=jnp.full((), -1, start.dtype),
             # An infinite reference stops inactive samples immediately.
@@ -103,8 +103,3 @@ class NewtonTrajectory(Stage):
             solved,
             stopped=~solved & (calls - evals < LEAST_CALLS),
         )
-
-
-def _norms_after(start: Array, states: Array) -> Array:
-    """Return the norms of the states that the rows should reproduce."""
-    return at_least_tiny(level_norms(jnp.concatenate([start[None], states[:-1]])))

@@ -12,15 +12,17 @@ most a quarter (``MARGIN``) of a tolerance. The margin allows for rounding: in a
 precision the same noise leads to data within the tolerance (measured by ``python -m
 benchmarks.certificates``). An error that is a considerable part of the tolerance
 (``DOUBTFUL``) may be too small because sampling retraces roundings. Sampling is then
-repeated from the noise with values changed by a unit in the last place, and the larger
-error counts.
+repeated from the noise with values changed by a unit in the last place, or by the
+network's rounding if that is larger, and the larger error counts.
 
 A sample that did not converge continues with the next stage of the plan. If its rows
 were solved but sampling missed the data, the next stage starts from the states of
 sampling. All of their rows are as exact as possible, except for the last row, which has
 the whole error and must now be solved. A stage that can do this (``refines``) is
 repeated as long as the error decreases by a factor; other stages cannot improve a
-result with solved rows.
+result with solved rows. A network that computes in 16 bits has rounding that no stage
+can remove (:mod:`jaxinv.solvers.rounding`): where rows are solved to that, no stage
+follows, whatever sampling returns.
 
 Every stage stops when the evaluations of the sample, with those of earlier stages and
 verifications, reach a limit. A stage is not started without enough for its first
@@ -158,12 +160,13 @@ def verify(
         ``way_back`` returns all of them.
     """
     noise, state = noise_end(table, solved.states)
+    rounding = with_both(solved).rounding
     xs = way_back(noise)
-    error, doubtful = _first_error(xs, x0, solved.solved, rtol)
+    error, doubtful = _first_error(xs, x0, solved, rtol)
 
     def once_more(carry: Any) -> Any:
         _, error = carry
-        again = misfit(way_back(perturbed(noise))[0], x0)
+        again = misfit(way_back(perturbed(noise, rounding))[0], x0)
         return jnp.zeros_like(doubtful), jnp.maximum(error, again)
 
     if isinstance(doubtful, jax.core.Tracer):
@@ -179,11 +182,12 @@ def verify(
 
 @functools.partial(jax.jit, static_argnames="rtol")
 def _first_error(
-    xs: Array, x0: Array, solved: Array, rtol: float
+    xs: Array, x0: Array, solved: Solved, rtol: float
 ) -> tuple[Array, Array]:
-    """Return the error of sampling, and whether it is close to the tolerance."""
+    """Return the error of sampling, and whether it may be too small."""
     error = misfit(xs[0], x0)
-    return error, (error > DOUBTFUL * rtol) & (error <= MARGIN * rtol) & solved
+    close = (error > DOUBTFUL * rtol) | solved.limited
+    return error, close & (error <= MARGIN * rtol) & solved.solved
 
 
 @functools.partial(jax.jit, static_argnames="rtol")
@@ -210,14 +214,18 @@ def _judged(
 
 
 @jax.jit
-def perturbed(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def perturbed(
+    values: Float[Array, "*shape"], rounding: Float[Array, "n"] | float = 0.0
+) -> Float[Array, "*shape"]:
     """Return values that are each changed by a unit in the last place.
 
     Sampling from the original values can retrace roundings. Sampling from these shows
-    how the steps amplify a difference in the last place.
+    how the steps amplify a difference in the last place; or, of a network that computes
+    in fewer digits, a difference of its rounding, if that was measured.
     """
     signs = jax.random.rademacher(jax.random.key(0), values.shape, values.dtype)
-    return values * (1 + jnp.finfo(values.dtype).eps * signs)
+    size = jnp.maximum(jnp.max(rounding), jnp.finfo(values.dtype).eps)
+    return values * (1 + size.astype(values.dtype) * signs)
 
 
 def judge(
@@ -328,8 +336,9 @@ def is_needed(known: Verified, refining: bool | tuple[bool, ...]) -> Bool[Array,
         known: The result of earlier stages.
         refining: Whether each of these stages :func:`refines`.
     """
-    # A stage that does not refine cannot recover what sampling lost.
-    hopeless = known.solved.solved & ~jnp.asarray(refining)
+    # A stage that does not refine cannot recover what sampling lost, and no stage
+    # what rounding hides.
+    hopeless = known.solved.solved & ~jnp.asarray(refining) | known.solved.limited
     return ~known.noise_is_found & ~hopeless
 
 
@@ -371,7 +380,7 @@ def worth_repeating(known: Verified | None, found: Verified) -> Bool[Array, ""]:
         found: The result of the stage.
     """
     missed = found.solved.solved & ~found.noise_is_found
-    missed &= jnp.isfinite(found.reconstruction)
+    missed &= jnp.isfinite(found.reconstruction) & ~found.solved.limited
     if known is None:
         return missed
     # The error decreases by a factor each time, so this ends.
@@ -492,7 +501,9 @@ def _before(a: Array, b: Array) -> Array:
 
 
 def with_both(solved: Solved) -> Solved:
-    """Return the result of any stage with a verdict on its state."""
-    if solved.state_solved is not None:
-        return solved
-    return solved._replace(state_solved=solved.solved)
+    """Return the result of any stage with a verdict on its state, and rounding."""
+    if solved.state_solved is None:
+        solved = solved._replace(state_solved=solved.solved)
+    if solved.rounding is None:
+        solved = solved._replace(rounding=jnp.zeros_like(solved.errors))
+    return solved

@@ -72,7 +72,9 @@ class Anderson(IterativeSolver):
             return mix(k, z, -at.direction / slope, memory)
 
         memory = no_history(guess, self.history)
-        stopping = Stopping(self.max_iterations, self.rtol, patience=self.patience)
+        stopping = Stopping(
+            self.max_iterations, self.rtol, patience=self.patience, rounded=True
+        )
         rule = Rule(plain(residual), update, memory, stopping)
         return iteration(rule, guess, reference)
 

@@ -66,7 +66,9 @@ class FixedPoint(IterativeSolver):
         ) -> tuple[Array, None]:
             return z - self.damping * at.direction / slope, memory
 
-        stopping = Stopping(self.max_iterations, self.rtol, patience=self.patience)
+        stopping = Stopping(
+            self.max_iterations, self.rtol, patience=self.patience, rounded=True
+        )
         rule = Rule(plain(residual), update, None, stopping)
         return iteration(rule, guess, reference)
 

@@ -13,20 +13,24 @@ Every solver is a loop (:class:`jaxinv.loops.Loop`). All solvers except Newton's
 rules for the next iterate (:class:`Rule`) in one loop (:func:`iteration`). It evaluates
 the residual, keeps the best iterate, and stops if that is good enough, if nothing has
 improved for ``patience`` iterations, if the residual is not finite, or after
-``max_iterations``. The result is the best iterate with its residual and whether it
-converged; nothing is raised inside a compiled program. Many solves in many lanes are
-loops within a loop (:mod:`jaxinv.inversion.stepwise`).
+``max_iterations``. Rules with ``rounded`` measure the rounding of R as soon as
+iterations stagnate, and stop where it forbids a smaller residual
+(:mod:`jaxinv.solvers.rounding`). The result is the best iterate with its residual and
+whether it converged; nothing is raised inside a compiled program. Many solves in many
+lanes are loops within a loop (:mod:`jaxinv.inversion.stepwise`).
 """
 
 import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.loops import Loop, once, run
 from jaxinv.norms import at_least_tiny, norm
+from jaxinv.solvers.rounding import PATIENCE, ROUNDINGS, beside, rounding_of
 
 Residual = Callable[[Array], Array]
 
@@ -43,7 +47,11 @@ class Solution(NamedTuple):
         num_evals: Model evaluations of the whole solve, shape (): one for each residual
             (with or without its gradient), two for each Jacobian-vector product, which
             propagates the primal and the tangent through the model in one forward pass.
-        converged: Whether the residual met the tolerance, shape ().
+        converged: Whether the residual met the tolerance, or is within
+            :data:`~jaxinv.solvers.rounding.ROUNDINGS` of the measured rounding, shape
+            ().
+        rounding: The rounding of R relative to the reference norm, shape (); 0 if no
+            iteration stagnated.
     """
 
     value: Float[Array, "*shape"]
@@ -51,6 +59,7 @@ class Solution(NamedTuple):
     iterations: Int[Array, ""]
     num_evals: Int[Array, ""]
     converged: Bool[Array, ""]
+    rounding: Float[Array, ""] | float = 0.0
 
 
 @runtime_checkable
@@ -84,12 +93,15 @@ class Stopping(NamedTuple):
         rtol: Relative residual at which to stop; None for the dtype's default.
         sum_of_squares: Additional absolute tolerance on ``|R|^2`` (0 for none).
         patience: Number of iterations without a better iterate after which to stop.
+        rounded: Whether to measure the rounding of R where iterations stagnate, which
+            costs two evaluations.
     """
 
     max_iterations: int
     rtol: float | None
     sum_of_squares: float = 0.0
     patience: int = 1_000_000
+    rounded: bool = False
 
 
 def default_rtol(dtype: Any) -> float:
@@ -174,6 +186,10 @@ class Iterates(NamedTuple):
         best_error: The relative residual of the best iterate, shape ().
         since_best: Number of iterations since the best iterate, shape ().
         finite: Whether the last residual was finite, shape ().
+        probes: Number of evaluations beside the best iterate, up to 2, shape ().
+        best_residual: R at the best iterate.
+        plus: R on one side of it.
+        rounding: The relative rounding of R; 0 before it is measured, shape ().
     """
 
     k: Int[Array, ""]
@@ -183,6 +199,10 @@ class Iterates(NamedTuple):
     best_error: Float[Array, ""]
     since_best: Int[Array, ""]
     finite: Bool[Array, ""]
+    probes: Int[Array, ""]
+    best_residual: Float[Array, "*shape"]
+    plus: Float[Array, "*shape"]
+    rounding: Float[Array, ""]
 
 
 def iteration(
@@ -206,34 +226,66 @@ def iteration(
     def begin() -> Iterates:
         zero = jnp.zeros((), jnp.int32)
         infinity = jnp.full((), jnp.inf, guess.dtype)
-        yes = jnp.array(True)
-        return Iterates(zero, guess, rule.memory, guess, infinity, zero, yes)
+        yes, nothing = jnp.array(True), jnp.zeros_like(guess)
+        return Iterates(
+            zero, guess, rule.memory, guess, infinity, zero, yes,
+            probes=zero, best_residual=nothing, plus=nothing,
+            rounding=jnp.zeros((), guess.dtype),
+        )  # fmt: skip
+
+    def solved(s: Iterates) -> Array:
+        return s.best_error <= jnp.maximum(tolerance, ROUNDINGS * s.rounding)
+
+    def stagnates(s: Iterates) -> Array:
+        return s.since_best >= min(PATIENCE, stopping.patience)
 
     def running(s: Iterates) -> Array:
         return (
             (s.k < stopping.max_iterations)
             & ~(s.best_error <= tolerance)
+            & ~(solved(s) & stagnates(s))
             & (s.since_best < stopping.patience)
             & s.finite
         )
 
     def advance(s: Iterates) -> Iterates:
-        evaluation = rule.evaluate(s.z)
+        if not stopping.rounded:
+            return step(s, rule.evaluate(s.z))
+        # One evaluation per iteration, for the sake of lanes: of the next iterate, or
+        # beside the best one.
+        probing = stagnates(s) & (s.probes < 2)
+        side = jnp.where(s.probes == 0, 1, -1).astype(guess.dtype)
+        z = jnp.where(probing, beside(s.best, s.best_error, side), s.z)
+        evaluation = rule.evaluate(z)
+        found = rounding_of(s.best_residual, s.plus, evaluation.residual)
+        found = (found / at_least_tiny(reference)).astype(guess.dtype)
+        probed = s._replace(
+            probes=s.probes + 1,
+            plus=jnp.where(s.probes == 0, evaluation.residual, s.plus),
+            rounding=jnp.where(s.probes == 1, found, s.rounding),
+        )
+        return jax.tree.map(
+            lambda a, b: jnp.where(probing, a, b), probed, step(s, evaluation)
+        )
+
+    def step(s: Iterates, evaluation: Evaluation) -> Iterates:
         error = norm(evaluation.residual) / at_least_tiny(reference)
         better = error < s.best_error
         z, memory = rule.update(s.k, s.z, evaluation, s.memory)
-        return Iterates(
-            s.k + 1,
-            z,
-            memory,
-            jnp.where(better, s.z, s.best),
-            jnp.where(better, error, s.best_error),
-            jnp.where(better, 0, s.since_best + 1),
-            jnp.isfinite(error),
+        return s._replace(
+            k=s.k + 1,
+            z=z,
+            memory=memory,
+            best=jnp.where(better, s.z, s.best),
+            best_error=jnp.where(better, error, s.best_error),
+            since_best=jnp.where(better, 0, s.since_best + 1),
+            finite=jnp.isfinite(error),
+            best_residual=jnp.where(better, evaluation.residual, s.best_residual),
         )
 
     def finish(s: Iterates) -> Solution:
-        return Solution(s.best, s.best_error, s.k, s.k, s.best_error <= tolerance)
+        evals = s.k + s.probes
+        return Solution(s.best, s.best_error, s.k, evals, solved(s), s.rounding)
 
     return Loop(begin, running, advance, finish)
 

@@ -12,6 +12,7 @@ from jax.tree_util import Partial
 import jaxinv as ji
 from jaxinv.callables import Function
 from jaxinv.solvers import anderson
+from jaxinv.solvers.rounding import PATIENCE
 
 SHAPE = (2, 3)
 SLOPE = 0.8
@@ -119,6 +120,13 @@ def test_no_solution_is_reported_with_the_best_of_all_evaluations(solver, float6
     if not isinstance(solver, ji.NewtonKrylov):  # see test_newton_krylov.py
         assert len(seen) == int(solution.num_evals)
     norms = [np.linalg.norm(1.0 + z**2) for z in seen]
+    if isinstance(solver, ji.Anderson | ji.FixedPoint):
+        # Two evaluations measure rounding, beside the best iterate.
+        best = np.fmin.accumulate(norms)
+        first = next(
+            k + 1 for k in range(PATIENCE, len(norms)) if best[k] == best[k - PATIENCE]
+        )
+        del seen[first : first + 2], norms[first : first + 2]
     assert float(solution.residual) == pytest.approx(np.nanmin(norms), rel=1e-14)
     np.testing.assert_array_equal(solution.value, seen[int(np.nanargmin(norms))])
 
