@@ -1,0 +1,1 @@
+"""Networks that compute in 16 bits: how exactly they are inverted."""
