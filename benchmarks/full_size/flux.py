@@ -25,13 +25,13 @@ from jaxinv.models.layers.remat import Remat
 from jaxinv.models.parameters import parameters, with_parameters
 
 #: What the report says about its figures.
-NOTE = """One image of 1024x1024 pixels, 512 text tokens, guidance as an input: one call per
-step. States are float32. *Parameters*, and arguments and results (within 0.04 GiB), are
-exact for every device; the rest are temporaries of the program for a CPU, with
-attention by XLA, which stores the products of queries and keys. In bfloat16 a CPU keeps
-a float32 copy of all parameters (22.17 GiB and 48.6 GiB of temporaries for one call),
-which other devices do not: for them take half of the parameters, and at most the rest
-shown here. 80 GB are 74.5 GiB."""
+NOTE = """One image of 1024x1024 pixels, 512 text tokens, guidance as an input: one
+call per step. States are float32. *Parameters*, and arguments and results (within
+0.04 GiB), are exact for every device; the rest are temporaries of the program for a
+CPU, with attention by XLA, which stores the products of queries and keys. In
+bfloat16 a CPU keeps a float32 copy of all parameters (22.17 GiB and 48.6 GiB of
+temporaries for one call), which other devices do not: for them take half of the
+parameters, and at most the rest shown here. 80 GB are 74.5 GiB."""
 
 #: Tokens of T5's prompts, the steps of the inversions, and the shift of their grid.
 TOKENS, STEPS, SHIFT = 512, 28, 3.0
