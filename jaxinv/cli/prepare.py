@@ -176,7 +176,7 @@ def prepare(
     """
     if asked.guidance is not None:
         check_guidance(asked.guidance)
-    asked = _with_sampler(asked, samplers, sampler)
+    asked = _with_names(asked, samplers)
     strategy = check_choice("strategy", strategy, STRATEGIES)
     decoder = check_choice("decoder inversion", decoder, METHODS)
     if solver is not None:
@@ -199,6 +199,8 @@ def prepare(
         if image is None and size in (None, options.Size()) and images.images:
             image = images.images[0]
     trained = ji.load(**loading)
+    flow = trained.schedule.family == "flow"
+    asked = _with_sampler(asked, samplers, sampler, flow)
     if asked.guidance is None:
         usual = trained.family.usual_guidance(trained)
         guidance = GUIDANCE if usual is None else usual
@@ -266,31 +268,53 @@ def _lora_file(typed: str) -> tuple[str, float]:
         return typed, 1.0
 
 
-def _with_sampler(
-    asked: options.Sampling, samplers: Sequence[str], default: str | None
-) -> options.Sampling:
-    """Return the options with either a sampler and a spacing or a scheduler."""
-    sampler, spacing, scheduler = asked.sampler, asked.spacing, asked.scheduler
+def _with_names(asked: options.Sampling, samplers: Sequence[str]) -> options.Sampling:
+    """Return the options with the names of sampler and spacing, if they fit."""
+    sampler, spacing = asked.sampler, asked.spacing
     if sampler is not None:
         sampler = check_choice("sampler", sampler, samplers)
     if spacing is not None:
         spacing = check_choice("spacing", spacing, SPACINGS)
-    if sampler is None and spacing is None and default is None and scheduler is None:
-        # Images of an embedded model come from this program, on a grid that keeps the
-        # noise.
-        scheduler = None if _is_embedded(asked.model) else OWN
-    if scheduler is None:
-        sampler, spacing = sampler or default or "ddim", spacing or "log_snr"
-    elif sampler is not None or spacing is not None:
+    if asked.scheduler is not None and (sampler is not None or spacing is not None):
         raise ValueError(
             "--scheduler excludes --sampler and --spacing: the scheduler has its own "
             "method and time grid"
         )
-    elif set(samplers) <= set(EXACT_NAMES):
+    if asked.scheduler is not None and _exact_only(samplers):
         raise ValueError(
             "--scheduler does not fit this command, which needs a sampler that is "
             "exact by construction"
         )
+    return dataclasses.replace(asked, sampler=sampler, spacing=spacing)
+
+
+def _exact_only(samplers: Sequence[str]) -> bool:
+    return set(samplers) <= set(EXACT_NAMES)
+
+
+def _with_sampler(
+    asked: options.Sampling,
+    samplers: Sequence[str],
+    default: str | None,
+    flow: bool,
+) -> options.Sampling:
+    """Return the options with either a sampler and a spacing or a scheduler.
+
+    Samplers of a state of several arrays are not stable on the steps of a flow's
+    log-SNR grid, whose lengths differ widely. A flow is edited with its own sampler.
+    """
+    sampler, spacing, scheduler = asked.sampler, asked.spacing, asked.scheduler
+    if sampler is None and spacing is None and scheduler is None:
+        if default is None:
+            # Images of an embedded model come from this program, on a grid that keeps
+            # the noise.
+            scheduler = None if _is_embedded(asked.model) else OWN
+        elif flow and not _exact_only(samplers):
+            scheduler = OWN
+    if scheduler is None:
+        sampler = sampler or default or "ddim"
+        even = flow and sampler in EXACT_NAMES
+        spacing = spacing or ("linspace" if even else "log_snr")
     return dataclasses.replace(
         asked, sampler=sampler, spacing=spacing, scheduler=scheduler
     )

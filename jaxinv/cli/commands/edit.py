@@ -30,7 +30,8 @@ class Sampling(options.Sampling):
         None,
         f"{listed(ONE_ARRAY_NAMES)}; or one that is exact by construction: "
         f"{listed(EXACT_NAMES)} [o-belm, whatever made the image: its edit starts from "
-        "a noise that reproduces the image].",
+        "a noise that reproduces the image; for flows such as SD3 and FLUX, the "
+        "model's own scheduler].",
     )
     scheduler: str | None = option(
         None,
@@ -156,9 +157,11 @@ def edit(asked: Options) -> None:
     kept = "" if psnr is None else f"; outside the mask: {record.decibels(psnr)} PSNR"
     said = f"{escape(str(files['edited']))}{kept}"
     output.show(f"{said}; {escape(ready.sampler.description)}")
+    flow = ready.pipe.schedule.family == "flow"
     failure = (
         "the inversion did not converge, so the edit starts from a noise other than "
-        "the image's; try --sampler o-belm"
+        f"the image's; try --sampler o-belm{' --spacing linspace' if flow else ''} or "
+        "more --steps"
     )
     output.finish(report, None if report["converged"] else failure)
 
