@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from cli_cases import expect_one_clear_line, only_json, run
+from pixart_cases import write_pixart_pipeline
 from safetensors.numpy import load_file, save_file
 from sdxl_cases import write_sdxl_pipeline
 
@@ -18,10 +19,12 @@ PROMPTS = ["red", "a cat"]
 
 @pytest.fixture(scope="module")
 def folders(diffusers_folder, tmp_path_factory):
-    """A model whose condition is one array, and one of several arrays."""
-    folder = tmp_path_factory.mktemp("prompts") / "sdxl"
-    write_sdxl_pipeline(folder)
-    return {"array": diffusers_folder, "arrays": folder}
+    """A model whose condition is one array, one of several arrays, and one of T5."""
+    folder = tmp_path_factory.mktemp("prompts")
+    write_sdxl_pipeline(folder / "sdxl")
+    write_pixart_pipeline(folder / "pixart")
+    named = {"arrays": folder / "sdxl", "t5": folder / "pixart"}
+    return {"array": diffusers_folder} | named
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def saved(folders, tmp_path_factory):
     return files
 
 
-@pytest.mark.parametrize("name", ["array", "arrays"])
+@pytest.mark.parametrize("name", ["array", "arrays", "t5"])
 def test_latents_without_text_encoders_are_the_same_bit_for_bit(name, folders, saved):
     whole = ji.load(folders[name])
     less = ji.load(folders[name], text_encoders=False, prompts=saved[name])
