@@ -153,9 +153,12 @@ def test_a_missing_vocabulary_is_named(copy, file):
 
 def test_a_pipeline_of_another_kind_is_refused_by_its_name(copy):
     index = json.loads((copy / "model_index.json").read_text())
-    index["_class_name"], index["transformer"] = "FluxPipeline", index.pop("unet")
+    index["_class_name"] = "SanaPipeline"
+    index["transformer"] = [index.pop("unet")[0], "SanaTransformer2DModel"]
     (copy / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"names no unet.*FluxPipeline"):
+    with pytest.raises(
+        ValueError, match=r"of class SanaTransformer2DModel.*this SanaPip"
+    ):
         ji.load(copy)
 
 
