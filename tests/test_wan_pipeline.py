@@ -165,6 +165,22 @@ def test_prompts_are_cleaned():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["Anderson", "Gradient"])
+def test_the_decoder_is_inverted_for_a_whole_video(pipe, method):
+    # A random autoencoder: nothing converges, and iterates are better or left out.
+    pipe = pipe.at_frames(5)
+    video = pipe.decode(jax.random.normal(jax.random.key(1), pipe.latent_shape))
+    settings = getattr(ji.decoder, method)(iterations=3)
+    found = pipe.invert_decoder(video, settings)
+    assert found.latent.shape == pipe.latent_shape
+    assert found.residual <= found.encoder_residual
+    again = pipe.decode_unclipped(found.latent)
+    met = ((video <= 0) & (again <= 0)) | ((video >= 1) & (again >= 1))
+    misfit = np.where(met, 0, again - video)
+    np.testing.assert_allclose(found.residual, np.sqrt(np.mean(misfit**2)), rtol=1e-3)
+
+
+@pytest.mark.slow
 def test_the_command_line_samples_and_inverts_videos(both, tmp_path):
     def run(*arguments):
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
