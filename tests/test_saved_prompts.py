@@ -40,6 +40,15 @@ def saved(folders, tmp_path_factory):
     return files
 
 
+def test_a_file_that_cannot_be_written_is_refused_first(folders, tmp_path, monkeypatch):
+    pipe = ji.load(folders["array"], network=False)
+    monkeypatch.setattr(type(pipe), "encode_prompt", None)  # nothing is encoded
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "prompts.safetensors"):
+        with pytest.raises(ValueError, match="cannot write"):
+            ji.save_prompts(pipe, path, ["red"])
+
+
 @pytest.mark.parametrize("name", ["array", "arrays", "t5"])
 def test_latents_without_text_encoders_are_the_same_bit_for_bit(name, folders, saved):
     whole = ji.load(folders[name])
@@ -144,12 +153,14 @@ def test_weights_of_what_is_left_out_are_not_downloaded():
 
 
 def test_the_command_line_encodes_once_and_samples_without_text_encoders(
-    folders, tmp_path
+    folders, saved, tmp_path
 ):
     folder, file = folders["array"], tmp_path / "prompts.safetensors"
     model = ("-m", folder, "-n", 2, "--json")
     made = run("encode", "-p", "red", "-m", folder, "-o", file, "--json")
     assert only_json(made)["negative_prompts"] == [""]
+    several = run("sample", "--prompt-embeddings", saved["array"], *model)
+    expect_one_clear_line(several, "--prompt", "the saved prompts are 'red', 'a cat'")
     saved = ("--prompt-embeddings", file)
     out = [tmp_path / f"{name}.png" for name in ("text", "saved")]
     run("sample", "-p", "red", *model, "-o", out[0])

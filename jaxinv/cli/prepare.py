@@ -80,6 +80,10 @@ class Prepared(NamedTuple):
             texts = saved.texts(negative=False)
             if len(texts) == 1:
                 return texts[0]
+            raise ValueError(
+                "Missing option '--prompt' (or -p): the saved prompts are "
+                f"{saved.shown(negative=False)}"
+            )
         if typed is None and self.pipe.text_encoders:
             raise ValueError(
                 f"Missing option '--prompt' (or -p): {self.pipe.name} makes images of "

@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 import jaxinv.models
 from jaxinv.checks import Length, Range, checked, shown
+from jaxinv.files import check_writable_file
 from jaxinv.files.atomic import open_atomically
 from jaxinv.files.digests import file_digests
 from jaxinv.files.json_fields import check_record, naming, parse_json
@@ -87,9 +88,9 @@ def save_prompts(
         **options: Options of :meth:`jaxinv.Pipeline.encode_prompt`.
 
     Raises:
-        ValueError: If there is no prompt, the model takes none, or
-            :meth:`~jaxinv.Pipeline.encode_prompt` raises it.
-        OSError: If the file cannot be written.
+        ValueError: If there is no prompt, the model takes none,
+            :meth:`~jaxinv.Pipeline.encode_prompt` raises it, or the file cannot be
+            written.
 
     Example:
         ::
@@ -110,6 +111,7 @@ def save_prompts(
             if pipe.text_encoders
             else f"{pipe.name} has no text encoder, and so no prompts"
         )
+    check_writable_file(path)
     encodings = {
         each: pipe.encode_prompt(each.text, negative=each.negative, **options)
         for each in wanted

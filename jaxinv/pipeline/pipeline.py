@@ -28,6 +28,7 @@ import jax
 from jaxinv.checks import AtLeastOne, Range, checked
 from jaxinv.diffusion.diffusers_config import read_scheduler_config
 from jaxinv.diffusion.schedule import NoiseSchedule
+from jaxinv.files.json_fields import naming
 from jaxinv.models import ControlledUNet, ControlNetModel
 from jaxinv.pipeline.families.controlnet import check_controlnet, controlled_family
 from jaxinv.pipeline.families.family import Family
@@ -160,7 +161,9 @@ class Pipeline(ImageMethods, PromptMethods):
         """
         check_size(image_size, self.factor)
         *_, rows, columns, _ = self.latent_shape_of(image_size)
-        self.family.check_latent_size(self.network, (rows, columns))
+        height, width = image_size
+        with naming(f"images of {width}x{height} pixels do not fit {self.name}"):
+            self.family.check_latent_size(self.network, (rows, columns))
         return dataclasses.replace(self, image_size=image_size)
 
     @checked

@@ -264,10 +264,13 @@ class PromptMethods:
         if prompt is None or isinstance(prompt, str):
             return self.encode_prompt(prompt or "", negative=negative, **options)
         leaves = jax.tree.leaves(prompt)
-        if not leaves or not all(isinstance(x, jax.Array | np.ndarray) for x in leaves):
+        arrays = all(isinstance(x, jax.Array | np.ndarray) for x in leaves)
+        given = jax.tree.map(jnp.asarray, prompt) if arrays else prompt
+        fits = isinstance(given, self.family.encoding or object)
+        if not leaves or not arrays or not fits:
             raise ValueError(
-                "a prompt must be a string, or what encode_prompt() returns; got "
-                f"{type(prompt).__name__}"
+                f"a prompt of {self.name} must be a string, or what encode_prompt() "
+                f"returns; got {type(prompt).__name__}"
             )
         if self.text_encoders and np.ndim(leaves[0]) != 2:
             raise ValueError(
@@ -275,7 +278,7 @@ class PromptMethods:
                 f"vectors (l, d); got {type(prompt).__name__} of shape "
                 f"{leaves[0].shape}"
             )
-        return jax.tree.map(jnp.asarray, prompt)
+        return given
 
 
 def is_abstract(network: Any) -> bool:

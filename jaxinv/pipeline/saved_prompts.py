@@ -53,6 +53,12 @@ class SavedPrompts:
         """Return the texts of the prompts, or of the negative ones."""
         return [each.text for each in self.encodings if each.negative == negative]
 
+    def shown(self, negative: bool) -> str:
+        """Return the first texts of the prompts, or of the negative ones."""
+        texts = [shown(text) for text in self.texts(negative)]
+        more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+        return (", ".join(texts[:_SHOWN]) or "none") + more
+
     def find(self, prompt: SavedPrompt, pipe: "Pipeline") -> PyTree:
         """Return the encoding of a prompt.
 
@@ -61,13 +67,11 @@ class SavedPrompts:
                 another size by a model to which the size matters.
         """
         if prompt not in self.encodings:
-            known = [shown(text) for text in self.texts(prompt.negative)]
-            more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
             kind = "negative prompt" if prompt.negative else "prompt"
             raise ValueError(
                 f"the {kind} {shown(prompt.text)} is not among the saved ones "
-                f"({', '.join(known[:_SHOWN]) or 'none'}{more}), and {pipe.name} was "
-                "loaded without text encoders"
+                f"({self.shown(prompt.negative)}), and {pipe.name} was loaded without "
+                "text encoders"
             )
         if pipe.family.sized_prompts and pipe.image_size != self.image_size:
             (height, width), (rows, columns) = self.image_size, pipe.image_size

@@ -14,7 +14,6 @@ import weights_convert
 from jaxinv.models import (
     FluxCondition,
     FluxTransformer2DConfig,
-    abstract_component,
 )
 
 # The published config.json of black-forest-labs/FLUX.1-dev and -schnell.
@@ -109,36 +108,3 @@ def test_every_tensor_of_the_published_layout_maps(name):
         model = diffusers.FluxTransformer2DModel.from_config(data)
     assert layout == {key: tuple(x.shape) for key, x in model.state_dict().items()}
     assert sum(map(np.prod, layout.values())) == size
-
-
-def test_latents_that_are_no_whole_number_of_tokens_are_refused():
-    config = FluxTransformer2DConfig.from_dict(TINY)
-    model = abstract_component(config)
-    for seed in range(8):
-        size = tuple(np.random.default_rng(seed).integers(1, 9, 2))
-        given = inputs(TINY, size=size)
-        if not any(n % 2 for n in size):
-            assert jax.eval_shape(call, model, *given).shape == given[0].shape
-            continue
-        with pytest.raises(ValueError, match=r"multiples of 2 .*got \("):
-            jax.eval_shape(call, model, *given)
-
-
-def test_a_condition_that_does_not_fit_is_refused():
-    config = FluxTransformer2DConfig.from_dict(TINY)
-    dev = abstract_component(config)
-    schnell = abstract_component(
-        FluxTransformer2DConfig.from_dict(TINY | {"guidance_embeds": False})
-    )
-    sample, timestep, condition = inputs(TINY)
-    for model, changes, reason in (
-        (dev, {"guidance": None}, "guidance"),
-        (dev, {"guidance": np.ones(2, np.float32)}, "guidance"),
-        (schnell, {}, "guidance"),
-        (dev, {"text": condition.text[:, 1:]}, r"text must have shape \(l, 6\)"),
-        (dev, {"text": condition.text[0]}, "text must have shape"),
-        (dev, {"pooled": condition.pooled[1:]}, r"pooled must have shape \(5\)"),
-    ):
-        wrong = condition._replace(**changes)
-        with pytest.raises(ValueError, match=reason):
-            jax.eval_shape(call, model, sample, timestep, wrong)

@@ -17,7 +17,6 @@ from jaxinv.models import (
     SD3Condition,
     SD3Transformer2DModel,
     SD3TransformerConfig,
-    abstract_component,
 )
 
 # Values to draw for every option of diffusers, those of other models among them.
@@ -144,26 +143,3 @@ def test_the_initial_table_of_positions_is_that_of_diffusers():
     )
     wanted = sd3_transformer().pos_embed.pos_embed
     np.testing.assert_allclose(model.pos_embed.pos_embed[...], wanted, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("size", "lengths", "reason"),
-    [
-        ((8, 7), (24, 16), "multiples of 2"),
-        ((14, 8), (24, 16), "at most 12"),
-        ((0, 8), (24, 16), "multiples of 2"),
-        ((8, 8), (23, 16), r"vectors \(l, 24\)"),
-        ((8, 8), (24, 17), r"pooled vector \(16,\)"),
-    ],
-)
-def test_inputs_of_other_sizes_are_refused(size, lengths, reason):
-    model = abstract_component(SD3TransformerConfig.from_dict(TRANSFORMER))
-    condition = SD3Condition(np.zeros((5, lengths[0])), np.zeros(lengths[1]))
-    with pytest.raises(ValueError, match=reason):
-        model(np.zeros((*size, 16)), 0.0, condition)
-
-
-def test_a_condition_of_another_network_is_refused():
-    model = abstract_component(SD3TransformerConfig.from_dict(TRANSFORMER))
-    with pytest.raises(ValueError, match="must be an SD3Condition"):
-        model(np.zeros((8, 8, 16)), 0.0, np.zeros((5, 24)))

@@ -150,8 +150,9 @@ def test_latents_and_text_that_do_not_fit_are_refused():
     model = abstract_component(config)
     sample, timestep, text = inputs(TINY)
     for x, vectors, reason in (
-        (sample[:, :3], text, "multiples of"),
+        (sample[:, :3], text, r"\(f, h, w\) multiples of \(1, 2, 2\)"),
         (sample[0], text, "multiples of"),
+        (sample[..., :3], text, r"shape \(f, h, w, 4\)"),
         (np.zeros((5, 4, 4, 4)), text, "rope_max_seq_len"),
         (sample, text[0], "text vectors of shape"),
         (sample, text[:, 1:], "text vectors of shape"),

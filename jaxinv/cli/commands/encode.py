@@ -44,7 +44,6 @@ def encode(asked: Options) -> None:
         pipe = at_size(ji.load(network=False, **loading), asked.size)
         if asked.encoding.prompt_chunks > 1:
             pipe = pipe.with_chunks(asked.encoding.prompt_chunks)
-        check_writable_file(asked.out)
         ji.save_prompts(pipe, asked.out, asked.prompt, negative)
     seconds = time.perf_counter() - start
     output.done(f"encoded {len(asked.prompt)} prompts", seconds)

@@ -74,12 +74,3 @@ def joined_patches(x: Float[Array, "h2 w2 p p c"]) -> Float[Array, "h w c"]:
     """Undo :func:`patches`."""
     rows, columns, size, _, c = x.shape
     return x.transpose(0, 2, 1, 3, 4).reshape(rows * size, columns * size, c)
-
-
-def check_patches(shape: tuple[int, ...], size: int) -> None:
-    """Raise ValueError unless a latent of this shape can be cut into patches."""
-    if len(shape) != 3 or shape[0] % size or shape[1] % size or 0 in shape:
-        raise ValueError(
-            f"expected a latent (h, w, c) whose height and width are multiples of "
-            f"{size} (the network reads patches of {size} by {size}), got {shape}"
-        )

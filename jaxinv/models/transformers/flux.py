@@ -43,11 +43,11 @@ from jaxinv.models.transformers.blocks import (
 )
 from jaxinv.models.transformers.embeddings import (
     TimeTextEmbedding,
-    check_patches,
     joined_patches,
     patches,
 )
 from jaxinv.models.transformers.flux_config import PATCH, FluxTransformer2DConfig
+from jaxinv.models.transformers.inputs import check_condition
 
 # Guidance scales are embedded as multiples of 1/1000, as times are.
 _GUIDANCE_UNITS = 1000.0
@@ -134,7 +134,7 @@ class FluxTransformer2DModel(Model):
                 take.
         """
         config = self.config
-        check_patches(sample.shape, PATCH)
+        config.check_latent(sample.shape)
         _check_condition(config, condition)
         rows, columns, _ = (n // PATCH for n in sample.shape)
         guidance = condition.guidance
@@ -197,29 +197,15 @@ def untokens(x: Float[Array, "l n"], rows: int, columns: int) -> Float[Array, "h
 
 def _check_condition(config: FluxTransformer2DConfig, condition: FluxCondition) -> None:
     """Raise ValueError unless a condition has exactly the inputs of a configuration."""
-    if not isinstance(condition, FluxCondition):
-        raise ValueError(
-            "expected FluxCondition(text, pooled, guidance), got "
-            f"{type(condition).__name__}"
-        )
-    text, pooled, guidance = condition
-    for name, value, wanted in (
-        ("text", text, ("l", config.joint_attention_dim)),
-        ("pooled", pooled, (config.pooled_projection_dim,)),
-    ):
-        shape = jnp.shape(value)
-        if len(shape) != len(wanted) or shape[-1] != wanted[-1]:
-            raise ValueError(
-                f"the condition's {name} must have shape "
-                f"({', '.join(map(str, wanted))}), got {shape}"
-            )
-    if config.guidance_embeds and (guidance is None or jnp.shape(guidance)):
-        found = "none" if guidance is None else f"one of shape {jnp.shape(guidance)}"
-        raise ValueError(
-            "a model with guidance_embeds needs one number as the condition's "
-            f"guidance, got {found}"
-        )
-    if not config.guidance_embeds and guidance is not None:
+    guidance: dict[str, tuple[()]] = {"guidance": ()} if config.guidance_embeds else {}
+    check_condition(
+        condition,
+        FluxCondition,
+        text=("l", config.joint_attention_dim),
+        pooled=(config.pooled_projection_dim,),
+        **guidance,
+    )
+    if not guidance and condition.guidance is not None:
         raise ValueError(
             "the condition has guidance, for which this model has no input "
             "(guidance_embeds is false)"

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from jaxinv.checks import Length, Range
 from jaxinv.models.config import Channels, Heads, ModelConfig, check_num_layers
+from jaxinv.models.transformers.inputs import check_latent
 
 #: Latent pixels along each side of a token.
 PATCH = 2
@@ -79,6 +80,10 @@ class FluxTransformer2DConfig(ModelConfig):
         given = self.in_channels
         out = given if self.out_channels is None else self.out_channels
         return given // PATCH**2, out // PATCH**2
+
+    def check_latent(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless a latent of a shape is a whole number of tokens."""
+        check_latent(shape, (PATCH, PATCH), self.latent_channels[0])
 
     @classmethod
     def dev(cls) -> Self:

@@ -33,7 +33,8 @@ from jaxinv.models.layers.basic import LayerFactory, Model, TimestepEmbedding, g
 from jaxinv.models.layers.remat import Remat, rematerialized
 from jaxinv.models.layers.stack import Stack
 from jaxinv.models.transformers.blocks import FeedForward, modulated
-from jaxinv.models.transformers.embeddings import check_patches, joined_patches, waves
+from jaxinv.models.transformers.embeddings import joined_patches, waves
+from jaxinv.models.transformers.inputs import check_condition
 from jaxinv.models.transformers.pixart_config import PixArtTransformerConfig
 from jaxinv.models.transformers.sd3 import position_table
 
@@ -115,8 +116,15 @@ class PixArtTransformer2DModel(Model):
             ValueError: If the latent or the condition has another shape.
         """
         config: PixArtTransformerConfig = self.config
-        check_patches(sample.shape, config.patch_size)
-        _check_condition(config, condition)
+        config.check_latent(sample.shape)
+        sizes: dict[str, tuple[int, ...]] = {"resolution": (2,), "aspect_ratio": ()}
+        check_condition(
+            condition,
+            PixArtCondition,
+            text=("l", config.text_features),
+            mask=("l",),
+            **sizes if config.sized else {},
+        )
         time = self.adaln_single.emb(timestep, condition, self.dtype)
         six = self.adaln_single.linear(jax.nn.silu(time)).reshape(6, -1)
         text = condition.text.astype(self.dtype)
@@ -185,8 +193,8 @@ class TimeSizeEmbedding(nnx.Module):
         time = self.timestep_embedder(waves(timestep, dtype))
         if self.resolution_embedder is None or self.aspect_ratio_embedder is None:
             return time
-        assert condition.resolution is not None, "_check_condition"
-        assert condition.aspect_ratio is not None, "_check_condition"
+        assert condition.resolution is not None, "check_condition"
+        assert condition.aspect_ratio is not None, "check_condition"
         height, width = (
             self.resolution_embedder(waves(number, dtype))
             for number in condition.resolution
@@ -281,19 +289,3 @@ class PixArtBlock(nnx.Module):
 def _table(number: int, features: int, make: LayerFactory) -> nnx.Param:
     """Return vectors that are added to those of the time."""
     return make.constant(np.zeros((number, features), np.float32))
-
-
-def _check_condition(
-    config: PixArtTransformerConfig, condition: PixArtCondition
-) -> None:
-    """Raise ValueError unless a condition has the shapes that a network takes."""
-    width = config.text_features
-    shape = np.shape(condition.text)
-    if len(shape) != 2 or shape[1] != width or np.shape(condition.mask) != shape[:1]:
-        raise ValueError(
-            f"expected text vectors (l, {width}) and their mask (l,), got {shape} and "
-            f"{np.shape(condition.mask)}"
-        )
-    sized = condition.resolution is not None and condition.aspect_ratio is not None
-    if config.sized and not sized:
-        raise ValueError("this network reads the resolution and the aspect ratio, too")

@@ -14,6 +14,7 @@ from jaxinv.models.config import (
     ModelConfig,
     Pixels,
 )
+from jaxinv.models.transformers.inputs import check_latent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +133,10 @@ class PixArtTransformerConfig(ModelConfig):
         if self.interpolation_scale is None:
             return max(self.sample_size // 64, 1)
         return self.interpolation_scale
+
+    def check_latent(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless a latent of a shape is a whole number of tokens."""
+        check_latent(shape, (self.patch_size, self.patch_size), self.in_channels)
 
     @classmethod
     def sigma_1024(cls) -> Self:

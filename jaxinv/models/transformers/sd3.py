@@ -20,8 +20,6 @@ References:
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -33,6 +31,7 @@ from jaxinv.models.transformers.blocks import (
     JointTransformerBlock,
 )
 from jaxinv.models.transformers.embeddings import TimeTextEmbedding, joined_patches
+from jaxinv.models.transformers.inputs import check_condition
 from jaxinv.models.transformers.sd3_config import SD3TransformerConfig
 
 _LONGEST_WAVE = 10_000.0
@@ -118,8 +117,13 @@ class SD3Transformer2DModel(Model):
             ValueError: If the latent or the condition has another shape.
         """
         config = self.config
-        config.check_latent_size(sample.shape[:2])
-        _check_condition(config, condition)
+        config.check_latent(sample.shape)
+        check_condition(
+            condition,
+            SD3Condition,
+            text=("l", config.joint_attention_dim),
+            pooled=(config.pooled_projection_dim,),
+        )
         text, pooled = (each.astype(self.dtype) for each in condition)
         time = self.time_text_embed(timestep, pooled)
         x = self.pos_embed(sample.astype(self.dtype))
@@ -228,18 +232,3 @@ def position_table(
         np.broadcast_to(by_row[:, None], shape),
     )
     return np.concatenate(halves, axis=-1)
-
-
-def _check_condition(config: SD3TransformerConfig, condition: SD3Condition) -> None:
-    """Raise ValueError unless the text vectors have the network's sizes."""
-    width, pooled = config.joint_attention_dim, config.pooled_projection_dim
-    shapes = jax.tree.map(jnp.shape, condition)
-    if (
-        not isinstance(condition, SD3Condition)
-        or len(shapes.text) != 2
-        or (shapes.text[1], *shapes.pooled) != (width, pooled)
-    ):
-        raise ValueError(
-            f"the condition must be an SD3Condition of text vectors (l, {width}) and a "
-            f"pooled vector ({pooled},), got {type(condition).__name__} of {shapes}"
-        )

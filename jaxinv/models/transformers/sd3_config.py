@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from jaxinv.checks import Length, Range
 from jaxinv.models.config import Channels, Heads, Layers, ModelConfig, Pixels
+from jaxinv.models.transformers.inputs import check_latent
 
 _Numbers = tuple[Annotated[int, Range(0, 2**16)], ...]
 
@@ -83,15 +84,11 @@ class SD3TransformerConfig(ModelConfig):
         """Channels of the output."""
         return self.in_channels if self.out_channels is None else self.out_channels
 
-    def check_latent_size(self, size: tuple[int, int]) -> None:
-        """Raise ValueError unless the network takes latents of a (height, width)."""
-        height, width = size
+    def check_latent(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless the network takes latents of a shape."""
         patch, longest = self.patch_size, self.pos_embed_max_size
-        if height < 1 or width < 1 or height % patch or width % patch:
-            raise ValueError(
-                f"height and width of a latent must be multiples of {patch} "
-                f"(patch_size), got {height} and {width}"
-            )
+        check_latent(shape, (patch, patch), self.in_channels)
+        height, width, _ = shape
         if longest is not None and max(height, width) > patch * longest:
             raise ValueError(
                 f"height and width of a latent must be at most {patch * longest} "

@@ -11,6 +11,7 @@ from jaxinv.models.config import (
     ModelConfig,
     check_num_layers,
 )
+from jaxinv.models.transformers.inputs import check_latent
 
 _Depth = Annotated[int, Range(0, 128)]
 _Patch = Annotated[tuple[Annotated[int, Range(1, 16)], ...], Length(3, 3)]
@@ -86,16 +87,7 @@ class WanTransformer3DConfig(ModelConfig):
     def check_latent(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless latents of a shape can be cut into tokens."""
         patch = self.patch_size
-        if (
-            len(shape) != 4
-            or 0 in shape
-            or any(n % size for n, size in zip(shape, patch, strict=False))
-        ):
-            sizes = ", ".join(map(str, patch))
-            raise ValueError(
-                "expected a latent (f, h, w, c) whose frames, height and width are "
-                f"multiples of ({sizes}), the patch_size, got {shape}"
-            )
+        check_latent(shape, patch, self.in_channels)
         longest = max(n // size for n, size in zip(shape, patch, strict=False))
         if longest > self.rope_max_seq_len:
             raise ValueError(

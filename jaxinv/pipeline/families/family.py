@@ -50,6 +50,8 @@ class Family:
             number that prompts are padded to or cut at. Prompts of such a family are
             never read in chunks.
         sized_prompts: Whether what ``encode`` returns depends on the image size.
+        encoding: Class of what ``encode`` returns, and so of prompts that are encoded
+            already; None if there are several.
         options: Names of the further arguments of :meth:`jaxinv.Pipeline.denoiser`.
         scale_option: The option that is the scale of classifier-free guidance, for
             models to whose networks ``guidance_scale`` is an input (FLUX).
@@ -67,6 +69,7 @@ class Family:
     text_encoders: ClassVar[Mapping[str, str]] = {}
     prompt_lengths: ClassVar[Mapping[str, int]] = {}
     sized_prompts: ClassVar[bool] = False
+    encoding: ClassVar[type | None] = None
     options: ClassVar[frozenset[str]] = frozenset()
     scale_option: ClassVar[str | None] = None
     guidable: ClassVar[bool] = True

@@ -25,8 +25,6 @@ from jaxtyping import PyTree
 from jaxinv.checks import Range
 from jaxinv.files.json_fields import check_field
 from jaxinv.models import FluxCondition
-from jaxinv.models.transformers.embeddings import check_patches
-from jaxinv.models.transformers.flux_config import PATCH
 from jaxinv.pipeline.conditions import Condition
 from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.families.fit import check_classes
@@ -78,6 +76,7 @@ class Flux(Family):
     optional = (_CLIP, _T5)
     text_encoders: ClassVar = {_CLIP: "tokenizer", _T5: "tokenizer_2"}
     prompt_lengths: ClassVar = {_T5: 512}
+    encoding = FluxCondition
     options = frozenset(_OPTIONS)
     scale_option = "true_cfg_scale"
 
@@ -110,7 +109,8 @@ class Flux(Family):
 
     def check_latent_size(self, network: Any, size: tuple[int, int]) -> None:
         """Raise ValueError unless a latent is a whole number of tokens."""
-        check_patches((*size, network.config.latent_channels[0]), PATCH)
+        config = network.config
+        config.check_latent((*size, config.latent_channels[0]))
 
     def usual_guidance(self, pipe: "Pipeline") -> float:
         """Return the default of diffusers' pipeline, or 1 for schnell."""
@@ -150,12 +150,7 @@ class Flux(Family):
     ) -> Condition:
         """Return the condition; with the scale in it where the network takes it."""
 
-        def filled(condition: Any) -> FluxCondition:
-            if not isinstance(condition, FluxCondition):
-                raise ValueError(
-                    f"a prompt of {self} must be a string, or what encode_prompt() "
-                    f"returns; got {type(condition).__name__}"
-                )
+        def filled(condition: FluxCondition) -> FluxCondition:
             if not pipe.network.config.guidance_embeds:
                 return condition._replace(guidance=None)
             return condition._replace(guidance=jnp.asarray(guidance_scale, jnp.float32))

@@ -25,7 +25,6 @@ from jaxtyping import PyTree
 from jaxinv.checks import Range
 from jaxinv.files.json_fields import check_field
 from jaxinv.models import PixArtCondition
-from jaxinv.models.transformers.embeddings import check_patches
 from jaxinv.pipeline.conditions import Condition
 from jaxinv.pipeline.families.family import Family
 from jaxinv.pipeline.families.fit import check_classes, latent_image_size
@@ -58,6 +57,7 @@ class PixArt(Family):
     optional = ("text_encoder",)
     text_encoders: ClassVar = {"text_encoder": "tokenizer"}
     prompt_lengths: ClassVar = {"text_encoder": 300}
+    encoding = PixArtCondition
     options = frozenset([_LENGTH])
 
     def check(self, where: Path, configs: Mapping[str, Any]) -> tuple[int, int]:
@@ -82,7 +82,7 @@ class PixArt(Family):
     def check_latent_size(self, network: Any, size: tuple[int, int]) -> None:
         """Raise ValueError unless a latent is a whole number of tokens."""
         config = network.config
-        check_patches((*size, config.in_channels), config.patch_size)
+        config.check_latent((*size, config.in_channels))
 
     def usual_guidance(self, pipe: "Pipeline") -> float:
         """Return the default of diffusers' pipelines."""
@@ -108,12 +108,7 @@ class PixArt(Family):
     ) -> Condition:
         """Return the condition, with the image's size in it where it is read."""
 
-        def filled(condition: Any) -> PixArtCondition:
-            if not isinstance(condition, PixArtCondition):
-                raise ValueError(
-                    f"a prompt of {self} must be a string, or what encode_prompt() "
-                    f"returns; got {type(condition).__name__}"
-                )
+        def filled(condition: PixArtCondition) -> PixArtCondition:
             if not pipe.network.config.sized:
                 return condition
             size = np.asarray(pipe.image_size, np.float32)

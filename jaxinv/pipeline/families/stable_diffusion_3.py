@@ -77,6 +77,7 @@ class StableDiffusion3(Family):
         "text_encoder_3": "tokenizer_3",
     }
     prompt_lengths: ClassVar = {_T5: 256}
+    encoding = SD3Condition
     options = frozenset(_OPTIONS)
 
     def check(self, where: Path, configs: Mapping[str, Any]) -> tuple[int, int]:
@@ -115,7 +116,8 @@ class StableDiffusion3(Family):
 
     def check_latent_size(self, network: Any, size: tuple[int, int]) -> None:
         """Raise ValueError unless the table of positions covers a latent."""
-        network.config.check_latent_size(size)
+        config = network.config
+        config.check_latent((*size, config.in_channels))
 
     def num_tokens(self, network: Any, size: tuple[int, int]) -> int:
         """Return the number of patches of a latent of a (height, width)."""

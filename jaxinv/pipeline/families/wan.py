@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -58,6 +59,7 @@ class Wan(Family):
     refused: ClassVar = dict.fromkeys(("boundary_ratio", "expand_timesteps"), _LATER)
     text_encoders: ClassVar = {"text_encoder": "tokenizer"}
     prompt_lengths: ClassVar = {"text_encoder": _TOKENS}
+    encoding = jax.Array
     options = frozenset({"max_sequence_length"})
 
     def check(self, where: Path, configs: Mapping[str, Any]) -> tuple[int, int]:
