@@ -20,6 +20,9 @@ from jaxinv.models import (
     FluxTransformer2DModel,
     LaVieUNet,
     LaVieUNetConfig,
+    PixArtCondition,
+    PixArtTransformer2DModel,
+    PixArtTransformerConfig,
     SD3Condition,
     SD3Transformer2DModel,
     SD3TransformerConfig,
@@ -30,6 +33,8 @@ from jaxinv.models import (
     UNetCondition,
     UNetMotionConfig,
     UNetMotionModel,
+    WanTransformer3DConfig,
+    WanTransformer3DModel,
 )
 from jaxinv.models.parameters import parameters, with_parameters
 
@@ -244,6 +249,39 @@ def flux() -> Model:
     return Model("FLUX.1", network, (8, 8, 16), flow, branch, EULER, distilled=True)
 
 
+def wan() -> Model:
+    """Return a transformer of video latents like that of Wan 2.1."""
+    config = WanTransformer3DConfig(
+        num_layers=3,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        text_dim=WIDTH,
+        ffn_dim=64,
+    )
+    network = made(WanTransformer3DModel, config)
+    shape, flow = (FRAMES, 8, 8, 16), ji.flow_matching(shift=SHIFT)
+    return Model("Wan", network, shape, flow, text, EULER)
+
+
+def pixart() -> Model:
+    """Return a transformer like that of PixArt-Sigma."""
+    config = PixArtTransformerConfig(
+        sample_size=8,
+        num_layers=3,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        cross_attention_dim=32,
+        caption_channels=WIDTH,
+    )
+    network = made(PixArtTransformer2DModel, config)
+
+    def branch(key: jax.Array) -> PixArtCondition:
+        return PixArtCondition(text(key), jnp.ones(7))
+
+    schedule = ji.linear(1e-4, 0.02)
+    return Model("PixArt-Sigma", network, (8, 8, 4), schedule, branch)
+
+
 MODELS = {
     each.__name__: each
     for each in (
@@ -256,5 +294,7 @@ MODELS = {
         lavie,
         sd3,
         flux,
+        wan,
+        pixart,
     )
 }
