@@ -1,6 +1,7 @@
 """PixArt, beside diffusers: the network, its layout, and whole pipelines."""
 
 import json
+import shutil
 
 import diffusers
 import jax
@@ -16,20 +17,25 @@ from pixart_cases import (
     run_pixart,
     write_pixart_pipeline,
 )
+from safetensors.numpy import load_file, save_file
 from test_sdxl import relative_error
 
 import jaxinv as ji
 import weights_convert
 from jaxinv.models import PixArtCondition, PixArtTransformerConfig
+from jaxinv.models.registry import component_config
 
-# The published config.json of both kinds, without bookkeeping keys.
+# The published config.json of both kinds, which name the class of their time.
 SIGMA = {
+    "_class_name": "Transformer2DModel",
+    "_diffusers_version": "0.28.0.dev0",
     "activation_fn": "gelu-approximate",
     "attention_bias": True,
     "attention_head_dim": 72,
     "attention_type": "default",
     "caption_channels": 4096,
     "cross_attention_dim": 1152,
+    "double_self_attention": False,
     "dropout": 0.0,
     "in_channels": 4,
     "interpolation_scale": 2,
@@ -40,11 +46,14 @@ SIGMA = {
     "num_attention_heads": 16,
     "num_embeds_ada_norm": 1000,
     "num_layers": 28,
+    "num_vector_embeds": None,
+    "only_cross_attention": False,
     "out_channels": 8,
     "patch_size": 2,
     "sample_size": 128,
     "upcast_attention": False,
     "use_additional_conditions": False,
+    "use_linear_projection": False,
 }
 ALPHA = {
     key: value
@@ -137,7 +146,7 @@ def test_the_network_equals_diffusers(options, size, tmp_path):
     ],
 )
 def test_every_tensor_of_the_published_layout_maps(data, config, size):
-    read = PixArtTransformerConfig.from_dict(data)
+    read = component_config(data)
     assert (read.sized, read.position_scale) == (config.sized, config.position_scale)
     with torch.device("meta"):
         theirs = diffusers.PixArtTransformer2DModel.from_config(data)
@@ -145,6 +154,21 @@ def test_every_tensor_of_the_published_layout_maps(data, config, size):
     layout = weights_convert.tensor_shapes(config)
     assert layout == wanted == weights_convert.tensor_shapes(read)
     assert sum(map(np.prod, layout.values())) == size
+
+
+def test_a_folder_that_was_published_under_former_names_is_read(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for path, change in (
+        ("model_index.json", {"transformer": ["diffusers", SIGMA["_class_name"]]}),
+        ("transformer/config.json", {"_class_name": SIGMA["_class_name"]}),
+    ):
+        data = json.loads((tmp_path / path).read_text())
+        (tmp_path / path).write_text(json.dumps(data | change))
+    file = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    absent_text = {"caption_projection.y_embedding": np.ones((9, WIDTH), np.float32)}
+    save_file(load_file(file) | absent_text, file)
+    former, now = ji.load(tmp_path), ji.load(folder)
+    jax.tree.map(np.testing.assert_array_equal, former.network, now.network)
 
 
 def test_eight_steps_are_those_of_diffusers(folder, noise):

@@ -32,6 +32,8 @@ The exceptions:
   motion modules, keep their names, and so do the tables and norms of Wan
   (``scale_shift_table``, ``gamma``).
 * Convolutions of videos have a third axis of space: OIDHW and DHWIO.
+* PixArt's ``caption_projection.y_embedding``, the vectors of an absent text in
+  training, is not used by diffusers, nor here.
 * ``position_ids`` is a buffer that counts from zero, not a weight.
 """
 
@@ -43,6 +45,7 @@ import numpy as np
 from jaxinv.models import (
     AutoencoderKLConfig,
     CLIPTextConfig,
+    PixArtTransformerConfig,
     T5Config,
     UNet2DConfig,
 )
@@ -65,6 +68,7 @@ _CLIP_PROJECTION = "text_projection"
 _T5_TABLE = "encoder.relative_attention_bias"
 _T5_TABLE_IN_TORCH = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias"
 _T5_TOKENS, _T5_TOKENS_AGAIN = "shared.weight", "encoder.embed_tokens.weight"
+_PIXART_ABSENT_TEXT = "caption_projection.y_embedding"
 _BUFFERS = ("embeddings.position_ids",)
 
 # Axes of a kernel in terms of PyTorch's axes, by number of dimensions.
@@ -123,6 +127,8 @@ def canonical_name(
             return name
         name = _CLIP_PREFIX + name.removeprefix(_CLIP_PREFIX)
         return None if name.endswith(_BUFFERS) else name
+    if isinstance(config, PixArtTransformerConfig) and name == _PIXART_ABSENT_TEXT:
+        return None
     legacy = _LEGACY_NAME.fullmatch(name)
     if legacy and isinstance(config, AutoencoderKLConfig | UNet2DConfig):
         return f"{legacy[1]}.{_LEGACY_ATTENTION[legacy[2]]}.{legacy[3]}"

@@ -96,6 +96,9 @@ _MODELS: dict[type[ComponentConfig], Any] = {
     UMT5Config: UMT5EncoderModel,
 }
 _CONFIGS = {config.class_name: config for config in _MODELS}
+# A class that published configurations name, and what it is now by its norm_type.
+_FORMER = "Transformer2DModel"
+_SUCCESSORS = {"ada_norm_single": PixArtTransformerConfig.class_name}
 
 
 def component_config(data: Mapping[str, Any]) -> ComponentConfig:
@@ -120,6 +123,8 @@ def component_config(data: Mapping[str, Any]) -> ComponentConfig:
                 "config.json names no class (_class_name, or architectures: a list)"
             )
         name = found[0]
+    if name == _FORMER and isinstance(norm := data.get("norm_type"), str):
+        name = _SUCCESSORS.get(norm, name)
     if not isinstance(name, str) or name not in _CONFIGS:
         raise ValueError(
             f"class {shown(name)} is not implemented "

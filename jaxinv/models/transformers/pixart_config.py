@@ -53,6 +53,15 @@ class PixArtTransformerConfig(ModelConfig):
     unsupported: ClassVar = {
         "attention_type": ("default", None),
         "norm_elementwise_affine": (False,),
+        # Options of Transformer2DModel, as which the networks were published.
+        **dict.fromkeys(
+            (
+                "double_self_attention",
+                "only_cross_attention",
+                "use_linear_projection",
+            ),
+            (False,),
+        ),
     }
 
     num_attention_heads: Heads = 16

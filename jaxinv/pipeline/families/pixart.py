@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from jaxinv.pipeline.pipeline import Pipeline
 
 _LENGTH = "max_sequence_length"
+# Its present name, and that under which the networks were published.
+_NETWORKS = ("PixArtTransformer2DModel", "Transformer2DModel")
 _GUIDANCE = 4.5  # default of diffusers' pipelines
 
 
@@ -48,7 +50,7 @@ class PixArt(Family):
 
     name = "PixArt"
     parts: ClassVar = {
-        "transformer": ("PixArtTransformer2DModel",),
+        "transformer": _NETWORKS,
         "vae": AUTOENCODERS,
         "text_encoder": ("T5EncoderModel",),
         "tokenizer": T5_TOKENIZERS,
