@@ -120,6 +120,7 @@ def test_what_the_model_does_not_take_is_refused_first(folder):
             pipe.at_size(size)
     if pipe.network.config.guidance_embeds:
         assert pipe.family.usual_guidance(pipe) == 3.5
+        assert not pipe.family.reads_negative(pipe, 3.5)
     else:
         with pytest.raises(ValueError, match="true_cfg_scale"):
             pipe.denoiser(PROMPT, guidance_scale=3.5)

@@ -136,12 +136,16 @@ def test_levels_are_shifted_by_the_number_of_tokens(tmp_path, patch_size):
     np.testing.assert_allclose(times, theirs.scheduler.timesteps, rtol=1e-5)
 
 
+def test_a_negative_prompt_counts_above_guidance_1(pipe):
+    assert [pipe.family.reads_negative(pipe, scale) for scale in (1, 1.1)] == [0, 1]
+
+
 def test_sizes_that_the_table_of_positions_does_not_cover_are_refused(pipe):
     assert pipe.image_size == (2 * SIZE, 2 * SIZE)
     assert pipe.at_size((24, 20)).latent_shape == (12, 10, CHANNELS)
     with pytest.raises(ValueError, match="at most 12"):
         pipe.at_size((28, 20))
-    with pytest.raises(ValueError, match="multiples of 2"):
+    with pytest.raises(ValueError, match=r"20x18 pixels do not fit .* of \(2, 2\)"):
         pipe.at_size((18, 20))
 
 

@@ -271,7 +271,10 @@ def _chosen(
     """
     family, present = source.parts.index.family, source.parts.configs
     if not network and not family.text_encoders:
-        raise ValueError(f"{source.place} has no text encoder, so it needs its network")
+        raise ValueError(
+            f"{source.place} has no text encoder, and so no prompts to encode without "
+            "its network"
+        )
     encoders = set(family.text_encoders)
     if not isinstance(text_encoders, bool):
         for name in text_encoders:

@@ -210,7 +210,7 @@ def _check_rows(pipe: "Pipeline", manifest: "Manifest") -> None:
             pipe.family.check_guidance(pipe, row.guidance)
         if pipe.prompts is not None:  # raises for texts that are not among them
             pipe.encode_prompt(row.prompt)
-            if row.guidance > 1:
+            if pipe.family.reads_negative(pipe, row.guidance):
                 pipe.encode_prompt(row.negative_prompt, negative=True)
 
 
@@ -272,8 +272,7 @@ def _prepare(
         table,
         strategy=ready.strategy,
         decoder=ready.decoder,
-        guided=pipe.family.scale_option is None
-        and any(row.guidance > 1 for row in rows.rows),
+        guided=any(pipe.family.reads_negative(pipe, row.guidance) for row in rows.rows),
         lanes=asked.batch_size * mesh.shape["data"],
         mesh=mesh,
         max_evals=ready.max_evals,

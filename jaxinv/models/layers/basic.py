@@ -180,16 +180,9 @@ class LayerFactory(NamedTuple):
             **self._common("scale", "bias"),
         )
 
-    def rms_norm(
-        self, features: int, *, epsilon: float = 1e-6, affine: bool = True
-    ) -> nnx.RMSNorm:
-        """Return a division by the root of the mean square over the last axis."""
-        return nnx.RMSNorm(
-            features,
-            epsilon=epsilon,
-            use_scale=affine,
-            **self._common("scale"),
-        )
+    def rms_norm(self, features: int, *, epsilon: float = 1e-6) -> nnx.RMSNorm:
+        """Return a learned scale over the root of the mean square of the last axis."""
+        return nnx.RMSNorm(features, epsilon=epsilon, **self._common("scale"))
 
     def group_norm(
         self, num_groups: int, num_channels: int, *, epsilon: float

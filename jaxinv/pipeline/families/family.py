@@ -136,6 +136,11 @@ class Family:
         """Return whether guidance evaluates the network for a negative prompt, too."""
         return self.guidable
 
+    def reads_negative(self, pipe: "Pipeline", guidance_scale: float) -> bool:
+        """Return whether a ``guidance_scale`` makes the negative prompt count."""
+        weight = self.scale_option is None and self.has_negative(pipe)
+        return weight and guidance_scale > 1
+
     def usual_guidance(self, pipe: "Pipeline") -> float | None:
         """Return the scale to use where none is asked for; None for the caller's."""
         return None if self.guidable else 1.0

@@ -53,7 +53,8 @@ def continuous(
         sampler: The sampler.
         strategy: See :func:`jaxinv.invert`.
         decoder: Name of a method of decoder inversion.
-        guided: Whether any image has a guidance scale above 1.
+        guided: Whether the negative prompt of any image counts: its guidance scale is
+            above 1, and not an input of the network.
         lanes: Number of images at a time at each station, on the whole mesh.
         iterations: Number of iterations between refills of free lanes.
         mesh: Devices of this process; all its devices if None.
@@ -109,7 +110,7 @@ def continuous(
     ) -> Iterator[tuple[int, NextStage]]:
         for request in requests:
             positive = negative = text(request.prompt, False)
-            if request.guidance > 1:
+            if pipe.family.reads_negative(pipe, request.guidance):
                 negative = text(request.negative_prompt, True)
             scale = np.float32(request.guidance)
             found = pipe.family.condition(pipe, positive, negative, scale)
