@@ -36,7 +36,7 @@ OTHER_PARTS = (
     "StableDiffusionImageVariationPipeline",
     "AnimateDiffSDXLPipeline", "StableVideoDiffusionPipeline",
     "LDMTextToImagePipeline", "LDMSuperResolutionPipeline", "KandinskyV22Pipeline",
-    "IFPipeline", "PixArtAlphaPipeline", "StableUnCLIPPipeline", "AltDiffusionPipeline",
+    "IFPipeline", "StableUnCLIPPipeline", "AltDiffusionPipeline",
     "TextToVideoSDPipeline", "VersatileDiffusionPipeline", "WuerstchenPriorPipeline",
 )  # fmt: skip
 
