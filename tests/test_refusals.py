@@ -30,7 +30,7 @@ SAME_PARTS = {
 }
 # What all models of latents have that are accepted, and all flow transformers.
 LATENT = {"unet", "vae", "text_encoder", "tokenizer", "scheduler"}
-TRANSFORMER = LATENT - {"unet"} | {"transformer", "text_encoder_2", "tokenizer_2"}
+TRANSFORMER = LATENT - {"unet"} | {"transformer"}
 OTHER_PARTS = (
     "StableDiffusionUpscalePipeline", "StableDiffusionDepth2ImgPipeline",
     "StableDiffusionImageVariationPipeline",
