@@ -67,7 +67,7 @@ _SHARED = {
     "steps": ("Number of sampler steps.", "-n"),
     "guidance": (
         "Classifier-free guidance scale; at most 1 disables guidance, as in diffusers "
-        "[3; 1 for models without guidance]. FLUX.1 dev is given the number as an "
+        "[3; 1 for models without guidance]. FLUX.1 dev takes the scale as an "
         "input [3.5].",
         "-g",
     ),

@@ -121,7 +121,7 @@ def load(
             one; see :meth:`Pipeline.with_controlnet`.
         text_encoders: Whether to load the text encoders, or the names of those to load,
             such as ``["text_encoder", "text_encoder_2"]`` for Stable Diffusion 3
-            without T5. Without any, prompts are encodings or saved ones.
+            without T5. Without them, pass encoded prompts, or use ``prompts``.
         prompts: A file of :func:`jaxinv.save_prompts`, whose prompts are then known by
             their texts. It needs ``text_encoders=False``.
         network: Whether to load the network's parameters. A model without them only

@@ -58,13 +58,13 @@ def merge_lora(pipe: Pipeline, files: LoraFiles) -> Pipeline:
 
 
 def merge_into(pipe: Pipeline, files: LoraFiles, absent: Mapping[str, Any]) -> Pipeline:
-    """Add LoRA files to a model of which not all parts were loaded.
+    """Add LoRA files to a model, some of whose parts may not be loaded.
 
     Args:
         pipe: The model.
         files: See :func:`merge_lora`.
-        absent: The text encoders that it does without, abstract. Files may hold changes
-            of them, which have no effect.
+        absent: Abstract modules by part. Changes of parts that are not loaded have no
+            effect.
     """
     part, network = pipe.family.network_part, pipe.network
     controlled = isinstance(network, ControlledUNet)

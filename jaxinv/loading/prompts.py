@@ -49,7 +49,7 @@ _STRUCTURES: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class _Header:
-    """What a file says about its tensors.
+    """The metadata of a file of prompts.
 
     Attributes:
         format: Version of the format.

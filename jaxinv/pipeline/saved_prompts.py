@@ -1,7 +1,7 @@
 """Prompts that were encoded once, for models without their text encoders.
 
-The text encoder T5-XXL has 4.8 billion parameters. A model that knows the encodings of
-its prompts by their texts needs it no longer.
+The text encoder T5-XXL has 4.8 billion parameters. A model with saved encodings looks
+its prompts up by their texts, and does not need the text encoder.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _SHOWN = 3  # number of texts that an error names
 
 
 class SavedPrompt(NamedTuple):
-    """A prompt of a file.
+    """A prompt in a file of saved prompts.
 
     Attributes:
         text: The text.

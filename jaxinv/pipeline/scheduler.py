@@ -10,7 +10,7 @@ its own, not the scheduler's:
 * InstaFlow's steps through these sigmas without its scheduler.
 
 ``mu`` is the shift for the image size. It is linear in the number n of tokens, which
-are patches of the latent, mostly of 2x2 pixels:
+are patches of the latent, usually of 2x2 pixels:
 
     mu = base_shift + (max_shift - base_shift) (n - n_base) / (n_max - n_base)
 

@@ -39,7 +39,7 @@ def token_ids(
         longest: Number of tokens that the text encoder reads.
         prompt: The text. A text that is too long is cut, with a warning.
         chunks: Number of chunks. Those that the text does not fill are padded.
-        beside_t5: Whether T5 reads the text, too, and nothing is read in chunks.
+        beside_t5: Whether T5 also reads the text, and whole: then there are no chunks.
 
     Returns:
         The ids of all chunks in order, int32.

@@ -32,8 +32,8 @@ class Options:
 def encode(asked: Options) -> None:
     """Encode prompts once, without the network, for --prompt-embeddings.
 
-    Commands with --prompt-embeddings do not load the text encoders: no computer has to
-    hold them beside the network.
+    Commands with --prompt-embeddings do not load the text encoders, so that text
+    encoders and network are never in memory together.
     """
     output = Output(asked.as_json)
     start = time.perf_counter()

@@ -14,10 +14,11 @@ Only the two layers that change the number of frames treat the first frame diffe
 * doubling leaves frame 0 as it is, and maps frame j > 0 to two frames, with a zero in
   place of frame 0 in its past.
 
-A video of ``4 n + 1`` frames thus has a latent of ``n + 1``. Here the first chunk is
-computed alone, too, and the rest by ``jax.lax.scan``, whose carry are the pasts. The
-memory of both networks does not grow with the number of frames. That of a reverse-mode
-derivative does, by the pasts of each chunk, although each chunk is recomputed.
+A video of ``4 n + 1`` frames thus has a latent of ``n + 1``. The first chunk is
+computed alone; the other chunks are steps of ``jax.lax.scan``, which carries the pasts.
+The memory of both networks does not grow with the number of frames. That of a
+reverse-mode derivative does, by the pasts of each chunk, although each chunk is
+recomputed.
 
 References:
     Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025.
@@ -82,7 +83,7 @@ class UpBlock(nnx.Module):
 
 
 class _Ends(nnx.Module):
-    """The layers before and after the blocks, and the way through all of them."""
+    """A network's first and last layers, with the blocks between them."""
 
     def _ends(
         self, channels: tuple[int, int], first: int, last: int, make: LayerFactory

@@ -131,7 +131,7 @@ class AutoencoderKLWanConfig(ModelConfig):
 
     @staticmethod
     def check_frames(frames: int) -> None:
-        """Raise ValueError unless videos of so many frames can be encoded."""
+        """Raise ValueError unless videos of this many frames can be encoded."""
         if frames < 1 or frames % CHUNK != 1:
             raise ValueError(
                 f"the number of frames must be 1 more than a multiple of {CHUNK} (1, "

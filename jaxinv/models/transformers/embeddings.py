@@ -1,4 +1,4 @@
-"""What Stable Diffusion 3 and FLUX make of the time, the pooled text and patches."""
+"""Embeddings of the time and the pooled text, and patches of a latent."""
 
 import jax
 from flax import nnx

@@ -190,7 +190,7 @@ def tokens(x: Float[Array, "h w c"]) -> Float[Array, "l n"]:
 
 
 def untokens(x: Float[Array, "l n"], rows: int, columns: int) -> Float[Array, "h w c"]:
-    """Undo :func:`tokens` for so many rows and columns of tokens."""
+    """Undo :func:`tokens` for a number of rows and columns of tokens."""
     cut = x.reshape(rows, columns, -1, PATCH, PATCH)
     return joined_patches(jnp.moveaxis(cut, 2, -1))
 

@@ -121,7 +121,7 @@ class WanTransformer3DModel(Model):
 
 
 class _ConditionEmbedding(nnx.Module):
-    """What the network makes of the time and of the text vectors."""
+    """Embeddings of the time and of the text vectors."""
 
     def __init__(self, config: WanTransformer3DConfig, make: LayerFactory):
         features = config.features

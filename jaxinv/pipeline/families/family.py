@@ -47,8 +47,8 @@ class Family:
             with what they say of a model.
         text_encoders: The parts that encode prompts, each with its tokenizer's part.
         prompt_lengths: For text encoders that read any number of tokens (T5), the
-            number that prompts are padded to or cut at. Prompts of such a family are
-            never read in chunks.
+            default number, to which prompts are padded or cut. Prompts of such a family
+            are never read in chunks.
         sized_prompts: Whether what ``encode`` returns depends on the image size.
         encoding: Class of what ``encode`` returns, and so of prompts that are encoded
             already; None if there are several.
@@ -124,9 +124,9 @@ class Family:
     def schedule(self, scheduler: Mapping[str, Any]) -> NoiseSchedule:
         """Return the schedule of training, from the scheduler's configuration.
 
-        Where the shift of a flow depends on the image size, it is the configuration's
-        ``shift``, near that of training: :meth:`jaxinv.Pipeline.sampler` computes that
-        of a size, and every shift is one of the same process.
+        If the shift of a flow depends on the image size, the configuration's fixed
+        ``shift`` is used. A shift changes the times of a sampler, but not the process;
+        :meth:`jaxinv.Pipeline.sampler` computes the shift for an image size.
         """
         if scheduler.get("use_dynamic_shifting") is True:
             scheduler = {**scheduler, "use_dynamic_shifting": False}
@@ -142,7 +142,7 @@ class Family:
         return weight and guidance_scale > 1
 
     def usual_guidance(self, pipe: "Pipeline") -> float | None:
-        """Return the scale to use where none is asked for; None for the caller's."""
+        """Return the default guidance scale; None for the caller's own default."""
         return None if self.guidable else 1.0
 
     def check_guidance(self, pipe: "Pipeline", scale: float) -> None:
