@@ -12,6 +12,8 @@ iteration finds that eigenvalue.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 #: Guidance scale at which steps shall not fold.
@@ -60,12 +62,6 @@ def fold_penalty(
         ).chunk(2)
         return without + GUIDANCE * (with_text - without), with_text - without
 
-    def unit(v: torch.Tensor) -> torch.Tensor:
-        return v / v.flatten(1).norm(dim=1)[:, None, None, None].clamp(min=1e-12)
-
-    def dot(v: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        return (v * w).sum((1, 2, 3))
-
     with torch.no_grad():
         # Half of the states are what guidance leads to: its data under fresh noise.
         guided, _ = parts(noisy)
@@ -74,11 +70,36 @@ def fold_penalty(
         deep &= alpha.flatten() > 0.1
         fresh = alpha * data.clamp(-4, 4) + sigma * torch.randn_like(noisy)
         x = torch.where(deep[:, None, None, None], fresh, noisy)
+    largest = largest_eigenvalues(parts, x, sigma, SHIFT)
+    return (largest - BOUND).clamp(min=0).square().mean(), largest.detach()
+
+
+def largest_eigenvalues(
+    parts: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    x: torch.Tensor,
+    factor: torch.Tensor,
+    shift: float,
+) -> torch.Tensor:
+    """Return the largest eigenvalues of the derivative of a guided prediction.
+
+    Args:
+        parts: Map from states to the guided prediction and to what the caption adds.
+        x: The states, shape (n, 4, 16, 16).
+        factor: By which the derivative is multiplied, shape (n, 1, 1, 1).
+        shift: See :data:`SHIFT`.
+
+    Returns:
+        Estimates with a gradient, shape (n,).
+    """
+
+    def unit(v: torch.Tensor) -> torch.Tensor:
+        return v / v.flatten(1).norm(dim=1)[:, None, None, None].clamp(min=1e-12)
+
+    with torch.no_grad():
         base, added = parts(x)
         v = unit(added)
         for _ in range(ITERATIONS):
-            change = sigma * (parts(x + LENGTH * v)[0] - base) / LENGTH
-            v = unit(change + SHIFT * v)
-    change = sigma * (parts(x + LENGTH * v)[0] - parts(x)[0]) / LENGTH
-    largest = dot(v, change)
-    return (largest - BOUND).clamp(min=0).square().mean(), largest.detach()
+            change = factor * (parts(x + LENGTH * v)[0] - base) / LENGTH
+            v = unit(change + shift * v)
+    change = factor * (parts(x + LENGTH * v)[0] - parts(x)[0]) / LENGTH
+    return (v * change).sum((1, 2, 3))

@@ -152,12 +152,17 @@ class Pair:
             optimizer.load_state_dict(state)
 
 
-def make_optimizer(module: torch.nn.Module, kind: str) -> Pair:
+def make_optimizer(
+    module: torch.nn.Module,
+    kind: str,
+    edges: tuple[str, ...] = ("conv_in", "conv_out", "embedding"),
+) -> Pair:
     """Build the optimizer of a module.
 
     Args:
         module: The network.
         kind: ``"muon"`` or ``"adamw"``.
+        edges: Parts of the names of the first and last layers and of embeddings.
 
     Returns:
         Muon on inner matrices and convolutions, AdamW on the first and last
@@ -176,7 +181,7 @@ def make_optimizer(module: torch.nn.Module, kind: str) -> Pair:
         raise ValueError(f"optimizer {kind!r} is unknown: use 'muon' or 'adamw'")
     matrices, rest = [], []
     for name, p in module.named_parameters():
-        edge = "conv_in" in name or "conv_out" in name or "embedding" in name
+        edge = any(part in name for part in edges)
         (rest if p.ndim < 2 or edge else matrices).append(p)
     adam = torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     return Pair(Muon(matrices), adam)
