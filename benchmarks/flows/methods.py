@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,16 +10,19 @@ import jax
 import numpy as np
 
 import jaxinv as ji
-from benchmarks.flows.problems import SCHEDULE, Problem, flux_grid
+from benchmarks.flows.problems import Problem
 from benchmarks.samples import CONVERGED_DB
 
-#: The grid of a sampler's constructor, of some steps.
-Grid = Callable[[int], ji.TimeGrid]
+#: The grid of a sampler's constructor, of a problem and a number of steps.
+Grid = Callable[[Problem, int], ji.TimeGrid]
+#: Noises with errors up to here count as recovered, in dB.
+RECOVERED_DB = -60.0
 
 
-def middles(steps: int) -> ji.TimeGrid:
+def middles(problem: Problem, steps: int) -> ji.TimeGrid:
     """Return the steps with their midpoints."""
-    return ji.with_midpoints(SCHEDULE, flux_grid(steps))
+    schedule = ji.flow_matching(shift=problem.shift)
+    return ji.with_midpoints(schedule, problem.grid(steps))
 
 
 class Method(NamedTuple):
@@ -27,7 +31,7 @@ class Method(NamedTuple):
     Attributes:
         title: In tables.
         make: The sampler's constructor.
-        grid: Function from the number of steps to the grid.
+        grid: Function from the problem and the number of steps to the grid.
         strategy: Function from the grid to the strategy.
         measures: Whether it spends an evaluation per row on the certificate, which is
             not counted here.
@@ -51,15 +55,15 @@ def _fixed(strategy: Any) -> Callable[[ji.TimeGrid], Any]:
 
 
 METHODS = {
-    "euler": Method("Euler backward", ji.euler, flux_grid, _backward(ji.euler)),
-    "uni_inv": Method("Euler, Uni-Inv", ji.euler, flux_grid, _fixed(ji.UniInv())),
-    "aidi": Method("Euler, AIDI, 5", ji.euler, flux_grid, _fixed(ji.AIDI(5))),
+    "euler": Method("Euler backward", ji.euler, Problem.grid, _backward(ji.euler)),
+    "uni_inv": Method("Euler, Uni-Inv", ji.euler, Problem.grid, _fixed(ji.UniInv())),
+    "aidi": Method("Euler, AIDI, 5", ji.euler, Problem.grid, _fixed(ji.AIDI(5))),
     "aidi_anderson": Method(
-        "Euler, AIDI, 5, Anderson", ji.euler, flux_grid, _fixed(ji.AIDI(5, 5))
+        "Euler, AIDI, 5, Anderson", ji.euler, Problem.grid, _fixed(ji.AIDI(5, 5))
     ),
-    "renoise": Method("Euler, ReNoise", ji.euler, flux_grid, _fixed(ji.ReNoise())),
+    "renoise": Method("Euler, ReNoise", ji.euler, Problem.grid, _fixed(ji.ReNoise())),
     "euler_exact": Method(
-        "Euler, exact", ji.euler, flux_grid, _fixed("auto"), False, True
+        "Euler, exact", ji.euler, Problem.grid, _fixed("auto"), False, True
     ),
     "fireflow": Method("FireFlow", ji.fireflow, middles, _backward(ji.fireflow)),
     "fireflow_exact": Method(
@@ -86,26 +90,44 @@ def measure(
 
     Returns:
         For every sample: NMSE of the noise and of the reconstruction in dB, evaluations
-        of the inversion, and whether it converged as ``invert`` defines it.
+        and CPU seconds of the inversion (of these evaluations, without compiling),
+        whether all rows hold (``solved``), and whether it converged as ``invert``
+        defines it.
     """
     method = METHODS[name]
-    grid = method.grid(steps)
+    grid = method.grid(problem, steps)
     sampler, strategy = method.make(grid), method.strategy(grid)
     found: dict[str, list[float]] = {
-        key: [] for key in ("noise", "reconstruction", "evals", "converged")
-    }
+        key: []
+        for key in (
+            "noise", "reconstruction", "evals", "seconds", "solved", "converged",
+        )
+    }  # fmt: skip
+
+    def inverse(denoise: Any, x0: Any) -> ji.InversionResult:
+        result = ji.invert(sampler, denoise, x0, strategy=strategy, verify=False)
+        return jax.block_until_ready(result)
+
     for k, noise in enumerate(problem.noises(seed)):
         denoise = problem.denoiser(k, guidance)
         x0 = ji.sample(sampler, denoise, noise)
-        result = ji.invert(sampler, denoise, x0, strategy=strategy, verify=False)
+        if k == 0:
+            inverse(denoise, x0)  # compiles
+        began = time.process_time()
+        result = inverse(denoise, x0)
+        seconds = time.process_time() - began
         again = ji.sample(sampler, denoise, result.noise)
         reconstruction = nmse_db(again, x0)
         evals = int(result.num_evals) - sampler.num_rows * method.measures
-        solved = bool(result.solved) and reconstruction <= CONVERGED_DB
-        found["noise"].append(nmse_db(result.noise, noise))
-        found["reconstruction"].append(reconstruction)
-        found["evals"].append(evals)
-        found["converged"].append(float(solved))
+        # Evaluations take equally long: those that only measure are left out.
+        seconds *= evals / int(result.num_evals)
+        solved = bool(result.solved)
+        values = (
+            nmse_db(result.noise, noise), reconstruction, evals, round(seconds, 4),
+            float(solved), float(solved and reconstruction <= CONVERGED_DB),
+        )  # fmt: skip
+        for key, value in zip(found, values, strict=True):
+            found[key].append(value)
     return found
 
 

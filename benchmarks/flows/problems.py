@@ -1,7 +1,10 @@
-"""What is inverted: a guided mixture of Gaussians, and the small flow network."""
+"""What is inverted: a guided mixture of Gaussians, and a flow of the SD3 kind."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,46 +12,44 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
-from benchmarks.flows.network import KINDS, SHAPE, load_network
 from benchmarks.mixture import COMPONENTS, DIMENSIONS, VARIANCE
+from benchmarks.samples import PROMPTS
+from training.flow_folder import complete_folder
 
-SHIFT = 3.0
-SCHEDULE = ji.flow_matching(shift=SHIFT)
+EMOFLOW = Path(__file__).parent / "sd3"
+EMOJI64 = Path(ji.__file__).parent / "zoo/emoji64"
 
 
 class Problem(NamedTuple):
-    """A conditional flow model with its samples.
+    """A guided flow model with its samples.
 
     Attributes:
         title: In the report.
-        model: Callable pytree ``(x, t, condition) -> velocity``.
-        conditions: Of the samples, the first axis is theirs.
-        empty: The condition of the other branch of guidance.
-        shape: Of a sample.
+        shape: Of the noises: number of samples, shape of one.
+        shift: Of the times of its grids.
+        denoiser: Map from the number of a sample and a guidance scale to the model.
+        decode: Map from data to an image; None for a model without images.
     """
 
     title: str
-    model: Any
-    conditions: Any
-    empty: Any
     shape: tuple[int, ...]
+    shift: float
+    denoiser: Callable[[int, float], Any]
+    decode: Callable[[Any], Any] | None = None
 
     def noises(self, seed: int) -> Any:
-        """Return one noise for each condition."""
-        shape = (len(self.conditions), *self.shape)
-        return jax.random.normal(jax.random.key(seed), shape)
+        """Return one noise for each sample."""
+        return jax.random.normal(jax.random.key(seed), self.shape)
 
-    def denoiser(self, k: int, guidance: float) -> Any:
-        """Return the guided model of sample k."""
-        return ji.guided(
-            self.model, self.conditions[k], self.empty, jnp.float32(guidance)
-        )
+    def grid(self, steps: int) -> ji.TimeGrid:
+        """Return uniform times from 1 to 0, shifted, as the rivals' code does."""
+        return shifted_grid(steps, self.shift)
 
 
-def flux_grid(steps: int) -> ji.TimeGrid:
-    """Return uniform times from 1 to 0, shifted, as FLUX and the rivals' code do."""
+def shifted_grid(steps: int, shift: float) -> ji.TimeGrid:
+    """Return the grid of times ``s t / (1 + (s - 1) t)`` with t uniform in [0, 1]."""
     t = np.linspace(0, 1, steps + 1)
-    tau = SHIFT * t / (1 + (SHIFT - 1) * t)
+    tau = shift * t / (1 + (shift - 1) * t)
     return ji.TimeGrid(tau, np.ones_like(tau), 1000 * tau, family="flow")
 
 
@@ -60,7 +61,11 @@ def guided_mixture(samples: int) -> Problem:
     conditions = jnp.asarray(np.where(chosen == 1, 0.0, -1e9), jnp.float32)
     model = jax.tree_util.Partial(mixture_velocity, jnp.asarray(centers, jnp.float32))
     empty = jnp.zeros(COMPONENTS, jnp.float32)
-    return Problem("guided mixture", model, conditions, empty, (DIMENSIONS,))
+
+    def denoiser(k: int, guidance: float) -> Any:
+        return ji.guided(model, conditions[k], empty, jnp.float32(guidance))
+
+    return Problem("guided mixture", (samples, DIMENSIONS), 3.0, denoiser)
 
 
 def mixture_velocity(centers: Any, x: Any, time: Any, condition: Any) -> Any:
@@ -74,7 +79,23 @@ def mixture_velocity(centers: Any, x: Any, time: Any, condition: Any) -> Any:
     return noise - data
 
 
-def small_network(samples: int) -> Problem:
-    """Return the trained network, each sample of another kind."""
-    kinds = jnp.arange(samples) % len(KINDS) + 1
-    return Problem("small network", load_network(), kinds, jnp.asarray(0), SHAPE)
+def load_emoflow() -> ji.Pipeline:
+    """Return the trained pipeline; its encoders and autoencoder are emoji64's."""
+    with tempfile.TemporaryDirectory() as folder:
+        complete_folder(EMOFLOW, EMOJI64, Path(folder) / "emoflow")
+        return ji.load(Path(folder) / "emoflow")
+
+
+def emoji_latents(samples: int) -> Problem:
+    """Return the trained flow, each sample with a prompt of its own."""
+    pipe = load_emoflow()
+    prompts = [PROMPTS[k % len(PROMPTS)] for k in range(samples)]
+    encode = {
+        text: pipe.encode_prompt(text, max_sequence_length=0) for text in {*prompts, ""}
+    }
+
+    def denoiser(k: int, guidance: float) -> Any:
+        return pipe.denoiser(encode[prompts[k]], encode[""], guidance)
+
+    shape = (samples, *pipe.latent_shape)
+    return Problem("SD3 on emoji latents", shape, 1.0, denoiser, pipe.decode)
