@@ -121,6 +121,9 @@ def test_what_the_model_does_not_take_is_refused_first(folder):
     if pipe.network.config.guidance_embeds:
         assert pipe.family.usual_guidance(pipe) == 3.5
         assert not pipe.family.reads_negative(pipe, 3.5)
+        filled = pipe.condition(PROMPT, guidance_scale=2.0).prompt
+        with pytest.raises(ValueError, match="without its guidance"):
+            pipe.denoiser(filled)
     else:
         with pytest.raises(ValueError, match="true_cfg_scale"):
             pipe.denoiser(PROMPT, guidance_scale=3.5)

@@ -1,5 +1,6 @@
 """Prompts that are encoded once: the same latents without text encoders."""
 
+import shutil
 from hashlib import sha256
 
 import jax
@@ -133,6 +134,41 @@ def test_lora_files_change_the_parts_that_are_there(folders, tmp_path):
     assert encoder.lora == denoiser.lora == whole.lora
 
 
+def test_prompts_of_a_text_encoder_with_other_lora_files_are_refused(
+    folders, saved, tmp_path
+):
+    files = {}
+    for name, (outputs, inputs) in {
+        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (16, 16),
+        "text_encoder.text_model.encoder.layers.1.mlp.fc1": (32, 16),
+    }.items():
+        files[name.split(".")[0]] = file = tmp_path / f"{name[:4]}.safetensors"
+        factors = np.ones((2, inputs), np.float32), np.ones((outputs, 2), np.float32)
+        pairs = zip("AB", factors, strict=True)
+        save_file({f"{name}.lora_{k}.weight": x for k, x in pairs}, file)
+    network, text = ((files[part], 0.5) for part in ("unet", "text_encoder"))
+    file = tmp_path / "prompts.safetensors"
+    encoder = ji.load(folders["array"], lora=[text], network=False)
+    ji.save_prompts(encoder, file, ["red"])
+
+    def load(prompts, *lora):
+        options = {"text_encoders": False, "prompts": prompts, "lora": lora}
+        return ji.load(folders["array"], **options)
+
+    load(saved["array"], network)
+    load(file, text, network)
+    for prompts, lora in (
+        (saved["array"], [text]),
+        (file, []),
+        (file, [network]),
+        (file, [(text[0], 0.4)]),
+    ):
+        with pytest.raises(ValueError, match="other LoRA files or scales"):
+            load(prompts, *lora)
+    with pytest.raises(ValueError, match="no effect on saved prompts"):
+        load(saved["array"]).with_chunks(2)
+
+
 def test_weights_of_what_is_left_out_are_not_downloaded():
     parts = ("text_encoder", "text_encoder_2", "unet", "vae")
     files = [
@@ -171,3 +207,10 @@ def test_the_command_line_encodes_once_and_samples_without_text_encoders(
     rows.write_text('{"path": "text.png", "prompt": "a dog"}\n')
     failed = run("batch", rows, tmp_path / "out", *saved, *model)
     expect_one_clear_line(failed, "the prompt 'a dog' is not among", "'red'")
+    # The weights of the text encoder need not be there.
+    less = shutil.copytree(folder, tmp_path / "less")
+    for weights in (less / "text_encoder").glob("*.safetensors"):
+        weights.unlink()
+    rows.write_text('{"path": "no.png", "prompt": "red", "guidance": 1}\n')
+    missing = run("batch", rows, tmp_path / "out", *saved, "-m", less, *model[2:])
+    assert only_json(missing)["failed"] == 1

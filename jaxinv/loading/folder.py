@@ -124,7 +124,9 @@ def model_index(folder: Path) -> dict[str, Any]:
     }
 
 
-def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
+def loaded_files(
+    folder: Path, variant: str | None = None, *, text_encoders: bool = True
+) -> dict[str, Path]:
     """Return all files that :func:`jaxinv.load` reads, by their names in the folder.
 
     Links to files (the hub's cache) and to folders are followed if they stay in the
@@ -134,6 +136,7 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
         folder: A folder in diffusers' layout, or written by ``jaxinv convert``; or a
             single file.
         variant: The variant of the weights.
+        text_encoders: Whether the text encoders are loaded, with their tokenizers.
 
     Returns:
         The files, sorted by name.
@@ -146,7 +149,8 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
     root, path = model_root(folder), folder / "model_index.json"
     index = read_index(path, model_index(folder))
     found = [path, part_folder(folder, "scheduler") / "scheduler_config.json"]
-    tokenizers = index.family.text_encoders.values()
+    encoders = index.family.text_encoders
+    tokenizers = encoders.values() if text_encoders else ()
     for tokenizer in (part for part in tokenizers if part in index.classes):
         found += [folder / tokenizer / name for name in TOKENIZER_FILES]
         found += (folder / tokenizer).glob("tokenizer.*.json")  # for later versions
@@ -155,6 +159,8 @@ def loaded_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
     for part in index.networks:
         check_inside(folder / part, root)
         if not part_folder(folder, part).is_dir():
+            continue
+        if part in encoders and not text_encoders:
             continue
         found.append(part_folder(folder, part) / "config.json")
         if not checkpoint.is_checkpoint(folder):

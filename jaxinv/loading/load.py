@@ -9,6 +9,7 @@ reading, or an Orbax checkpoint that ``jaxinv convert`` wrote. PyTorch is not ne
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -26,7 +27,11 @@ from jaxinv.loading.controlnet import (
 from jaxinv.loading.find import Hub, find_model
 from jaxinv.loading.folder import folder_source, model_name
 from jaxinv.loading.lora import LoraFiles, changeable, merge_into
-from jaxinv.loading.prompts import check_prompts, read_prompts
+from jaxinv.loading.prompts import (
+    check_prompts,
+    check_prompts_lora,
+    read_prompts,
+)
 from jaxinv.loading.single_file import single_file_source
 from jaxinv.loading.source import Source, with_vae
 from jaxinv.loading.textual_inversion import (
@@ -208,7 +213,7 @@ def load(
                     f"{family}, whose schedule is a flow's: it predicts velocities"
                 )
     all_parts = changeable(family, parts.configs) if lora else {}
-    open_lora(all_parts, lora)  # checked before the weights are read
+    changes = open_lora(all_parts, lora)  # checked before the weights are read
     folders = controlnet_folders(controlnet, family, parts.configs, **hub)
     chosen = _chosen(source, text_encoders, network)
     tokenizers = {}
@@ -220,6 +225,15 @@ def load(
     if textual_inversion:
         read_additions(textual_inversion, _of(chosen, parts.configs), tokenizers)
     saved = None if prompts is None else read_prompts(prompts)
+    if prompts is not None and saved is not None:
+        changed = {
+            low_rank.file
+            for layer, terms in changes.items()
+            for low_rank, _ in terms
+            if layer.part in family.text_encoders
+        }
+        texts = [each for each in lora if Path(each[0]) in changed]
+        check_prompts_lora(prompts, saved, lora, texts)
     networks = {}
     for part, of_this in _of(chosen, parts.configs).items():
         of_part, implementation = kinds, attention

@@ -72,16 +72,16 @@ def merge_into(pipe: Pipeline, files: LoraFiles, absent: Mapping[str, Any]) -> P
         part: network.unet if controlled else network,
         **pipe.present_text_encoders,
     }
-    merged = weights_convert.merge_lora({**absent, **present}, files)
-    merged = {part: merged[part] for part in present}
-    network = merged[part]
+    modules = weights_convert.merge_lora({**absent, **present}, files)
+    modules = {part: modules[part] for part in present}
+    network = modules[part]
     if controlled:
         network = ControlledUNet(network, pipe.network.controlnets)
     return dataclasses.replace(
         pipe,
         network=network,
-        text_encoders=tuple(merged.get(part) for part in pipe.family.text_encoders),
-        lora=_record(pipe.lora, files),
+        text_encoders=tuple(modules.get(part) for part in pipe.family.text_encoders),
+        lora=merged(pipe.lora, files),
     )
 
 
@@ -100,7 +100,7 @@ def changeable(family: Family, configs: Mapping[str, Any]) -> dict[str, Any]:
     return {family.network_part: network, **encoders}
 
 
-def _record(before: Sequence[MergedLora], files: LoraFiles) -> tuple[MergedLora, ...]:
+def merged(before: Sequence[MergedLora], files: LoraFiles) -> tuple[MergedLora, ...]:
     """Return what has been merged in total, without what was taken out again."""
     paths = [Path(file) for file, _ in files]
     totals = {(each.sha256, each.file): each.scale for each in before}

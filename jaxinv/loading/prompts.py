@@ -24,6 +24,7 @@ from jaxinv.files import check_writable_file
 from jaxinv.files.atomic import open_atomically
 from jaxinv.files.digests import file_digests
 from jaxinv.files.json_fields import check_record, naming, parse_json
+from jaxinv.loading.lora import LoraFiles, merged
 from jaxinv.pipeline import Pipeline
 from jaxinv.pipeline.prompts import is_abstract
 from jaxinv.pipeline.saved_prompts import SavedPrompt, SavedPrompts
@@ -59,6 +60,7 @@ class _Header:
         structure: Class of the condition, or ``"array"``.
         texts: The prompts.
         negative: Whether each is a negative prompt.
+        lora: Digests and scales of the LoRA files that were in the model.
     """
 
     format: int
@@ -68,6 +70,9 @@ class _Header:
     structure: Annotated[str, Length(1, 200)]
     texts: Annotated[tuple[_Text, ...], Length(1, 100_000)]
     negative: Annotated[tuple[bool, ...], Length(1, 100_000)]
+    lora: Annotated[
+        tuple[tuple[Annotated[str, Length(64, 64)], float], ...], Length(0, 1000)
+    ] = ()
 
 
 @checked
@@ -126,6 +131,7 @@ def save_prompts(
         structure=structure,
         texts=tuple(each.text for each in wanted),
         negative=tuple(each.negative for each in wanted),
+        lora=tuple((each.sha256, each.scale) for each in pipe.lora),
     )
     tensors = {
         name: np.ascontiguousarray(array)
@@ -164,7 +170,33 @@ def read_prompts(path: str | os.PathLike[str]) -> SavedPrompts:
         }
     (sha256,) = file_digests([path])
     return SavedPrompts(
-        encodings, header.family, header.model, header.image_size, sha256
+        encodings, header.family, header.model, header.image_size, sha256, header.lora
+    )
+
+
+def check_prompts_lora(
+    path: str | os.PathLike[str], saved: SavedPrompts, lora: LoraFiles, texts: LoraFiles
+) -> None:
+    """Raise ValueError unless prompts were encoded with a model's LoRA files.
+
+    Args:
+        path: The file of the prompts, for messages.
+        saved: The prompts.
+        lora: The LoRA files of the model.
+        texts: Those of them that change text encoders. The others are as good for
+            prompts that were encoded without them.
+    """
+
+    def named(files: LoraFiles) -> set[tuple[str, float]]:
+        return {(each.sha256, each.scale) for each in merged((), files)}
+
+    theirs = set(saved.lora)
+    if named(texts) <= theirs <= named(lora):
+        return
+    raise ValueError(
+        f"{path} holds prompts that were encoded with other LoRA files or scales than "
+        f"{[f'{os.fspath(file)}:{scale:g}' for file, scale in lora]}, which change "
+        "text encoders: encode the prompts again with these"
     )
 
 

@@ -249,6 +249,11 @@ class Pipeline(ImageMethods, PromptMethods):
         """
         if not self.text_encoders:
             raise ValueError(f"{self.name} has no text encoder, and so no prompts")
+        if chunks != self.chunks and self.prompts is not None:
+            raise ValueError(
+                "chunks would have no effect on saved prompts, which were encoded with "
+                f"a number of their own, got {chunks}"
+            )
         if chunks > 1 and self.family.prompt_lengths:
             raise ValueError(
                 f"{self.family} reads prompts whole, up to a number of tokens: chunks "

@@ -41,6 +41,7 @@ class SavedPrompts:
         model: Name of the model that encoded them, for reports.
         image_size: (height, width) in pixels of the images that they were encoded for.
         sha256: Digest of the file, hexadecimal.
+        lora: Digests and scales of the LoRA files of the model that encoded them.
     """
 
     encodings: Mapping[SavedPrompt, PyTree]
@@ -48,6 +49,7 @@ class SavedPrompts:
     model: str
     image_size: tuple[int, int]
     sha256: str
+    lora: tuple[tuple[str, float], ...] = ()
 
     def texts(self, negative: bool) -> list[str]:
         """Return the texts of the prompts, or of the negative ones."""

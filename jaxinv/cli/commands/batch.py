@@ -177,7 +177,9 @@ def _settings(asked: Options, ready: Prepared, dtype: str) -> dict[str, Any]:
         sampling.model, revision=sampling.revision, local_files_only=True
     )
     settings = ready.record() | {
-        "model_sha256": jobs.model_fingerprint(folder),
+        "model_sha256": jobs.model_fingerprint(
+            folder, text_encoders=pipe.prompts is None
+        ),
         "dtype": dtype,
         "strategy": ready.strategy,
         "decoder_inversion": ready.decoder,

@@ -151,6 +151,11 @@ class Flux(Family):
         """Return the condition; with the scale in it where the network takes it."""
 
         def filled(condition: FluxCondition) -> FluxCondition:
+            if condition.guidance is not None:
+                raise ValueError(
+                    "a prompt must come without its guidance, which guidance_scale "
+                    f"replaces: pass prompt._replace(guidance=None) to {pipe.name}"
+                )
             if not pipe.network.config.guidance_embeds:
                 return condition._replace(guidance=None)
             return condition._replace(guidance=jnp.asarray(guidance_scale, jnp.float32))

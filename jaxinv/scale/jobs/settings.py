@@ -64,7 +64,9 @@ def _version() -> str | None:
         return None
 
 
-def model_fingerprint(folder: Path, variant: str | None = None) -> str:
+def model_fingerprint(
+    folder: Path, variant: str | None = None, *, text_encoders: bool = True
+) -> str:
     """Return the SHA-256 of a model's configurations and weights.
 
     It depends on the contents of the files that are read, not on their dates, links,
@@ -75,6 +77,8 @@ def model_fingerprint(folder: Path, variant: str | None = None) -> str:
         folder: A folder in diffusers' layout, or written by ``jaxinv convert``; or a
             single file.
         variant: See :func:`jaxinv.load`.
+        text_encoders: Whether the text encoders are loaded. The files of those that are
+            not need not be there.
 
     Returns:
         The digest, hexadecimal. The files are read in several threads and hashed at
@@ -84,7 +88,7 @@ def model_fingerprint(folder: Path, variant: str | None = None) -> str:
         ValueError: If a part of the model has no weights.
         OSError: If a file cannot be read.
     """
-    return files_fingerprint(loaded_files(folder, variant))
+    return files_fingerprint(loaded_files(folder, variant, text_encoders=text_encoders))
 
 
 def files_fingerprint(files: Mapping[str, Path]) -> str:
