@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 import jaxinv as ji
 from jaxinv.loading.convert import convert
-from jaxinv.loading.folder import loaded_files
+from jaxinv.loading.folder import loaded_files, read_parts
 from jaxinv.pipeline.families import registry
 from jaxinv.pipeline.families.stable_diffusion import StableDiffusion
 
@@ -48,11 +48,9 @@ def name_parts(folder, **entries):
     path.write_text(json.dumps(index | entries))
 
 
-@pytest.mark.parametrize("tokenizer", [None, "CLIPTokenizer"])
 def test_a_model_without_an_optional_part_is_used_like_any_other(
-    folder, tiny, tmp_path, tokenizer
+    folder, tiny, tmp_path
 ):
-    name_parts(folder, tokenizer_2=["transformers", tokenizer])
     save_file({"<w>": np.ones((1, 16), np.float32)}, tmp_path / "w.safetensors")
     layer = "unet.down_blocks.0.attentions.0.proj_in.lora_{}.weight"
     factors = {layer.format("A"): (2, 16, 1, 1), layer.format("B"): (16, 2, 1, 1)}
@@ -77,6 +75,11 @@ def test_a_model_without_an_optional_part_is_used_like_any_other(
         assert not any("_2" in name for name in loaded_files(each))
         found, wanted = (jax.tree.leaves(x) for x in (ji.load(each), tiny))
         jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def test_a_tokenizer_without_its_text_encoder_is_not_read(folder):
+    name_parts(folder, tokenizer_2=["transformers", "CLIPTokenizer"])
+    assert read_parts(folder).index.classes.keys() == StableDiffusion.parts.keys()
 
 
 def test_a_part_that_the_index_names_must_be_there(folder):

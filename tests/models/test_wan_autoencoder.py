@@ -27,7 +27,7 @@ def normalized(vae, raw):
     return (from_torch(raw) - mean) / std
 
 
-@pytest.mark.parametrize("frames", [1, 5, 9])
+@pytest.mark.parametrize("frames", [1, 9])
 def test_encoder_and_decoder_equal_those_of_diffusers(pair, frames):
     theirs, ours = pair
     video = np.random.default_rng(0).random((frames, 16, 24, 3), np.float32)
