@@ -25,7 +25,7 @@ MARKERS = {True: "s", False: "o"}
 #: Lines whose numbers of steps are written, and where.
 LABELS: dict[str, Any] = {
     "euler": {"xytext": (0, 6), "ha": "center"},
-    "euler_exact": {"xytext": (-8, -2), "ha": "right"},
+    "euler_exact": {"xytext": (0, -13), "ha": "center"},
 }
 #: Errors beyond are drawn at the edge.
 WORST = 10.0
@@ -62,7 +62,7 @@ def errors(cells: dict[Any, Any], problem: str) -> Figure:
             if name in LABELS:
                 for steps, *place in zip(sorted(by_steps), evals, noise, strict=True):
                     panel.annotate(
-                        f"{steps} steps",
+                        f"{steps}",
                         place,
                         textcoords="offset points",
                         fontsize=7,
@@ -79,7 +79,7 @@ def errors(cells: dict[Any, Any], problem: str) -> Figure:
     figure.legend(handles, labels, loc="center right", fontsize=9)
     figure.suptitle(
         f"{problem}: how exactly is the noise recovered? Lower is better, "
-        "left is cheaper",
+        "left is cheaper (numbers: steps)",
         fontsize=11,
     )
     figure.tight_layout(rect=(0, 0, 1 - 2.1 / size[0], 1))
