@@ -162,6 +162,11 @@ def test_another_autoencoder_of_the_same_latents_is_chosen(both, diffusers_folde
 
 def test_prompts_are_cleaned():
     assert cleaned("\ta &amp;lt; b\n\n c ") == "a < b c"
+    # As ftfy.fix_text 6.3 has it.
+    assert cleaned("\u201ccat\u2019s\u201d \ufb01n\uff0c\uff21 e\u0301") == (
+        '"cat\'s" fin,A \u00e9'
+    )
+    assert cleaned("caf\u00e9 \u8272\u8c03") == "caf\u00e9 \u8272\u8c03"
 
 
 @pytest.mark.slow

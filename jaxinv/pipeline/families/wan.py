@@ -11,6 +11,7 @@ References:
 """
 
 import html
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -30,6 +31,15 @@ from jaxinv.pipeline.text import T5_TOKENIZERS, encode_tokens
 if TYPE_CHECKING:
     from jaxinv.pipeline.pipeline import Pipeline
 
+# Quotes, widths and ligatures that ftfy's fix_text replaces by default.
+_PLAIN = str.maketrans(
+    dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f", '"')
+    | {
+        char: unicodedata.normalize("NFKC", char)
+        for char in map(chr, (*range(0xFB00, 0xFB07), *range(0xFF01, 0xFFF0)))
+    }
+)
 # Defaults of diffusers' pipeline; the models' configurations state none of them.
 _SIZE = (480, 832)
 _FRAMES = 81
@@ -113,12 +123,15 @@ class Wan(Family):
 def cleaned(prompt: str) -> str:
     """Return a prompt as Wan reads it.
 
-    HTML entities are replaced, twice, and white space becomes single blanks. diffusers
-    also repairs wrongly decoded text where the package ``ftfy`` is installed; here,
-    text is taken as it is.
+    HTML entities are replaced, twice, curly quotes become straight, characters of full
+    or half width and ligatures become plain ones, and white space becomes single
+    blanks. Wan's own code and, where it is installed, diffusers use the package
+    ``ftfy`` for that, which also repairs text that was decoded wrongly; here, such text
+    stays as it is.
 
     Example:
         >>> cleaned(" cats &amp;amp;  dogs ")
         'cats & dogs'
     """
-    return " ".join(html.unescape(html.unescape(prompt)).split())
+    text = html.unescape(html.unescape(prompt)).translate(_PLAIN)
+    return " ".join(unicodedata.normalize("NFC", text).split())
