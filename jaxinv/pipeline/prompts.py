@@ -269,8 +269,8 @@ class PromptMethods:
         fits = isinstance(given, self.family.encoding or object)
         if not leaves or not arrays or not fits:
             raise ValueError(
-                f"a prompt of {self.name} must be a string, or what encode_prompt() "
-                f"returns; got {type(prompt).__name__}"
+                "a prompt must be a string, or what encode_prompt() returns for "
+                f"{self.family}; got {type(prompt).__name__}"
             )
         if self.text_encoders and np.ndim(leaves[0]) != 2:
             raise ValueError(
