@@ -60,7 +60,8 @@ class Flux(Family):
     * ``prompt_2``, ``negative_prompt_2``: Text for T5; by default that for CLIP.
     * ``max_sequence_length``: Number of T5's tokens, 1 to 512, 512 by default.
     * ``true_cfg_scale``: Weight of classifier-free guidance with the negative prompt;
-      none up to 1, the default.
+      none up to 1, the default. Above 1 the empty negative prompt counts, too, where
+      diffusers ignores the scale unless a negative prompt is given.
     """
 
     name = "FLUX.1"
