@@ -109,8 +109,8 @@ def test_a_negative_prompt_that_is_not_finite_has_no_effect_without_guidance(
     z, with_prompt, _ = branches
     true = type(tiny).encode_prompt
 
-    def spoilt(pipe, text):
-        return true(pipe, text) * (jnp.nan if text == NEGATIVE else 1)
+    def spoilt(pipe, text, **options):
+        return true(pipe, text, **options) * (jnp.nan if text == NEGATIVE else 1)
 
     monkeypatch.setattr(type(tiny), "encode_prompt", spoilt)
     for found in place(tiny, z, NONE[:2]):

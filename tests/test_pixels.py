@@ -291,7 +291,7 @@ def test_the_command_line_needs_no_prompt(pair, tmp_path, monkeypatch):
         (("edit", "a.png", "-p", "cat", "--target", "dog"), "images without prompts"),
         (("batch", ".", "out", "-p", "cat"), "takes no prompt, got 'cat' for a.png"),
         (("batch", ".", "out", "--negative-prompt", "x"), "takes no prompt, got 'x'"),
-        (("batch", ".", "out", "-g", "3"), "must be at most 1, got 3 for a.png"),
+        (("batch", ".", "out", "-g", "3"), "a.png: pixel-space diffusion has no"),
     ],
 )
 def test_the_command_line_refuses_prompts(pair, tmp_path, monkeypatch, words, message):

@@ -111,7 +111,7 @@ def test_numbers_of_frames_and_sizes_are_refused_by_name(pipe):
             pipe.at_frames(frames)
         with pytest.raises(ValueError, match=rf"multiple of 4 .*got {frames}"):
             pipe.invert_decoder(np.zeros((frames, *SIZE, 3), np.uint8))
-    with pytest.raises(ValueError, match="patch_size"):
+    with pytest.raises(ValueError, match="size of a patch"):
         pipe.at_size((40, 48))
     with pytest.raises(ValueError, match="rope_max_seq_len"):
         pipe.at_frames(4 * 1024 + 1)

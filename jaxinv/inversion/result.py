@@ -63,9 +63,10 @@ class InversionResult(NamedTuple):
         stopped: Whether ``max_evals`` ended the inversion before it converged, shape
             (): in stage number ``stages`` of the plan, or before the next.
         rounding: Rounding of the steps' results, relative like ``residual``, shape ():
-            the largest that was measured, where solvers stagnated; 0 if none did. No
-            state solves a step more exactly. About 1e-3 for networks that compute in 16
-            bits (:mod:`jaxinv.solvers.rounding`).
+            the largest that was measured, where solvers stagnated; 0 if none did. About
+            1e-3 for networks that compute in 16 bits, which no state solves more
+            exactly (:mod:`jaxinv.solvers.rounding`). Of a smooth function that bends
+            strongly it is an upper bound.
     """
 
     noise: Float[Array, "*shape"]

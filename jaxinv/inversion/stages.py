@@ -24,6 +24,9 @@ from jaxinv.norms import natural_unit
 from jaxinv.samplers.table import SamplerTable
 from jaxinv.solvers.rounding import ROUNDINGS
 
+#: Relative rounding of a row that networks of 32 bits do not have.
+COARSE = 2.0**-14
+
 #: A number of evaluations.
 Evals = Int[Array, ""] | np.integer | int
 
@@ -63,11 +66,26 @@ class Solved(NamedTuple):
 
     @property
     def limited(self) -> Bool[Array, ""]:
-        """Whether rounding forbids a later stage to solve the rows more exactly."""
+        """Whether rounding forbids a later stage to solve the rows more exactly.
+
+        Rows that are solved more exactly than their measured rounding were not limited
+        by it: a smooth function that bends strongly has a second difference, too.
+        """
         if self.rounding is None:
             return jnp.zeros((), bool)
         least = default_row_rtol(self.rounding.dtype)
-        return jnp.asarray(self.solved) & (jnp.max(ROUNDINGS * self.rounding) > least)
+        large = (ROUNDINGS * self.rounding > least) & (self.errors > least)
+        return jnp.asarray(self.solved) & jnp.any(large)
+
+    @property
+    def coarse(self) -> Bool[Array, ""]:
+        """Whether the network rounds as one of 16 bits does, even if rows are solved.
+
+        In few dimensions, rows of such a network can retrace their roundings.
+        """
+        if self.rounding is None:
+            return jnp.zeros((), bool)
+        return jnp.asarray(self.solved) & (jnp.max(self.rounding) > COARSE)
 
 
 class Task(NamedTuple):

@@ -160,7 +160,9 @@ def verify(
         ``way_back`` returns all of them.
     """
     noise, state = noise_end(table, solved.states)
-    rounding = with_both(solved).rounding
+    rounded = solved.limited | solved.coarse
+    measured = jnp.asarray(with_both(solved).rounding)
+    rounding = jnp.where(rounded, jnp.max(measured), 0)
     xs = way_back(noise)
     error, doubtful = _first_error(xs, x0, solved, rtol)
 
@@ -186,7 +188,7 @@ def _first_error(
 ) -> tuple[Array, Array]:
     """Return the error of sampling, and whether it may be too small."""
     error = misfit(xs[0], x0)
-    close = (error > DOUBTFUL * rtol) | solved.limited
+    close = (error > DOUBTFUL * rtol) | solved.limited | solved.coarse
     return error, close & (error <= MARGIN * rtol) & solved.solved
 
 
@@ -215,7 +217,7 @@ def _judged(
 
 @jax.jit
 def perturbed(
-    values: Float[Array, "*shape"], rounding: Float[Array, "n"] | float = 0.0
+    values: Float[Array, "*shape"], rounding: Float[Array, ""] | float = 0.0
 ) -> Float[Array, "*shape"]:
     """Return values that are each changed by a unit in the last place.
 
@@ -224,7 +226,7 @@ def perturbed(
     in fewer digits, a difference of its rounding, if that was measured.
     """
     signs = jax.random.rademacher(jax.random.key(0), values.shape, values.dtype)
-    size = jnp.maximum(jnp.max(rounding), jnp.finfo(values.dtype).eps)
+    size = jnp.maximum(rounding, jnp.finfo(values.dtype).eps)
     return values * (1 + size.astype(values.dtype) * signs)
 
 
