@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 
 from jaxinv.files import open_atomically
 
@@ -78,6 +78,17 @@ def read_lines(path: Path | None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def cut_torn_line(path: Path | None) -> None:
+    """Remove the end of a file of JSON lines that a killed run did not finish."""
+    if path is None or not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        with open_atomically(path) as file:
+            file.write(whole)
+
+
 def append_line(path: Path | None, cell: dict[str, Any]) -> None:
     """Add an object to the file that an interrupted run continues from."""
     if path is not None:
@@ -98,6 +109,7 @@ class Kept:
     """
 
     def __init__(self, path: Path | None, name: str, **given: Any) -> None:
+        cut_torn_line(path)
         self.path, self.name, self.given = path, name, given
         self.found: dict[Any, Any] = {
             _hashable(line[name]): line["found"]
@@ -152,6 +164,28 @@ def share(hits: int, count: int) -> str:
         return "-"
     low, high = binomtest(hits, count).proportion_ci(method="wilson")
     return f"{100 * hits / count:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def interval(values: Sequence[float], digits: int = 1, statistic: Any = np.mean) -> str:
+    """Return a statistic with its 95 % interval (percentile bootstrap over images).
+
+    Args:
+        values: One for each image.
+        digits: After the point.
+        statistic: Function of an array and an axis; the mean by default.
+    """
+    found = np.asarray(values, np.float64)
+    if not found.size:
+        return "-"
+    if not np.all(np.isfinite(found)):
+        return f"{int(np.sum(~np.isfinite(found)))} of {found.size} not finite"
+    middle = f"{statistic(found, axis=0):.{digits}f}"
+    if found.size < 2 or np.ptp(found) == 0:
+        return middle
+    low, high = bootstrap(
+        (found,), statistic, method="percentile", rng=0, n_resamples=2000
+    ).confidence_interval
+    return f"{middle} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def commit() -> str:

@@ -1,0 +1,5 @@
+"""The tables and figures of "On Exact Inversion of DPM-Solvers"."""
+
+from benchmarks.papers.protocol import Table
+
+TABLES: tuple[Table, ...] = ()
