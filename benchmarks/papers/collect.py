@@ -27,11 +27,11 @@ INTRODUCTION = """# The papers' tables
 
 Made by `python -m benchmarks.papers report` from the results in `papers/`, which the
 commands below measure: every table and figure of the three papers is one command, on
-any model that `jaxinv.load` takes. *Theirs* is what the paper prints, with the place where
-we read it. *Ours* is what runs on two CPU cores: the embedded models, and a tiny SDXL
-with random weights. These are other models and other images, so that only the order of
-the methods can be compared, never a number with a number. NMSE in dB: lower is better,
-0 dB is useless. Intervals are 95 %."""
+any model that `jaxinv.load` takes. *Theirs* is what the paper prints, with the place
+where we read it. *Ours* is what runs on two CPU cores: the embedded models, and a tiny
+SDXL with random weights. These are other models and other images: only the order of the
+methods can be compared, never a number with a number. NMSE in dB: lower is better, 0 dB
+is useless. Intervals are 95 %."""
 
 
 def report(tables: Sequence[Table], folder: Path) -> str:
