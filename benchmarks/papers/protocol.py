@@ -98,7 +98,7 @@ def needs_prompts(pipe: Any) -> str | None:
 
 def needs_autoencoder(pipe: Any) -> str | None:
     """Refuse models of pixels."""
-    return None if pipe.autoencoder is not None else "it has no autoencoder"
+    return None if pipe.vae is not None else "it has no autoencoder"
 
 
 def chosen(cells: Sequence[Cell], only: Mapping[str, Sequence[str]]) -> list[Cell]:

@@ -96,15 +96,15 @@ class Setting:
             del self._shared[name]
 
 
-def load(model: str) -> Any:
-    """Load a model by its name, ``"tiny-sdxl"`` included."""
+def load(model: str, **options: Any) -> Any:
+    """Load a model by its name, ``"tiny-sdxl"`` included, with options of ji.load."""
     if model != "tiny-sdxl":
-        return ji.load(model)
+        return ji.load(model, **options)
     from benchmarks.papers.tiny_sdxl import write
 
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
-        return ji.load(folder)
+        return ji.load(folder, **options)
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.papers.__main__ import TABLES, measure
 from benchmarks.papers.collect import report
-from benchmarks.papers.protocol import Table, needs_prompts
+from benchmarks.papers.protocol import Table, needs_autoencoder, needs_prompts
 from benchmarks.papers.setting import Setting, read_prompts
 from benchmarks.papers.store import Store
 from benchmarks.report import interval, read_lines
@@ -78,6 +78,7 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_measured(
         measure(table, setting, store, images=1)
     assert not calls
     assert not store.path.exists()
+    assert needs_autoencoder(setting.pipe) == "it has no autoencoder"
 
 
 def test_the_report_has_theirs_ours_and_the_command(setting, tmp_path):
