@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from programs import Compiler, Programs, forget_folder, share_programs
 
-MAX_TOKENS = 16
+from benchmarks.papers.tiny_sdxl import MAX_TOKENS, write_tokenizer
 
 # For PyTorch, before it is imported: threads that wait for one another at every small
 # operator are slow on shared cores.
@@ -223,24 +223,3 @@ def write_model_index(folder: Path) -> None:
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (folder / "model_index.json").write_text(json.dumps(index))
-
-
-def write_tokenizer(folder: Path) -> None:
-    """Writes a CLIP tokenizer of single letters and two merges, in CLIP's format."""
-    folder.mkdir(parents=True)
-    letters = [chr(c) for c in range(33, 127)]
-    merges = ["r e", "re d</w>"]
-    tokens = letters + [f"{c}</w>" for c in letters] + ["re", "red</w>"]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    vocab = {token: index for index, token in enumerate(tokens)}
-    (folder / "vocab.json").write_text(json.dumps(vocab))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    special = {
-        "bos_token": "<|startoftext|>",
-        "eos_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-    }
-    (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config | special))
