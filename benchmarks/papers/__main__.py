@@ -88,6 +88,7 @@ def measure(
         raise ValueError(f"expected NAME=VALUE[,VALUE], got {' '.join(only)}")
     values = {name: text.split(",") for name, text in wanted.items()}
     cells, began = chosen(table.cells(setting), values), time.monotonic()
+    cells = [cell for cell in cells if table.fits(setting.pipe, cell)]
     with jax.default_matmul_precision("highest"):
         for index in range(images):
             if minutes is not None and time.monotonic() - began > 60 * minutes:

@@ -68,6 +68,8 @@ class Table:
         models: Models of the paper, as ``--model`` takes them.
         refuse: Function of a pipeline that returns why the table cannot be measured on
             it, or None.
+        fits: Function of a pipeline and a cell that returns whether the cell can be
+            measured on it; the others are left out.
         draw: Function of the results that returns a figure, for tables with a picture.
     """
 
@@ -83,6 +85,7 @@ class Table:
     options: str = ""
     models: tuple[str, ...] = ("stabilityai/stable-diffusion-2-1-base",)
     refuse: Callable[[Any], str | None] = lambda pipe: None
+    fits: Callable[[Any, Cell], bool] = lambda pipe, cell: True
     draw: Callable[[Found], Any] | None = None
 
     def command(self, model: str) -> str:
