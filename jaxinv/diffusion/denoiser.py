@@ -50,6 +50,9 @@ from jaxinv.diffusion.schedule import NoiseSchedule
 # Finite, for an infinite level of the schedule.
 _PURE_NOISE = 1e12
 
+#: Name of the axis of the negative prompt (0) and the prompt (1), for collectives.
+GUIDANCE = "guidance"
+
 Denoiser = Callable[[Array, Array], Array]
 ConditionalModel = Callable[[Array, Array, Any], Array]
 
@@ -80,7 +83,7 @@ class Guided:
     def __call__(self, x: Float[Array, "..."], t: Float[Array, ""]) -> Array:
         """Evaluate both branches at ``(x, t)`` and extrapolate."""
         branches = jax.tree.map(lambda u, c: jnp.stack([u, c]), self.uncond, self.cond)
-        out = jax.vmap(lambda branch: self.model(x, t, branch))(branches)
+        out = jax.vmap(lambda c: self.model(x, t, c), axis_name=GUIDANCE)(branches)
         scale = jnp.asarray(self.guidance_scale, out.dtype)
         return out[0] + scale * (out[1] - out[0])
 

@@ -11,6 +11,7 @@ from jaxinv.models.autoencoders.tiny import AutoencoderTiny
 from jaxinv.models.autoencoders.tiny_config import AutoencoderTinyConfig
 from jaxinv.models.autoencoders.wan import AutoencoderKLWan
 from jaxinv.models.autoencoders.wan_config import AutoencoderKLWanConfig
+from jaxinv.models.layers.hook import Hook, Place, with_hook
 from jaxinv.models.options import with_options
 from jaxinv.models.registry import abstract_component, component_config
 from jaxinv.models.text_encoders.clip import (
@@ -69,6 +70,7 @@ __all__ = [
     "FluxCondition",
     "FluxTransformer2DConfig",
     "FluxTransformer2DModel",
+    "Hook",
     "LaVieUNet",
     "LaVieUNetConfig",
     "MotionAdapter",
@@ -76,6 +78,7 @@ __all__ = [
     "PixArtCondition",
     "PixArtTransformer2DModel",
     "PixArtTransformerConfig",
+    "Place",
     "SD3Condition",
     "SD3Transformer2DModel",
     "SD3TransformerConfig",
@@ -94,5 +97,6 @@ __all__ = [
     "WanTransformer3DModel",
     "abstract_component",
     "component_config",
+    "with_hook",
     "with_options",
 ]

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxinv.models.layers.basic import LayerFactory, Placeholder, gelu
 from jaxinv.models.layers.flash import flash_attention, flash_takes
+from jaxinv.models.layers.hook import Kind, LayerHook
 from jaxinv.models.layers.remat import PRODUCT, Remat, rematerialized
 
 Implementation = Literal["xla", "cudnn"] | None
@@ -34,6 +35,7 @@ def dot_product_attention(
     scale: float | None = None,
     upcast: bool = False,
     implementation: Implementation = None,
+    hook: LayerHook | None = None,
 ) -> Float[Array, "q n d"]:
     """Compute dot-product attention with ``n`` heads of size ``d``.
 
@@ -51,11 +53,19 @@ def dot_product_attention(
             (:func:`~jaxinv.models.layers.flash.flash_takes`); XLA computes the rest.
             cuDNN ignores ``upcast``: its logits and softmax are float32 anyway, and its
             inputs cannot be.
+        hook: Sees and changes the inputs and the weights
+            (:mod:`jaxinv.models.layers.hook`). Weights that it asks for are computed
+            explicitly, by XLA.
 
     Returns:
         One vector per head and query, in the dtype of ``query``.
     """
     dtype = query.dtype
+    if hook is not None:
+        query, key, value = hook.inputs(query, key, value)
+    explicit = dtype == jnp.float64 or (hook is not None and hook.sees_weights)
+    if explicit and implementation == "cudnn":
+        implementation = None
     if implementation == "cudnn":
         if bias is None and scale is None and flash_takes(query.shape[-1], dtype):
             return flash_attention(query, key, value, is_causal)
@@ -63,7 +73,7 @@ def dot_product_attention(
     if upcast:
         wide = jnp.promote_types(dtype, jnp.float32)
         query, key, value = (y.astype(wide) for y in (query, key, value))
-    if query.dtype != jnp.float64:
+    if not explicit:
         return jax.nn.dot_product_attention(
             query,
             key,
@@ -74,14 +84,19 @@ def dot_product_attention(
             implementation=implementation,
         ).astype(dtype)
     # JAX's implementation rounds the softmax to float32, also for float64 inputs.
-    logits = jnp.einsum("qnd,knd->nqk", query, key)
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    logits = jnp.einsum("qnd,knd->nqk", query, key, preferred_element_type=wide)
     logits = logits / jnp.sqrt(query.shape[-1]) if scale is None else logits * scale
     if bias is not None:
         logits = logits + bias
     if is_causal:
         visible = jnp.tril(jnp.ones(logits.shape[-2:], bool))
         logits = jnp.where(visible, logits, -jnp.inf)
-    return jnp.einsum("nqk,knd->qnd", jax.nn.softmax(logits, axis=-1), value)
+    weights = jax.nn.softmax(logits, axis=-1)
+    if hook is not None:
+        weights = hook.weights(weights)
+    weights = weights.astype(value.dtype)
+    return jnp.einsum("nqk,knd->qnd", weights, value).astype(dtype)
 
 
 class Attention(nnx.Module):
@@ -99,10 +114,11 @@ class Attention(nnx.Module):
         residual: Whether the input is added to the output; by default, if it is
             normalized.
         output_scale: Divisor of the output.
+        kind: What the layer attends to.
         make: Layer factory.
 
     The attributes ``implementation`` and ``remat`` (for blocks with a residual) are set
-    by :func:`jaxinv.models.with_options`.
+    by :func:`jaxinv.models.with_options`, ``hook`` by :func:`jaxinv.models.with_hook`.
     """
 
     def __init__(
@@ -117,6 +133,7 @@ class Attention(nnx.Module):
         epsilon: float = 1e-5,
         residual: bool | None = None,
         output_scale: float = 1.0,
+        kind: Kind = "self",
         make: LayerFactory,
     ):
         if features % heads:
@@ -127,6 +144,8 @@ class Attention(nnx.Module):
         self.residual = norm_groups is not None if residual is None else residual
         self.output_scale = output_scale
         self.implementation: Implementation = None
+        self.kind = kind
+        self.hook: LayerHook | None = None
         self.remat: Remat = "none"
         self.group_norm = (
             None
@@ -172,6 +191,7 @@ class Attention(nnx.Module):
             value,
             upcast=self.upcast,
             implementation=self.implementation,
+            hook=self.hook,
         )
 
 
@@ -238,6 +258,7 @@ class BasicTransformerBlock(nnx.Module):
             context_features=context_features if only_cross_attention else None,
             heads=heads,
             upcast=upcast_attention,
+            kind="cross" if only_cross_attention else "self",
             make=make,
         )
         self.norm2 = make.layer_norm(features)
@@ -246,6 +267,7 @@ class BasicTransformerBlock(nnx.Module):
             context_features=context_features,
             heads=heads,
             upcast=upcast_attention,
+            kind="cross",
             make=make,
         )
         self.norm3 = make.layer_norm(features)

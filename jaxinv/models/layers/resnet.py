@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jaxinv.models.layers.basic import LayerFactory, halved, nearest
+from jaxinv.models.layers.hook import Kind, LayerHook
 from jaxinv.models.layers.remat import PRODUCT, Remat, rematerialized
 
 
@@ -35,6 +36,8 @@ class ResnetBlock2D(nnx.Module):
         resample: ``"down"`` halves height and width (averages of 2 by 2 pixels),
             ``"up"`` doubles them (repetition), None keeps them.
         make: Layer factory.
+
+    The attribute ``hook`` is set by :func:`jaxinv.models.with_hook`.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class ResnetBlock2D(nnx.Module):
     ):
         self.resample = resample
         self.remat: Remat = "none"
+        self.kind: Kind = "residual"
+        self.hook: LayerHook | None = None
         self.activation = activation
         self.scale_shift = time_scale_shift == "scale_shift"
         self.output_scale = output_scale
@@ -102,6 +107,8 @@ class ResnetBlock2D(nnx.Module):
             else:
                 h = self.norm2(h + projected)
         h = self.conv2(self.activation(h))
+        if self.hook is not None:
+            h = self.hook.features(h)
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
         y = x + h

@@ -21,6 +21,7 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from jaxinv.models.layers.basic import LayerFactory, ShapesOnly
+from jaxinv.models.layers.hook import is_hooked, numbered
 from jaxinv.models.parameters import parameters, with_parameters
 
 _Kind = TypeVar("_Kind", bound=Hashable)
@@ -73,22 +74,28 @@ class Stack(nnx.Module):
             first = span.end
         self.spans = tuple(spans)
 
-    def __call__(self, carry: _Carry, *shared: PyTree) -> _Carry:
+    def __call__(self, carry: _Carry, *shared: PyTree, **static: Any) -> _Carry:
         """Apply all blocks in order.
 
         Args:
             carry: What the first block takes and every block returns.
             *shared: Further arguments, which are the same for all blocks.
+            **static: Further arguments that are not traced.
 
         Returns:
             What the last block returns.
         """
 
-        def body(carry: _Carry, block: Any) -> tuple[_Carry, None]:
-            return block(carry, *shared), None
+        def body(carry: _Carry, item: tuple[Any, Any]) -> tuple[_Carry, None]:
+            block, index = item
+            block = block if index is None else numbered(block, index)
+            return block(carry, *shared, **static), None
 
         for span in self.spans:
-            carry, _ = jax.lax.scan(body, carry, getattr(self, str(span)))
+            block = getattr(self, str(span))
+            count = span.end - span.first
+            indices = jnp.arange(count) if is_hooked(block) else None
+            carry, _ = jax.lax.scan(body, carry, (block, indices))
         return carry
 
     def __len__(self) -> int:

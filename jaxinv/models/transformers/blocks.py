@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from jaxinv.models.layers.attention import Implementation, dot_product_attention
 from jaxinv.models.layers.basic import LayerFactory, Placeholder, gelu_tanh
+from jaxinv.models.layers.hook import Kind, LayerHook
 from jaxinv.models.layers.remat import Remat, rematerialized
 from jaxinv.models.layers.rotary import Rotary, rotated
 
@@ -121,7 +122,8 @@ class JointAttention(nnx.Module):
         qk_norm: Whether queries and keys are divided by their root mean square.
         make: Layer factory.
 
-    The attribute ``implementation`` is set by :func:`jaxinv.models.with_options`.
+    The attribute ``implementation`` is set by :func:`jaxinv.models.with_options`,
+    ``hook`` by :func:`jaxinv.models.with_hook`.
     """
 
     def __init__(
@@ -138,6 +140,8 @@ class JointAttention(nnx.Module):
         self.heads = heads
         self.joint = joint
         self.implementation: Implementation = None
+        self.kind: Kind = "joint" if joint else "self"
+        self.hook: LayerHook | None = None
 
         def norm():
             size = features // heads
@@ -160,6 +164,7 @@ class JointAttention(nnx.Module):
         x: Float[Array, "l c"],
         text: Float[Array, "k c"] | None = None,
         rotary: Rotary | None = None,
+        text_length: int = 0,
     ) -> tuple[Float[Array, "l c"], Float[Array, "k c"] | None]:
         """Let both sequences attend to the text's tokens followed by the image's.
 
@@ -167,6 +172,7 @@ class JointAttention(nnx.Module):
             x: Tokens of the image.
             text: Tokens of the text, if ``joint``.
             rotary: Rotations of the tokens of both, the text's first.
+            text_length: Number of text tokens in ``x``, which come first, for hooks.
 
         Returns:
             The outputs of both; None for the text's if it has none.
@@ -186,9 +192,12 @@ class JointAttention(nnx.Module):
             )
         if rotary is not None:
             query, key = rotated(query, rotary), rotated(key, rotary)
-        y = dot_product_attention(query, key, value, implementation=self.implementation)
-        y = y.reshape(y.shape[0], -1)
         length = 0 if text is None else text.shape[0]
+        hook = self.hook and self.hook.moved(text_length=length or text_length)
+        y = dot_product_attention(
+            query, key, value, implementation=self.implementation, hook=hook
+        )
+        y = y.reshape(y.shape[0], -1)
         y, y_text = y[length:], y[:length]
         y = y if self.to_out is None else self.to_out[0](y)
         if text is None or self.to_add_out is None:

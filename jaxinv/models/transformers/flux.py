@@ -150,7 +150,7 @@ class FluxTransformer2DModel(Model):
         rotary = unrotated(length, grid)
         x, text = self.transformer_blocks((x, text), time, rotary)
         both = jnp.concatenate([text, x])
-        both = self.single_transformer_blocks(both, time, rotary)
+        both = self.single_transformer_blocks(both, time, rotary, text_length=length)
         x = self.proj_out(self.norm_out(both[length:], time))
         return untokens(x, rows, columns).astype(sample.dtype)
 
@@ -171,14 +171,20 @@ class FluxSingleTransformerBlock(nnx.Module):
         self.proj_mlp = make.linear(features, inner)
         self.proj_out = make.linear(features + inner, features)
         self.attn = JointAttention(features, heads=heads, output=False, make=make)
+        self.attn.kind = "joint"  # its sequence is the text's and the image's
 
     @rematerialized
     def __call__(
-        self, x: Float[Array, "l d"], time: Float[Array, " d"], rotary: Rotary
+        self,
+        x: Float[Array, "l d"],
+        time: Float[Array, " d"],
+        rotary: Rotary,
+        *,
+        text_length: int = 0,
     ) -> Float[Array, "l d"]:
         """Return the tokens of text and image after the block."""
         y, (gate,) = self.norm(x, time)
-        attended, _ = self.attn(y, rotary=rotary)
+        attended, _ = self.attn(y, rotary=rotary, text_length=text_length)
         inner = gelu_tanh(self.proj_mlp(y))
         return x + gate * self.proj_out(jnp.concatenate([attended, inner], axis=-1))
 

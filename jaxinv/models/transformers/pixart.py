@@ -30,6 +30,7 @@ from jaxtyping import Array, Float
 
 from jaxinv.models.layers.attention import Implementation, dot_product_attention
 from jaxinv.models.layers.basic import LayerFactory, Model, TimestepEmbedding, gelu_tanh
+from jaxinv.models.layers.hook import Kind, LayerHook
 from jaxinv.models.layers.remat import Remat, rematerialized
 from jaxinv.models.layers.stack import Stack
 from jaxinv.models.transformers.blocks import FeedForward, modulated
@@ -218,16 +219,23 @@ class TextProjection(nnx.Module):
 class PixArtAttention(nnx.Module):
     """Multi-head attention of tokens to one another, or to text vectors.
 
-    The attribute ``implementation`` is set by :func:`jaxinv.models.with_options`.
+    The attribute ``implementation`` is set by :func:`jaxinv.models.with_options`,
+    ``hook`` by :func:`jaxinv.models.with_hook`.
     """
 
     def __init__(
-        self, config: PixArtTransformerConfig, context_features: int, make: LayerFactory
+        self,
+        config: PixArtTransformerConfig,
+        context_features: int,
+        kind: Kind,
+        make: LayerFactory,
     ):
         features, use_bias = config.features, config.attention_bias
         self.heads = config.num_attention_heads
         self.upcast = config.upcast_attention
         self.implementation: Implementation = None
+        self.kind = kind
+        self.hook: LayerHook | None = None
         self.to_q = make.linear(features, features, use_bias=use_bias)
         self.to_k = make.linear(context_features, features, use_bias=use_bias)
         self.to_v = make.linear(context_features, features, use_bias=use_bias)
@@ -251,6 +259,7 @@ class PixArtAttention(nnx.Module):
             bias=bias,
             upcast=self.upcast,
             implementation=self.implementation,
+            hook=self.hook,
         )
         return self.to_out[0](y.reshape(x.shape))
 
@@ -263,8 +272,8 @@ class PixArtBlock(nnx.Module):
         self.remat: Remat = "none"
         self.scale_shift_table = _table(6, features, make)
         self.norm1 = make.layer_norm(features, epsilon=config.norm_eps, affine=False)
-        self.attn1 = PixArtAttention(config, features, make)
-        self.attn2 = PixArtAttention(config, config.cross_attention_dim, make)
+        self.attn1 = PixArtAttention(config, features, "self", make)
+        self.attn2 = PixArtAttention(config, config.cross_attention_dim, "cross", make)
         self.norm2 = make.layer_norm(features, epsilon=config.norm_eps, affine=False)
         self.ff = FeedForward(features, make=make)
 

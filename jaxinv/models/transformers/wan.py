@@ -42,6 +42,7 @@ from jaxinv.models.layers.basic import (
     gelu_tanh,
     sinusoidal_embedding,
 )
+from jaxinv.models.layers.hook import Kind, LayerHook
 from jaxinv.models.layers.remat import Remat, rematerialized
 from jaxinv.models.layers.rotary import Rotary, grid_rotary, rotated
 from jaxinv.models.layers.stack import Stack
@@ -153,16 +154,26 @@ class WanAttention(nnx.Module):
         features: Size of the tokens and of the text's.
         heads: Number of heads.
         epsilon: Added to the mean squares of queries and keys.
+        kind: What the layer attends to.
         make: Layer factory.
 
-    The attribute ``implementation`` is set by :func:`jaxinv.models.with_options`.
+    The attribute ``implementation`` is set by :func:`jaxinv.models.with_options`,
+    ``hook`` by :func:`jaxinv.models.with_hook`.
     """
 
     def __init__(
-        self, features: int, *, heads: int, epsilon: float, make: LayerFactory
+        self,
+        features: int,
+        *,
+        heads: int,
+        epsilon: float,
+        kind: Kind,
+        make: LayerFactory,
     ):
         self.heads = heads
         self.implementation: Implementation = None
+        self.kind = kind
+        self.hook: LayerHook | None = None
         self.to_q = make.linear(features, features)
         self.to_k = make.linear(features, features)
         self.to_v = make.linear(features, features)
@@ -188,7 +199,9 @@ class WanAttention(nnx.Module):
         )
         if rotary is not None:
             query, key = rotated(query, rotary), rotated(key, rotary)
-        y = dot_product_attention(query, key, value, implementation=self.implementation)
+        y = dot_product_attention(
+            query, key, value, implementation=self.implementation, hook=self.hook
+        )
         return self.to_out[0](y.reshape(x.shape))
 
 
@@ -198,14 +211,16 @@ class WanTransformerBlock(nnx.Module):
     def __init__(self, config: WanTransformer3DConfig, make: LayerFactory):
         features, epsilon = config.features, config.eps
 
-        def attention() -> WanAttention:
+        def attention(kind: Kind) -> WanAttention:
             heads = config.num_attention_heads
-            return WanAttention(features, heads=heads, epsilon=epsilon, make=make)
+            return WanAttention(
+                features, heads=heads, epsilon=epsilon, kind=kind, make=make
+            )
 
         self.remat: Remat = "none"
         self.norm1 = make.layer_norm(features, epsilon=epsilon, affine=False)
-        self.attn1 = attention()
-        self.attn2 = attention()
+        self.attn1 = attention("self")
+        self.attn2 = attention("cross")
         self.norm2 = (
             make.layer_norm(features, epsilon=epsilon)
             if config.cross_attn_norm

@@ -124,7 +124,7 @@ class TemporalAttention(Attention):
     """
 
     def __init__(self, features: int, *, heads: int, upcast: bool, make: LayerFactory):
-        super().__init__(features, heads=heads, upcast=upcast, make=make)
+        super().__init__(features, heads=heads, upcast=upcast, kind="frames", make=make)
         self.time_rel_pos_bias = RelativePositionBias(heads, make=make)
         self.rotary_emb = RotaryEmbedding(ROTATED, make=make)
 
@@ -142,6 +142,7 @@ class TemporalAttention(Attention):
             bias=self.time_rel_pos_bias(query.shape[0]),
             upcast=self.upcast,
             implementation=self.implementation,
+            hook=self.hook,
         )
 
 

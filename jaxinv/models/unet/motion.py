@@ -83,6 +83,7 @@ class MotionTransformerBlock(BasicTransformerBlock):
             upcast_attention=False,
             make=make,
         )
+        self.attn1.kind = self.attn2.kind = "frames"
 
     def attend(
         self, x: Float[Array, "f c"], context: Float[Array, "k d"]

@@ -1,0 +1,37 @@
+"""Editing: change a latent from what one prompt says to what another one says.
+
+:func:`edit` samples the noise of an inversion with another prompt, and can freeze the
+first steps and keep what is outside of a mask. :data:`METHODS` are published methods
+that also share attention or features between source and target:
+
+    inversion = ji.invert(sampler, pipe.denoiser(source), latent)
+    edited = METHODS["prompt_swap"](pipe, sampler, inversion, source, target)
+"""
+
+from jaxinv.apps.editing.masked import Edit, edit
+from jaxinv.apps.editing.method import Method, Share, Task, method
+from jaxinv.apps.editing.methods import METHODS
+from jaxinv.apps.editing.pair import (
+    BRANCH,
+    Moment,
+    Sharing,
+    pair_denoiser,
+    sample_pair,
+    steps_of,
+)
+
+__all__ = [
+    "BRANCH",
+    "METHODS",
+    "Edit",
+    "Method",
+    "Moment",
+    "Share",
+    "Sharing",
+    "Task",
+    "edit",
+    "method",
+    "pair_denoiser",
+    "sample_pair",
+    "steps_of",
+]
