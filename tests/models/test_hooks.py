@@ -142,7 +142,7 @@ def test_layers_of_a_stack_know_their_numbers_and_the_texts_length(flux):
     @jax.jit
     def without_values(flux, number):
         def inputs(place, query, key, value):
-            lengths.append((place.text_length, place.count))
+            lengths.append((place.text_length, place.total))
             return query, key, jnp.where(place.number == number, 0, value)
 
         return with_hook(flux, Hook(inputs=inputs))(*FLUX_INPUTS)

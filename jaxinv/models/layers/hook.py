@@ -42,7 +42,7 @@ class Place(NamedTuple):
         kind: What the layer does.
         number: Number of the layer among those of its kind, from 0, in the order of
             evaluation. In a stack, which runs in a loop, it is a traced array.
-        count: Number of layers of its kind.
+        total: Number of layers of its kind.
         text_length: Number of the text's positions, which come first, if the kind is
             ``"joint"``; otherwise 0.
     """
@@ -50,7 +50,7 @@ class Place(NamedTuple):
     path: str
     kind: Kind
     number: int | Int[Array, ""]
-    count: int
+    total: int
     text_length: int = 0
 
 
@@ -156,7 +156,7 @@ def with_hook(network: _Network, hook: Hook) -> _Network:
         layer.hook = LayerHook(hook, Place(path, layer.kind, number, 0))
         counts[layer.kind] = number + len(members(path))
     for _, layer in layers:
-        layer.hook = layer.hook.moved(count=counts[layer.kind])
+        layer.hook = layer.hook.moved(total=counts[layer.kind])
     return new
 
 
