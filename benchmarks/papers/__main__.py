@@ -41,7 +41,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add = found.add_argument
     add("table", choices=[*TABLES, "list", "report"], metavar="TABLE")
-    add("--model", default="emoji64", help="what ji.load takes, or tiny-sdxl")
+    add(
+        "--model",
+        default="emoji64",
+        help="what ji.load takes, tiny-sdxl, or sd-autoencoders",
+    )
     add("--images", type=int, default=8, help="number of images in every cell")
     add("--prompts", type=Path, help="file with one prompt in each line")
     add("--seed", type=int, default=0)

@@ -17,6 +17,8 @@ import jaxinv as ji
 from benchmarks.samples import PROMPTS
 
 _T = TypeVar("_T")
+#: Models with random weights, which no folder holds.
+RANDOM = ("tiny-sdxl", "sd-autoencoders")
 
 
 @dataclasses.dataclass(eq=False)
@@ -24,7 +26,7 @@ class Setting:
     """A model and the samples that it makes.
 
     Attributes:
-        model: What ``ji.load`` takes, or ``"tiny-sdxl"``.
+        model: What ``ji.load`` takes, or a name of ``RANDOM``.
         prompts: Prompts, in turn for the images.
         seed: Of the noises; image k has the noise of ``fold_in(key(seed), k)``.
         data: Folder of the packages of drawings, for tables of real pictures.
@@ -97,7 +99,11 @@ class Setting:
 
 
 def load(model: str, **options: Any) -> Any:
-    """Load a model by its name, ``"tiny-sdxl"`` included, with options of ji.load."""
+    """Load a model by its name, those of ``RANDOM`` too, with options of ji.load."""
+    if model == "sd-autoencoders":
+        from benchmarks.papers.decoder.cost import FullSize
+
+        return FullSize()
     if model != "tiny-sdxl":
         return ji.load(model, **options)
     from benchmarks.papers.tiny_sdxl import write

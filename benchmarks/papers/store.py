@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.papers.protocol import Cell, Found, Measures, Table
-from benchmarks.papers.setting import Setting
+from benchmarks.papers.setting import RANDOM, Setting
 from benchmarks.report import append_line, commit, cut_torn_line, read_lines
 from jaxinv.loading.find import find_model
 from jaxinv.scale.jobs import model_fingerprint
@@ -113,9 +113,7 @@ def name_of(cell: Cell) -> str:
 
 def _weights(model: str) -> str:
     """Return a digest of the model's weights."""
-    return (
-        "random" if model == "tiny-sdxl" else model_fingerprint(find_model(model))[:16]
-    )
+    return "random" if model in RANDOM else model_fingerprint(find_model(model))[:16]
 
 
 def _read(path: Path, given: dict[str, Any]) -> dict[tuple[str, int], Measures]:

@@ -1,6 +1,18 @@
 """The tables and figures of "Gradient-free Decoder Inversion"."""
 
-from benchmarks.papers.decoder import errors
+from benchmarks.papers.decoder import (
+    ablations,
+    cocoercivity,
+    cost,
+    errors,
+    watermarks,
+)
 from benchmarks.papers.protocol import Table
 
-TABLES: tuple[Table, ...] = errors.TABLES
+TABLES: tuple[Table, ...] = (
+    *errors.TABLES,
+    *cost.TABLES,
+    *ablations.TABLES,
+    *cocoercivity.TABLES,
+    *watermarks.TABLES,
+)

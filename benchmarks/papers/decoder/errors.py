@@ -40,20 +40,20 @@ def adam(iterations: int) -> Adam:
 
 VARIANTS: dict[str, tuple[Variant, tuple[int, ...]]] = {
     "encoder": (Variant(lambda n: Encoder(), longest=0), (0,)),
-    "gradient, 0.1 scheduled": (Variant(scheduled_gradient, True), (20, 30, 50, 100)),
-    "gradient, 0.01 fixed": (Variant(fixed_gradient), (20, 30, 50, 100)),
-    "gradient-free, 0.01 scheduled": (Variant(adam, True), (20, 50, 100, 200)),
-    "gradient, 0.1 scheduled, 16 bits": (
-        Variant(scheduled_gradient, True, bits=16), (20, 30, 50, 100)
+    "gradient 0.1 scheduled": (Variant(scheduled_gradient, True), (20, 30, 50, 100)),
+    "gradient 0.01 fixed": (Variant(fixed_gradient), (20, 30, 50, 100)),
+    "gradient-free 0.01 scheduled": (Variant(adam, True), (20, 50, 100, 200)),
+    "gradient 0.1 scheduled 16 bits": (
+        Variant(scheduled_gradient, True, bits=16), (20,)
     ),
-    "gradient-free, 0.01 scheduled, 16 bits": (
+    "gradient-free 0.01 scheduled 16 bits": (
         Variant(adam, True, bits=16), (20, 50, 100, 200)
     ),
-    "gradient, 0.1 scheduled, limits": (
+    "gradient 0.1 scheduled limits": (
         Variant(scheduled_gradient, True, limits=CLIPPED),
         (100,),
     ),
-    "gradient-free, 0.01 scheduled, limits": (
+    "gradient-free 0.01 scheduled limits": (
         Variant(adam, True, limits=CLIPPED),
         (100,),
     ),
@@ -61,7 +61,7 @@ VARIANTS: dict[str, tuple[Variant, tuple[int, ...]]] = {
         Variant(lambda n: Anderson(iterations=n), longest=50, limits=CLIPPED),
         (5, 10, 20, 50),
     ),
-    "Anderson, 16 bits": (
+    "Anderson 16 bits": (
         Variant(lambda n: Anderson(iterations=n), longest=50, bits=16, limits=CLIPPED),
         (5, 10, 20, 50),
     ),
