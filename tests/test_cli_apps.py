@@ -240,12 +240,24 @@ def test_a_key_that_is_none_or_of_another_model_is_explained(picture, wide, tmp_
     expect_one_clear_line(rate, "--rate must lie between 0 and 1")
 
 
+def test_an_edit_by_another_method_records_it(picture, wide, tmp_path):
+    result = run(
+        *("edit", picture, "-p", "red", "-t", "blue", "--steps", 2),
+        *("--method", "prompt-to-prompt", "--out", tmp_path, "--json"),
+    )
+    assert result.exit_code == OK, result.output
+    assert only_json(result)["method"] == "prompt_to_prompt"
+    assert (tmp_path / "edited.png").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--mask", "nowhere.png"], ("no such image",)),
         (["--freeze", 9, "--steps", 4], ("--freeze 9",)),
         (["--sampler", "magic"], ("unknown sampler",)),
+        (["--method", "zoom"], ("unknown editing method 'zoom'", "masactrl")),
+        (["--method", "masactrl", "--freeze", 1], ("--freeze needs --method",)),
     ],
 )
 def test_a_bad_edit_is_explained(picture, wide, tmp_path, options, words):

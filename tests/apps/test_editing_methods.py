@@ -1,14 +1,23 @@
 """Editing methods share what their papers share, and nothing else."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from jax.tree_util import Partial
 
 import jaxinv as ji
 from jaxinv.apps import editing
 from jaxinv.apps.editing import METHODS, pair_denoiser, sample_pair
+from jaxinv.apps.editing.alignment import alignment, factors
+from jaxinv.apps.editing.masactrl import _hook as masactrl_hook
 from jaxinv.apps.editing.pair import Moment, step_at
+from jaxinv.apps.editing.prompt_to_prompt import _hook as prompt_to_prompt_hook
+from jaxinv.diffusion.denoiser import GUIDANCE as GUIDANCE_AXIS
+from jaxinv.models import Place, UNet2DConditionConfig, UNet2DConditionModel
 
 SOURCE, TARGET = "a red cat", "a red dog"
 GUIDANCE = 3.0
@@ -23,6 +32,23 @@ def inverted(sampler, latent):
         state = ji.SamplerState(values, sampler.name, sampler.num_steps, "noise")
     result = dict.fromkeys(ji.InversionResult._fields)
     return ji.InversionResult(**result | {"noise": latent, "state": state})
+
+
+@pytest.fixture(scope="module")
+def attentive(tiny):
+    """The random pipeline with another network, whose prompts matter more."""
+    config = UNet2DConditionConfig(
+        block_out_channels=(16,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        mid_block_type=None,
+        up_block_types=("CrossAttnUpBlock2D",),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+    )
+    network = UNet2DConditionModel(config, rngs=nnx.Rngs(0))
+    return dataclasses.replace(tiny, network=network)
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +122,128 @@ def test_prompt_swap_is_an_edit_without_mask(tiny, latent):
         tiny, sampler, wanted.inversion, SOURCE, TARGET, guidance_scale=GUIDANCE
     )
     close(found, wanted.latent)
+
+
+# --- methods that share -------------------------------------------------------------
+
+#: Options under which a method of the tiny network shares, and shares nothing.
+SHARES = {
+    "prompt_to_prompt": ({}, {"cross_steps": 0.0, "self_steps": 0.0}),
+    "masactrl": ({}, {"first_step": 1.0}),
+    "plug_and_play": ({}, {"attention_steps": 0.0, "feature_steps": 0.0}),
+}
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_a_method_shares_what_it_is_asked_for(name, attentive, latent):
+    sampler = sampler_of(attentive, ji.dpmpp_2m)
+    some, none = SHARES[name]
+
+    def edited(target, method=name, **options):
+        found = inverted(sampler, latent)
+        return METHODS[method](
+            *(attentive, sampler, found, SOURCE, target),
+            guidance_scale=GUIDANCE,
+            **options,
+        )
+
+    swapped = edited(TARGET, "prompt_swap")
+    close(edited(TARGET, **none), swapped)
+    assert differs(edited(TARGET, **some), swapped)
+    # Equal prompts change nothing, whatever is shared.
+    close(edited(SOURCE, **some), edited(SOURCE, "prompt_swap"))
+
+
+@pytest.mark.parametrize(
+    "make", [ji.heun, ji.o_belm, ji.edict], ids=lambda m: m.__name__
+)
+def test_sharing_works_with_stages_and_states(tiny, latent, make):
+    sampler = sampler_of(tiny, make)
+    found = inverted(sampler, latent)
+    same = METHODS["plug_and_play"](tiny, sampler, found, SOURCE, SOURCE)
+    close(same, ji.sample(sampler, tiny.denoiser(SOURCE), found.state))
+
+
+def test_the_target_does_not_change_the_source(attentive, latent):
+    sampler = sampler_of(attentive)
+    sharing = Partial(masactrl_hook, jnp.asarray(0), jnp.asarray(0.0))
+    denoise = pair_denoiser(attentive, sampler, SOURCE, TARGET, sharing)
+    source, target = sample_pair(sampler, denoise, latent)
+    close(source, ji.sample(sampler, attentive.denoiser(SOURCE), latent))
+    assert differs(target, ji.sample(sampler, attentive.denoiser(TARGET), latent))
+    close(jax.jit(sample_pair)(sampler, denoise, latent)[1], target)
+
+
+def maps(aligned, scale, step=0, kind="cross", size=6):
+    """Random maps of two samples and two branches of guidance, before and after."""
+    own = jax.random.uniform(jax.random.key(0), (2, 2, 3, size, size))
+
+    def changed(x):
+        moment = Moment(jnp.asarray(step), guided=True)
+        hook = prompt_to_prompt_hook(
+            *map(jnp.asarray, (aligned, scale, 2, 1, size)), moment
+        )
+        return hook.weights(Place("attn2", kind, 0, 1), x)
+
+    inner = jax.vmap(changed, axis_name=GUIDANCE_AXIS)
+    return own, jax.vmap(inner, axis_name=editing.BRANCH)(own)
+
+
+def test_replaced_words_are_where_the_source_had_them():
+    ids = [np.array([0, word, 2, 9, 9, 9]) for word in (1, 7)]
+    own, found = maps(alignment(*ids, "replace"), np.ones(6))
+    np.testing.assert_array_equal(found[1, 1], own[0, 1])
+    np.testing.assert_array_equal(found[0], own[0])  # the source
+    np.testing.assert_array_equal(found[1, 0], own[1, 0])  # the negative prompt
+    _, later = maps(alignment(*ids, "replace"), np.ones(6), step=2)
+    np.testing.assert_array_equal(later, own)
+
+
+def test_refined_prompts_keep_the_maps_of_common_words():
+    source, target = np.array([0, 1, 2, 9, 9, 9]), np.array([0, 5, 1, 2, 9, 9])
+    own, found = maps(alignment(source, target, "refine"), np.ones(6))
+    before, after = [0, 1, 2, 3, 4], [0, 2, 3, 4, 5]
+    np.testing.assert_array_equal(found[1, 1][..., after], own[0, 1][..., before])
+    np.testing.assert_array_equal(found[1, 1][..., 1], own[1, 1][..., 1])
+
+
+def test_a_replacement_of_more_tokens_shares_the_maps_of_the_word():
+    found = alignment(np.array([0, 1, 9, 9]), np.array([0, 5, 6, 9]), "replace")
+    np.testing.assert_array_equal(found[1], [0, 0.5, 0.5, 0])
+    np.testing.assert_array_equal(found.sum(0)[[0, 3]], 1)
+
+
+def test_self_attention_is_shared_in_fewer_steps():
+    own, found = maps(np.eye(6), np.ones(6), kind="self")
+    np.testing.assert_array_equal(found[1, 1], own[0, 1])
+    _, later = maps(np.eye(6), np.ones(6), step=1, kind="self")
+    np.testing.assert_array_equal(later, own)
+
+
+def test_reweighting_scales_the_maps_of_a_word(emoji64):
+    target = emoji64.tokenize("red heart")
+    scale = factors(emoji64.tokenizers[0], target, {"heart": 0.0})
+    assert (scale == 0).sum() == 1
+    assert np.all(factors(emoji64.tokenizers[0], target, {"red": 1.0}) == 1)
+    size = len(target)
+    own, found = maps(np.eye(size), scale, size=size)
+    np.testing.assert_array_equal(found[1, 1], own[0, 1] * scale)
+    with pytest.raises(
+        ValueError, match="unknown word to reweight 'hart'; did you mean heart"
+    ):
+        factors(emoji64.tokenizers[0], target, {"hart": 2.0})
+
+
+def test_bad_options_and_networks_are_refused(tiny, emoji64, latent):
+    sampler = sampler_of(tiny)
+    given = tiny, sampler, inverted(sampler, latent)
+    with pytest.raises(ValueError, match="cross_steps must be a number"):
+        METHODS["prompt_to_prompt"](*given, SOURCE, TARGET, cross_steps=1.5)
+    vectors = tiny.encode_prompt(TARGET)
+    with pytest.raises(ValueError, match="both prompts must be texts"):
+        METHODS["prompt_to_prompt"](*given, SOURCE, vectors)
+    other = dataclasses.replace(tiny, network=tiny.vae)
+    with pytest.raises(
+        ValueError, match="masactrl needs a network of the class UNet2D"
+    ):
+        METHODS["masactrl"](other, *given[1:], SOURCE, TARGET)

@@ -8,6 +8,7 @@ that also share attention or features between source and target:
     edited = METHODS["prompt_swap"](pipe, sampler, inversion, source, target)
 """
 
+from jaxinv.apps.editing.masactrl import masactrl
 from jaxinv.apps.editing.masked import Edit, edit
 from jaxinv.apps.editing.method import Method, Share, Task, method
 from jaxinv.apps.editing.methods import METHODS
@@ -19,6 +20,9 @@ from jaxinv.apps.editing.pair import (
     sample_pair,
     steps_of,
 )
+from jaxinv.apps.editing.plug_and_play import plug_and_play
+from jaxinv.apps.editing.prompt_swap import prompt_swap
+from jaxinv.apps.editing.prompt_to_prompt import prompt_to_prompt
 
 __all__ = [
     "BRANCH",
@@ -30,8 +34,12 @@ __all__ = [
     "Sharing",
     "Task",
     "edit",
+    "masactrl",
     "method",
     "pair_denoiser",
+    "plug_and_play",
+    "prompt_swap",
+    "prompt_to_prompt",
     "sample_pair",
     "steps_of",
 ]

@@ -11,7 +11,7 @@ from rich.markup import escape
 import jaxinv as ji
 from jaxinv.apps import editing, masks
 from jaxinv.cli import options, record, runs
-from jaxinv.cli.console import Output, explained, listed
+from jaxinv.cli.console import Output, check_choice, explained, listed
 from jaxinv.cli.options import argument, option
 from jaxinv.cli.prepare import Prepared, prepare
 from jaxinv.cli.progress import phase
@@ -52,6 +52,11 @@ class Options:
         "Picture of the image's size, white where the image may change; or 'auto', "
         "where the two prompts disagree. By default everything may change.",
     )
+    method: str = option(
+        "prompt-swap",
+        f"How the edit follows the image: {listed(editing.METHODS)}. All but "
+        "prompt-swap share attention or features, and have no --mask and --freeze.",
+    )
     freeze: int = option(0, "Number of first steps with the source prompt.", min=0)
     sampling: Sampling
     decoder_inversion: str = option("anderson")
@@ -71,6 +76,7 @@ def edit(asked: Options) -> None:
     output = Output(asked.as_json)
     folder = asked.out or Path(f"{asked.image.stem}-edited")
     with explained(output):
+        method = _method(asked)
         check_writable_folder(folder, make=False)
         largest = asked.reading.max_pixels
         read, given = read_image(asked.image, largest), None
@@ -87,6 +93,7 @@ def edit(asked: Options) -> None:
                 f"{ready.pipe.name} makes images without prompts, and an edit goes "
                 "from one prompt to another"
             )
+        method.check(ready.pipe)
         if asked.freeze > asked.sampling.steps:
             raise ValueError(
                 f"--freeze {asked.freeze} is more than {asked.sampling.steps} steps"
@@ -111,14 +118,17 @@ def edit(asked: Options) -> None:
                 decoder.latent,
                 jax.random.key(asked.seed),
             )
-        found = editing.edit(
-            ready.sampler.table,
-            source,
-            changed,
-            decoder.latent,
-            mask=weights,
-            freeze=asked.freeze,
-        )
+        if method is editing.prompt_swap:
+            found = editing.edit(
+                ready.sampler.table,
+                source,
+                changed,
+                decoder.latent,
+                mask=weights,
+                freeze=asked.freeze,
+            )
+        else:
+            found = _shared(asked, ready, method, source, decoder.latent)
         edited = np.asarray(ready.pipe.decode(found.latent))
     output.done(title, running.seconds)
 
@@ -134,6 +144,7 @@ def edit(asked: Options) -> None:
         "changes": fitted.changes,
         "prompt": asked.prompt,
         "target": asked.target,
+        "method": method.name,
         "mask": asked.mask,
         "freeze": asked.freeze,
         "decoder_inversion": record.decoder(ready, decoder),
@@ -164,6 +175,40 @@ def edit(asked: Options) -> None:
         "more --steps"
     )
     output.finish(report, None if report["converged"] else failure)
+
+
+def _method(asked: Options) -> editing.Method:
+    """Return the method that was asked for.
+
+    Raises:
+        ValueError: If there is none of this name, or other options do not fit it.
+    """
+    name = check_choice("editing method", asked.method, editing.METHODS)
+    for what, given in (("mask", asked.mask), ("freeze", asked.freeze)):
+        if given and name != "prompt_swap":
+            raise ValueError(
+                f"--{what} needs --method prompt-swap; {asked.method} has no {what}"
+            )
+    return editing.METHODS[name]
+
+
+def _shared(
+    asked: Options, ready: Prepared, method: editing.Method, source: Any, latent: Any
+) -> editing.Edit:
+    """Invert a latent, and edit it by a method that shares what the source computes."""
+    table, given = ready.sampler.table, ready.asked
+    inversion = ji.invert(table, source, latent, return_trajectory=True)
+    assert given.guidance is not None, "prepare() fills it in"
+    edited = method(
+        ready.pipe,
+        table,
+        inversion,
+        ready.prompt(asked.prompt),
+        asked.target,
+        guidance_scale=given.guidance,
+        negative_prompt=given.negative_prompt,
+    )
+    return editing.Edit(edited, inversion)
 
 
 def _weights(
