@@ -11,6 +11,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 import jaxinv as ji
+from benchmarks.editing.preference import preference
 from benchmarks.report import Kept
 from jaxinv.apps import editing, masks
 from training.backgrounds import COLORS, composite
@@ -38,8 +39,6 @@ OBJECTS = (
 PLACEMENT = Placement(0.8, 0.5, 0.5, 0.0, mirrored=False)
 #: A picture is used if at least so much of it is kept, and so much may change.
 LEAST = 0.1
-#: Noisings of the score that says which prompt a picture fits.
-DRAWS = 16
 
 
 class Run(NamedTuple):
@@ -200,7 +199,7 @@ class Setting:
         task = self.task(run.kind, run.index)
         before = task.image.astype(np.float32) / 255
         ways = [self.vectors(prompt) for prompt in (task.source, task.target)]
-        gain = _preference(self.pipe, edit.latent, *ways, jax.random.key(run.index))
+        gain = preference(self.pipe, edit.latent, *ways, jax.random.key(run.index))
         changes = self.pixels(task.mask)
         kept = ~changes[..., None]
         ceiling = np.asarray(self.pipe.decode(self.latent(run.index)))
@@ -229,33 +228,6 @@ class Setting:
 @jax.jit
 def _latent(pipe: Any, image: Any) -> Any:
     return pipe.invert_decoder(image).latent
-
-
-@jax.jit
-def _preference(pipe: Any, latent: Any, source: Any, target: Any, key: Any) -> Any:
-    """By what share the target prompt predicts noise better than the source prompt.
-
-    A classifier made of the model itself: the picture is noised at random levels, and
-    either prompt's prediction of the noise is compared with the noise.
-    """
-    taus = jnp.asarray(pipe.schedule.taus, latent.dtype)
-    times = jnp.asarray(pipe.schedule.model_times, latent.dtype)
-    count = len(times)
-
-    def losses(key: Any) -> Any:
-        of_level, of_noise = jax.random.split(key)
-        k = jax.random.randint(of_level, (), int(0.3 * count), int(0.8 * count))
-        noise = jax.random.normal(of_noise, latent.shape)
-        x = (latent + taus[k] * noise) / jnp.sqrt(1 + taus[k] ** 2)
-        return jnp.stack(
-            [
-                jnp.mean((pipe.denoiser(text)(x, times[k]) - noise) ** 2)
-                for text in (source, target)
-            ]
-        )
-
-    of_source, of_target = jax.lax.map(losses, jax.random.split(key, DRAWS)).mean(0)
-    return (of_source - of_target) / of_source
 
 
 def _ssim(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:

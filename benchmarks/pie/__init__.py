@@ -1,0 +1,1 @@
+"""PIE-Bench: editing methods on top of inversions."""
