@@ -14,7 +14,8 @@ from benchmarks.papers.dpm.reconstruction import (
     cell_of,
 )
 from benchmarks.papers.dpm.round_trip import fits, invert, latent_of, make
-from benchmarks.papers.dpm.watermark import COMMAND, SMALL, methods_of
+from benchmarks.papers.dpm.watermark import methods_of
+from benchmarks.papers.dpm.watermark_tables import COMMAND, SMALL
 from benchmarks.papers.keys import CONST, PATTERNS, RADIUS, PublishedKey, published_key
 from benchmarks.papers.protocol import Cell, Found, Measures, Table, needs_prompts
 from benchmarks.papers.setting import Setting

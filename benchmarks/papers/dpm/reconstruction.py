@@ -17,7 +17,7 @@ DDIM, FAST = ("DDIM", "linspace", 50), ("2M", "linspace", 10)
 REGULAR = ("2M", "log_snr", 20)
 NOT_FOUND = """The paper's tables could not be read here, so their numbers are not
 found here."""
-PROJECT = "its project page, smhongok.github.io/inv-dpm.html"
+PROJECT = "The project page (smhongok.github.io/inv-dpm.html) says"
 OTHERS = """The paper's images are 512 x 512 from Stable Diffusion 2.1-base, with the
 prompts of Gustavosta/Stable-Diffusion-Prompts, and its pixel model is another."""
 STOPPING = """Algorithm 1 stops at a sum of squares of 1e-3, which is a looser bar on a
@@ -119,9 +119,9 @@ RECONSTRUCTION = (
         _by_setting,
         measure,
         _show_by_setting,
-        f"""{NOT_FOUND} {PROJECT[4:].capitalize()} says in words that Algorithms 1 and
-2 "significantly reduce reconstruction errors, whether it's for images or noise, DDIM or
-high-order DPM-solvers, or pixel-space DPM or Stable Diffusion".""",
+        f"""{NOT_FOUND} {PROJECT} that their algorithms "significantly
+reduce reconstruction errors, whether it's for images or noise, DDIM or high-order
+DPM-solvers, or pixel-space DPM or Stable Diffusion".""",
         f"{OTHERS} {STOPPING} The latent is inverted as it was sampled, without a "
         "decoder; `dpm-decoder` has the decoders. The authors' code and script "
         "(`scripts/run_reconstruction.sh`) have guidance 3, 50 steps of DDIM and 10 "

@@ -108,14 +108,7 @@ def strategy_of(setting: Setting, inverse: str) -> Any:
 
 
 class Trip(NamedTuple):
-    """An image and what became of it.
-
-    Attributes:
-        made: The image.
-        again: The image that is made from the recovered noise.
-        evals: Evaluations of the inversion.
-        seconds: Of the inversion.
-    """
+    """An image, what is made again from its noise, and the cost of the inversion."""
 
     made: Made
     again: Made

@@ -12,14 +12,12 @@ from benchmarks.papers.dpm.reconstruction import (
     DDIM,
     FAST,
     GUIDANCE,
-    NOT_FOUND,
-    OTHERS,
     REGULAR,
     cell_of,
 )
-from benchmarks.papers.dpm.round_trip import Made, fits, invert, latent_of, make, nmse
+from benchmarks.papers.dpm.round_trip import Made, invert, latent_of, make, nmse
 from benchmarks.papers.keys import INV_DPM, RADIUS, PublishedKey, ring_key
-from benchmarks.papers.protocol import Cell, Found, Measures, Table, needs_prompts
+from benchmarks.papers.protocol import Cell, Measures
 from benchmarks.papers.setting import Setting
 
 #: Inverse and decoder inversion; "published" is Algorithm 1 or 2.
@@ -30,7 +28,6 @@ METHODS = (
     ("ours", "gradient"),
     ("ours", "none"),
 )
-COMMAND = "--images 100"
 
 
 class Marked(NamedTuple):
@@ -62,7 +59,8 @@ def methods_of(made: tuple[str, str, int]) -> Sequence[tuple[str, str]]:
     ]
 
 
-def _cells(setting: Setting) -> Sequence[Cell]:
+def cells_of(setting: Setting) -> Sequence[Cell]:
+    """Return the cells of the classification."""
     return [
         cell_of(made, GUIDANCE, inverse, made[2], decoder)
         | {"prompt": prompt, "disc": disc, "key": key}
@@ -74,10 +72,11 @@ def _cells(setting: Setting) -> Sequence[Cell]:
     ]
 
 
-def _figure_cells(setting: Setting) -> Sequence[Cell]:
+def figure_cells(setting: Setting) -> Sequence[Cell]:
+    """Return the cells of Figure 4."""
     return [
         cell
-        for cell in _cells(setting)
+        for cell in cells_of(setting)
         if (cell["sampler"], cell["steps"]) == (FAST[0], FAST[2])
         and (cell["prompt"], cell["disc"]) == ("known", "published")
     ]
@@ -109,7 +108,7 @@ def measure(setting: Setting, cell: Cell, index: int) -> Measures:
     if index:
         made, found = marked(setting, cell, index)
     else:
-        made, found = _first(setting, cell)
+        made, found = first(setting, cell)
     keys = keys_of(setting, cell["disc"])
     return {
         "distances": [_finite(key.distance(found)) for key in keys],
@@ -119,7 +118,8 @@ def measure(setting: Setting, cell: Cell, index: int) -> Measures:
     }
 
 
-def _first(setting: Setting, cell: Cell) -> Marked:
+def first(setting: Setting, cell: Cell) -> Marked:
+    """Return image 0 of a cell, which the figure shows, made once."""
     return setting.shared(("marked", *cell.values()), lambda: marked(setting, cell, 0))
 
 
@@ -137,58 +137,3 @@ def spectrum(noise: Any) -> np.ndarray:
     """Return the centered spectrum of a noise."""
     plane = np.fft.fft2(np.asarray(noise), axes=(0, 1), norm="ortho")
     return np.fft.fftshift(plane, axes=(0, 1))
-
-
-def _draw_spectra(found: Found) -> Any:
-    from benchmarks.papers.dpm.spectra import draw
-
-    pairs = [(cell, _first(found.setting, cell)) for cell, _ in found.cells]
-    return draw(found, pairs)
-
-
-PUBLISHED_NMAE = """NMAE printed in the figure (in the authors' repository,
-`scripts/fig4.png`), one image for each key:
-
-| key | naive | naive with decoder inversion | Algorithm 2 |
-|---|---:|---:|---:|
-| first row | 0.24 | 0.21 | 0.14 |
-| second row | 0.28 | 0.25 | 0.17 |
-| third row | 0.26 | 0.24 | 0.12 |"""
-SMALL = """Their disc has radius 6 of 64; on smaller latents the same six rings (fewer
-if they do not fit) are a larger part of the spectrum, and of the noise."""
-
-WATERMARK = (
-    Table(
-        "dpm-figure-4",
-        "Figure 4",
-        "spectra of recovered Tree-Ring watermarks, and their errors",
-        None,
-        _figure_cells,
-        measure,
-        confusion.show,
-        PUBLISHED_NMAE,
-        f"{OTHERS} {SMALL} The definition of NMAE was not found here; ours is the sum "
-        "of moduli of the difference in the disc over the sum of moduli.",
-        options="--images 1",
-        refuse=needs_prompts,
-        fits=fits,
-        draw=_draw_spectra,
-    ),
-    Table(
-        "dpm-watermark",
-        "Classification of three watermarks (number of the table not found here)",
-        "which of three published keys an image was made with",
-        100,
-        _cells,
-        measure,
-        confusion.show,
-        f"""{NOT_FOUND} The authors' README says that 100 prompts were used, each with
-three keys; the confusion matrix there (6 4 0 / 1 9 0 / 0 0 10) is an example of the
-output's format.""",
-        f"{OTHERS} {SMALL}",
-        options=COMMAND,
-        refuse=needs_prompts,
-        fits=fits,
-        draw=confusion.draw,
-    ),
-)
