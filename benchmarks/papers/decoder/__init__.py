@@ -2,6 +2,7 @@
 
 from benchmarks.papers.decoder import (
     ablations,
+    backgrounds,
     cocoercivity,
     cost,
     errors,
@@ -15,4 +16,5 @@ TABLES: tuple[Table, ...] = (
     *ablations.TABLES,
     *cocoercivity.TABLES,
     *watermarks.TABLES,
+    *backgrounds.TABLES,
 )

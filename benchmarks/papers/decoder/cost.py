@@ -6,9 +6,9 @@ size, on 512x512 pixels; and that of LaVie, on 16 frames of 320x512, decoded all
 (as published) or one by one. With any other model, it is the model's own.
 
 Memory is what the compiled program of one iteration needs beside its arguments, from
-XLA's report; nothing of that size is run. Time is that of an image or a frame of a
-quarter of the pixels, times 4 and times the frames. An "image" of the command is a
-repetition.
+XLA's report. Time is that of one run; with ``sd-autoencoders``, where nothing of that
+size is run, that of an image or a frame of a quarter of the pixels, times 4 and times
+the frames. An "image" of the command is a repetition.
 """
 
 from __future__ import annotations
@@ -119,25 +119,32 @@ def one(setting: Any, cell: Cell, index: int) -> dict[str, Any]:
     vae, shape = network(setting, cell["network"], cell["bits"])
     once = cell["frames"] == "at once"
 
-    def memory() -> tuple[int, int]:
-        program = step.lower(*arguments(vae, shape, method), method, once).compile()
-        weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(vae))
-        return int(program.memory_analysis().temp_size_in_bytes), int(weights)
-
+    full = cell["network"] in PUBLISHED_NETWORKS
     *_, height, width, channels = shape
-    quarter = (height // 2, width // 2, channels)
-    name = ("time", cell["network"], cell["method"], cell["bits"])
+    small = (height // 2, width // 2, channels) if full else shape
+
+    def compiled(shape: tuple[int, ...]) -> Any:
+        return step.lower(*arguments(vae, shape, method), method, once).compile()
+
+    def whole() -> Any:
+        return compiled(shape)
 
     def timed() -> Any:
-        given = filled(arguments(vae, quarter, method))
-        return step.lower(*given, method, once).compile(), given
+        program = compiled(small) if full else setting.shared(name, whole)
+        return program, filled(arguments(vae, small, method))
 
-    program, given = setting.shared(name, timed)
+    name, given = ("memory", *cell.values()), ("time", *list(cell.values())[:3])
+    program, values = setting.shared(given, timed)
     began = time.process_time()
-    jax.block_until_ready(program(*given))
-    spent = 4 * (time.process_time() - began) * (shape[0] if len(shape) > 3 else 1)
-    needed, weights = setting.shared(("memory", *cell.values()), memory)
-    return {"seconds": spent, "bytes": needed, "weights": weights}
+    jax.block_until_ready(program(*values))
+    spent = time.process_time() - began
+    parts = 4 * (shape[0] if len(shape) > 3 else 1) if full else 1
+    report = setting.shared(name, whole).memory_analysis()
+    return {
+        "seconds": parts * spent,
+        "bytes": int(report.temp_size_in_bytes),
+        "weights": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(vae)),
+    }
 
 
 def show(found: Found) -> str:
@@ -158,9 +165,9 @@ def show(found: Found) -> str:
     )
     return f"""{table(header, rows)}
 
-One iteration; medians. Seconds of the processor (all cores together), computed from a
-quarter of the pixels. Memory beside weights, image and latents. *Times*: the gradient
-method in 32 bits over the row. 16 bits are {HALF_NAME}."""
+One iteration; medians. Seconds of the processor (all cores together), at full size
+computed from a quarter of the pixels. Memory beside weights, image and latents.
+*Times*: the gradient method in 32 bits over the row. 16 bits are {HALF_NAME}."""
 
 
 def _median(all_: Any, name: str) -> float:

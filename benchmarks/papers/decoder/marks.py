@@ -21,8 +21,8 @@ from benchmarks.papers.decoder.pictures import inverted, sampled, sampler_of
 from benchmarks.papers.protocol import Cell
 from jaxinv.decoder_inversion import Adam, Anderson, Encoder, GaussNewton, Gradient
 
-#: As in main_watermark_detection.py of the authors' repository.
-STEPS, GUIDANCE = 50, 7.5
+#: As in main_watermark_detection.py of the authors' repository; 50 steps as elsewhere.
+GUIDANCE = 7.5
 KEYS = 3
 #: Published methods return the last of 100 iterates; ours stop by their own rules.
 PUBLISHED_METHODS = {"gradient": Gradient(), "gradient-free": Adam()}
@@ -63,7 +63,7 @@ def marked(setting: Any, index: int, key: int, centered: bool) -> tuple[Any, Any
         if key:
             noise = three(setting, centered)[key - 1].embed(noise)
         denoise = setting.denoiser(setting.prompt(index), GUIDANCE)
-        return noise, sampled(setting, denoise, noise, STEPS)
+        return noise, sampled(setting, denoise, noise)
 
     return setting.shared(name, make)
 
@@ -97,7 +97,7 @@ def one(setting: Any, cell: Cell, index: int) -> dict[str, Any]:
         setting, index, cell["key"], centered, cell["source"]
     )  # fmt: skip
     denoise = setting.denoiser(setting.prompt(index), GUIDANCE)
-    sampler = sampler_of(setting, STEPS)
+    sampler = sampler_of(setting)
     result = ji.invert(sampler, denoise, latent, strategy=strategy)
     return {
         "distances": [

@@ -32,10 +32,10 @@ class Picture(NamedTuple):
     pixels: Any
 
 
-def sampler_of(setting: Setting, steps: int = STEPS) -> ji.SamplerTable:
+def sampler_of(setting: Setting) -> ji.SamplerTable:
     """Return DDIM on the default grid of the model's schedule."""
     return setting.shared(
-        ("DDIM", steps), lambda: ji.ddim(ji.time_grid(setting.pipe.schedule, steps))
+        ("DDIM", STEPS), lambda: ji.ddim(ji.time_grid(setting.pipe.schedule, STEPS))
     )
 
 
@@ -49,9 +49,9 @@ def picture(setting: Setting, index: int) -> Picture:
     return setting.shared(("image", "picture", index), make)
 
 
-def sampled(setting: Setting, denoise: Any, noise: Any, steps: int = STEPS) -> Picture:
+def sampled(setting: Setting, denoise: Any, noise: Any) -> Picture:
     """Return the picture of a noise."""
-    return _sampled(setting.pipe.vae, sampler_of(setting, steps), denoise, noise)
+    return _sampled(setting.pipe.vae, sampler_of(setting), denoise, noise)
 
 
 @jax.jit

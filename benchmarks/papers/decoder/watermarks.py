@@ -13,11 +13,11 @@ from benchmarks.papers.decoder.marks import (
     KEYS,
     PROTOCOLS,
     SOURCES,
-    STEPS,
     TRUE,
     cells,
     one,
 )
+from benchmarks.papers.decoder.pictures import STEPS
 from benchmarks.papers.protocol import Found, Table, needs_autoencoder
 from benchmarks.report import decibels, share, table
 from jaxinv import plotting
