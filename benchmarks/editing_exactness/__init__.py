@@ -1,0 +1,1 @@
+"""What exactness of the inversion buys in editing."""

@@ -1,0 +1,130 @@
+"""Editing: what exactness of the inversion buys.
+
+    python -m benchmarks.editing_exactness --data FOLDER
+
+Placeholder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.belm.setting import NO_DATA
+from benchmarks.editing_exactness import tables
+from benchmarks.editing_exactness.cells import Bench, Cell
+from benchmarks.editing_exactness.setting import MODELS, Drawings
+from benchmarks.report import (
+    Kept,
+    parse,
+    parser,
+)
+
+#: Steps and guidance of the edits of generated pictures: first and further ones.
+EDITS = ((20, 3.0), (8, 3.0), (4, 3.0))
+FURTHER = ((8, 7.5), (20, 7.5), (10, 3.0), (20, 1.0))
+#: Those of the chains, by model, and of the drawings.
+CHAINS = {"emoflow": ((20, 3.0), (8, 3.0)), "emoji64": ((20, 3.0),)}
+DRAWN = ((20, 3.0), (8, 3.0))
+#: Settings of emoji64 in which the published inversion, the costliest, is measured.
+PUBLISHED = ((20, 3.0),)
+
+
+def plan() -> Iterator[Cell]:
+    """Yield all cells, the most telling first."""
+    yield from edits("emoflow", EDITS)
+    yield from edits("emoji64", EDITS[:2])
+    yield from chains("far")
+    for steps, guidance in DRAWN:
+        for model in MODELS:
+            for inversion in ("naive", "exact"):
+                yield Cell(model, "drawing", "far", steps, guidance, inversion)
+    yield from edits("emoflow", FURTHER)
+    yield from edits("emoji64", (*EDITS[2:], *FURTHER))
+    yield from chains("same")
+
+
+def edits(model: str, settings: Sequence[tuple[int, float]]) -> Iterator[Cell]:
+    """Yield the edits of generated pictures."""
+    for steps, guidance in settings:
+        costly = model == "emoji64" and (steps, guidance) not in PUBLISHED
+        for kind in ("near", "far"):
+            for inversion in tables.INVERSIONS:
+                if not (costly and inversion == "published"):
+                    yield Cell(model, "edit", kind, steps, guidance, inversion)
+
+
+def chains(kind: str) -> Iterator[Cell]:
+    """Yield the chains; those of reconstructions for one number of steps."""
+    for model, settings in CHAINS.items():
+        for steps, guidance in settings[: 1 if kind == "same" else None]:
+            for inversion in ("naive", "exact", "published"):
+                if (model, inversion) != ("emoji64", "published"):
+                    yield Cell(model, "chain", kind, steps, guidance, inversion)
+
+
+def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the arguments."""
+    found = parser("editing_exactness", __doc__)
+    add = found.add_argument
+    add("--seed", type=int, default=0)
+    add("--resume", type=Path, help="JSON lines to continue from")
+    add("--report-only", action="store_true", help="measure nothing")
+    add("--data", type=Path, help="folder of the packages of drawings")
+    add("--pictures", type=int, default=16)
+    arguments = parse(found, argv)
+    if arguments.data is None and not arguments.report_only:
+        found.error(NO_DATA)
+    return arguments
+
+
+def measure(cells: Sequence[Cell], kept: Kept, arguments: argparse.Namespace) -> None:
+    """Measure what is not known yet, one sampler at a time."""
+    models: dict[str, Any] = {}
+    drawings = Drawings(arguments.data, arguments.pictures, arguments.seed)
+    bench, last = None, None
+    for cell in cells:
+        wanted = [
+            index
+            for index in range(arguments.pictures)
+            if (*cell, index) not in kept.found
+        ]
+        if not wanted:
+            continue
+        if cell.model not in models:
+            models[cell.model] = MODELS[cell.model]()
+        if bench is None or last != (cell.model, cell.steps):
+            model = models[cell.model]
+            bench = Bench(model, cell.steps, arguments.seed, drawings)
+            last = cell.model, cell.steps
+        for index in wanted:
+            kept([*cell, index], functools.partial(bench.measure, cell, index))
+
+
+def by_cell(kept: Kept, cells: Sequence[Cell]) -> dict[Cell, tables.Found]:
+    """Return what is known of the cells, by picture."""
+    found: dict[Cell, tables.Found] = {}
+    for key, value in kept.found.items():
+        cell = Cell(*key[:-1])
+        if cell in cells:
+            found.setdefault(cell, {})[key[-1]] = value
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and write the report."""
+    arguments = arguments_of(argv)
+    cells = list(plan())
+    kept = Kept(arguments.resume, "cell", given=[arguments.seed])
+    with jax.default_matmul_precision("highest"):
+        if not arguments.report_only:
+            measure(cells, kept, arguments)
+
+
+if __name__ == "__main__":
+    main()
