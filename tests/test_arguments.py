@@ -182,6 +182,7 @@ def test_settings_of_other_types_are_refused_in_one_line(settings):
 MODULES = (
     "jaxinv.analysis.conditioning", "jaxinv.analysis.convergence",
     "jaxinv.analysis.decoder", "jaxinv.analysis.tables", "jaxinv.apps.attacks",
+    "jaxinv.apps.editing.edit_friendly", "jaxinv.apps.editing.flow_edit",
     "jaxinv.apps.editing.masked", "jaxinv.apps.masks", "jaxinv.loading.load",
     "jaxinv.loading.lora", "jaxinv.loading.textual_inversion",
     "jaxinv.scale.jobs.engine", "jaxinv.scale.jobs.job",

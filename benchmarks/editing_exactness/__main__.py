@@ -25,33 +25,41 @@ from benchmarks.report import (
     parser,
 )
 
-#: Steps and guidance of the edits of generated pictures: first and further ones.
-EDITS = ((20, 3.0), (8, 3.0), (4, 3.0))
-FURTHER = ((8, 7.5), (20, 7.5), (10, 3.0), (20, 1.0))
-#: Those of the chains, by model, and of the drawings.
-CHAINS = {"emoflow": ((20, 3.0), (8, 3.0)), "emoji64": ((20, 3.0),)}
-DRAWN = ((20, 3.0), (8, 3.0))
+#: Steps and guidance of the edits of generated pictures, by model, in their order.
+EDITS = {
+    "emoflow": (
+        (20, 3.0), (8, 3.0), (4, 3.0), (8, 7.5), (20, 7.5), (10, 3.0), (20, 1.0),
+    ),
+    "emoji64": ((20, 3.0), (8, 3.0), (4, 3.0), (8, 7.5), (10, 3.0)),
+}  # fmt: skip
 #: Settings of emoji64 in which the published inversion, the costliest, is measured.
 PUBLISHED = ((20, 3.0),)
+#: Steps and guidance of chains and of drawings.
+CHAINS = DRAWN = ((8, 3.0), (20, 3.0))
 
 
 def plan() -> Iterator[Cell]:
     """Yield all cells, the most telling first."""
-    yield from edits("emoflow", EDITS)
-    yield from edits("emoji64", EDITS[:2])
-    yield from chains("far")
-    for steps, guidance in DRAWN:
-        for model in MODELS:
-            for inversion in ("naive", "exact"):
-                yield Cell(model, "drawing", "far", steps, guidance, inversion)
-    yield from edits("emoflow", FURTHER)
-    yield from edits("emoji64", (*EDITS[2:], *FURTHER))
-    yield from chains("same")
+    yield from edits("emoflow", 0, 3)
+    yield from edits("emoji64", 0, 2)
+    for setting in CHAINS[:1]:
+        yield from chain("emoflow", "far", *setting)
+        yield from drawing("emoflow", *setting)
+        yield from drawing("emoji64", *setting)
+        yield from chain("emoji64", "far", *setting)
+    yield from edits("emoflow", 3, 5)
+    yield from edits("emoji64", 2, 3)
+    yield from chain("emoflow", "same", *CHAINS[0])
+    yield from chain("emoflow", "far", *CHAINS[1])
+    yield from edits("emoflow", 5, None)
+    yield from edits("emoji64", 3, None)
+    for model in MODELS:
+        yield from drawing(model, *DRAWN[1])
 
 
-def edits(model: str, settings: Sequence[tuple[int, float]]) -> Iterator[Cell]:
-    """Yield the edits of generated pictures."""
-    for steps, guidance in settings:
+def edits(model: str, first: int, end: int | None) -> Iterator[Cell]:
+    """Yield edits of generated pictures, for some of the settings."""
+    for steps, guidance in EDITS[model][first:end]:
         costly = model == "emoji64" and (steps, guidance) not in PUBLISHED
         for kind in ("near", "far"):
             for inversion in tables.INVERSIONS:
@@ -59,13 +67,17 @@ def edits(model: str, settings: Sequence[tuple[int, float]]) -> Iterator[Cell]:
                     yield Cell(model, "edit", kind, steps, guidance, inversion)
 
 
-def chains(kind: str) -> Iterator[Cell]:
-    """Yield the chains; those of reconstructions for one number of steps."""
-    for model, settings in CHAINS.items():
-        for steps, guidance in settings[: 1 if kind == "same" else None]:
-            for inversion in ("naive", "exact", "published"):
-                if (model, inversion) != ("emoji64", "published"):
-                    yield Cell(model, "chain", kind, steps, guidance, inversion)
+def chain(model: str, kind: str, steps: int, guidance: float) -> Iterator[Cell]:
+    """Yield the chains of one setting."""
+    for inversion in ("naive", "exact", "published"):
+        if (model, inversion) != ("emoji64", "published"):
+            yield Cell(model, "chain", kind, steps, guidance, inversion)
+
+
+def drawing(model: str, steps: int, guidance: float) -> Iterator[Cell]:
+    """Yield the edits of drawings of one setting."""
+    for inversion in ("naive", "exact"):
+        yield Cell(model, "drawing", "far", steps, guidance, inversion)
 
 
 def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
