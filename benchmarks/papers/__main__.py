@@ -103,6 +103,17 @@ def measure(
     return store.found(table, setting)
 
 
+def command_of(arguments: argparse.Namespace, words: Sequence[str]) -> str:
+    """Return the command line without the names of private folders."""
+    private = {getattr(arguments, name) for name in ("data", "out", *METRICS)}
+    shown = []
+    for word in map(str, words):
+        option, equals, value = word.rpartition("=")
+        hidden = Path(value) in private
+        shown.append(f"{option}{equals}FOLDER" if hidden else word)
+    return shlex.join(["python", "-m", "benchmarks.papers", *shown])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     if arguments.table == "list":
@@ -113,8 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         save(RESULTS / "papers.md", report(tuple(TABLES.values()), arguments.out))
         return
     table, setting = TABLES[arguments.table], setting_of(arguments)
-    words = sys.argv[1:] if argv is None else argv
-    command = shlex.join(["python", "-m", "benchmarks.papers", *map(str, words)])
+    command = command_of(arguments, sys.argv[1:] if argv is None else argv)
     store = Store.of(table, setting, arguments.out, command)
     found = measure(
         table, setting, store, arguments.images, arguments.only, arguments.minutes

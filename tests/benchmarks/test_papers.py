@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.papers.__main__ import TABLES, measure
+from benchmarks.papers.__main__ import TABLES, command_of, measure, parser
 from benchmarks.papers.collect import report
 from benchmarks.papers.protocol import Table, needs_autoencoder, needs_prompts
 from benchmarks.papers.setting import Setting, read_prompts
@@ -99,6 +99,12 @@ def test_every_table_says_what_it_is():
         assert table.name.split("-")[0] in {"dpm", "decoder", "belm"}
         for cell in table.cells(Setting()):
             assert json.loads(json.dumps(dict(cell))) == cell
+
+
+def test_stored_commands_do_not_name_private_folders():
+    words = ["dpm-table-1", "--data", "/private/a/", "--out=/private/b", "--seed=1"]
+    found = command_of(parser().parse_args(words), words)
+    assert found.endswith("dpm-table-1 --data FOLDER --out=FOLDER --seed=1")
 
 
 def test_noises_depend_on_the_image_alone(setting):
