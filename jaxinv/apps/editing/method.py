@@ -123,11 +123,11 @@ class Method:
             ValueError: For a network that the method does not take, or for options that
                 it does not have.
         """
-        self.check(pipe)
         for name in options:
             if name not in self.options:
                 known = list(self.options) or ["none"]
                 raise ValueError(unknown(f"option of {self.name}", name, known))
+        self.check(pipe)
         task = Task(
             pipe, sampler, inversion, source, target, guidance_scale, negative_prompt
         )
