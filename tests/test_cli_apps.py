@@ -27,7 +27,7 @@ STEPS = ("--steps", 4)
 NOT_FOUND, CANNOT_JUDGE, FAILED = 1, 3, 70
 
 
-@pytest.mark.parametrize("scheme", ["tree-ring", "gaussian-shading"])
+@pytest.mark.parametrize("scheme", watermark.SCHEMES)
 def test_an_image_is_marked_and_the_mark_is_found(wide, tmp_path, scheme):
     key, image = tmp_path / "key.json", tmp_path / "marked.png"
     common = ("--key", key, *STEPS, "--json")

@@ -25,6 +25,7 @@ from jaxinv.files.image_reading import to_uint8
 
 SHAPE = (16, 16, 4)  # emoji64's noise
 PATTERNS = ["ring", "random", "zeros"]
+OTHERS = ["shading", "ring-id", "prc"]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -52,6 +53,17 @@ def coordinates(key, noise):
     return key.coordinates(noise)
 
 
+def ring_id(seed=5, shape=SHAPE):
+    key = jax.random.key(seed)
+    return watermark.ring_id_key(key, shape, radius=4, cutoff=1, channels=(2, 3))
+
+
+def prc(seed=5, shape=SHAPE):
+    rng = np.random.default_rng(seed)
+    message = rng.integers(0, 2, 32)
+    return watermark.prc_key(shape, message=message, secret=rng.bytes(48))
+
+
 def tree_ring(pattern="ring", shape=SHAPE, radius=3, seed=5):
     key = jax.random.key(seed)
     return watermark.tree_ring_key(key, shape, radius=radius, pattern=pattern)
@@ -64,6 +76,8 @@ def shading(blocks=(4, 4, 1), shape=SHAPE):
         shape, blocks=blocks, message=message, secret=bytes(range(48))
     )
 
+
+ONE_OF_EACH = (tree_ring, shading, ring_id, prc)
 
 # --- Tree-Ring ----------------------------------------------------------------------
 
@@ -110,7 +124,7 @@ def test_p_values_of_white_noise_are_as_claimed_and_those_of_marked_tiny(pattern
         assert found.max() < (1e-4 if pattern == "zeros" else 1e-6)
 
 
-@pytest.mark.parametrize("pattern", ["random", "ring"])
+@pytest.mark.parametrize("pattern", ["random", "ring", "ring-id"])
 def test_noise_with_another_key_is_as_any_noise(pattern):
     own, other = drawn_keys(pattern, 2_000, 0), drawn_keys(pattern, 2_000, 1)
     marked = jax.vmap(embed)(other, noises(2_000))
@@ -118,8 +132,12 @@ def test_noise_with_another_key_is_as_any_noise(pattern):
     assert np.mean(found <= 0.01) < 0.01 + 4 * (0.01 / 2_000) ** 0.5
 
 
+@functools.cache
 def drawn_keys(scheme, count, seed):
     """Keys of one scheme, stacked."""
+    if scheme == "prc":
+        made = [prc(10_000 * seed + number) for number in range(count)]
+        return jax.tree.map(lambda *parts: jnp.stack(parts), *made)
     if scheme == "shading":
         rng = np.random.default_rng(seed)
         made = [
@@ -134,6 +152,12 @@ def drawn_keys(scheme, count, seed):
         ]
         return jax.tree.map(lambda *parts: jnp.stack(parts), *made)
     seeds = jax.random.split(jax.random.key(seed), count)
+    if scheme == "ring-id":
+        return jax.vmap(
+            lambda one: watermark.ring_id_key(
+                one, SHAPE, radius=4, cutoff=1, channels=(2, 3)
+            )
+        )(seeds)
     return jax.vmap(
         lambda one: watermark.tree_ring_key(one, SHAPE, radius=3, pattern=scheme)
     )(seeds)
@@ -142,7 +166,7 @@ def drawn_keys(scheme, count, seed):
 LATENTS = 400
 
 
-@pytest.mark.parametrize("scheme", [*PATTERNS, "shading"])
+@pytest.mark.parametrize("scheme", [*PATTERNS, *OTHERS])
 def test_no_latent_that_does_not_know_the_key_is_called_marked_by_more_than_chance(
     scheme,
 ):
@@ -160,7 +184,7 @@ def test_no_latent_that_does_not_know_the_key_is_called_marked_by_more_than_chan
     assert sum(alarms.values()) <= 0.003 * LATENTS * len(alarms), alarms
 
 
-@pytest.mark.parametrize("scheme", ["ring", "random", "shading"])
+@pytest.mark.parametrize("scheme", ["ring", "random", *OTHERS])
 @pytest.mark.parametrize("kind", ["constant", "empty band", "checkered", "nothing"])
 def test_p_values_hold_for_one_latent_over_the_keys_without_a_look_at_it(kind, scheme):
     plain = np.random.default_rng(3).standard_normal(SHAPE)
@@ -180,7 +204,7 @@ def test_p_values_hold_for_one_latent_over_the_keys_without_a_look_at_it(kind, s
         assert np.mean(found <= rate) < rate + 4 * (rate / LATENTS) ** 0.5
 
 
-@pytest.mark.parametrize("scheme", [*PATTERNS, "shading"])
+@pytest.mark.parametrize("scheme", [*PATTERNS, *OTHERS])
 def test_marks_are_found_through_noise_and_in_eight_bits(scheme):
     keys = drawn_keys(scheme, LATENTS, 4)
     marked = jax.vmap(embed)(keys, noises(LATENTS))
@@ -193,9 +217,10 @@ def test_marks_are_found_through_noise_and_in_eight_bits(scheme):
         assert np.mean((watermark.p_value(found) <= 1e-3) & plausible) > 0.95
 
 
-@pytest.mark.parametrize("scheme", [*PATTERNS, "shading"])
+@pytest.mark.parametrize("scheme", [*PATTERNS, *OTHERS])
 def test_what_is_not_the_noise_of_a_picture_is_not_judged(scheme):
-    key = shading() if scheme == "shading" else tree_ring(scheme)
+    made = {"shading": shading, "ring-id": ring_id, "prc": prc}
+    key = made[scheme]() if scheme in made else tree_ring(scheme)
     marked = np.asarray(embed(key, noises(1)[0]))
     spoilt = {
         "loud": 5 * marked,
@@ -212,7 +237,7 @@ def test_what_is_not_the_noise_of_a_picture_is_not_judged(scheme):
         assert verdict.reason, name
 
 
-@pytest.mark.parametrize("key", [tree_ring(), shading()], ids=["ring", "shading"])
+@pytest.mark.parametrize("key", [f() for f in ONE_OF_EACH], ids=lambda key: type(key))
 def test_printing_a_key_does_not_print_its_secret(key):
     text = repr(key)
     assert type(key).__name__ in text
@@ -342,7 +367,7 @@ def test_a_marked_image_is_detected_and_another_is_not(emoji64, known):
 # --- files --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [tree_ring(), shading()], ids=["ring", "shading"])
+@pytest.mark.parametrize("key", [f() for f in ONE_OF_EACH], ids=lambda key: type(key))
 def test_a_key_file_gives_the_key_back_is_private_and_never_overwritten(key, tmp_path):
     path = tmp_path / "key.json"
     watermark.write_key(path, key)
@@ -456,7 +481,7 @@ def test_a_bad_shading_is_refused(options, match):
         watermark.gaussian_shading_key(SHAPE, **settings)
 
 
-@pytest.mark.parametrize("key", [tree_ring(), shading()], ids=["ring", "shading"])
+@pytest.mark.parametrize("key", [f() for f in ONE_OF_EACH], ids=lambda key: type(key))
 def test_noise_or_an_image_of_another_size_is_refused(key, tiny):
     for function in (key.embed, key.score):
         with pytest.raises(ValueError, match="noise of shape"):

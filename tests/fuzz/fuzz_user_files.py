@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from fuzz_harness import Reader
 from safetensors.numpy import save_file
 
 from jaxinv.apps.watermark import (
+    SCHEMES,
     gaussian_shading_key,
+    prc_key,
     read_key,
+    ring_id_key,
     tree_ring_key,
     write_key,
 )
@@ -26,13 +30,16 @@ _SHAPE = (8, 8, 4)
 
 
 def _write_key(scheme: str, folder: Path) -> None:
-    if scheme == "tree-ring":
-        write_key(
-            folder / "key.json", tree_ring_key(jax.random.key(1), _SHAPE, radius=2)
-        )
-    else:
-        key = gaussian_shading_key(_SHAPE, blocks=(4, 4, 1), secret=bytes(48))
-        write_key(folder / "key.json", key)
+    seed, secret = jax.random.key(1), bytes(48)
+    make: dict[str, Callable[[], Any]] = {
+        "tree-ring": lambda: tree_ring_key(seed, _SHAPE, radius=2),
+        "ring-id": lambda: ring_id_key(seed, _SHAPE, radius=2, cutoff=0),
+        "gaussian-shading": lambda: gaussian_shading_key(
+            _SHAPE, blocks=(4, 4, 1), secret=secret
+        ),
+        "prc": lambda: prc_key(_SHAPE, message=[0, 1] * 4, secret=secret),
+    }
+    write_key(folder / "key.json", make[scheme]())
 
 
 def _read_sealed(folder: Path) -> Any:
@@ -154,7 +161,7 @@ READERS: list[Reader] = [
             holds=_a_key,
             follows_links=True,
         )
-        for scheme in ("tree-ring", "gaussian-shading")
+        for scheme in SCHEMES
     ),
     Reader(
         name="manifest.jsonl",

@@ -11,7 +11,13 @@ key. Detection is therefore only as good as the inversion.
     watermark.judge(found.score).answer  # "found", "not found" or "cannot judge"
 """
 
-from jaxinv.apps.watermark.detection import Detection, classify, detect, key_shape
+from jaxinv.apps.watermark.detection import (
+    Detection,
+    classify,
+    comparable,
+    detect,
+    key_shape,
+)
 from jaxinv.apps.watermark.gaussian_shading import (
     GaussianShadingKey,
     GaussianShadingScore,
@@ -21,6 +27,9 @@ from jaxinv.apps.watermark.gaussian_shading import (
 )
 from jaxinv.apps.watermark.key_files import read_key, write_key
 from jaxinv.apps.watermark.message import as_hex, as_text, read_message
+from jaxinv.apps.watermark.prc import PRCKey, PRCScore, prc_key
+from jaxinv.apps.watermark.ring_id import RingIDKey, RingIDScore, ring_id_key
+from jaxinv.apps.watermark.schemes import SCHEMES, Key, scheme_of
 from jaxinv.apps.watermark.tree_ring import (
     TreeRingKey,
     TreeRingScore,
@@ -29,15 +38,22 @@ from jaxinv.apps.watermark.tree_ring import (
 from jaxinv.apps.watermark.verdict import Verdict, judge, p_value
 
 __all__ = [
+    "SCHEMES",
     "Detection",
     "GaussianShadingKey",
     "GaussianShadingScore",
+    "Key",
+    "PRCKey",
+    "PRCScore",
+    "RingIDKey",
+    "RingIDScore",
     "TreeRingKey",
     "TreeRingScore",
     "Verdict",
     "as_hex",
     "as_text",
     "classify",
+    "comparable",
     "detect",
     "false_positive_rate",
     "gaussian_shading_key",
@@ -45,8 +61,11 @@ __all__ = [
     "key_shape",
     "matches_for",
     "p_value",
+    "prc_key",
     "read_key",
     "read_message",
+    "ring_id_key",
+    "scheme_of",
     "tree_ring_key",
     "write_key",
 ]

@@ -1,5 +1,6 @@
 """Detection: decoder inversion, sampler inversion, and the score of the noise."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxinv.apps.watermark.gaussian_shading import GaussianShadingKey
+from jaxinv.apps.watermark.ring_id import RingIDKey
+from jaxinv.apps.watermark.schemes import Key
 from jaxinv.apps.watermark.tree_ring import TreeRingKey
 from jaxinv.apps.watermark.verdict import Score
 from jaxinv.decoder_inversion import Method
@@ -16,8 +18,6 @@ from jaxinv.pipeline.latents import Image
 from jaxinv.pipeline.pipeline import Pipeline
 from jaxinv.pipeline.prompts import Prompt
 from jaxinv.samplers.table import SamplerTable
-
-Key = TreeRingKey | GaussianShadingKey
 
 
 class Detection(NamedTuple):
@@ -94,13 +94,20 @@ def detect(
     return Detection(key.score(found.noise), found)
 
 
+def comparable(keys: Sequence[Key]) -> bool:
+    """Return whether the distances of a noise to these keys can be compared."""
+    kinds = {_kind(key) for key in keys}
+    return len(kinds) == 1 and None not in kinds
+
+
 def classify(
-    keys: Sequence[TreeRingKey], noise: Float[Array, "h w c"]
+    keys: Sequence[TreeRingKey | RingIDKey], noise: Float[Array, "h w c"]
 ) -> Float[Array, "k"]:
     """Return the distances of a noise to several keys; the closest key is likeliest.
 
     Args:
-        keys: Keys with equal shape, radius and channel.
+        keys: Keys of one scheme, Tree-Ring or RingID, with equal shape, radius and
+            channels.
         noise: Noise recovered by inversion.
 
     Returns:
@@ -110,22 +117,35 @@ def classify(
         ValueError: For no keys, or keys that differ in more than their values.
 
     References:
-        Hong et al. 2024, arXiv:2311.18387, Section 5 (classification of watermarks).
+        Hong et al. 2024, arXiv:2311.18387, Section 5 (classification of watermarks);
+        Ci et al. 2024, arXiv:2404.14055, Section 5 (identification).
     """
-    if not keys or not all(isinstance(key, TreeRingKey) for key in keys):
-        raise ValueError("expected at least one key, and only tree-ring keys")
-    kinds = {(key.shape, key.radius, key.channel) for key in keys}
-    if len(kinds) > 1:
+    kinds = [_kind(key) for key in keys]
+    if not kinds or None in kinds:
         raise ValueError(
-            "keys can be compared if they share shape, radius and channel; got "
-            + ", ".join(map(str, sorted(kinds)))
+            "expected at least one key, and only tree-ring keys or only ring-id keys"
         )
-    first = keys[0]
-
-    def distance(values: Array) -> Array:
-        key = TreeRingKey(
-            values, first.shape, first.radius, first.channel, first.pattern
+    if len(set(kinds)) > 1:
+        raise ValueError(
+            "keys can be compared if they share scheme, shape, radius and channels; "
+            "got " + ", ".join(map(str, sorted(set(kinds), key=str)))
         )
-        return key.score(noise).distance
+    alike: list[Any] = [
+        dataclasses.replace(key, pattern=keys[0].pattern)
+        if isinstance(key, TreeRingKey) and isinstance(keys[0], TreeRingKey)
+        else key
+        for key in keys
+    ]
+    stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *alike)
+    distances: Array = jax.vmap(lambda key: key.score(noise).distance)(stacked)
+    return distances
 
-    return jax.vmap(distance)(jnp.stack([key.values for key in keys]))
+
+def _kind(key: Any) -> tuple[Any, ...] | None:
+    """Return what comparable keys share, or None for keys without a distance."""
+    if isinstance(key, TreeRingKey):
+        return ("tree-ring", key.shape, key.radius, key.channel)
+    if isinstance(key, RingIDKey):
+        rings = (key.radius, key.cutoff, key.levels)
+        return ("ring-id", key.shape, *rings, key.channels, key.noise_channel)
+    return None

@@ -30,6 +30,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from jaxinv.apps.watermark.keystream import keystream_bits, read_secret
 from jaxinv.apps.watermark.plausibility import NoiseFigures, noise_figures
 from jaxinv.apps.watermark.tree_ring import check_noise
 
@@ -173,13 +174,11 @@ def gaussian_shading_key(
         raise ValueError(
             f"expected a message of {count} bits (0 or 1), got shape {bits.shape}"
         )
-    secret = secrets.token_bytes(48) if secret is None else secret
-    if len(secret) != 48:
-        raise ValueError(f"expected a secret of 48 bytes, got {len(secret)}")
-    stream = np.unpackbits(np.frombuffer(_chacha20(secret, -(-size // 8)), np.uint8))
+    secret = read_secret(secret)
+    stream = keystream_bits(secret, size)
     return GaussianShadingKey(
         jnp.asarray(bits.astype(bool)),
-        jnp.asarray(stream[:size].astype(bool).reshape(shape)),
+        jnp.asarray(stream.astype(bool).reshape(shape)),
         jnp.asarray(np.frombuffer(secret, np.uint8)),
         (int(blocks[0]), int(blocks[1]), int(blocks[2])),
     )
@@ -229,14 +228,6 @@ def matches_for(rate: float, bits: int) -> int:
     if not len(enough):
         raise ValueError(f"{bits} bits are too few for a false positive rate of {rate}")
     return int(enough[0])
-
-
-def _chacha20(secret: bytes, length: int) -> bytes:
-    from cryptography.hazmat.primitives.ciphers import Cipher
-    from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
-
-    cipher = Cipher(ChaCha20(secret[:32], secret[32:]), mode=None)
-    return cipher.encryptor().update(bytes(length))
 
 
 def _spread(bits: Array, shape: tuple[int, ...], blocks: tuple[int, ...]) -> Array:

@@ -6,47 +6,18 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
-from jaxinv.apps.watermark.gaussian_shading import (
-    GaussianShadingKey,
-    gaussian_shading_key,
-)
-from jaxinv.apps.watermark.tree_ring import TreeRingKey, tree_ring_key
-from jaxinv.checks import Length, Range, shown
+from jaxinv.apps.watermark.scheme import MAX_SIZE
+from jaxinv.apps.watermark.schemes import SCHEMES, Key, scheme_of
+from jaxinv.checks import shown
 from jaxinv.files.json_fields import check_field, naming, read_json
 
 _FORMAT = "jaxinv watermark key 1"
 _MAX_BYTES = 16 * 2**20
-_MAX_SIZE = 2**22  # limit on the numbers of a noise
-_Side = Annotated[int, Range(1, 2**16)]
-_Sides = tuple[_Side, _Side, _Side]
-# The fields of a key file, by scheme.
-_FIELDS: dict[str, dict[str, Any]] = {
-    "tree-ring": {
-        "shape": _Sides,
-        "radius": Annotated[int, Range(1, 2**15)],
-        "channel": Annotated[int, Range(-(2**16), 2**16)],
-        "pattern": str,
-        "values": Annotated[tuple[float, ...], Length(1, _MAX_SIZE)],
-    },
-    "gaussian-shading": {
-        "shape": _Sides,
-        "blocks": _Sides,
-        "message": Annotated[
-            tuple[Annotated[int, Range(0, 1)], ...], Length(1, _MAX_SIZE)
-        ],
-        "secret": Annotated[str, Length(96, 96)],
-    },
-}
 
 
-def write_key(
-    path: str | os.PathLike[str], key: TreeRingKey | GaussianShadingKey
-) -> None:
+def write_key(path: str | os.PathLike[str], key: Key) -> None:
     """Write a key atomically, readable by its owner only.
 
     Args:
@@ -90,7 +61,7 @@ def _place(written: str, path: Path) -> None:
         os.replace(written, path)
 
 
-def read_key(path: str | os.PathLike[str]) -> TreeRingKey | GaussianShadingKey:
+def read_key(path: str | os.PathLike[str]) -> Key:
     """Read a key that :func:`write_key` wrote.
 
     Args:
@@ -115,61 +86,23 @@ def read_key(path: str | os.PathLike[str]) -> TreeRingKey | GaussianShadingKey:
         return _key(body)
 
 
-def _record(key: TreeRingKey | GaussianShadingKey) -> dict[str, Any]:
-    if isinstance(key, TreeRingKey):
-        return {
-            "format": _FORMAT,
-            "scheme": "tree-ring",
-            "shape": list(key.shape),
-            "radius": key.radius,
-            "channel": key.channel,
-            "pattern": key.pattern,
-            "values": np.asarray(key.values, np.float64).tolist(),
-        }
-    if isinstance(key, GaussianShadingKey):
-        return {
-            "format": _FORMAT,
-            "scheme": "gaussian-shading",
-            "shape": list(key.shape),
-            "blocks": list(key.blocks),
-            "message": np.asarray(key.message).astype(int).tolist(),
-            "secret": np.asarray(key.secret).tobytes().hex(),
-        }
-    raise ValueError(f"expected a watermark key, got {type(key).__name__}")
+def _record(key: Key) -> dict[str, Any]:
+    scheme = scheme_of(key)
+    return {"format": _FORMAT, "scheme": scheme.name, **scheme.record(key)}
 
 
-def _key(body: dict[str, Any]) -> TreeRingKey | GaussianShadingKey:
-    scheme = body.get("scheme")
-    if not isinstance(scheme, str) or scheme not in _FIELDS:
-        raise ValueError(f"unknown scheme {shown(scheme)}")
-    for name, kind in _FIELDS[scheme].items():
-        check_field(name, body.get(name), kind)
+def _key(body: dict[str, Any]) -> Key:
+    name = body.get("scheme")
+    if not isinstance(name, str) or name not in SCHEMES:
+        raise ValueError(f"unknown scheme {shown(name)}")
+    scheme = SCHEMES[name]
+    for field, kind in scheme.fields.items():
+        check_field(field, body.get(field), kind)
     shape = tuple(body["shape"])
-    if math.prod(shape) > _MAX_SIZE:
-        raise ValueError(f"shape: expected at most {_MAX_SIZE} numbers, got {shape}")
-    if scheme == "tree-ring":
-        import jax
-
-        drawn = tree_ring_key(
-            jax.random.key(0),
-            shape,
-            radius=body["radius"],
-            channel=body["channel"],
-            pattern=body["pattern"],
-        )
-        with np.errstate(over="ignore"):
-            values = np.asarray(body["values"], np.float32)
-        if values.shape != drawn.values.shape or not np.all(np.isfinite(values)):
-            raise ValueError(f"expected {drawn.values.size} finite values")
-        return TreeRingKey(
-            jnp.asarray(values), drawn.shape, drawn.radius, drawn.channel, drawn.pattern
-        )
-    return gaussian_shading_key(
-        shape,
-        blocks=tuple(body["blocks"]),
-        message=body["message"],
-        secret=bytes.fromhex(body["secret"]),
-    )
+    if math.prod(shape) > MAX_SIZE:
+        raise ValueError(f"shape: expected at most {MAX_SIZE} numbers, got {shape}")
+    key: Key = scheme.read(body)
+    return key
 
 
 def _digest(body: dict[str, Any]) -> str:

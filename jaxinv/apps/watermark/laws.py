@@ -24,6 +24,10 @@ direction of c is then uniform. The second is not: a weak ring key is close to m
 noises. The p-value of a ring key is therefore the larger of the two, with the direction
 in all coordinates of the disc, which is conservative in both settings. (:class:`Rings`)
 
+* few values out of a list (``RingIDKey``): all keys are counted. (:class:`Levels`)
+* signs of a codeword (``PRCKey``): each parity check holds or fails by the toss of a
+  coin. (:class:`Parities`)
+
 A key of zeros is not random. The latent alone can only show whether a band is quieter
 than its neighbors: the band's share of the energy of both is a Beta variable for white
 noise of any variance, and for no other noise. (:class:`Share`)
@@ -37,7 +41,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class Direction(NamedTuple):
@@ -120,6 +124,79 @@ class Share(NamedTuple):
         return np.max(betainc(inside, _float64(self.references) / 2, shares), axis=-1)
 
 
+class Levels(NamedTuple):
+    """The distance between rings and their values, which come from a list.
+
+    All keys are counted: the distance is a sum over rings, so that the sums over each
+    half of the rings are sorted and compared.
+
+    Attributes:
+        terms: Squared distance of each ring to each value, shape (m, l).
+        found: The index of the key's value in each ring, shape (m,).
+    """
+
+    terms: Float[Array, "m l"]
+    found: Int[Array, "m"]
+
+    def p_value(self) -> Float[np.ndarray, "..."]:
+        """Return the fraction of all keys that are at least as close."""
+        terms, found = _float64(self.terms), np.asarray(self.found)
+        result = np.ones(found.shape[:-1])
+        for place in np.ndindex(result.shape):
+            if np.all(np.isfinite(terms[place])):
+                result[place] = _share_as_close(terms[place], found[place])
+        return result
+
+
+class Pair(NamedTuple):
+    """Two independent parts of a key, either of which is enough.
+
+    Attributes:
+        rings: The statistic of the rings.
+        noise: The statistic of the channel of noise.
+    """
+
+    rings: Levels
+    noise: Direction
+
+    def p_value(self) -> Float[np.ndarray, "..."]:
+        """Return the probability that the smaller of two p-values is this small."""
+        smaller = np.minimum(self.rings.p_value(), self.noise.p_value())
+        return 1 - (1 - smaller) ** 2
+
+
+class Parities(NamedTuple):
+    """The parity checks that hold, with weights.
+
+    For fair coins s and weights w with ``x = sum s w / |w|``, Hoeffding's inequality
+    gives ``P(X >= x) <= exp(-x**2 / 2)``, and Bentkus and Dzindzalieta's (which is
+    sharp) ``P(X >= x) <= P(Z >= x) / (4 P(Z >= sqrt 2))`` for a standard normal Z.
+
+    Attributes:
+        total: Sum of the weights of the checks that hold, minus that of the others,
+            shape ().
+        squares: Sum of the squared weights, shape ().
+
+    References:
+        Bentkus and Dzindzalieta 2015, "A tight Gaussian bound for weighted sums of
+        Rademacher random variables", Bernoulli 21(2), Theorem 1.1.
+    """
+
+    total: Float[Array, ""]
+    squares: Float[Array, ""]
+
+    def p_value(self) -> Float[np.ndarray, "..."]:
+        """Return the smaller of the two bounds, at most 1."""
+        from scipy.stats import norm
+
+        total, squares = _float64(self.total), _float64(self.squares)
+        # Without a weight, or with NaN, nothing is known.
+        known = np.isfinite(total) & (squares > 0)
+        x = np.where(known, total, 0) / np.sqrt(np.where(known, squares, 1))
+        x = np.maximum(x, 0)
+        return np.minimum(np.exp(-(x**2) / 2), norm.sf(x) / (4 * norm.sf(2**0.5)))
+
+
 def direction(
     latent: Float[Array, "m"], key: Float[Array, "m"], axis: int = -1
 ) -> Direction:
@@ -143,3 +220,22 @@ def direction(
 
 def _float64(values: Array) -> np.ndarray:
     return np.asarray(values, np.float64)
+
+
+def _share_as_close(terms: np.ndarray, found: np.ndarray) -> float:
+    """Return the fraction of all keys whose sum of terms is at most the key's."""
+    half = len(terms) // 2
+    first, second = (_all_sums(part) for part in (terms[:half], terms[half:]))
+    own = np.sum(terms[np.arange(len(terms)), found])
+    # A tie counts as close, whatever the rounding of the sums.
+    limit = own + 1e-9 * np.sum(terms)
+    counts = np.searchsorted(np.sort(first), limit - second, side="right")
+    return float(np.sum(counts) / (len(first) * len(second)))
+
+
+def _all_sums(rows: np.ndarray) -> np.ndarray:
+    """Return the sums of one number of each row, for all choices."""
+    sums = np.zeros(1)
+    for row in rows:
+        sums = (sums[:, None] + row).ravel()
+    return sums

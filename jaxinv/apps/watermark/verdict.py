@@ -10,10 +10,12 @@ from jaxinv.apps.watermark.gaussian_shading import (
     false_positive_rate,
 )
 from jaxinv.apps.watermark.plausibility import doubts
+from jaxinv.apps.watermark.prc import PRCScore
+from jaxinv.apps.watermark.ring_id import RingIDScore
 from jaxinv.apps.watermark.tree_ring import TreeRingScore
 from jaxinv.checks import Range, checked
 
-Score = TreeRingScore | GaussianShadingScore
+Score = TreeRingScore | RingIDScore | GaussianShadingScore | PRCScore
 Rate = Annotated[float, Range(0, 1, above=True, below=True)]
 Answer = Literal["found", "not found", "cannot judge"]
 
@@ -37,8 +39,9 @@ def p_value(score: Score) -> Float[np.ndarray, "..."]:
     """Return the probability that another key comes as close to this noise.
 
     It is computed on the host, in float64. For keys that were drawn at random (all
-    patterns except zeros), it is exact for any latent that does not depend on the key,
-    and meaningless for a latent that was copied from a marked one. For a key of zeros
+    patterns except zeros), it is exact for any latent that does not depend on the key
+    (for PRC, a bound), and meaningless for a latent that was copied from a marked one.
+    For a key of zeros
     it is only exact for white noise, of any variance; :func:`judge` checks the noise
     first.
 

@@ -29,7 +29,6 @@ app = typer.Typer(
     help="Watermarks in the noise: generate marked images, and detect watermarks.",
     no_args_is_help=True,
 )
-SCHEMES = ("tree_ring", "gaussian_shading")
 _IMAGE, _KEY = "The image to examine.", "The key file, which must be kept secret."
 
 
@@ -77,7 +76,10 @@ class Embed:
     prompt: str | None = option(None)
     key: Path = option(..., _KEY, "-k")
     scheme: str | None = option(
-        None, "Scheme of a new key: tree-ring (default) or gaussian-shading (has bits)."
+        None,
+        "Scheme of a new key: tree-ring (default), ring-id, gaussian-shading (default "
+        "with --message), or prc. The last two have bits; images with one prc key do "
+        "not show that they are related.",
     )
     pattern: str = option(
         "random",
@@ -86,8 +88,9 @@ class Embed:
     )
     message: str | None = option(
         None,
-        "Message of a new gaussian-shading key: text, hex:6A61..., or bits:0110... "
-        "[drawn]. A message that identifies the image reveals copies of its mark.",
+        "Message of a new gaussian-shading or prc key: text, hex:6A61..., or "
+        "bits:0110... [drawn]. A message that identifies the image reveals copies of "
+        "its mark.",
     )
     sampling: options.Sampling
     size: options.Size
@@ -174,18 +177,25 @@ def embed(asked: Embed) -> None:
 def _prepare_key(asked: Embed) -> tuple[Prepared, Any, bool]:
     """Return the model, the key, and whether the key is new."""
     from jaxinv.apps import watermark
+    from jaxinv.apps.watermark import tree_ring
 
-    scheme = asked.scheme or SCHEMES[asked.message is not None]
-    wanted = check_choice("scheme", scheme, SCHEMES)
-    if asked.message is not None and wanted != "gaussian_shading":
-        raise ValueError("--message needs --scheme gaussian-shading: rings have none")
+    default = "tree-ring" if asked.message is None else "gaussian-shading"
+    names = [name.replace("-", "_") for name in watermark.SCHEMES]
+    name = check_choice("scheme", asked.scheme or default, names)
+    wanted = watermark.SCHEMES[name.replace("_", "-")]
+    if asked.message is not None and not wanted.has_message:
+        raise ValueError(
+            "--message needs --scheme gaussian-shading or prc: rings have none"
+        )
     found = watermark.read_key(asked.key) if asked.key.exists() else None
     ready = prepare(asked.sampling, samplers=ONE_ARRAY_NAMES, size=asked.size)
     if found is None:
         shape = watermark.key_shape(ready.pipe)
-        return ready, _new_key(wanted, asked.pattern, shape, asked.message), True
-    if asked.scheme and _scheme(found) != wanted.replace("_", "-"):
-        raise ValueError(f"{asked.key} is a {_scheme(found)} key, not {asked.scheme}")
+        pattern = check_choice("pattern", asked.pattern, get_args(tree_ring.Pattern))
+        return ready, wanted.draw(shape, pattern, asked.message), True
+    kept = watermark.scheme_of(found)
+    if asked.scheme and kept != wanted:
+        raise ValueError(f"{asked.key} is a {kept.name} key, not {asked.scheme}")
     if asked.message is not None:
         _check_message(asked.key, found, asked.message)
     _check_shape(asked.key, found, ready)
@@ -223,7 +233,7 @@ def detect(asked: Detect) -> None:
 
         from jaxinv.scale.jobs.detect import verdict
 
-        report |= verdict(key, key.score(noise), asked.rate) | {"rate": asked.rate}
+        report |= verdict(key, noise, asked.rate) | {"rate": asked.rate}
         output.show(f"{escape(str(asked.image))}: {_answer(report)}")
         output.show(_sampler_line(report))
         output.finish(report)
@@ -240,11 +250,13 @@ def _answer(report: dict[str, Any]) -> str:
         )
     word = "[green]marked[/]" if report["detected"] else "no watermark found"
     text = f"{word} (another key is as close with probability {report['p_value']:.2g}"
-    if "bits" in report:
+    if "matches" in report:
         text += f"; {report['matches']} of {report['bits']} bits are the key's"
-        read = report["message_text"] or report["message_hex"] or report["message"]
-        return f"{text}), message {escape(read)}"
-    return f"{text})"
+    if "satisfied" in report:
+        text += f"; {report['satisfied']:.1%} of the parity checks hold"
+    names = ("message_text", "message_hex", "message")
+    read = next((report[name] for name in names if report.get(name)), None)
+    return f"{text})" if read is None else f"{text}), message {escape(read)}"
 
 
 def _sampler_line(report: dict[str, Any]) -> str:
@@ -268,7 +280,7 @@ def _failures_apart() -> Iterator[None]:
 @app.command()
 @options.unfold
 def classify(asked: Classify) -> None:
-    """Find the closest of several tree-ring keys to an image."""
+    """Find the closest of several keys of rings to an image."""
     output = Output(asked.as_json)
     with explained(output):
         noise, report, keys = _recover(output, asked, asked.key)
@@ -299,7 +311,7 @@ def classify(asked: Classify) -> None:
 def _scheme(key: Any) -> str:
     from jaxinv.apps import watermark
 
-    return SCHEMES[isinstance(key, watermark.GaussianShadingKey)].replace("_", "-")
+    return watermark.scheme_of(key).name
 
 
 def unguided_note(prompt: str, guidance: float) -> str | None:
@@ -321,39 +333,15 @@ def _check_message(path: Path, key: Any, message: str) -> None:
     """Raise ValueError unless a key has this message."""
     from jaxinv.apps import watermark
 
-    if not isinstance(key, watermark.GaussianShadingKey):
-        raise ValueError(f"{path} is a tree-ring key, which has no --message")
+    scheme = watermark.scheme_of(key)
+    if not scheme.has_message:
+        raise ValueError(f"{path} is a {scheme.name} key, which has no --message")
     wanted = watermark.read_message(message, len(key.message))
     if not np.array_equal(wanted, np.asarray(key.message)):
         raise ValueError(
             f"{path} holds another message, and two messages must not share a secret; "
             "name a new key file"
         )
-
-
-def _new_key(
-    scheme: str, pattern: str, shape: tuple[int, int, int], message: str | None
-) -> Any:
-    """Return a key drawn by the operating system's generator."""
-    from jaxinv.apps import watermark
-    from jaxinv.apps.watermark import tree_ring
-
-    pattern = check_choice("pattern", pattern, get_args(tree_ring.Pattern))
-    size = min(shape[:2])
-    if scheme == "tree_ring":
-        seed = jax.random.wrap_key_data(
-            jnp.asarray(np.frombuffer(secrets.token_bytes(8), np.uint32)),
-            impl="threefry2x32",
-        )
-        # The published radius is 10 of 64.
-        radius = max(1, -(-10 * size // 64))
-        return watermark.tree_ring_key(seed, shape, radius=radius, pattern=pattern)  # type: ignore[arg-type]
-    # The published blocks are 8x8 of 64x64; 4x4 leave 64 bits in 16x16.
-    block = 8 if size >= 64 else 4
-    blocks = (block, block, 1)
-    count = int(np.prod(shape)) // block**2
-    bits = None if message is None else watermark.read_message(message, count)
-    return watermark.gaussian_shading_key(shape, blocks=blocks, message=bits)
 
 
 def _check_shape(path: Path, key: Any, ready: Prepared) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from jaxinv.apps import watermark
-from jaxinv.apps.watermark.detection import Key
+from jaxinv.apps.watermark import Key
 from jaxinv.apps.watermark.verdict import Rate
 from jaxinv.checks import checked
 
@@ -35,8 +35,8 @@ class Detector:
         keys: The keys.
         digests: SHA-256 of their files.
         rate: Fraction of unmarked images, with white noise, that may be called marked.
-        compared: Whether the closest key is reported, which needs several tree-ring
-            keys of one kind.
+        compared: Whether the closest key is reported, which needs several keys
+            of rings of one kind.
     """
 
     names: tuple[str, ...]
@@ -61,7 +61,7 @@ class Detector:
             closest key, if keys can be compared.
         """
         found = [
-            {"key": name, **verdict(key, _score(key, jnp.asarray(noise)), self.rate)}
+            {"key": name, **verdict(key, jnp.asarray(noise), self.rate)}
             for name, key in zip(self.names, self.keys, strict=True)
         ]
         record: dict[str, Any] = {"watermarks": found}
@@ -150,46 +150,34 @@ def read_detector(
             )
         if digests[number] in digests[:number]:
             raise ValueError(f"{name} holds a key that was given twice")
-    kinds = {
-        (key.radius, key.channel) if isinstance(key, watermark.TreeRingKey) else None
-        for key in keys
-    }
-    compared = len(keys) > 1 and len(kinds) == 1 and None not in kinds
+    compared = len(keys) > 1 and watermark.comparable(keys)
     return Detector(names, keys, digests, rate, compared)
 
 
-def verdict(key: Key, score: Any, rate: float) -> dict[str, Any]:
-    """Return the verdict of a score as values for JSON.
+def verdict(key: Key, noise: Float[Array, "h w c"], rate: float) -> dict[str, Any]:
+    """Return the verdict of a key on a noise as values for JSON.
 
     Args:
         key: The key.
-        score: The result of the key's ``score``.
+        noise: Noise recovered by inversion.
         rate: Fraction of unmarked images that may be called marked.
 
     Returns:
         ``verdict`` ("found", "not found" or "cannot judge"), ``detected`` (true, false,
-        null), ``reason`` why it cannot be judged or null, ``p_value``; for a tree-ring,
-        the ``distance``; for a message, its number of ``bits``, the ``matches``, their
-        fraction ``accuracy``, and the ``message`` as read, also as ``message_hex`` and,
-        if possible, as ``message_text``.
+        null), ``reason`` why it cannot be judged or null, ``p_value``; for rings, the
+        ``distance``; for a message, its number of ``bits`` and the ``message`` as read,
+        also as ``message_hex`` and, if possible, as ``message_text``; for Gaussian
+        Shading, the ``matches`` and their fraction ``accuracy``; for PRC, the fraction
+        ``satisfied`` of its parity checks.
     """
+    score = _score(key, noise)
     found = watermark.judge(score, rate)
-    record = {
+    return {
         "verdict": found.answer,
         "detected": {"found": True, "not found": False}.get(found.answer),
         "reason": found.reason,
         "p_value": found.p_value,
-    }
-    if isinstance(key, watermark.TreeRingKey):
-        return record | {"distance": float(score.distance)}
-    bits = np.asarray(score.bits)
-    return record | {
-        "bits": len(bits),
-        "matches": int(score.matches),
-        "accuracy": float(score.accuracy),
-        "message": "".join(str(int(bit)) for bit in bits),
-        "message_hex": watermark.as_hex(bits),
-        "message_text": watermark.as_text(bits),
+        **watermark.scheme_of(key).report(key, score, noise),
     }
 
 

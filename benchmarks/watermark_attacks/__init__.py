@@ -1,0 +1,1 @@
+"""Which watermark survives which attack, and whether exact inversion helps."""
