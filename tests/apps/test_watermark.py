@@ -15,10 +15,16 @@ from benchmarks.watermark_judgement.latents import DISC, all_kinds
 from jaxinv.apps import watermark
 from jaxinv.apps.attacks import (
     ATTACKS,
+    TOOLKIT_ATTACKS,
+    adaptive_noise,
     brightness,
     crop_and_rescale,
     gaussian_noise,
     jpeg,
+    mask,
+    median,
+    overlay,
+    resize,
 )
 from jaxinv.apps.watermark.plausibility import doubts
 from jaxinv.files.image_reading import to_uint8
@@ -414,14 +420,17 @@ def test_a_corrupt_key_file_is_refused(spoil, tmp_path):
 # --- attacks ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+ALL_ATTACKS = {**ATTACKS, **TOOLKIT_ATTACKS}
+
+
+@pytest.mark.parametrize("name", ALL_ATTACKS)
 def test_attacks_keep_the_shape_and_do_something(name):
     y, x = np.mgrid[0:48, 0:64]
     pixels = np.stack([4 * x % 256, 5 * y, (x * y) % 256], -1).astype(np.uint8)
-    found = ATTACKS[name](pixels)
+    found = ALL_ATTACKS[name](pixels)
     assert (found.shape, found.dtype) == (pixels.shape, np.uint8)
     assert np.array_equal(found, pixels) == (name == "none")
-    np.testing.assert_array_equal(found, ATTACKS[name](pixels))
+    np.testing.assert_array_equal(found, ALL_ATTACKS[name](pixels))
 
 
 def test_noise_is_another_for_another_image_and_the_same_for_the_same():
@@ -444,6 +453,52 @@ def test_stronger_attacks_are_stronger():
     assert error(gaussian_noise(pixels, 0.1)) > error(gaussian_noise(pixels, 0.01))
     assert np.array_equal(crop_and_rescale(pixels, 1.0), pixels)
     assert np.array_equal(brightness(pixels, 1.0), pixels)
+    assert error(median(pixels, 5)) > error(median(pixels, 3)) > 0
+    assert error(resize(pixels, 0.25)) > error(resize(pixels, 0.5)) > 0
+    assert np.array_equal(resize(pixels, 1.0), pixels)
+
+
+def test_a_mask_is_black_and_strokes_are_as_wide_as_they_were_asked_for():
+    white = np.full((80, 100, 3), 255, np.uint8)
+    covered = mask(white, 0.2, 1, seed=0)
+    rows, columns = np.nonzero(np.any(covered != 255, -1))
+    sides = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert 8 <= sides[0] <= 16
+    assert 10 <= sides[1] <= 20
+    assert len(rows) == sides[0] * sides[1]
+    assert not covered[rows, columns].any()
+    changed = [np.mean(overlay(white, 3, width, seed=0) != 255) for width in (1, 5)]
+    assert changed[1] > 3 * changed[0] > 0
+
+
+def test_adaptive_noise_looks_at_the_image():
+    y, x = np.mgrid[0:60, 0:60]
+
+    def gray(values):
+        return np.repeat(np.asarray(values, np.uint8)[..., None], 3, -1)
+
+    def changes(pixels, intensity=0.5):
+        return adaptive_noise(pixels, intensity, seed=0).astype(int) - pixels
+
+    dark, flat = gray(np.full((60, 60), 40)), gray(np.full((60, 60), 200))
+    assert np.std(changes(dark)) == pytest.approx(20, rel=0.1)
+    # Poisson noise of 1/256 of the value is less than a rounding.
+    assert np.abs(changes(flat)).max() <= 5
+    edges = gray(100 + 100 * ((x + y) % 2))
+    found = changes(edges)
+    hit = np.any(found != 0, -1)
+    assert np.mean(hit) == pytest.approx(0.075, abs=0.02)
+    assert set(np.unique((edges + found)[hit])) == {0, 255}
+    texture = gray(100 + 16 * (x % 6))
+    wide = np.std(changes(texture) / texture)
+    assert wide == pytest.approx(0.25, rel=0.2)
+    for pixels in (dark, edges, texture):
+        assert not np.any(changes(pixels, 0.0))
+
+
+def test_a_median_of_an_even_size_is_refused():
+    with pytest.raises(ValueError, match="must be odd, got 4"):
+        median(np.zeros((8, 8, 3), np.uint8), 4)
 
 
 # --- bad input ----------------------------------------------------------------------
@@ -536,7 +591,7 @@ def test_other_bad_input_is_refused():
         watermark.judge(jax.tree.map(lambda x: jnp.stack([x, x]), one))
     with pytest.raises(ValueError, match="at least one key"):
         watermark.classify([], noises(1)[0])
-    with pytest.raises(ValueError, match="share shape"):
+    with pytest.raises(ValueError, match="share scheme, shape"):
         watermark.classify([tree_ring(), tree_ring(radius=4)], noises(1)[0])
     with pytest.raises(ValueError, match="0 to 8"):
         watermark.false_positive_rate(9, 8)
