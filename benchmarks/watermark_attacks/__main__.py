@@ -15,8 +15,10 @@ from collections.abc import Sequence
 
 import jax
 
-from benchmarks.report import parse, parser
+from benchmarks.report import parse, parser, save
+from benchmarks.watermark_attacks import tables
 from benchmarks.watermark_attacks.runs import ATTACKS, INVERSES, Setting, plan
+from jaxinv.plotting import save_figure
 
 
 def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not arguments.report_only:
         with jax.default_matmul_precision("highest"):
             setting.measure(plan(arguments))
+    text, figure = tables.report(setting)
+    path = arguments.out.with_suffix(".png")
+    save_figure(figure, path)
+    save(arguments.out, f"{text}\n![Found after attacks]({path.name})\n")
 
 
 if __name__ == "__main__":

@@ -75,11 +75,8 @@ def plan(arguments: argparse.Namespace) -> list[Run]:
 
 def _of_image(arguments: argparse.Namespace, index: int) -> Iterator[Run]:
     side, few = arguments.side, arguments.few_steps
-    for mark in MARKS:
-        for attack in ATTACKS:
-            yield Run(side, few, "naive", "encoder", False, attack, mark, index)
     # One scheme of each second image in turn, by other inverses.
-    mark, hard = MARKS[index // 4 % len(MARKS)], arguments.hard_attack
+    mark, hard = _in_turn(index), arguments.hard_attack
     if index % 4 == 0:
         for attack in ("none", hard):
             yield Run(side, few, "naive", "encoder", True, attack, mark, index)
@@ -93,10 +90,17 @@ def _of_image(arguments: argparse.Namespace, index: int) -> Iterator[Run]:
                 yield Run(side, many, "naive", "encoder", known, attack, mark, index)
         for inverse in ("naive", "exact"):
             yield Run(side, few, inverse, "decoder", False, "none", mark, index)
+    for mark in MARKS:
+        for attack in ATTACKS:
+            yield Run(side, few, "naive", "encoder", False, attack, mark, index)
+
+
+def _in_turn(index: int) -> str:
+    return MARKS[-(index // 4) % len(MARKS)]
 
 
 def _slow(arguments: argparse.Namespace, index: int) -> Iterator[Run]:
-    mark = MARKS[index // 4 % len(MARKS)]
+    mark = _in_turn(index)
     few, many = arguments.few_steps, arguments.many_steps
     for steps, inverse in (
         (many, "naive"),

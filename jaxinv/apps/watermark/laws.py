@@ -162,7 +162,8 @@ class Pair(NamedTuple):
     def p_value(self) -> Float[np.ndarray, "..."]:
         """Return the probability that the smaller of two p-values is this small."""
         smaller = np.minimum(self.rings.p_value(), self.noise.p_value())
-        return 1 - (1 - smaller) ** 2
+        # 1 - (1 - p)**2, also for small p.
+        return smaller * (2 - smaller)
 
 
 class Parities(NamedTuple):
