@@ -128,11 +128,8 @@ def _inverses(scores: Scores) -> str:
     rows = []
     compared = {where.attack for where, _ in scores if where.inverse != "naive"}
     for where in sorted({where for where, _ in scores}, key=str):
-        if (where.inverse, where.latent, where.known) == (
-            "naive",
-            "encoder",
-            False,
-        ) and (where.attack not in ("none", "JPEG 50")):
+        plain = (where.inverse, where.latent, where.known)
+        if plain == ("naive", "encoder", False) and where.attack not in compared:
             continue
         parts = [found for (of, _), found in scores.items() if of == where]
         count = sum(len(part.own) for part in parts)
