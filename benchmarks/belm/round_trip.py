@@ -99,14 +99,9 @@ def round_trip(
         by the state; ``array_db``, in floats only, the NMSE by one array. NaN and
         :data:`NOT_FITTING` where the inverse left the range of the numbers.
     """
-    options: dict[str, Any] = {}
-    if arithmetic != "float":
-        options["arithmetic"] = arithmetic
-    strategy = "auto" if sampler.bidirectional else "naive"
-    result = ji.invert(sampler, denoise, x0, strategy=strategy, **options)
-    if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result.state)):
+    result, again = there_and_back(sampler, denoise, x0, arithmetic)
+    if again is None:
         return {"state_db": math.nan, "bits": NOT_FITTING}
-    again = ji.sample(sampler, denoise, result.state, **options)
     found: dict[str, float | int] = {
         "state_db": float(ji.nmse_db(again, x0)),
         "bits": differing_bits(again, x0),
@@ -115,6 +110,29 @@ def round_trip(
         again = ji.sample(sampler, denoise, result.noise)
         found["array_db"] = float(ji.nmse_db(again, x0))
     return found
+
+
+def there_and_back(
+    sampler: Any, denoise: Any, x0: Any, arithmetic: str, **options: Any
+) -> tuple[ji.InversionResult, Any]:
+    """Return the inversion of a latent and the latent that its state leads to.
+
+    Args:
+        sampler: A bidirectional sampler, or any other, inverted naively by default.
+        denoise: The denoiser.
+        x0: The latent.
+        arithmetic: See :func:`jaxinv.sample`.
+        **options: Of :func:`jaxinv.invert`.
+
+    Returns:
+        The inversion; the latent, or None where the state is not finite.
+    """
+    exact = {} if arithmetic == "float" else {"arithmetic": arithmetic}
+    options.setdefault("strategy", "auto" if sampler.bidirectional else "naive")
+    result = ji.invert(sampler, denoise, x0, **options, **exact)
+    if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result.state)):
+        return result, None
+    return result, ji.sample(sampler, denoise, result.state, **exact)
 
 
 def differing_bits(a: Any, b: Any) -> int:
