@@ -101,7 +101,7 @@ class Setting:
 def load(model: str, **options: Any) -> Any:
     """Load a model by its name, those of ``RANDOM`` too, with options of ji.load."""
     if model == "sd-autoencoders":
-        from benchmarks.papers.decoder.cost import FullSize
+        from benchmarks.papers.decoder.full_size import FullSize
 
         return FullSize()
     if model != "tiny-sdxl":

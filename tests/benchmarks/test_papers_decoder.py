@@ -6,7 +6,7 @@ import pytest
 
 import jaxinv as ji
 from benchmarks.papers.__main__ import TABLES, measure
-from benchmarks.papers.decoder import backgrounds, cocoercivity, pictures
+from benchmarks.papers.decoder import cocoercivity, edits, pictures
 from benchmarks.papers.decoder.iterates import iterates
 from benchmarks.papers.decoder.watermarks import confusion, show
 from benchmarks.papers.protocol import Found
@@ -168,5 +168,5 @@ def test_the_background_is_as_near_as_the_latent(setting, tmp_path):
     assert 0 < oracle["kept"] < 1
     # The picture has 8 bits; the oracle's states end in the true latent.
     assert oracle["background"] < min(encoder["background"], -40)
-    assert backgrounds.target_of(setting, 1) == "red cat on grass"
+    assert edits.target_of(setting, 1) == "red cat on grass"
     assert "| oracle |" in text

@@ -1,9 +1,8 @@
 """Figure 3, the bars: time and memory of an iteration on full-size autoencoders.
 
 With ``--model sd-autoencoders``, the networks have the published sizes and random
-weights: the autoencoder of Stable Diffusion 2.1, which InstaFlow's equals in layers and
-size, on 512x512 pixels; and that of LaVie, on 16 frames of 320x512, decoded all at once
-(as published) or one by one. With any other model, it is the model's own.
+weights (:mod:`benchmarks.papers.decoder.full_size`), and frames are decoded all at
+once, as published, or one by one. With any other model, it is the model's own.
 
 Memory is what the compiled program of one iteration needs beside its arguments, from
 XLA's report. Time is that of one run; with ``sd-autoencoders``, where nothing of that
@@ -21,27 +20,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.papers.decoder.pictures import HALF, HALF_NAME, autoencoder
+from benchmarks.papers.decoder.full_size import (
+    FULL_SIZE,
+    PUBLISHED_NETWORKS,
+    filled,
+    names,
+    network,
+    refuse,
+)
+from benchmarks.papers.decoder.pictures import HALF_NAME
 from benchmarks.papers.protocol import Cell, Found, Table
 from benchmarks.report import table
 from jaxinv.decoder_inversion import Adam, Gradient, framewise
 from jaxinv.decoder_inversion.problem import Problem
-from jaxinv.models import AutoencoderKLConfig, abstract_component
 from jaxinv.pipeline import latents
 
 METHODS = {"gradient": Gradient(), "gradient-free": Adam()}
-#: Configuration, shape of the image or the video.
-PUBLISHED_NETWORKS = {
-    "SD 2.1, InstaFlow": (AutoencoderKLConfig.sd21(), (512, 512, 3)),
-    "LaVie": (AutoencoderKLConfig.sd15(), (16, 320, 512, 3)),
-}
-FULL_SIZE = "sd-autoencoders"
-
-
-def names(setting: Any) -> tuple[str, ...]:
-    """Return the networks that a model stands for."""
-    full = setting.model == FULL_SIZE
-    return tuple(PUBLISHED_NETWORKS) if full else (setting.label,)
 
 
 def cells(setting: Any) -> list[Cell]:
@@ -52,17 +46,6 @@ def cells(setting: Any) -> list[Cell]:
         for method in METHODS
         for bits in (32, 16)
     ]
-
-
-def network(setting: Any, name: str, bits: int) -> tuple[Any, tuple[int, ...]]:
-    """Return an autoencoder, with shapes for weights, and the shape of its images."""
-    if name in PUBLISHED_NETWORKS:
-        config, shape = PUBLISHED_NETWORKS[name]
-        dtype = jnp.float32 if bits == 32 else HALF
-        return abstract_component(config, dtype=dtype, param_dtype=dtype), shape
-    pipe = setting.pipe
-    frames = () if pipe.frames is None else (pipe.frames,)
-    return autoencoder(setting, bits), (*frames, *pipe.image_size, 3)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "at_once"))
@@ -99,19 +82,6 @@ def arguments(vae: Any, shape: tuple[int, ...], method: Any) -> tuple[Any, ...]:
 
     memory = jax.eval_shape(begin, vae, pixels, first)
     return vae, pixels, first, first, memory
-
-
-def filled(shapes: Any) -> Any:
-    """Return small random numbers in place of shapes."""
-    rng = np.random.default_rng(0)
-
-    def one(x: Any) -> Any:
-        if not isinstance(x, jax.ShapeDtypeStruct):
-            return x
-        values = 0.02 * rng.standard_normal(x.shape, np.float32)
-        return jnp.asarray(np.abs(values), x.dtype)
-
-    return jax.tree.map(one, shapes)
 
 
 def one(setting: Any, cell: Cell, index: int) -> dict[str, Any]:
@@ -172,19 +142,6 @@ computed from a quarter of the pixels. Memory beside weights, image and latents.
 
 def _median(all_: Any, name: str) -> float:
     return float(np.median([x[name] for x in all_]))
-
-
-class FullSize:
-    """What stands for a pipeline if only the published autoencoders are wanted."""
-
-    text_encoders = None
-    vae = None
-
-
-def refuse(pipe: Any) -> str | None:
-    """Refuse models of pixels."""
-    wanted = isinstance(pipe, FullSize) or pipe.vae is not None
-    return None if wanted else "it has no autoencoder"
 
 
 PUBLISHED = """Figure 3, bars (peak memory of the whole process, GB; times: Table S1):
