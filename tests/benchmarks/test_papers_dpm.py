@@ -118,6 +118,7 @@ def test_noises_that_overflowed_have_no_key():
     counts = confusion([(0, lost), (2, near)], "distances")
     assert counts.tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
     assert decibels([0.01, None]) == "-20.0, 1 of 2 not finite"
+    assert decibels([0.0, 0.0]) == "exact"
 
 
 def test_every_published_mark_is_nearer_in_marked_images(setting):
