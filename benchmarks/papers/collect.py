@@ -59,7 +59,8 @@ def _section(table: Table, folder: Path) -> str:
     stores = runs(table, folder)
     for store in stores:
         found = store.found(table, Setting(**store.setting()))
-        parts.append(f"**Ours, {store.given['model']}.** {store.how()}")
+        counted = f"{len(found.cells)} of {len(table.cells(found.setting))} cells."
+        parts.append(f"**Ours, {store.given['model']}.** {store.how()} {counted}")
         parts.append(table.show(found))
         picture = store.path.with_suffix(".png")
         if picture.exists():
