@@ -44,6 +44,8 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dino", type=Path, help="folder of ViTModel")
     add("--report-only", action="store_true", help="measure nothing")
     arguments = parse(found, argv)
+    if arguments.images is not None and arguments.images < 1:
+        found.error(f"--images must be at least 1, got {arguments.images}")
     try:
         arguments.setting = Setting(arguments)
     except (ValueError, OSError) as error:
@@ -62,6 +64,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     save(arguments.out, report(setting, picture.name))
 
 
+def described(name: str) -> str:
+    """Return an editing method with its paper and its options."""
+    method = METHODS[name]
+    options = ", ".join(f"{key} {value!r:.5}" for key, value in method.options.items())
+    return f"{name} ({method.paper}{'; ' if options else ''}{options})"
+
+
 def report(setting: Setting, picture: str) -> str:
     """Return the report."""
     arguments = setting.arguments
@@ -69,6 +78,8 @@ def report(setting: Setting, picture: str) -> str:
     papers = "; ".join(
         f"{INVERSIONS[name].title}: {INVERSIONS[name].paper}" for name in names
     )
+    methods = "; ".join(described(name) for name in setting.methods)
+    done = len(setting.complete())
     return f"""# PIE-Bench on {arguments.model}
 
 {provenance(arguments.command, arguments.model)}
@@ -78,6 +89,13 @@ Float32, seed {arguments.seed}, {arguments.steps} steps on the default grid. Gui
 inversion where the table names no other (published: 7.5 and 1, 50 steps). Latents from
 the inverted decoder (`{arguments.decoder}`). Inversions: {papers}. DDPM inversion
 leaves out the first {SKIPPED:.0%} of the steps, as in PIE-Bench's script of it.
+
+Methods with their own options: {methods}. (PIE-Bench's script runs Prompt-to-Prompt
+with 0.4 for cross- and 0.6 for self-attention, and weighs the edited word by 2 and
+blends by it; this does not.)
+
+{done} of {len(setting.entries)} wanted pictures have gone through all cells; every row
+says how many are behind it.
 
 Metrics as in the published evaluator (`benchmarks/pie/metrics.py`), of the written
 8-bit pictures: PSNR, SSIM, MSE and LPIPS of the pictures times (1 - mask), over all

@@ -49,7 +49,10 @@ class Setting:
         self.inversions = self.known("inversion", arguments.inversions, INVERSIONS)
         self.methods = self.known("method", arguments.methods, METHODS)
         self.pipe = ji.load(arguments.model)
+        self.methods = [name for name in self.methods if self.takes(name)]
         entries = [entry for entry in entries if self.fits(entry)]
+        if not self.methods or not entries:
+            raise ValueError("; ".join(self.faults[-3:]))
         self.entries = layout.balanced(entries, arguments.images)
         self.measures = OF_PIXELS | weights.measures(
             arguments.lpips, arguments.clip, arguments.dino
@@ -85,6 +88,15 @@ class Setting:
                 f"multiples of {factor}"
             )
         return not (height % factor or width % factor)
+
+    def takes(self, name: str) -> bool:
+        """Return whether a method takes the model's network, or note why not."""
+        try:
+            METHODS[name].check(self.pipe)
+        except ValueError as error:
+            self.faults.append(one_line(error))
+            return False
+        return True
 
     def known(self, what: str, names: list[str], registry: Any) -> list[str]:
         """Return the names that a registry has, and note the others."""
@@ -122,6 +134,15 @@ class Setting:
             (entry, self.kept.found[key])
             for entry in self.entries
             if (key := (entry.name, *cell)) in self.kept.found
+        ]
+
+    def complete(self) -> list[Entry]:
+        """Return the pictures that have gone through all cells."""
+        found = self.kept.found
+        return [
+            entry
+            for entry in self.entries
+            if all((entry.name, *cell) in found for cell in self.cells())
         ]
 
     def path(self, entry: Entry, cell: tuple[str, str]) -> Path:

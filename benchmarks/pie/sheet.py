@@ -26,7 +26,7 @@ def sheet(setting: Setting, of_each: int = 2) -> np.ndarray:
         8-bit RGB pixels.
     """
     cells = setting.cells()
-    rows = [entry for entry in setting.entries if _all_made(setting, entry)]
+    rows = setting.complete()
     of_kind = {kind: [e for e in rows if e.kind == kind][:of_each] for kind in TYPES}
     rows = [entry for found in of_kind.values() for entry in found]
     step = SIDE + GAP
@@ -49,11 +49,6 @@ def sheet(setting: Setting, of_each: int = 2) -> np.ndarray:
             tile = Image.fromarray(np.uint8(pixels)).resize((SIDE, SIDE))
             canvas.paste(tile, (LEFT + column * step, y))
     return np.asarray(canvas)
-
-
-def _all_made(setting: Setting, entry: Entry) -> bool:
-    found = setting.kept.found
-    return all((entry.name, *cell) in found for cell in setting.cells())
 
 
 def _picture(setting: Setting, entry: Entry, cell: tuple[str, str]) -> np.ndarray:
