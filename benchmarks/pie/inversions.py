@@ -8,14 +8,13 @@ the form of a flow's. On a flow this is the published method.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 import jaxinv as ji
+from jaxinv.apps.editing import edit_friendly
 
 #: Function of schedule and steps.
 Make = Callable[[ji.NoiseSchedule, int], Any]
@@ -152,51 +151,9 @@ def invert(prepared: Prepared, denoise: Any, latent: jax.Array, seed: int) -> In
     """
     sampler, strategy = prepared
     if strategy is None:
-        return edit_friendly(sampler, denoise, latent, seed)
+        key = jax.random.key(seed)
+        return Inverted(*edit_friendly(sampler, denoise, latent, key, skip=SKIPPED))
     found = ji.invert(
         sampler, denoise, latent, strategy=strategy, return_trajectory=True
     )
     return Inverted(sampler, found)
-
-
-def edit_friendly(
-    sampler: ji.SamplerTable, denoise: Any, latent: jax.Array, seed: int
-) -> Inverted:
-    """Return DDPM inversion as an inversion of a sampler with given noises.
-
-    As in PIE-Bench's script of this method, the first :data:`SKIPPED` of the steps,
-    closest to the noise, are left out: sampling starts from the state after them.
-
-    Args:
-        sampler: A stochastic sampler.
-        denoise: The model with the source prompt.
-        latent: The latent.
-        seed: Of the independent states.
-    """
-    found = ji.ddpm_inversion(sampler, denoise, latent, jax.random.key(seed))
-    level = sampler.num_rows - round(SKIPPED * sampler.num_rows)
-    part = sampler.with_noises(found.noises).part(0, level)
-    part = dataclasses.replace(part, noise=None)
-    state = found.trajectory[level] / part.init_noise_scale
-    again = ji.sample(part, denoise, state)
-    error = jnp.linalg.norm(again - latent) / jnp.linalg.norm(latent)
-    unknown, evals = jnp.zeros(()), found.num_evals + level
-    result = ji.InversionResult(
-        noise=state,
-        state=state,
-        trajectory=found.trajectory[: level + 1],
-        residual=found.residual,
-        step_residuals=found.step_residuals[:level],
-        iterations=jnp.ones(level, jnp.int32),
-        num_evals=evals,
-        depth=evals,
-        converged=found.converged,
-        reconstruction=error,
-        solved=found.converged,
-        state_converged=found.converged,
-        state_reconstruction=error,
-        stages=jnp.ones((), jnp.int32),
-        stopped=jnp.zeros((), bool),
-        rounding=unknown,
-    )
-    return Inverted(part, result)

@@ -16,7 +16,7 @@ INK = (31, 36, 48)
 
 
 def sheet(setting: Setting, of_each: int = 2) -> np.ndarray:
-    """Lay out the first pictures of each type, a column for each cell.
+    """Lay out pictures of each type, those in the most cells, a column for each cell.
 
     Args:
         setting: The runs.
@@ -26,7 +26,9 @@ def sheet(setting: Setting, of_each: int = 2) -> np.ndarray:
         8-bit RGB pixels.
     """
     cells = setting.cells()
-    rows = setting.complete()
+    made = {entry.name: _made(setting, entry) for entry in setting.entries}
+    rows = [entry for entry in setting.entries if made[entry.name]]
+    rows.sort(key=lambda entry: -made[entry.name])
     of_kind = {kind: [e for e in rows if e.kind == kind][:of_each] for kind in TYPES}
     rows = [entry for found in of_kind.values() for entry in found]
     step = SIDE + GAP
@@ -51,10 +53,17 @@ def sheet(setting: Setting, of_each: int = 2) -> np.ndarray:
     return np.asarray(canvas)
 
 
+def _made(setting: Setting, entry: Entry) -> int:
+    """Return in how many cells a picture is."""
+    found = setting.kept.found
+    return sum((entry.name, *cell) in found for cell in setting.cells())
+
+
 def _picture(setting: Setting, entry: Entry, cell: tuple[str, str]) -> np.ndarray:
     """Return the picture of a cell; gray where there is none."""
     file = setting.path(entry, cell)
-    if "fault" in setting.kept.found[(entry.name, *cell)] or not file.exists():
+    found = setting.kept.found.get((entry.name, *cell), {"fault": "not run"})
+    if "fault" in found or not file.exists():
         return np.full_like(entry.image, 128)
     return read_image(file).pixels
 
