@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import mannwhitneyu
 
 from benchmarks.papers.dpm.reconstruction import (
+    COMMAND,
     FAST,
     GUIDANCE,
     NOT_FOUND,
@@ -15,7 +16,7 @@ from benchmarks.papers.dpm.reconstruction import (
 )
 from benchmarks.papers.dpm.round_trip import fits, invert, latent_of, make
 from benchmarks.papers.dpm.watermark import methods_of
-from benchmarks.papers.dpm.watermark_tables import COMMAND, SMALL
+from benchmarks.papers.dpm.watermark_tables import SMALL
 from benchmarks.papers.keys import CONST, PATTERNS, RADIUS, PublishedKey, published_key
 from benchmarks.papers.protocol import Cell, Found, Measures, Table, needs_prompts
 from benchmarks.papers.setting import Setting

@@ -12,7 +12,7 @@ from benchmarks.papers.dpm.editing import (
     pixels_of,
     prompts,
 )
-from benchmarks.papers.dpm.reconstruction import NOT_FOUND, OTHERS, PROJECT
+from benchmarks.papers.dpm.reconstruction import COMMAND, NOT_FOUND, OTHERS, PROJECT
 from benchmarks.papers.dpm.round_trip import image_of
 from benchmarks.papers.protocol import (
     Found,
@@ -96,6 +96,7 @@ the background-preserving image editing of Patashnik et al.".""",
         f"{OTHERS} The paper edits with the method of Patashnik et al. "
         "(localizing object-level shape variations, ICCV 2023), whose masks come "
         "from attention; here the prompt is swapped, and the mask is DiffEdit's.",
+        options=COMMAND,
         refuse=_refuse,
         draw=_draw,
     ),

@@ -15,6 +15,7 @@ GUIDANCE = 3.0
 #: What made the images: sampler, grid, steps. "linspace" is the authors' grid.
 DDIM, FAST = ("DDIM", "linspace", 50), ("2M", "linspace", 10)
 REGULAR = ("2M", "log_snr", 20)
+COMMAND = "--prompts FILE --images 100"
 NOT_FOUND = """The paper's tables could not be read here, so their numbers are not
 found here."""
 PROJECT = "The project page (smhongok.github.io/inv-dpm.html) says"
@@ -115,7 +116,7 @@ RECONSTRUCTION = (
         "dpm-table-1",
         "Reconstruction (number of the table not found here)",
         "errors of noise and image by sampler, steps, guidance and inverse",
-        100,
+        None,
         _by_setting,
         measure,
         _show_by_setting,
@@ -124,8 +125,9 @@ reduce reconstruction errors, whether it's for images or noise, DDIM or high-ord
 DPM-solvers, or pixel-space DPM or Stable Diffusion".""",
         f"{OTHERS} {STOPPING} The latent is inverted as it was sampled, without a "
         "decoder; `dpm-decoder` has the decoders. The authors' code and script "
-        "(`scripts/run_reconstruction.sh`) have guidance 3, 50 steps of DDIM and 10 "
-        "of 2M; the other settings are ours.",
+        "(`scripts/run_reconstruction.sh`) have 100 images, guidance 3, 50 "
+        "steps of DDIM and 10 of 2M; the other settings are ours.",
+        options=COMMAND,
         fits=fits,
     ),
     Table(
@@ -137,12 +139,14 @@ DPM-solvers, or pixel-space DPM or Stable Diffusion".""",
         measure,
         _show,
         """The figure (in the authors' repository, `scripts/fig2.png`) has the rows of
-the table below without *ours*, and pictures without numbers: with Algorithm 1 the
-errors of DDIM vanish on the pixel model and are small on Stable Diffusion; with
+the table below without *ours*, and pictures without numbers. As we see
+them: with Algorithm 1 the errors of DDIM vanish on the pixel model and are small on
+Stable Diffusion; with
 Algorithm 2 those of 2M are smaller than with Algorithm 1 on 50 steps, and these than
 with naive inversion of 1000 steps.""",
         f"{OTHERS} {STOPPING} On models of pixels there is no decoder and no rounding "
         "to 8 bits.",
+        options=COMMAND,
         fits=fits,
         draw=reconstructions,
     ),
@@ -150,27 +154,29 @@ with naive inversion of 1000 steps.""",
         "dpm-orders",
         "Sampler and inverse of other orders and steps (number not found here)",
         "what happens if the inverse does not know order and steps of the sampler",
-        100,
+        None,
         _orders,
         measure,
         _show_orders,
         f"""{NOT_FOUND} The authors' script (`scripts/run_reconstruction.sh`) has 2M
 with 10 steps inverted by naive inversion and Algorithm 1 on 50 steps, and by Algorithm
-2 on 10; their README has these options.""",
+2 on 10, 100 images each; their README has these options.""",
         f"{OTHERS} {STOPPING}",
+        options=COMMAND,
         fits=fits,
     ),
     Table(
         "dpm-decoder",
         "With and without decoder inversion (number not found here)",
         "errors with the encoder, the paper's decoder inversion, ours, and none needed",
-        100,
+        None,
         _decoders,
         measure,
         _show,
         f"""{NOT_FOUND} The authors' code has the option `--wo_decoder_inv`, the
-encoder in place of the decoder's inversion.""",
+encoder in place of the decoder's inversion; its script has 100 images.""",
         OTHERS,
+        options=COMMAND,
         fits=fits,
     ),
 )

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 import jaxinv as ji
 from benchmarks.papers.dpm.reconstruction import (
+    COMMAND,
     DDIM,
     FAST,
     GUIDANCE,
@@ -135,6 +136,7 @@ SWITCH = (
 `use_old_emb_i=25`, `old_text_embeddings`, `new_text_embeddings`).""",
         f"{OTHERS} The two prompts of an image are consecutive ones of the list. "
         "*published* is Algorithm 1 for DDIM and Algorithm 2 for 2M.",
+        options=COMMAND,
         refuse=needs_prompts,
     ),
 )

@@ -62,7 +62,7 @@ def round_trips(found: Found, columns: Mapping[str, str]) -> str:
 NMSE is the mean over the images, in dB, as in the authors' code; in brackets, 95 % by
 bootstrap. *Recovered*: share of noises at {RECOVERED:.0f} dB or better, with Wilson's
 interval. Evaluations and seconds of the inversion are medians; the first image's
-seconds include compiling."""
+seconds include compiling, and the machine had other work."""
     )
 
 

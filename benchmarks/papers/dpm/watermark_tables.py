@@ -3,12 +3,11 @@
 from typing import Any
 
 from benchmarks.papers.dpm import confusion, spectra
-from benchmarks.papers.dpm.reconstruction import NOT_FOUND, OTHERS
+from benchmarks.papers.dpm.reconstruction import COMMAND, NOT_FOUND, OTHERS
 from benchmarks.papers.dpm.round_trip import fits
 from benchmarks.papers.dpm.watermark import cells_of, figure_cells, first, measure
 from benchmarks.papers.protocol import Found, Table, needs_prompts
 
-COMMAND = "--images 100"
 PUBLISHED_NMAE = """NMAE printed in the figure (in the authors' repository,
 `scripts/fig4.png`), one image for each key:
 
@@ -38,7 +37,7 @@ WATERMARK = (
         PUBLISHED_NMAE,
         f"{OTHERS} {SMALL} The definition of NMAE was not found here; ours is the sum "
         "of moduli of the difference in the disc over the sum of moduli.",
-        options="--images 1",
+        options="--prompts FILE --images 1",
         refuse=needs_prompts,
         fits=fits,
         draw=_draw_spectra,
