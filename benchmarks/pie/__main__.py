@@ -67,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def described(name: str) -> str:
     """Return an editing method with its paper and its options."""
     method = METHODS[name]
-    options = ", ".join(f"{key} {value!r:.5}" for key, value in method.options.items())
+    options = ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value!r}"
+        for key, value in method.options.items()
+    )
     return f"{name} ({method.paper}{'; ' if options else ''}{options})"
 
 
