@@ -146,7 +146,7 @@ def test_true_latents_and_exact_inversion_recover_the_keys(setting, tmp_path):
 
 def test_confusion_counts_the_nearest_key():
     nan = float("nan")
-    numbers = {"noise": 0.0, "latent": 0.0, "seconds": 1.0}
+    numbers = {"noise": 0.0, "latent": 0.0}
     distances = {0: [[3.0, 3, 3]], 1: [[2.0, 1, 3], [1.0, 2, 3]], 2: [[nan] * 3], 3: []}
     cells = [
         (

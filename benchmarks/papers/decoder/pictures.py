@@ -51,7 +51,9 @@ def picture(setting: Setting, index: int) -> Picture:
 
 def sampled(setting: Setting, denoise: Any, noise: Any) -> Picture:
     """Return the picture of a noise."""
-    return _sampled(setting.pipe.vae, sampler_of(setting), denoise, noise)
+    found = _sampled(setting.pipe.vae, sampler_of(setting), denoise, noise)
+    # What is timed next does not wait for it.
+    return jax.block_until_ready(found)
 
 
 @jax.jit

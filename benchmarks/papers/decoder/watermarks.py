@@ -59,7 +59,6 @@ def _row(found: Found, protocol: str, source: str) -> tuple[Any, ...]:
         auc,
         decibels([x["latent"] for x in all_]) if source != TRUE else "-",
         decibels([x["noise"] for x in all_]),
-        f"{np.median([x['seconds'] for x in all_]):.1f}",
     )
 
 
@@ -73,18 +72,17 @@ def show(found: Found) -> str:
         ]
         header = (
             f"{protocol}; latent from | images | right key | confusion, by rows | "
-            "AUC | latent, dB | noise, dB | seconds"
+            "AUC | latent, dB | noise, dB"
         )
         if rows:
             parts.append(table(header, rows))
     text = f"""DDIM, {STEPS} steps, guidance {GUIDANCE:g}, prompts known. Right key:
 share with 95 % interval (Wilson). Confusion: images with key 1, 2, 3 in the rows, the
-nearest key in the columns. AUC: of the distance to the own key, marked against unmarked
-images. NMSE: median / worst. Seconds of the processor for one decoder inversion,
-median; that of the first image includes compilation. *Published*: disc and naive
-inversion as in the paper; *centered exact*: the same rings around frequency zero, exact
-inversion of DDIM. With the published disc, noises with key 1 are nearer to key 2 even
-if they are known exactly: 200 of 300 right is the limit for exact noises."""
+nearest key in the columns. AUC: of the distance to the own key, marked against
+unmarked images. NMSE: median / worst. *Published*: disc and naive inversion as in the
+paper; *centered exact*: the same rings around frequency zero, exact inversion of
+DDIM. With the published disc, noises with key 1 are nearer to key 2 even if they are
+known exactly: 200 of 300 right is the limit for exact noises."""
     return "\n\n".join([*parts, text])
 
 
@@ -113,8 +111,8 @@ PUBLISHED = """Table 2, 100 images a key (confusion matrices by rows: Figure S1)
 | | seconds | 3.55 | 35.9 | 13.6 |"""  # noqa: E501
 REMARKS = """Latents of 16x16, in which six rings are most of the channel, of another
 model; InstaFlow's one-step model with Algorithm 1 has no counterpart here, and is not
-measured. That key 1 is mostly taken for key 2 with InstaFlow's more exact latents is
-what the published disc does to exact noises."""
+measured. Times: Table S1. That key 1 is mostly taken for key 2 with InstaFlow's more
+exact latents is what the published disc does to exact noises."""
 TABLES = (
     Table(
         "decoder-table-2", "Table 2 and Figure S1",
