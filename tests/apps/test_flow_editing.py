@@ -60,12 +60,26 @@ def flux():
     return pipeline(network, Flux(), 2), FluxCondition
 
 
+def prompted(make):
+    """A pipeline with the prompts of source and target, and an empty one."""
+    pipe, condition = make()
+    rng = np.random.default_rng(0)
+    shapes = (3, SIZES["joint_attention_dim"]), (SIZES["pooled_projection_dim"],)
+    texts = [
+        condition(*(jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes))
+        for _ in range(3)
+    ]
+    return pipe, *texts
+
+
 @pytest.fixture(scope="module", params=[sd3, flux], ids=lambda make: make.__name__)
 def flow(request):
-    """A pipeline with the prompts of source and target, and an empty one."""
-    pipe, condition = request.param()
-    texts = [condition(normal(k, 3, 6), normal(k + 10, 5)) for k in range(3)]
-    return pipe, *texts
+    return prompted(request.param)
+
+
+@pytest.fixture(scope="module")
+def sd3_flow():
+    return prompted(sd3)
 
 
 @pytest.fixture(scope="module")
@@ -176,59 +190,66 @@ def test_flow_edit_with_equal_prompts_is_the_image_bit_for_bit(flow, euler, draw
     np.testing.assert_array_equal(found, LATENT)
 
 
-def test_flow_edit_follows_the_target_and_its_guidance(flow, euler):
-    _, source, target, _ = flow
-    assert largest(flow_edited(flow, euler, target), LATENT) > 1e-3
-    assert largest(flow_edited(flow, euler, source, (2.0, 5.0)), LATENT) > 1e-4
+def test_flow_edit_follows_the_target_and_its_guidance(sd3_flow, euler):
+    _, source, target, _ = sd3_flow
+    assert largest(flow_edited(sd3_flow, euler, target), LATENT) > 1e-3
+    assert largest(flow_edited(sd3_flow, euler, source, (2.0, 5.0)), LATENT) > 1e-4
 
 
-def test_flow_edit_takes_the_published_steps(flow, euler):
-    pipe, source, target, empty = flow
+def test_flow_edit_takes_the_published_steps(sd3_flow, euler):
+    pipe, source, target, empty = sd3_flow
     models = [pipe.denoiser(text, empty, 2.0) for text in (source, target)]
-    tau, time = np.asarray(euler.tau), np.asarray(euler.model_time)
-    edited, key = LATENT, jax.random.key(0)
-    for i in (2, 1):  # n_max = 2 of 3 steps
-        draw = jax.random.split(jax.random.fold_in(key, i), 1)[0]
-        noisy = (1 - tau[i]) * LATENT + tau[i] * normal_of(draw)
-        of_source, of_target = (
-            model(x, jnp.float32(time[i]))
-            for model, x in zip(models, (noisy, edited + noisy - LATENT), strict=True)
-        )
-        edited = edited + (tau[i - 1] - tau[i]) * (of_target - of_source)
-    found = flow_edited(flow, euler, target, start=2 / 3)
-    assert largest(found, edited) < 1e-5
+    tau, time = np.asarray(euler.tau), np.asarray(euler.model_time, np.float32)
+
+    @jax.jit
+    def published(models, key):
+        edited = LATENT
+        for i in (2, 1):  # n_max = 2 of 3 steps
+            draw = jax.random.split(jax.random.fold_in(key, i), 1)[0]
+            noisy = (1 - tau[i]) * LATENT + tau[i] * normal_of(draw)
+            of_source = models[0](noisy, time[i])
+            of_target = models[1](edited + noisy - LATENT, time[i])
+            edited = edited + (tau[i - 1] - tau[i]) * (of_target - of_source)
+        return edited
+
+    found = flow_edited(sd3_flow, euler, target, start=2 / 3)
+    assert largest(found, published(models, jax.random.key(0))) < 1e-5
 
 
 def normal_of(key):
     return jax.random.normal(key, SHAPE)
 
 
-def test_flow_edits_last_steps_sample_the_target(flow, euler):
-    pipe, _, target, empty = flow
-    found = flow_edited(flow, euler, target, start=1 / 3, end=1 / 3)
-    # No step is edited, and one is sampled: from the noisy image.
-    tau, key = np.asarray(euler.tau), jax.random.fold_in(jax.random.key(0), 0)
-    state = LATENT + tau[1] * (normal_of(key) - LATENT)
-    time = jnp.float32(np.asarray(euler.model_time)[1])
-    velocity = pipe.denoiser(target, empty, 2.0)(state, time)
-    assert largest(found, state + (tau[0] - tau[1]) * velocity) < 1e-5
+def test_flow_edits_last_steps_sample_the_target(sd3_flow, euler):
+    pipe, _, target, empty = sd3_flow
+    found = flow_edited(sd3_flow, euler, target, start=1 / 3, end=1 / 3)
+    tau, time = np.asarray(euler.tau), np.asarray(euler.model_time, np.float32)
+
+    @jax.jit
+    def sampled(model, key):  # no step is edited, one is sampled: from the noisy image
+        noise = normal_of(jax.random.fold_in(key, 0))
+        state = LATENT + tau[1] * (noise - LATENT)
+        return state + (tau[0] - tau[1]) * model(state, time[1])
+
+    model = pipe.denoiser(target, empty, 2.0)
+    assert largest(found, sampled(model, jax.random.key(0))) < 1e-5
 
 
-def test_flow_edit_in_a_callers_program_is_the_same(flow, euler):
-    target = flow[2]
-    jitted = jax.jit(lambda text: flow_edited(flow, euler, text))
-    assert largest(jitted(target), flow_edited(flow, euler, target)) < 1e-5
+def test_flow_edit_in_a_callers_program_is_the_same(sd3_flow, euler):
+    target = sd3_flow[2]
+    jitted = jax.jit(lambda text: flow_edited(sd3_flow, euler, text))
+    assert largest(jitted(target), flow_edited(sd3_flow, euler, target)) < 1e-5
 
 
-def test_flow_edit_refuses_what_is_no_flow(flow, euler, tiny):
+def test_flow_edit_refuses_what_is_no_flow(sd3_flow, euler, tiny):
     ddim = ji.ddim(ji.time_grid(tiny.schedule, STEPS))
     with pytest.raises(ValueError, match="edits with flow models"):
         flow_edit(tiny, ddim, LATENT, "a", "b", jax.random.key(0))
     heun = ji.heun(ji.time_grid(ji.flow_matching(), STEPS, "linspace"))
     with pytest.raises(ValueError, match="takes Euler's steps"):
-        flow_edited(flow, heun, flow[2])
+        flow_edited(sd3_flow, heun, sd3_flow[2])
     with pytest.raises(ValueError, match="end must be at most start"):
-        flow_edited(flow, euler, flow[2], start=0.3, end=0.6)
+        flow_edited(sd3_flow, euler, sd3_flow[2], start=0.3, end=0.6)
 
 
 # --- DDPM inversion -----------------------------------------------------------------
