@@ -5,9 +5,10 @@ import pytest
 
 import jaxinv as ji
 from benchmarks.editing_exactness import tables
-from benchmarks.editing_exactness.__main__ import plan
+from benchmarks.editing_exactness.__main__ import main, plan
 from benchmarks.editing_exactness.cells import LINKS, Bench, Cell
 from benchmarks.editing_exactness.setting import Model, background
+from benchmarks.report import append_line
 
 CELL = Cell("tiny", "edit", "far", 2, 1.5, "exact")
 
@@ -65,3 +66,28 @@ def test_every_cell_of_the_plan_is_there_once_and_has_a_rival():
     cells = list(plan())
     assert len(set(cells)) == len(cells)
     assert all(cell._replace(inversion="naive") in cells for cell in cells)
+
+
+def test_the_report_says_what_was_not_run(tmp_path):
+    edit = Cell("emoflow", "edit", "near", 8, 3.0, "exact")
+    figures = {"round_trip": -90.0, "noise": -80.0, "to_truth": -85.0, "evals": 40}
+    figures |= {"background": 25.0, "gain": 0.1}
+    chain = {"distance": [0.0, -90.0] * 2, "background": [20.0] * LINKS, "evals": 9}
+    worse = {"round_trip": -9.0, "background": 22.0, "gain": -0.1}
+    lines = [
+        (edit, figures),
+        (edit._replace(inversion="naive"), figures | worse),
+        (edit._replace(what="chain", kind="far"), chain),
+    ]
+    kept = tmp_path / "cells.jsonl"
+    for cell, found in lines:
+        append_line(kept, {"cell": [*cell, 0], "given": [0], "found": found})
+    out = tmp_path / "report.md"
+    main(["--report-only", "--resume", str(kept), "--out", str(out), "--pictures", "1"])
+    text = out.read_text()
+    assert "| small SD3, Euler; 8 steps, guidance 3, near | 1 | **+3.0 (+3.0" in text
+    assert "| 1 exact, 0 other |" in text
+    assert "| -90.0 / -90.0 |" in text
+    left_out = text.split("Planned, and not run on all 1 pictures:")[1]
+    assert "emoji64, 2M, edit, far, 20 steps" in left_out
+    assert (tmp_path / "report-drift.png").exists()
