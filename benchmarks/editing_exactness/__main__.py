@@ -213,6 +213,8 @@ def report(
     return f"""# What exactness of the inversion buys in editing
 
 {provenance(arguments.command, "emoji64")} Float32, seed {arguments.seed}.
+Measured with `--data FOLDER`, and cut off in the order of the plan: the last line says
+what is missing.
 
 {body(__doc__)}
 

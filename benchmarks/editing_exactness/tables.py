@@ -234,8 +234,12 @@ def chain_differences(found: dict[Cell, Found]) -> str:
 
 def drift(found: dict[Cell, Found]) -> Figure:
     """Plot the distance to the first picture over the edits of the chains."""
-    panels = groups(found, "chain")
-    figure = Figure(figsize=(3.3 * max(len(panels), 1) + 0.6, 3.6), dpi=110)
+    panels = [
+        group
+        for group in groups(found, "chain")
+        if {group, group._replace(inversion="naive")} <= found.keys()
+    ]
+    figure = Figure(figsize=(4.0 * max(len(panels), 1) + 0.6, 3.8), dpi=110)
     axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)[0]
     for panel, group in zip(axes, panels, strict=False):
         for inversion in INVERSIONS:
@@ -246,7 +250,13 @@ def drift(found: dict[Cell, Found]) -> Figure:
             values = np.array([each["distance"] for each in here.values()])[:, links]
             low, mid, high = np.percentile(values, (25, 50, 75), axis=0)
             color = COLORS[inversion]
-            panel.plot(links + 1, mid, color=color, marker="o", label=inversion)
+            panel.plot(
+                links + 1,
+                mid,
+                color=color,
+                marker="o",
+                label=f"{inversion}, {len(here)} pictures",
+            )
             panel.fill_between(links + 1, low, high, color=color, alpha=0.2, lw=0)
         what = "reconstructed" if group.kind == "same" else "there and back"
         panel.set_title(
@@ -256,9 +266,9 @@ def drift(found: dict[Cell, Found]) -> Figure:
         )
         panel.set_xticks(range(1, LINKS + 1))
         panel.set_xlabel("edits")
+        panel.legend(fontsize=8)
         panel.grid(alpha=0.3)
     axes[0].set_ylabel("to the first picture, NMSE in dB")
-    axes[0].legend(fontsize=8)
     figure.tight_layout()
     return figure
 
