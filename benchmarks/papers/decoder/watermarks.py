@@ -82,7 +82,8 @@ nearest key in the columns. AUC: of the distance to the own key, marked against
 unmarked images. NMSE: median / worst. *Published*: disc and naive inversion as in the
 paper; *centered exact*: the same rings around frequency zero, exact inversion of
 DDIM. With the published disc, noises with key 1 are nearer to key 2 even if they are
-known exactly: 200 of 300 right is the limit for exact noises."""
+known
+exactly, so that exact noises give 200 of 300 right."""
     return "\n\n".join([*parts, text])
 
 
