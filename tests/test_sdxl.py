@@ -19,6 +19,7 @@ from sdxl_cases import (
 )
 
 import jaxinv as ji
+from jaxinv.apps.editing import METHODS
 from jaxinv.loading.find import wanted_files
 
 PROMPT, NEGATIVE = "red cat", "blue"
@@ -310,3 +311,18 @@ def test_a_unet_of_sdxl_without_a_second_encoder_is_refused(copy):
 def test_wrong_options_are_refused(pipe, options, message):
     with pytest.raises(ValueError, match=message):
         pipe.denoiser(PROMPT, NEGATIVE, 5.0, **options)
+
+
+@pytest.mark.parametrize("name", ["prompt_to_prompt", "masactrl", "plug_and_play"])
+def test_editing_methods_share_nothing_between_equal_prompts(pipe, name):
+    sampler = ji.ddim(ji.time_grid(pipe.schedule, 2))
+    noise = jax.random.normal(jax.random.key(0), pipe.latent_shape)
+    empty = dict.fromkeys(ji.InversionResult._fields)
+    found = ji.InversionResult(**empty | {"noise": noise, "state": noise})
+    denoise = pipe.denoiser(PROMPT, guidance_scale=3.0)
+    wanted = ji.sample(sampler, denoise, noise)
+    method = METHODS[name]
+    same = method(pipe, sampler, found, PROMPT, PROMPT, guidance_scale=3.0)
+    assert relative_error(same, wanted) < 1e-4
+    other = method(pipe, sampler, found, PROMPT, NEGATIVE, guidance_scale=3.0)
+    assert relative_error(other, wanted) > 1e-3
