@@ -12,7 +12,7 @@ six layers in its decoder instead of 12; the methods therefore take shares.
 The table gives the distance of the edited latent from the source's, as NMSE in dB:
 lower means that more of the source is kept, not that the edit is better.
 
-Read by eye, four prompts and one seed: for a new background, Prompt-to-Prompt and
+Read by eye, four prompts and one seed (3): for a new background, Prompt-to-Prompt and
 Plug-and-Play keep the dog, where a prompt swap makes another dog. For a new color,
 Plug-and-Play keeps the outline and follows the prompt; Prompt-to-Prompt mixes the two
 colors, less so with the smaller shares. MasaCtrl keeps the source's colors by design,
