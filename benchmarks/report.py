@@ -53,7 +53,10 @@ def parse(
     folders = {
         str(getattr(arguments, name, None)) for name in ("tiny", "data", "noises")
     }
-    shown = ["FOLDER" if word in folders else word for word in given]
+    shown = [
+        "FOLDER" if word in folders else "PATH" if Path(word).is_absolute() else word
+        for word in map(str, given)
+    ]
     arguments.command = shlex.join([*parser.prog.split(), *shown])
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     return arguments
@@ -166,15 +169,26 @@ def share(hits: int, count: int) -> str:
     return f"{100 * hits / count:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def interval(values: Sequence[float], digits: int = 1, statistic: Any = np.mean) -> str:
+def interval(
+    values: Sequence[float | None], digits: int = 1, statistic: Any = np.mean
+) -> str:
     """Return a statistic with its 95 % interval (percentile bootstrap over images).
 
     Args:
-        values: One for each image.
+        values: One for each image; None where it is undefined. Undefined ones are left
+            out, and the text says how many are not.
         digits: After the point.
         statistic: Function of an array and an axis; the mean by default.
+
+    Example:
+        >>> interval([1.0, 1.0, None])
+        '1.0 [2 of 3]'
     """
-    found = np.asarray(values, np.float64)
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        text = interval(known, digits, statistic)
+        return f"{text} [{len(known)} of {len(values)}]"
+    found = np.asarray(known, np.float64)
     if not found.size:
         return "-"
     if not np.all(np.isfinite(found)):

@@ -71,12 +71,13 @@ def paired(first: Found, second: Found, name: str) -> Difference:
 
 
 def middle(found: Found, name: str, form: str = ".1f") -> str:
-    """Return median and quartiles of a figure, as far as it is known."""
+    """Return median and quartiles of a figure, and of how many if not of all."""
     values = [v for each in found.values() if (v := each.get(name)) is not None]
     if not values:
         return "-"
     low, mid, high = np.percentile(values, (25, 50, 75))
-    return f"{mid:{form}} ({low:{form}} to {high:{form}})"
+    text = f"{mid:{form}} ({low:{form}} to {high:{form}})"
+    return text if len(values) == len(found) else f"{text} [{len(values)}]"
 
 
 def preferred(found: Found) -> str:

@@ -9,13 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from benchmarks.papers.protocol import Cell, Found, Measures, Table
 from benchmarks.papers.setting import RANDOM, Setting
 from benchmarks.report import append_line, commit, cut_torn_line, read_lines
 from jaxinv.loading.find import find_model
 from jaxinv.scale.jobs import model_fingerprint
 
-GIVEN = ("model", "weights", "seed", "prompts")
+GIVEN = ("model", "weights", "seed", "prompts", "device")
+#: Of lines without a device. It decides times, memory and which 16 bits there are.
+DEVICE = {"device": "cpu"}
 MADE = ("command", "commit")
 
 
@@ -23,7 +27,7 @@ MADE = ("command", "commit")
 class Store:
     """The results of one table on one model, in one file.
 
-    Lines of other weights, seeds or prompts in the same file are left alone.
+    Lines of other weights, seeds, prompts or devices in the same file are left alone.
 
     Attributes:
         path: The file.
@@ -47,6 +51,7 @@ class Store:
             "weights": _weights(setting.model),
             "seed": setting.seed,
             "prompts": list(setting.prompts),
+            "device": jax.default_backend(),
         }
         path = folder / f"{table.name}-{name}.jsonl"
         cut_torn_line(path)
@@ -78,7 +83,8 @@ class Store:
         """Return how the results were made, in words."""
         commands = " and ".join(f"`{text}`" for text in sorted(self.made["command"]))
         commits = ", ".join(sorted(self.made["commit"]))
-        return f"Made by {commands} at {commits}; seed {self.given['seed']}."
+        made = f"Made by {commands} at {commits}"
+        return f"{made}; seed {self.given['seed']}, {self.given['device']}."
 
     def found(self, table: Table, setting: Setting) -> Found:
         """Return the results of all cells of a table."""
@@ -96,7 +102,7 @@ def runs(table: Table, folder: Path) -> list[Store]:
     found: dict[str, Store] = {}
     for path in sorted(folder.glob(f"{table.name}-*.jsonl")):
         for line in read_lines(path):
-            given = {name: line[name] for name in GIVEN}
+            given = {name: (DEVICE | line)[name] for name in GIVEN}
             made: dict[str, Any] = {name: set() for name in MADE}
             name = json.dumps([path.name, given])
             store = found.setdefault(name, Store(path, given, made))
@@ -120,5 +126,5 @@ def _read(path: Path, given: dict[str, Any]) -> dict[tuple[str, int], Measures]:
     return {
         (name_of(line["cell"]), line["image"]): line["found"]
         for line in read_lines(path)
-        if all(line[key] == value for key, value in given.items())
+        if all((DEVICE | line)[key] == value for key, value in given.items())
     }

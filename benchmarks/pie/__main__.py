@@ -19,7 +19,7 @@ import jax
 
 from benchmarks.pie import tables
 from benchmarks.pie.inversions import INVERSIONS, SKIPPED
-from benchmarks.pie.runs import Setting
+from benchmarks.pie.runs import DECODER, Setting
 from benchmarks.pie.sheet import sheet
 from benchmarks.report import parse, parser, provenance, save
 from jaxinv.apps.editing import METHODS
@@ -37,7 +37,7 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--steps", type=int, default=50)
     add("--guidance", type=float, default=7.5, help="of the edit")
     add("--inversion-guidance", type=float, default=1.0)
-    add("--decoder", default="anderson", help="inverse of the decoder; or encoder")
+    add("--decoder", default=DECODER, help="inverse of the decoder; or encoder")
     add("--pictures", type=Path, default=Path("pie-pictures"), help="edited pictures")
     add("--lpips", type=Path, help="folder of SqueezeNet's weights")
     add("--clip", type=Path, help="folder of CLIPModel")

@@ -28,6 +28,8 @@ from jaxinv.checks import one_line
 from jaxinv.files.image_reading import read_image
 from jaxinv.files.images import write_image
 
+#: The default inverse of the decoder.
+DECODER = "anderson"
 #: The cell of the picture's own latent: what the autoencoder alone changes.
 UNEDITED = ("none", "none")
 
@@ -74,6 +76,8 @@ class Setting:
             sorted(self.measures),
             hashlib.sha256(mapping).hexdigest()[:16],
         ]
+        if arguments.decoder != DECODER:  # lines without one are of the default
+            settings.append(arguments.decoder)
         self.kept = Kept(arguments.resume, "cell", given=settings)
         for fault in self.faults:
             print(fault, file=sys.stderr)
@@ -197,13 +201,16 @@ class Edits:
         """Return the metrics of one cell, as they are of the written picture."""
         try:
             latent = self.edited(cell)
+            decoded = np.asarray(self.pipe.decode(latent))
+            if not np.isfinite(decoded).all():
+                raise ValueError("the edited picture is not finite")
         except ValueError as error:
             fault = f"{self.entry.name}, {'+'.join(cell)}: {one_line(error)}"
             print(fault, file=sys.stderr)
             return {"fault": fault}
         file = self.setting.path(self.entry, cell)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_image(file, np.nan_to_num(np.asarray(self.pipe.decode(latent))))
+        write_image(file, decoded)
         picture = read_image(file).pixels
         found: dict[str, Any] = {
             name: measure(self.entry, picture)

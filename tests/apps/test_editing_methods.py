@@ -247,3 +247,36 @@ def test_bad_options_and_networks_are_refused(tiny, emoji64, latent):
         ValueError, match="masactrl needs a network of the class UNet2D"
     ):
         METHODS["masactrl"](other, *given[1:], SOURCE, TARGET)
+
+
+JUNK = (None, "emoji64", 3, [1.0], print, object(), np.ones((8, 8, 4)))
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if n != "value_sharing"])
+def test_arguments_of_other_types_are_refused_in_one_line(name, tiny, latent):
+    sampler = sampler_of(tiny)
+    given = {"pipe": tiny, "sampler": sampler, "inversion": inverted(sampler, latent)}
+    prompts = {"source": SOURCE, "target": TARGET}
+    for key in given:
+        for value in JUNK:
+            with pytest.raises(ValueError, match=f"^Task: {key} must be [^\n]*$"):
+                METHODS[name](**prompts | given | {key: value})
+    for shape in ((2, 8, 8, 4), (8, 4)):
+        several = inverted(sampler, jnp.ones(shape))
+        with pytest.raises(ValueError, match=r"the inversion of one latent.*jax\.vmap"):
+            METHODS[name](tiny, sampler, several, SOURCE, TARGET)
+
+
+def test_editing_works_in_programs_of_several_latents_and_guidances(attentive, latent):
+    sampler = sampler_of(attentive)
+
+    def edited(guidance, x):
+        found = inverted(sampler, x)
+        return METHODS["masactrl"](
+            attentive, sampler, found, SOURCE, TARGET, guidance_scale=guidance
+        )
+
+    guidances, latents = jnp.array([1.0, GUIDANCE]), jnp.stack([latent, -latent])
+    every = jax.jit(jax.vmap(edited))(guidances, latents)
+    for one, guidance, x in zip(every, guidances, latents, strict=True):
+        close(one, edited(float(guidance), x))

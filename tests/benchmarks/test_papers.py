@@ -52,6 +52,18 @@ def test_an_interrupted_run_continues_and_measures_nothing_twice(setting, tmp_pa
     assert not other.lines
 
 
+def test_results_of_another_device_are_measured_again(setting, tmp_path, monkeypatch):
+    table, calls = counting([]), []
+    measure(table, setting, Store.of(table, setting, tmp_path, "here"), images=1)
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    table = counting(calls)
+    measure(table, setting, Store.of(table, setting, tmp_path, "there"), images=1)
+    assert len(calls) == len(CELLS)
+    text = report([table], tmp_path)
+    assert text.index("`here`") < text.index("0, cpu.") < text.index("`there`")
+    assert "seed 0, gpu." in text
+
+
 def test_only_some_cells(setting, tmp_path):
     calls = []
     table = counting(calls)
@@ -130,3 +142,4 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
     assert 87 <= covered <= 99
     assert interval([1.0, np.inf]) == "1 of 2 not finite"
     assert interval([2.0]) == "2.0"
+    assert interval([2.0, None, 2.0]) == "2.0 [2 of 3]"

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 import jaxinv as ji
 from benchmarks.pie import emoji, layout, masks, tables, weights
-from benchmarks.pie.__main__ import main
+from benchmarks.pie.__main__ import arguments_of, main
 from benchmarks.pie.inversions import INVERSIONS, invert, prepare
 from benchmarks.pie.metrics import OF_PIXELS
 from training.drawings import Drawings
@@ -374,3 +374,29 @@ def test_pictures_that_the_model_cannot_take_are_left_out():
     assert not Setting.fits(setting, entry)
     assert setting.faults == ["name: the picture is 16x20; the model takes multiples "
                               "of 8"]  # fmt: skip
+
+
+def test_whatever_changes_a_result_is_kept_with_it(made, diffusers_folder, monkeypatch):
+    pipe = ji.load(diffusers_folder)
+    monkeypatch.setattr(ji, "load", lambda model: pipe)
+    changes = ["", "--decoder encoder", "--seed 1", "--steps 3", "--guidance 2"]
+    changes += ["--inversion-guidance 2"]
+    words = [str(made), "--model", str(diffusers_folder), "--inversions", "naive_ddim"]
+    given = {
+        json.dumps(arguments_of([*words, *change.split()]).setting.kept.given)
+        for change in changes
+    }
+    assert len(given) == len(changes)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_edit_that_is_not_finite_has_failed(value, monkeypatch):
+    from benchmarks.pie.runs import Edits
+
+    entry = entry_of(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), bool))
+    setting = SimpleNamespace(pipe=SimpleNamespace(decode=lambda latent: latent))
+    monkeypatch.setattr(Edits, "edited", lambda self, cell: np.full((8, 8, 3), value))
+    found = Edits(setting, entry).score(("exact_ddim", "prompt_swap"))
+    assert found == {
+        "fault": "name, exact_ddim+prompt_swap: the edited picture is not finite"
+    }

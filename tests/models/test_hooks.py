@@ -189,3 +189,53 @@ def test_a_network_without_such_layers_is_refused():
     vae = abstract_component(AutoencoderTinyConfig())
     with pytest.raises(ValueError, match="AutoencoderTiny has none"):
         with_hook(vae, SAME["inputs"])
+
+
+#: Functions that return something other than what they are given.
+WRONG = {
+    "inputs": {
+        "nothing": lambda place, *qkv: None,
+        "two": lambda place, *qkv: qkv[:2],
+        "fewer queries": lambda place, q, k, v: (q[:1], k, v),
+        "fewer keys than values": lambda place, q, k, v: (q, k[:1], v),
+        "other heads": lambda place, q, k, v: (q, k[:, :1], v[:, :1]),
+        "another dtype": lambda place, q, k, v: (q, k, v.astype("float16")),
+    },
+    "weights": {
+        "nothing": lambda place, x: None,
+        "one head": lambda place, x: x[:1],
+        "another dtype": lambda place, x: x.astype("float16"),
+    },
+    "features": {
+        "nothing": lambda place, x: None,
+        "one row": lambda place, x: x[:1],
+        "another dtype": lambda place, x: x.astype("float16"),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "case"), [(name, case) for name in WRONG for case in WRONG[name]]
+)
+def test_a_hook_that_returns_something_else_is_refused(name, case):
+    unet = abstract_component(UNet2DConditionConfig(**SMALL))
+    hook = Hook(**{name: WRONG[name][case]})
+    # JAX adds a note of its own.
+    with pytest.raises(ValueError, match=r"^a hook.* must return .* got .* at .*"):
+        jax.eval_shape(lambda unet: with_hook(unet, hook)(*UNET_INPUTS), unet)
+
+
+def test_keys_and_values_may_change_in_number_together(unet):
+    def doubled(place, query, key, value):
+        return query, jnp.tile(key, (2, 1, 1)), jnp.tile(value, (2, 1, 1))
+
+    found = run(unet, Hook(inputs=doubled), *UNET_INPUTS)
+    assert relative_error(found, run(unet, None, *UNET_INPUTS)) < 1e-5
+
+
+@pytest.mark.parametrize("hook", [None, unchanged, "weights", {"weights": unchanged}])
+def test_what_is_no_hook_or_no_network_is_refused(hook, unet):
+    with pytest.raises(ValueError, match=r"^with_hook: hook must be a Hook"):
+        with_hook(unet, hook)
+    with pytest.raises(ValueError, match=r"^with_hook: network must be a network"):
+        with_hook((unet, hook), Hook())

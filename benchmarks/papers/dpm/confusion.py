@@ -53,7 +53,7 @@ def show(found: Found) -> str:
                 share(int(np.trace(counts)), len(group)),
                 " / ".join(" ".join(map(str, row)) for row in counts),
                 share(int(np.trace(true)), len(group)),
-                interval([x["nmae"] for _, x in group if x["nmae"] is not None], 3),
+                interval([x["nmae"] for _, x in group], 3),
                 decibels([x["noise"] for _, x in group]),
             ]
         )

@@ -27,10 +27,7 @@ from jaxinv import plotting
 def _show(found: Found) -> str:
     rows = []
     for cell, measures in found.cells:
-        kept, changed = (
-            [x[name] for x in measures if x[name] is not None]
-            for name in ("kept", "changed")
-        )
+        kept, changed = ([x[name] for x in measures] for name in ("kept", "changed"))
         rows.append(
             [
                 f"{cell['sampler']} {cell['steps']} {cell['grid']}",

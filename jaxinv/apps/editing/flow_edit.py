@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxinv.apps.editing.method import Share
+from jaxinv.apps.editing.pair import reads_negative
 from jaxinv.callables import check_finite
 from jaxinv.checks import AtLeastOne, checked
 from jaxinv.diffusion.denoiser import ConditionalModel
@@ -128,8 +129,8 @@ def flow_edit(
         jnp.asarray(values, latent.dtype)
         for values in (sampler.tau, sampler.model_time)
     )
-    scale = max(source_guidance, target_guidance)
-    model = pipe.conditional_denoiser(guided=pipe.family.reads_negative(pipe, scale))
+    guided = reads_negative(pipe, source_guidance, target_guidance)
+    model = pipe.conditional_denoiser(guided=guided)
     return _edited(model, both, latent, key, tau, times, (first, last, num_average))
 
 

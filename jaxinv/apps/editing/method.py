@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxinv.apps.editing.pair import Sharing, pair_denoiser, sample_pair
@@ -14,12 +15,15 @@ from jaxinv.inversion import InversionResult
 from jaxinv.pipeline import Pipeline
 from jaxinv.pipeline.prompts import Prompt
 from jaxinv.samplers.table import SamplerTable
+from jaxinv.sampling.state import SamplerState
 
 #: A share of a sampler's steps or of a network's layers.
 Share = Annotated[float, Range(0, 1)]
 
 
-class Task(NamedTuple):
+@checked
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
     """What every editing method is given.
 
     Attributes:
@@ -30,6 +34,10 @@ class Task(NamedTuple):
         target: The prompt that should describe the result.
         guidance_scale: Guidance scale of both.
         negative_prompt: Negative prompt of both.
+
+    Raises:
+        ValueError: If a value is of another type, or the inversion is not of one
+            latent of the model.
     """
 
     pipe: Pipeline
@@ -39,6 +47,20 @@ class Task(NamedTuple):
     target: Prompt
     guidance_scale: float
     negative_prompt: Prompt
+
+    def __post_init__(self) -> None:
+        """Check that the inversion is of one latent."""
+        state, wanted = self.inversion.state, self.pipe.latent_shape
+        shape = (
+            jnp.shape(state.values)[1:]
+            if isinstance(state, SamplerState)
+            else jnp.shape(state)
+        )
+        if len(shape) != len(wanted):
+            raise ValueError(
+                "an editing method takes the inversion of one latent, such as of shape "
+                f"{wanted}, got one of shape {shape}; use jax.vmap for several"
+            )
 
     def pair(self, sharing: Sharing | None) -> Float[Array, "2 *shape"]:
         """Return the samples of source and target, of which the target is shared to."""
@@ -120,17 +142,17 @@ class Method:
             The edited latent.
 
         Raises:
-            ValueError: For a network that the method does not take, or for options that
-                it does not have.
+            ValueError: For a network that the method does not take, for options that it
+                does not have, and for what :class:`Task` refuses.
         """
+        task = Task(
+            pipe, sampler, inversion, source, target, guidance_scale, negative_prompt
+        )
         for name in options:
             if name not in self.options:
                 known = list(self.options) or ["none"]
                 raise ValueError(unknown(f"option of {self.name}", name, known))
         self.check(pipe)
-        task = Task(
-            pipe, sampler, inversion, source, target, guidance_scale, negative_prompt
-        )
         return self.run(task, **options)
 
 

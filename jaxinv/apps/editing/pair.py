@@ -139,7 +139,7 @@ def pair_denoiser(
     sharing: Sharing | None = None,
     *,
     negative_prompt: Prompt = "",
-    guidance_scale: float = 1.0,
+    guidance_scale: float | Float[Array, ""] = 1.0,
 ) -> Any:
     """Return the denoiser of a pair of samples.
 
@@ -168,9 +168,23 @@ def pair_denoiser(
         jax.tree.map(lambda *x: jnp.stack(x), *both),
         jnp.asarray(np.asarray(sampler.model_time)[ends], float),
         sharing,
-        pipe.family.reads_negative(pipe, guidance_scale),
+        reads_negative(pipe, guidance_scale),
     )
     return pipe.family.denoiser(pipe, model)
+
+
+def reads_negative(pipe: Pipeline, *scales: float | Float[Array, ""]) -> bool:
+    """Return whether one of some guidance scales makes the negative prompt count.
+
+    Args:
+        pipe: The model.
+        *scales: The scales; one whose value is not known yet may be above 1.
+    """
+    known = (
+        np.inf if isinstance(scale, jax.core.Tracer) else float(scale)
+        for scale in scales
+    )
+    return pipe.family.reads_negative(pipe, max(known))
 
 
 def sample_pair(

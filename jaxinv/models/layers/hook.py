@@ -17,12 +17,14 @@ collect afterwards. Without a hook, the network's program is the same as ever.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxinv.checks import checked, shown
 from jaxinv.paths import members
 
 #: What a layer does: attention of positions to each other, to a context, of two
@@ -92,7 +94,19 @@ class LayerHook:
         """Return the inputs of attention, changed by the hook."""
         if self.hook.inputs is None:
             return query, key, value
-        return self.hook.inputs(self.place, query, key, value)
+        found = self.hook.inputs(self.place, query, key, value)
+        if not isinstance(found, tuple | list) or len(found) != 3:
+            raise ValueError(
+                f"a hook's inputs must return a query, a key and a value, got "
+                f"{shown(found)} at {self.place.path}"
+            )
+        new_query, new_key, new_value = found
+        count = jnp.shape(new_key)[:1]  # keys and values may change in number
+        return (
+            self._same("query", new_query, query),
+            self._same("key", new_key, key, count),
+            self._same("value", new_value, value, count),
+        )
 
     @property
     def sees_weights(self) -> bool:
@@ -103,19 +117,45 @@ class LayerHook:
         """Return the weights of attention, changed by the hook."""
         if self.hook.weights is None:
             return weights
-        return self.hook.weights(self.place, weights)
+        return self._same("weights", self.hook.weights(self.place, weights), weights)
 
     def features(self, features: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Return the features of a residual block, changed by the hook."""
         if self.hook.features is None:
             return features
-        return self.hook.features(self.place, features)
+        found = self.hook.features(self.place, features)
+        return self._same("features", found, features)
+
+    def _same(
+        self, name: str, found: Any, given: Array, count: tuple[int, ...] | None = None
+    ) -> Array:
+        """Return what a hook returned, of the shape and dtype of what it was given.
+
+        Args:
+            name: What it is.
+            found: What the hook returned.
+            given: What it was given.
+            count: The first axis, if it may have changed.
+
+        Raises:
+            ValueError: If it has another shape or dtype.
+        """
+        shape = given.shape if count is None else (*count, *given.shape[1:])
+        got = (getattr(found, "shape", None), getattr(found, "dtype", None))
+        if got != (shape, given.dtype):
+            of = f"{got[1]} {got[0]}" if got[1] is not None else shown(found)
+            raise ValueError(
+                f"a hook must return a {name} of {given.dtype} {shape}, got {of} at "
+                f"{self.place.path}"
+            )
+        return cast(Array, found)
 
     def moved(self, **changes: Any) -> "LayerHook":
         """Return the same hook at another place."""
         return LayerHook(self.hook, self.place._replace(**changes))
 
 
+@checked
 def with_hook(network: _Network, hook: Hook) -> _Network:
     """Return a copy of a network whose layers call a hook.
 
@@ -127,7 +167,8 @@ def with_hook(network: _Network, hook: Hook) -> _Network:
         A network of the same class with the same parameters.
 
     Raises:
-        ValueError: If the network has no layer that calls hooks.
+        ValueError: If the network has no layer that calls hooks. The network raises it
+            if a function returns arrays of other shapes or dtypes than it received.
 
     Example:
         Record the places of the layers that attend to the text:
@@ -144,6 +185,11 @@ def with_hook(network: _Network, hook: Hook) -> _Network:
         >>> [place.path for place in places if place.kind == "cross"][0]
         'down_blocks.1.attentions.0.transformer_blocks.0.attn2'
     """
+    if not isinstance(network, nnx.Module):
+        raise ValueError(
+            "with_hook: network must be a network, such as pipe.network, got "
+            f"{shown(network)}"
+        )
     new: _Network = jax.tree.map(lambda x: x, network)  # new objects, same arrays
     layers = hooked_layers(new)
     if not layers:
