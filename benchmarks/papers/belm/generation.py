@@ -32,6 +32,8 @@ ROWS = (
     ("O-BELM log-SNR", "log_snr"),
 )
 REFERENCES = 8
+#: The row that others are compared with.
+PAIRED = ("O-BELM", "linspace")
 
 
 def cells(setting: Setting) -> Sequence[Cell]:
@@ -102,9 +104,12 @@ def show(found: Found) -> str:
         )
     parts.append(
         f"Thumbnails: the means of red, green and blue over a raster of "
-        f"{features.RASTER} x {features.RASTER}, {features.NUMBERS} numbers in [0, 1]; "
+        f"{features.RASTER} x {features.RASTER}, {features.NUMBERS} numbers in [0, 1], "
+        f"on the first {features.COMPONENTS} principal components of the reference; "
         "they see colors and layout, and no objects. ± is the standard error of a "
-        "bootstrap over both sets. *floor*: other real pictures, as many as there are "
+        "bootstrap over both sets; in brackets the difference to O-BELM on linspace "
+        "with its own standard error, paired: all samplers share noises and captions. "
+        "*floor*: other real pictures, as many as there are "
         "samples: the smallest distance that so many can have. Reference and floor are "
         f"drawn as in training; prompts are the captions of the floor, guidance "
         f"{GUIDANCE:g} (models without text: none). EDICT evaluates the model twice a "
@@ -123,7 +128,10 @@ def _distances(found: Found, kind: str, reference: list[str]) -> str:
     header = ["sampler", "grid", "images", *(f"{n} steps" for n in steps)]
     shown = []
     for (sampler, grid), row in rows.items():
-        values = {n: _text(kind, texts, reference) for n, texts in row.items()}
+        values = {
+            n: _text(kind, texts, reference, rows.get(PAIRED, {}).get(n))
+            for n, texts in row.items()
+        }
         line = [values[0]] * len(steps) if 0 in values else None
         shown.append(
             [
@@ -136,16 +144,26 @@ def _distances(found: Found, kind: str, reference: list[str]) -> str:
     return table(header, shown)
 
 
-def _text(kind: str, own: list[str], reference: list[str]) -> str:
+def _text(
+    kind: str, own: list[str], reference: list[str], paired: list[str] | None
+) -> str:
     if kind == "inception":
         enough = min(len(own), len(reference)) > 1
         return f"{features.fid(own, reference):.2f}" if enough else "too few pictures"
-    if not reference:
-        return "no reference"
-    value = features.distance(features.thumbnails(own), features.thumbnails(reference))
-    if value is None:
+    real = features.thumbnails(reference) if reference else np.zeros((0, 1))
+    found = features.distance(features.thumbnails(own), real)
+    if found is None:
         return "too few pictures"
-    return f"{1000 * value[0]:.1f} ± {1000 * value[1]:.1f}"
+    text = _with_error(*found)
+    if paired is None or len(paired) != len(own) or paired == own:
+        return text
+    other = features.distance(features.thumbnails(paired), real)
+    assert other is not None
+    return f"{text} ({_with_error(found[0] - other[0], found[1] - other[1], '+')})"
+
+
+def _with_error(value: float, again: np.ndarray, sign: str = "") -> str:
+    return f"{1000 * value:{sign}.1f} ± {1000 * np.std(again):.1f}"
 
 
 GENERATION = Table(
