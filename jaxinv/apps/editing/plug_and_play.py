@@ -8,9 +8,11 @@ References:
     Tumanyan et al. 2022, "Plug-and-Play Diffusion Features for Text-Driven
     Image-to-Image Translation", arXiv:2211.12572, Section 4. The decoder of Stable
     Diffusion has 12 layers, numbered from 0: the features are those of layer 4 (block
-    1, second residual block), and attention is that of the layers 4 to 11. The paper's
-    source has an empty prompt and no guidance; here it has its own prompt and the
-    target's guidance, as in the other methods, and each of the two branches of guidance
+    1, second residual block), and attention is that of the layers 4 to 11. In the
+    authors' code for diffusers (github.com/MichalGeyer/pnp-diffusers), the source has
+    an empty prompt and no guidance, its states are those of the inversion, and both
+    branches of the target's guidance take its features. Here the source is sampled with
+    its own prompt and the target's guidance, as in the other methods, and each branch
     takes the features of its own kind.
 """
 

@@ -15,7 +15,7 @@ References:
     Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control",
     arXiv:2208.01626, Section 3. The shares and the limit of 16 x 16 are those of its
     code's examples for Stable Diffusion with 64 x 64 latents. Tokens are aligned here
-    by Python's ``difflib``, there by Needleman and Wunsch's algorithm.
+    by Python's ``difflib``. Its local blending is not implemented.
 """
 
 from collections.abc import Mapping
