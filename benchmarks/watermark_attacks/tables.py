@@ -60,6 +60,9 @@ encoder's latent, empty prompt, guidance 1.
 
 ## Inverse by inverse
 
+Rows have different images and schemes, as many as there was time for: only the next
+section compares inverses on the same ones.
+
 {_inverses(scores)}
 
 ## Does exactness buy detection
