@@ -27,7 +27,8 @@ again, with an inversion each time; or it reconstructs four times.
 * *Background PSNR*: edited against unedited, both decoded, where both the picture and
   the edit of the true noise have the color of their frame (RMS below 0.15); of
   drawings, outside of the outline. Pictures with less than a tenth of such pixels have
-  no such figure.
+  no such figure. Of generated pictures this favors edits like that of the true
+  noise, so exact ones: what those cover is left out, what others cover counts.
 * *Target preferred*: share of edits after which the model itself, without guidance,
   predicts better with the target prompt than with the source prompt.
 * *Evaluations*: of the inversion, without sampling; those that a baseline spends on
