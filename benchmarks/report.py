@@ -117,7 +117,7 @@ class Kept:
         self.found: dict[Any, Any] = {
             _hashable(line[name]): line["found"]
             for line in read_lines(path)
-            if all(line[key] == value for key, value in given.items())
+            if name in line and all(line.get(k) == value for k, value in given.items())
         }
 
     def __call__(self, what: Any, measure: Callable[[], Any]) -> Any:

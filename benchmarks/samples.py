@@ -11,7 +11,9 @@ sample then pays for the iterations of another. On an accelerator they are one b
 import functools
 import time
 import warnings
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxinv as ji
+from jaxinv.loading.find import find_model
+from jaxinv.scale.jobs import files_fingerprint, model_fingerprint
 
 PROMPTS = (
     "red heart on a light blue background",
@@ -76,6 +80,27 @@ class Outcome(NamedTuple):
     evals: Any
     depth: Any
     iterations: Any
+
+
+def named_key(seed: int, *names: Any) -> Any:
+    """Return a random key of its own for named uses (text and integers)."""
+    key = jax.random.key(seed)
+    for name in names:
+        number = name if isinstance(name, int) else zlib.crc32(str(name).encode())
+        key = jax.random.fold_in(key, number)
+    return key
+
+
+def weights_of(model: str) -> str:
+    """Return a digest of the weights and configurations of a model of ``ji.load``."""
+    return model_fingerprint(find_model(model))[:16]
+
+
+def files_of(folder: Path) -> str:
+    """Return a digest of all files of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    named = {str(path.relative_to(folder)): path for path in files}
+    return files_fingerprint(named)[:16]
 
 
 def make_samples(pipe: Any, count: int, seed: int) -> Samples:

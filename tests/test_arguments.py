@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import PRNGKeyArray
 
 import jaxinv as ji
 from jaxinv import checks
@@ -147,6 +148,22 @@ def answer(call, name, value):
 
 def refused(hint, value):
     return isinstance(checks.conform(value, hint), checks.Refused)
+
+
+@pytest.mark.parametrize("value", [
+    0, 7, -1.5, True, jnp.zeros(2), np.zeros(2, np.int32), np.zeros(3, np.uint32),
+    jnp.zeros((2, 2), jnp.uint32), [0, 1],
+])  # fmt: skip
+def test_numbers_are_no_random_keys(value):
+    assert refused(PRNGKeyArray, value)
+    assert refused(PRNGKeyArray | None, value)
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
+def test_random_keys_are(make):
+    assert not refused(PRNGKeyArray, make(0))
+    assert not refused(PRNGKeyArray | None, np.asarray(jax.random.PRNGKey(1)))
+    jax.jit(lambda key: refused(PRNGKeyArray, key) and 1 / 0)(make(0))
 
 
 @pytest.mark.parametrize("name", CALLS)

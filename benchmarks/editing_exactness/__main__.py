@@ -24,11 +24,10 @@ again, with an inversion each time; or it reconstructs four times.
   pictures *come back* if it is at most -80 dB.
 * *Noise*: NMSE of the noise.
 * *To the edit of the true noise*: NMSE of the edited latent.
-* *Background PSNR*: edited against unedited, both decoded, where both the picture and
-  the edit of the true noise have the color of their frame (RMS below 0.15); of
-  drawings, outside of the outline. Pictures with less than a tenth of such pixels have
-  no such figure. Of generated pictures this favors edits like that of the true
-  noise, so exact ones: what those cover is left out, what others cover counts.
+* *Background PSNR*: edited against unedited, both decoded, where the picture has the
+  color of its frame (RMS below 0.15); of drawings, outside of the outline. Where an
+  edit puts its new object counts for all inversions alike. Pictures with less than a
+  tenth of such pixels have no such figure.
 * *Target preferred*: share of edits after which the model itself, without guidance,
   predicts better with the target prompt than with the source prompt.
 * *Evaluations*: of the inversion, without sampling; those that a baseline spends on
@@ -52,9 +51,11 @@ import jax
 
 from benchmarks.belm.setting import NO_DATA
 from benchmarks.editing_exactness import tables
-from benchmarks.editing_exactness.cells import Bench, Cell
-from benchmarks.editing_exactness.setting import MODELS, Drawings
+from benchmarks.editing_exactness.cells import DRAWS, Bench, Cell
+from benchmarks.editing_exactness.setting import MAX_EVALS, MODELS, Drawings
+from benchmarks.flows.problems import EMOFLOW
 from benchmarks.report import Kept, body, parse, parser, provenance, save
+from benchmarks.samples import files_of, weights_of
 from jaxinv.plotting import save_figure
 
 #: Steps and guidance of the edits of generated pictures, by model, in their order.
@@ -195,7 +196,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and write the report."""
     arguments = arguments_of(argv)
     cells = list(plan())
-    kept = Kept(arguments.resume, "cell", given=[arguments.seed])
+    weights = [weights_of("emoji64"), files_of(EMOFLOW)]
+    given = [arguments.seed, *weights, MAX_EVALS, DRAWS]
+    kept = Kept(arguments.resume, "cell", given=given)
     with jax.default_matmul_precision("highest"):
         if not arguments.report_only:
             measure(cells, kept, arguments)

@@ -95,7 +95,7 @@ class Bench:
         picture = generated(self.model, self.sampler, *given)
         before = self.shown(picture.latent)
         true = self.sample(cell, picture.target, picture.noise)
-        return Subject(picture, before, background(before, self.shown(true)), true)
+        return Subject(picture, before, background(before), true)
 
     def measure(self, cell: Cell, index: int) -> dict[str, Any]:
         """Return the figures of one picture."""

@@ -172,15 +172,8 @@ def decode(pipe: Any, latent: Any) -> Any:
     return pipe.decode(latent)
 
 
-def background(*pictures: np.ndarray) -> np.ndarray:
-    """Return the pixels that are background in all of some pictures, (H, W).
-
-    A pixel belongs to it if its color is near the median color of the frame.
-    """
-    return functools.reduce(np.logical_and, map(_background, pictures))
-
-
-def _background(picture: np.ndarray) -> np.ndarray:
+def background(picture: np.ndarray) -> np.ndarray:
+    """Return the pixels near the median color of a picture's frame, (H, W)."""
     inside = np.ones(picture.shape[:2], bool)
     inside[FRAME:-FRAME, FRAME:-FRAME] = False
     color = np.median(picture[inside], axis=0)

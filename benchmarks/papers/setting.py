@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import tempfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxinv as ji
-from benchmarks.samples import PROMPTS
+from benchmarks.samples import PROMPTS, named_key
 
 _T = TypeVar("_T")
 #: Models with random weights, which no folder holds.
@@ -76,11 +75,7 @@ class Setting:
 
     def key(self, *names: Any) -> Any:
         """Return a random key of its own for named uses (text and integers)."""
-        key = jax.random.key(self.seed)
-        for name in names:
-            number = name if isinstance(name, int) else zlib.crc32(str(name).encode())
-            key = jax.random.fold_in(key, number)
-        return key
+        return named_key(self.seed, *names)
 
     def shared(self, name: Any, make: Callable[[], _T]) -> _T:
         """Return what is stored under a name, made when it is first asked for.

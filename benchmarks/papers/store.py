@@ -14,8 +14,7 @@ import jax
 from benchmarks.papers.protocol import Cell, Found, Measures, Table
 from benchmarks.papers.setting import RANDOM, Setting
 from benchmarks.report import append_line, commit, cut_torn_line, read_lines
-from jaxinv.loading.find import find_model
-from jaxinv.scale.jobs import model_fingerprint
+from benchmarks.samples import weights_of
 
 GIVEN = ("model", "weights", "seed", "prompts", "device")
 #: Of lines without a device. It decides times, memory and which 16 bits there are.
@@ -119,7 +118,7 @@ def name_of(cell: Cell) -> str:
 
 def _weights(model: str) -> str:
     """Return a digest of the model's weights."""
-    return "random" if model in RANDOM else model_fingerprint(find_model(model))[:16]
+    return "random" if model in RANDOM else weights_of(model)
 
 
 def _read(path: Path, given: dict[str, Any]) -> dict[tuple[str, int], Measures]:

@@ -140,18 +140,19 @@ def prepare(name: str, schedule: ji.NoiseSchedule, steps: int) -> Prepared:
     return Prepared(found.sampler(schedule, steps), strategy)
 
 
-def invert(prepared: Prepared, denoise: Any, latent: jax.Array, seed: int) -> Inverted:
+def invert(
+    prepared: Prepared, denoise: Any, latent: jax.Array, key: jax.Array
+) -> Inverted:
     """Invert a latent.
 
     Args:
         prepared: From :func:`prepare`.
         denoise: The model with the source prompt.
         latent: The latent.
-        seed: Of the random states of DDPM inversion.
+        key: Of the random states of DDPM inversion.
     """
     sampler, strategy = prepared
     if strategy is None:
-        key = jax.random.key(seed)
         return Inverted(*edit_friendly(sampler, denoise, latent, key, skip=SKIPPED))
     found = ji.invert(
         sampler, denoise, latent, strategy=strategy, return_trajectory=True

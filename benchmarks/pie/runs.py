@@ -23,6 +23,7 @@ from benchmarks.pie.inversions import INVERSIONS, Inverted, invert, prepare
 from benchmarks.pie.layout import Entry
 from benchmarks.pie.metrics import OF_PIXELS
 from benchmarks.report import Kept
+from benchmarks.samples import files_of, named_key, weights_of
 from jaxinv.apps.editing import METHODS
 from jaxinv.checks import one_line
 from jaxinv.files.image_reading import read_image
@@ -56,9 +57,13 @@ class Setting:
         if not self.methods or not entries:
             raise ValueError("; ".join(self.faults[-3:]))
         self.entries = layout.balanced(entries, arguments.images)
+        digest = hashlib.sha256((arguments.folder / layout.MAPPING).read_bytes())
+        for entry in entries:
+            digest.update(entry.image.tobytes())
         self.measures = OF_PIXELS | weights.measures(
             arguments.lpips, arguments.clip, arguments.dino
         )
+        folders = [getattr(arguments, name) for name in weights.FOLDERS]
         self.of_inversion = {
             name: split(name, arguments.inversion_guidance) for name in self.inversions
         }
@@ -66,18 +71,18 @@ class Setting:
             name: prepare(name, self.pipe.schedule, arguments.steps)
             for name, _ in self.of_inversion.values()
         }
-        mapping = (arguments.folder / layout.MAPPING).read_bytes()
         settings = [
             str(arguments.model),
+            weights_of(arguments.model),
             arguments.seed,
             arguments.steps,
             arguments.guidance,
             arguments.inversion_guidance,
             sorted(self.measures),
-            hashlib.sha256(mapping).hexdigest()[:16],
+            [files_of(folder) if folder else None for folder in folders],
+            digest.hexdigest()[:16],
+            arguments.decoder,
         ]
-        if arguments.decoder != DECODER:  # lines without one are of the default
-            settings.append(arguments.decoder)
         self.kept = Kept(arguments.resume, "cell", given=settings)
         for fault in self.faults:
             print(fault, file=sys.stderr)
@@ -180,7 +185,11 @@ class Edits:
         source, empty = self.vectors(self.entry.source), self.vectors("")
         denoise = self.pipe.denoiser(source, empty, guidance)
         prepared = self.setting.prepared[base]
-        return invert(prepared, denoise, self.latent, self.setting.arguments.seed)
+        return invert(prepared, denoise, self.latent, self.key("inversion"))
+
+    def key(self, what: str) -> jax.Array:
+        """Return a random key of this picture."""
+        return named_key(self.setting.arguments.seed, what, self.entry.name)
 
     def edited(self, cell: tuple[str, str]) -> jax.Array:
         """Return the edited latent of a cell."""
@@ -217,8 +226,8 @@ class Edits:
             for name, measure in self.setting.measures.items()
         }
         ways = map(self.vectors, (self.entry.source, self.entry.target))
-        key = jax.random.key(self.setting.arguments.seed)
-        found["gain"] = float(preference(self.pipe, latent, *ways, key))
+        gain = preference(self.pipe, latent, *ways, self.key("preference"))
+        found["gain"] = float(gain)
         if cell != UNEDITED:
             result = self.inverted(cell[0]).result
             found["converged"] = bool(result.state_converged)

@@ -38,14 +38,22 @@ def mean(values: Sequence[float | None], factor: float = 1.0, digits: int = 1) -
     '2.0 (1.0 to 3.0) [2 of 4: 1 undefined, 1 infinite]'
     >>> mean([None])
     '- [0 of 1: 1 undefined]'
+    >>> mean([1.0, float("nan")])
+    '1.0 [1 of 2: 1 not a number]'
     """
     defined = [value for value in values if value is not None]
     finite = [factor * value for value in defined if np.isfinite(value)]
-    undefined, infinite = len(values) - len(defined), len(defined) - len(finite)
+    broken = sum(map(np.isnan, defined))
+    undefined = len(values) - len(defined)
+    infinite = len(defined) - len(finite) - broken
     text = interval(finite, digits)
     if len(finite) == len(values):
         return text
-    counts = [(undefined, "undefined"), (infinite, "infinite")]
+    counts = [
+        (undefined, "undefined"),
+        (infinite, "infinite"),
+        (broken, "not a number"),
+    ]
     why = ", ".join(f"{count} {name}" for count, name in counts if count)
     return f"{text} [{len(finite)} of {len(values)}: {why}]"
 
@@ -76,7 +84,7 @@ def row(
     error = np.median([score["reconstruction"] for score in scores])
     return [
         *cells,
-        f"{20 * np.log10(error):.0f}",
+        f"{20 * np.log10(error):.0f}" if error else "exact",
         share(sum(score["converged"] for score in scores), len(scores)),
         f"{np.median([score['evals'] for score in scores]):.0f}",
     ]

@@ -12,6 +12,7 @@ an edited picture.
   The mean squared difference of the cosine similarities between the keys of all
   patches in the last layer. As in the published evaluator, pixels in 0 to 255 are
   normalized with ImageNet's mean and deviation, which are those of pixels in [0, 1].
+  Pictures that are not square are squeezed; the published code scales the shorter side.
 
 References:
     Zhang et al. 2018, arXiv:1801.03924; Radford et al. 2021, arXiv:2103.00020; Tumanyan
@@ -31,6 +32,8 @@ from torch.nn import functional
 from benchmarks.pie.layout import Entry
 from benchmarks.pie.metrics import Measure, kept_part
 
+#: Arguments of the command that give folders.
+FOLDERS = ("lpips", "clip", "dino")
 SQUEEZENET = "squeezenet1_1.pth"
 #: ImageNet's mean and standard deviation of pixels in [0, 1].
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

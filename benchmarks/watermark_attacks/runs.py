@@ -19,7 +19,7 @@ import numpy as np
 
 import jaxinv as ji
 from benchmarks.report import Kept
-from benchmarks.samples import PROMPTS
+from benchmarks.samples import PROMPTS, named_key, weights_of
 from jaxinv.apps import watermark
 from jaxinv.apps.attacks import TOOLKIT_ATTACKS
 from jaxinv.files.image_reading import to_uint8
@@ -114,7 +114,7 @@ def _slow(arguments: argparse.Namespace, index: int) -> Iterator[Run]:
 
 def make_key(mark: str, shape: tuple[int, int, int], number: int) -> Any:
     """Return one of many independent keys of a scheme."""
-    seed = jax.random.key(number)
+    seed = named_key(number, mark)
     share = min(shape[:2]) / PUBLISHED_SIDE
     rng = np.random.default_rng([MARKS.index(mark), number])
     if mark == "tree ring":
@@ -151,7 +151,12 @@ class Setting:
         pipe = ji.load(arguments.model)
         side = arguments.side * pipe.factor
         self.pipe = pipe.at_size((side, side))
-        given = {"model": arguments.model, "seed": arguments.seed}
+        given = {
+            "model": arguments.model,
+            "weights": weights_of(arguments.model),
+            "seed": arguments.seed,
+            "keys": "named",  # results without it have keys that noises share
+        }
         self.kept = Kept(arguments.resume, "run", **given)
 
     @property
@@ -196,7 +201,7 @@ class Setting:
     @functools.lru_cache(maxsize=16)  # noqa: B019
     def image(self, steps: int, mark: str, index: int) -> Any:
         """Noise and 8-bit image. All schemes mark the same noise, at all steps."""
-        seed = jax.random.fold_in(jax.random.key(self.arguments.seed), index)
+        seed = named_key(self.arguments.seed, "noise", index)
         noise = self.key(mark, index).embed(jax.random.normal(seed, self.shape))
         denoise = self.denoiser(index, True)
         made = _generate(self.pipe, self.sampler(steps), denoise, noise)
@@ -214,7 +219,7 @@ class Setting:
         _, pixels = self.image(steps, mark, index)
         if attack != REGENERATION:
             return TOOLKIT_ATTACKS[attack](pixels)
-        seed = jax.random.fold_in(jax.random.key(self.arguments.seed + 1), index)
+        seed = named_key(self.arguments.seed, "regeneration", index)
         made = regenerate(
             self.pipe,
             pixels,

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, PRNGKeyArray
 
 from jaxinv.checks.limits import Length, Range
 from jaxinv.checks.words import shown
@@ -71,8 +71,10 @@ def plain(value: Any, hint: Any, limits: tuple[Any, ...]) -> Any:
         conforms = callable(value)
     elif getattr(hint, "_is_protocol", False) and "__call__" in hint.__dict__:
         conforms = _takes(value, hint.__dict__["__call__"])
+    elif _is_key_hint(hint):
+        conforms = _is_key(value) or _is_raw_key(value)
     elif _is_array(hint) and _is_key(value):
-        conforms = "prng_key" in getattr(hint, "dtypes", ())
+        conforms = False
     elif _is_array(hint):
         conforms = is_real(value)
     elif isinstance(hint, type):
@@ -128,6 +130,18 @@ def _is_key(value: Any) -> bool:
     return isinstance(value, jax.Array) and jnp.issubdtype(
         value.dtype, jax.dtypes.prng_key
     )
+
+
+def _is_raw_key(value: Any) -> bool:
+    """Return whether a value is the array inside of a random key, of either size."""
+    if not isinstance(value, jax.Array | np.ndarray):
+        return False
+    return value.dtype == np.uint32 and value.shape in ((2,), (4,))
+
+
+def _is_key_hint(hint: Any) -> bool:
+    """Return whether an annotation is one of those that ``PRNGKeyArray`` unites."""
+    return _is_array(hint) and hint in typing.get_args(PRNGKeyArray)
 
 
 def is_real(value: Any) -> bool:
@@ -284,6 +298,8 @@ def describe(
     hint = origin or hint
     if not isinstance(hint, type):
         return "something else"
+    if _is_key_hint(hint):
+        return "a random key (jax.random.key)"
     if _is_array(hint):
         return "an array of real numbers"
     name = hint.__name__

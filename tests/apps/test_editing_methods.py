@@ -107,6 +107,14 @@ def test_times_of_a_sampler_belong_to_its_steps(tiny, make):
     assert not Moment(jnp.asarray(4), False).during(2, 4)
 
 
+def test_an_inversion_by_another_sampler_is_refused(tiny, latent):
+    grids = [ji.time_grid(tiny.schedule, steps) for steps in (2, 3)]
+    source = tiny.denoiser("red")
+    found = ji.invert(ji.ddim(grids[1]), source, latent, strategy="naive")
+    with pytest.raises(ValueError, match=r"3 rows, and 'ddim' has 2"):
+        METHODS["prompt_swap"](tiny, ji.ddim(grids[0]), found, "red", "blue")
+
+
 def test_an_unknown_option_is_refused(tiny, latent):
     sampler = sampler_of(tiny)
     for name, each in METHODS.items():

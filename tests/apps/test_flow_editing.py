@@ -144,6 +144,13 @@ def test_strategies_differ_in_what_they_share(flow, euler, strategy):
     assert largest(found, other) > 1e-4
 
 
+@pytest.mark.parametrize("letter", "qkv")
+def test_strategies_for_the_same_features_are_refused(flow, euler, letter):
+    pair = f"replace_{letter}", f"add_{letter}"
+    with pytest.raises(ValueError, match="each of queries, keys and values once"):
+        shared(flow, euler, flow[2], strategies=pair)
+
+
 def test_value_sharing_leaves_the_source_alone(flow, euler):
     from jaxinv.apps.editing.value_sharing import sharing_of
 

@@ -37,7 +37,7 @@ class Task:
 
     Raises:
         ValueError: If a value is of another type, or the inversion is not of one
-            latent of the model.
+            latent of the model, or of a sampler with other rows.
     """
 
     pipe: Pipeline
@@ -49,7 +49,7 @@ class Task:
     negative_prompt: Prompt
 
     def __post_init__(self) -> None:
-        """Check that the inversion is of one latent."""
+        """Check that the inversion is of one latent, and of this sampler."""
         state, wanted = self.inversion.state, self.pipe.latent_shape
         shape = (
             jnp.shape(state.values)[1:]
@@ -60,6 +60,14 @@ class Task:
             raise ValueError(
                 "an editing method takes the inversion of one latent, such as of shape "
                 f"{wanted}, got one of shape {shape}; use jax.vmap for several"
+            )
+        residuals = self.inversion.step_residuals
+        rows = self.sampler.num_rows if residuals is None else jnp.size(residuals)
+        if rows != self.sampler.num_rows:
+            raise ValueError(
+                f"the inversion is of a sampler with {rows} rows, and "
+                f"{self.sampler.name!r} has {self.sampler.num_rows}: pass the sampler "
+                "that was inverted"
             )
 
     def pair(self, sharing: Sharing | None) -> Float[Array, "2 *shape"]:

@@ -64,8 +64,17 @@ def value_sharing(
         steps: Share of the steps, from the noise, in which features are shared.
         layers: Share of the layers of joint attention, from the last.
         strategies: What is shared, and whether it replaces the target's own or is added
-            to it.
+            to it; each of queries, keys and values at most once.
+
+    Raises:
+        ValueError: If a strategy is given for the same features twice.
     """
+    shared = [strategy.split("_")[1] for strategy in strategies]
+    if len(set(shared)) < len(shared):
+        raise ValueError(
+            "strategies must share each of queries, keys and values once, got "
+            f"{', '.join(strategies)}"
+        )
     sharing = sharing_of(steps_of(steps, task.sampler), layers, strategies)
     return task.pair(sharing)[1]
 
