@@ -192,13 +192,16 @@ def by_cell(kept: Kept, cells: Sequence[Cell]) -> dict[Cell, tables.Found]:
     return found
 
 
+def given(seed: int) -> list[Any]:
+    """Return what all results depend on."""
+    return [seed, weights_of("emoji64"), files_of(EMOFLOW), MAX_EVALS, DRAWS]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and write the report."""
     arguments = arguments_of(argv)
     cells = list(plan())
-    weights = [weights_of("emoji64"), files_of(EMOFLOW)]
-    given = [arguments.seed, *weights, MAX_EVALS, DRAWS]
-    kept = Kept(arguments.resume, "cell", given=given)
+    kept = Kept(arguments.resume, "cell", given=given(arguments.seed))
     with jax.default_matmul_precision("highest"):
         if not arguments.report_only:
             measure(cells, kept, arguments)

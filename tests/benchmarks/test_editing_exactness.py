@@ -5,7 +5,7 @@ import pytest
 
 import jaxinv as ji
 from benchmarks.editing_exactness import tables
-from benchmarks.editing_exactness.__main__ import main, plan
+from benchmarks.editing_exactness.__main__ import given, main, plan
 from benchmarks.editing_exactness.cells import LINKS, Bench, Cell
 from benchmarks.editing_exactness.setting import Model, background
 from benchmarks.report import append_line
@@ -80,7 +80,7 @@ def test_the_report_says_what_was_not_run(tmp_path):
     ]
     kept = tmp_path / "cells.jsonl"
     for cell, found in lines:
-        append_line(kept, {"cell": [*cell, 0], "given": [0], "found": found})
+        append_line(kept, {"cell": [*cell, 0], "given": given(0), "found": found})
     out = tmp_path / "report.md"
     main(["--report-only", "--resume", str(kept), "--out", str(out), "--pictures", "1"])
     text = out.read_text()

@@ -35,7 +35,7 @@ def test_images_are_inverted_once_and_their_marks_are_found(tmp_path, diffusers_
 
 @pytest.mark.parametrize("mark", MARKS)
 def test_a_key_is_of_its_scheme_and_another_for_another_number(mark):
-    shape = (16, 16, 4)
+    shape = (8, 8, 4)
     noise = jax.random.normal(jax.random.key(0), shape)
     own, other = (make_key(mark, shape, number) for number in (1, 2))
     marked = own.embed(noise)
