@@ -7,7 +7,9 @@ import numpy as np
 import torch
 
 from benchmarks.papers.tiny_sdxl import (
+    POOLED,
     SCHEDULER,
+    SIZE_FEATURES,
     WIDTHS,
     edit,
     write_index,
@@ -16,7 +18,9 @@ from benchmarks.papers.tiny_sdxl import (
 from benchmarks.papers.tiny_sdxl import write as write_sdxl_pipeline
 
 __all__ = [
+    "POOLED",
     "SCHEDULER",
+    "SIZE_FEATURES",
     "WIDTHS",
     "edit",
     "write_index",
